@@ -1,0 +1,158 @@
+//! Reading a YAML document strictly: every refusal names the file, the place, the field and the rule.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// The largest document we read, in bytes. Margo sets no limit (OP3); the largest real descriptions are below 100 KiB.
+pub const MAX_DOCUMENT: usize = 1 << 20;
+
+/// Extensions by name (`x-<name>-extensions`, APP-11): kept, passed on, never a reason to refuse (WFM-16, DEV-25).
+pub type Extensions = BTreeMap<String, Value>;
+
+/// Why a document is refused, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}{}: {}{rule}", place(.line, .column), prefix(.field))]
+pub struct DocumentError {
+    /// The file's name as its author knows it.
+    pub file: String,
+    /// Line, from 1; 0 when the rule concerns the document as a whole.
+    pub line: u64,
+    /// Column, from 1.
+    pub column: u64,
+    /// The path of the field, such as `deploymentProfiles[0].type`; empty for the whole document.
+    pub field: String,
+    /// What is required, or what is wrong.
+    pub rule: String,
+}
+
+fn place(line: &u64, column: &u64) -> String {
+    if *line == 0 { String::new() } else { format!(":{line}:{column}") }
+}
+
+fn prefix(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
+}
+
+impl DocumentError {
+    /// A rule that a well-formed document breaks.
+    pub(crate) fn rule(file: &str, field: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line: 0, column: 0, field: field.into(), rule: rule.into() }
+    }
+}
+
+/// Parses one YAML document into `T`, within limits that no honest document reaches.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], file: &str) -> Result<T, DocumentError> {
+    if bytes.len() > MAX_DOCUMENT {
+        return Err(DocumentError::rule(file, "", format!("larger than {MAX_DOCUMENT} bytes")));
+    }
+    let mut options = serde_saphyr::Options::default();
+    options.strict_booleans = true;
+    options.merge_keys = serde_saphyr::MergeKeyPolicy::Error;
+    if let Some(budget) = &mut options.budget {
+        // A description has no need of anchors; a bomb made of them is refused before it costs anything.
+        budget.max_aliases = 100;
+        budget.max_anchors = 100;
+        budget.max_events = 200_000;
+        budget.max_depth = 64;
+    }
+    let mut path = None;
+    serde_saphyr::with_deserializer_from_slice_with_options(bytes, options, |deserializer| {
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            path = Some(error.path().to_string());
+            error.into_inner()
+        })
+    })
+    .map_err(|error| {
+        let location = error.location();
+        DocumentError {
+            file: file.to_owned(),
+            line: location.map_or(0, |at| at.line()),
+            column: location.map_or(0, |at| at.column()),
+            field: path.filter(|path| path != ".").unwrap_or_default(),
+            rule: message(&error),
+        }
+    })
+}
+
+/// The parser's message without the picture of the source and without the place, which we give ourselves.
+fn message(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    first.split(" at line ").next().unwrap_or(first).trim_start_matches("error: ").to_owned()
+}
+
+/// Whether this key is an extension's (APP-11).
+pub(crate) fn is_extension(key: &str) -> bool {
+    let name = key.strip_prefix("x-").and_then(|rest| rest.strip_suffix("-extensions"));
+    name.is_some_and(|name| {
+        name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    })
+}
+
+/// A struct that refuses unknown fields, except extensions, which it keeps in `extensions`.
+///
+/// `serde`'s own `deny_unknown_fields` and `flatten` exclude each other, and `flatten` loses line and column.
+macro_rules! extensible {
+    (
+        $(#[$doc:meta])*
+        pub struct $name:ident {
+            $( $(#[$field_doc:meta])* $field:ident ($key:literal $(, default = $default:expr)?): $type:ty, )*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize)]
+        pub struct $name {
+            $( $(#[$field_doc])* #[serde(rename = $key)] pub $field: $type, )*
+            /// Extensions of this object, by name.
+            #[serde(flatten)]
+            pub extensions: $crate::document::Extensions,
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Visitor;
+
+                impl<'de> serde::de::Visitor<'de> for Visitor {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("a map")
+                    }
+
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<$name, A::Error> {
+                        use serde::de::Error as _;
+                        $( let mut $field: Option<$type> = None; )*
+                        let mut extensions = $crate::document::Extensions::new();
+                        while let Some(key) = map.next_key::<String>()? {
+                            match key.as_str() {
+                                $( $key if $field.is_some() => return Err(A::Error::duplicate_field($key)),
+                                   $key => $field = Some(map.next_value()?), )*
+                                key if $crate::document::is_extension(key) => {
+                                    let value: serde_json::Map<String, serde_json::Value> = map.next_value()?;
+                                    extensions.insert(key.to_owned(), serde_json::Value::Object(value));
+                                }
+                                unknown => return Err(A::Error::unknown_field(unknown, &[$($key),*])),
+                            }
+                        }
+                        Ok($name {
+                            $( $field: extensible!(@value $field, $key, A $(, $default)?), )*
+                            extensions,
+                        })
+                    }
+                }
+
+                deserializer.deserialize_map(Visitor)
+            }
+        }
+    };
+    (@value $field:ident, $key:literal, $access:ident) => {
+        $field.ok_or_else(|| $access::Error::missing_field($key))?
+    };
+    (@value $field:ident, $key:literal, $access:ident, $default:expr) => {
+        $field.unwrap_or_else(|| $default)
+    };
+}
+pub(crate) use extensible;

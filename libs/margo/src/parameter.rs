@@ -1,0 +1,190 @@
+//! Parameters: what a person may set, checked for presence and data type (WFM-30).
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::{ApplicationDescription, ComponentName, DataType};
+
+/// The longest text a parameter may hold, in bytes: it has to fit into an environment of a process.
+const MAX_VALUE: usize = 32 << 10;
+
+/// A parameter's value, as YAML and JSON write it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ParameterValue {
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A number with a fraction.
+    Double(f64),
+    /// A text.
+    Text(String),
+    /// A list of the above.
+    List(Vec<ParameterValue>),
+}
+
+impl ParameterValue {
+    /// The value as an environment variable holds it: lists with commas between.
+    pub fn to_env(&self) -> String {
+        match self {
+            Self::Boolean(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::Double(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+            Self::List(values) => values.iter().map(Self::to_env).collect::<Vec<_>>().join(","),
+        }
+    }
+
+    /// Reads what a person typed as this data type.
+    pub fn from_text(text: &str, data_type: DataType) -> Option<Self> {
+        Some(match data_type {
+            DataType::Text => Self::Text(text.to_owned()),
+            DataType::Integer => Self::Integer(text.parse().ok()?),
+            DataType::Double => Self::Double(text.parse().ok().filter(|value: &f64| value.is_finite())?),
+            DataType::Boolean => Self::Boolean(text.parse().ok()?),
+            DataType::TextList => Self::list(text, DataType::Text)?,
+            DataType::IntegerList => Self::list(text, DataType::Integer)?,
+            DataType::DoubleList => Self::list(text, DataType::Double)?,
+            DataType::BooleanList => Self::list(text, DataType::Boolean)?,
+        })
+    }
+
+    fn list(text: &str, item: DataType) -> Option<Self> {
+        text.split(',').map(|part| Self::from_text(part.trim(), item)).collect::<Option<_>>().map(Self::List)
+    }
+
+    /// Whether the value has this data type. A whole number is a fraction too.
+    pub fn is(&self, data_type: DataType) -> bool {
+        let all = |item| matches!(self, Self::List(values) if values.iter().all(|value| value.is(item)));
+        match data_type {
+            DataType::Text => matches!(self, Self::Text(_)),
+            DataType::Integer => matches!(self, Self::Integer(_)),
+            DataType::Double => matches!(self, Self::Integer(_) | Self::Double(_)),
+            DataType::Boolean => matches!(self, Self::Boolean(_)),
+            DataType::TextList => all(DataType::Text),
+            DataType::IntegerList => all(DataType::Integer),
+            DataType::DoubleList => all(DataType::Double),
+            DataType::BooleanList => all(DataType::Boolean),
+        }
+    }
+
+    /// The data type that this value shows by itself.
+    fn own_type(&self) -> Option<DataType> {
+        Some(match self {
+            Self::Boolean(_) => DataType::Boolean,
+            Self::Integer(_) => DataType::Integer,
+            Self::Double(_) => DataType::Double,
+            Self::Text(_) => DataType::Text,
+            Self::List(_) => return None,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ParameterValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = ParameterValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, a number, true, false, or a list of those")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<ParameterValue, E> {
+                Ok(ParameterValue::Boolean(value))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<ParameterValue, E> {
+                Ok(ParameterValue::Integer(value))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<ParameterValue, E> {
+                i64::try_from(value)
+                    .map(ParameterValue::Integer)
+                    .map_err(|_| E::custom("a number of at most 9223372036854775807"))
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<ParameterValue, E> {
+                if !value.is_finite() {
+                    return Err(E::custom("a finite number"));
+                }
+                Ok(ParameterValue::Double(value))
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<ParameterValue, E> {
+                if value.len() > MAX_VALUE {
+                    return Err(E::custom(format_args!("a text of at most {MAX_VALUE} bytes")));
+                }
+                Ok(ParameterValue::Text(value.to_owned()))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<ParameterValue, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = seq.next_element()? {
+                    if matches!(value, ParameterValue::List(_)) {
+                        return Err(de::Error::custom("a list without lists in it"));
+                    }
+                    values.push(value);
+                }
+                Ok(ParameterValue::List(values))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Where a parameter's value goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Helm: a dotted path into the values. Compose and Wasm: the name of an environment variable.
+    pub pointer: String,
+    /// The components that receive it.
+    pub components: Vec<ComponentName>,
+}
+
+/// Why a set of parameters does not fit an application.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParameterError {
+    /// No such parameter; the known ones are named.
+    #[error("unknown parameter: the application has {0}")]
+    Unknown(String),
+    /// No default, nothing given.
+    #[error("required: it has no default")]
+    Missing,
+    /// Not of the data type that the description's schema names.
+    #[error("must be {0}")]
+    Type(DataType),
+}
+
+/// The parameters in force: defaults overlaid by what was given. All that is wrong is told at once, by name.
+pub fn check_parameters(
+    description: &ApplicationDescription,
+    given: &BTreeMap<String, ParameterValue>,
+) -> Result<BTreeMap<String, ParameterValue>, Vec<(String, ParameterError)>> {
+    let mut in_force = BTreeMap::new();
+    let mut errors = Vec::new();
+    for name in given.keys().filter(|name| !description.parameters.contains_key(*name)) {
+        let known = description.parameters.keys().cloned().collect::<Vec<_>>().join(", ");
+        let known = if known.is_empty() { "none".to_owned() } else { known };
+        errors.push((name.clone(), ParameterError::Unknown(known)));
+    }
+    for (name, parameter) in &description.parameters {
+        let Some(value) = given.get(name).or(parameter.value.as_ref()) else {
+            errors.push((name.clone(), ParameterError::Missing));
+            continue;
+        };
+        let required = description.data_type(name).or(parameter.value.as_ref().and_then(ParameterValue::own_type));
+        match required {
+            Some(required) if !value.is(required) => errors.push((name.clone(), ParameterError::Type(required))),
+            _ => {
+                in_force.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    if errors.is_empty() { Ok(in_force) } else { Err(errors) }
+}
