@@ -1,0 +1,144 @@
+//! Messages as bytes: zstd around protobuf, and large ones in parts.
+
+use std::io::Read;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use prost::Message;
+
+/// The largest message after decompression: 32 MiB, the limit of a node's desired state.
+pub const MAX_PLAIN: usize = 32 << 20;
+
+/// Above this a write is split: well below the server's `max_payload`, and small enough to be stored quickly.
+const PART: usize = 512 << 10;
+
+const PART_HEADER: &str = "Edgewright-Part";
+
+/// Bytes that are no message.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not zstd, or cut short.
+    #[error("decompressing the message")]
+    Zstd(#[source] std::io::Error),
+    /// Larger than any message may be.
+    #[error("the message is larger than {MAX_PLAIN} bytes when decompressed")]
+    TooLarge,
+    /// Not this protobuf message.
+    #[error("decoding the message")]
+    Proto(#[from] prost::DecodeError),
+    /// A part is missing, doubled or out of order.
+    #[error("part {found} where {wanted} was due")]
+    Part {
+        /// What the header said.
+        found: String,
+        /// What was due.
+        wanted: String,
+    },
+}
+
+/// Compresses a message.
+pub fn encode(message: &impl Message) -> Bytes {
+    // Level 3 is zstd's own default: documents shrink to a quarter, and higher levels win little.
+    zstd::bulk::compress(&message.encode_to_vec(), 3).expect("compressing into memory cannot fail").into()
+}
+
+/// Decompresses and decodes a message, within [`MAX_PLAIN`].
+pub fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, DecodeError> {
+    let decoder = zstd::stream::read::Decoder::new(bytes).map_err(DecodeError::Zstd)?;
+    let mut plain = Vec::new();
+    decoder.take(MAX_PLAIN as u64 + 1).read_to_end(&mut plain).map_err(DecodeError::Zstd)?;
+    if plain.len() > MAX_PLAIN {
+        return Err(DecodeError::TooLarge);
+    }
+    Ok(M::decode(plain.as_slice())?)
+}
+
+/// Splits a payload into what one message may carry. The parts must be published in order, in one batch.
+pub fn into_parts(payload: Bytes) -> Vec<(HeaderMap, Bytes)> {
+    if payload.len() <= PART {
+        return vec![(HeaderMap::new(), payload)];
+    }
+    let count = payload.len().div_ceil(PART);
+    (0..count)
+        .map(|at| {
+            let mut headers = HeaderMap::new();
+            headers.insert(PART_HEADER, format!("{}/{count}", at + 1).as_str());
+            (headers, payload.slice(at * PART..payload.len().min((at + 1) * PART)))
+        })
+        .collect()
+}
+
+/// Puts parts together again, as they come from a stream in order.
+#[derive(Default)]
+pub struct Assembler {
+    parts: Vec<u8>,
+    have: usize,
+    count: usize,
+}
+
+impl Assembler {
+    /// Takes the next message of the stream; gives the payload when it is complete. A new first part or an
+    /// undivided message begins anew: what came before it was never completed.
+    pub fn take(&mut self, headers: Option<&HeaderMap>, payload: Bytes) -> Result<Option<Bytes>, DecodeError> {
+        let Some(header) = headers.and_then(|headers| headers.get(PART_HEADER)) else {
+            *self = Self::default();
+            return Ok(Some(payload));
+        };
+        let wanted = format!("{}/{}", self.have + 1, self.count);
+        let wrong = || DecodeError::Part { found: header.as_str().chars().take(40).collect(), wanted: wanted.clone() };
+        let numbers =
+            header.as_str().split_once('/').and_then(|(at, count)| Some((at.parse().ok()?, count.parse().ok()?)));
+        let (at, count): (usize, usize) = numbers.ok_or_else(wrong)?;
+        if at == 1 {
+            *self = Self { count, ..Self::default() };
+        }
+        if at != self.have + 1 || count != self.count || at > count || count * PART > 2 * MAX_PLAIN {
+            let error = wrong();
+            *self = Self::default();
+            return Err(error);
+        }
+        self.parts.extend_from_slice(&payload);
+        self.have = at;
+        Ok((at == count).then(|| std::mem::take(&mut self.parts).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{DesiredDeployment, DesiredNode};
+
+    #[test]
+    fn a_message_survives_the_way() {
+        let message = DesiredNode {
+            version: 7,
+            deployments: vec![DesiredDeployment { id: "x".into(), digest: "y".into(), document: "z".into() }],
+        };
+        assert_eq!(decode::<DesiredNode>(&encode(&message)).unwrap(), message);
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_fills_the_memory() {
+        let bomb = zstd::bulk::compress(&vec![0; MAX_PLAIN + 1], 19).unwrap();
+        assert!(bomb.len() < 10_000);
+        assert!(matches!(decode::<DesiredNode>(&bomb), Err(DecodeError::TooLarge)));
+        assert!(matches!(decode::<DesiredNode>(b"not zstd"), Err(DecodeError::Zstd(_))));
+    }
+
+    #[test]
+    fn parts_come_together_in_order_and_only_so() {
+        let payload = Bytes::from((0..3 * PART as u32 / 4 * 3).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+        let parts = into_parts(payload.clone());
+        assert!(parts.len() > 2);
+        let mut assembler = Assembler::default();
+        let (last, first) = parts.split_last().unwrap();
+        for (headers, part) in first {
+            assert_eq!(assembler.take(Some(headers), part.clone()).unwrap(), None);
+        }
+        assert_eq!(assembler.take(Some(&last.0), last.1.clone()).unwrap(), Some(payload));
+
+        let mut assembler = Assembler::default();
+        assembler.take(Some(&parts[0].0), parts[0].1.clone()).unwrap();
+        assert!(matches!(assembler.take(Some(&parts[2].0), parts[2].1.clone()), Err(DecodeError::Part { .. })));
+    }
+}

@@ -1,0 +1,64 @@
+//! The bus on a real server, with the users and permissions of production.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+use bus::{BatchError, Bus, Outgoing, Pattern, Role, ServiceName, Subject, streams};
+use margo::{ClientName, NodeId};
+use testkit::NatsServer;
+
+fn node() -> NodeId {
+    "plant/press".parse().unwrap()
+}
+
+fn plant() -> ClientName {
+    "plant".parse().unwrap()
+}
+
+async fn connect(server: &NatsServer, role: &Role) -> Bus {
+    let bus = Bus::connect(&server.endpoint(role)).await.unwrap();
+    bus.connected().await;
+    bus
+}
+
+#[tokio::test]
+async fn a_batch_is_stored_whole_or_not_at_all() {
+    let role = Role::LocalOrchestrator(plant());
+    let server = NatsServer::start(std::slice::from_ref(&role)).await;
+    let bus = connect(&server, &role).await;
+    bus.jetstream().create_stream(streams::desired(Pattern::DesiredOf(plant()))).await.unwrap();
+    let batch = |last: u64| {
+        vec![
+            Outgoing::new(Subject::DesiredNode(node()), "node".into()),
+            Outgoing::new(Subject::DesiredHead(plant()), "head".into()).expect_last(last),
+        ]
+    };
+    let head = bus.publish_batch(batch(0)).await.unwrap();
+    assert_eq!(head, 2);
+    assert!(matches!(bus.publish_batch(batch(0)).await, Err(BatchError::Conflict)));
+    assert_eq!(bus.publish_batch(batch(head)).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_request_is_answered_or_refused_with_its_problem() {
+    let [asks, answers] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(Role::Central);
+    let server = NatsServer::start(&[asks.clone(), answers.clone()]).await;
+    let (asks, answers) = (connect(&server, &asks).await, connect(&server, &answers).await);
+    let mut service = answers.register(ServiceName::GitWriter).await.unwrap();
+    let double = async |call: bus::Call<u64>| match call.body {
+        13 => Err(api::Problem::conflict("13 is not doubled")),
+        number => Ok((number * 2, call.actor)),
+    };
+    service.verb("double", double).await.unwrap();
+    answers.settled().await.unwrap();
+
+    let subject = Subject::service(ServiceName::GitWriter, "double");
+    let answer: (u64, String) = asks.call(&subject, &21, Some("ada")).await.unwrap();
+    assert_eq!(answer, (42, "ada".to_owned()));
+    let refusal = asks.call::<_, (u64, String)>(&subject, &13, None).await.unwrap_err();
+    assert_eq!((refusal.status, refusal.detail.as_deref()), (409, Some("13 is not doubled")));
+    let malformed = asks.call::<_, (u64, String)>(&subject, &"x", None).await.unwrap_err();
+    assert_eq!(malformed.status, 400);
+    service.stop().await.unwrap();
+    let gone = asks.call::<_, (u64, String)>(&subject, &21, None).await.unwrap_err();
+    assert_eq!(gone.status, 503);
+}

@@ -1,0 +1,134 @@
+//! Ed25519 keys in OpenSSH form; signatures as SSHSIG.
+
+use std::{fmt, fs, path::Path};
+
+use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, SshSig, rand_core::OsRng};
+
+use crate::write_secret;
+
+/// Why a key or a signature cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be read or written.
+    #[error("key file {path}")]
+    File {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not an OpenSSH key, or not Ed25519.
+    #[error("not an Ed25519 key in OpenSSH form: {0}")]
+    Key(String),
+    /// Not an SSHSIG, or not by this key over these bytes in this namespace.
+    #[error("the signature does not verify: {0}")]
+    Signature(String),
+}
+
+/// A private key.
+pub struct SigningKey(PrivateKey);
+
+impl SigningKey {
+    /// A new key. The comment is for people.
+    pub fn generate(comment: &str) -> Result<Self, KeyError> {
+        let mut key =
+            PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(|error| KeyError::Key(error.to_string()))?;
+        key.set_comment(comment);
+        Ok(Self(key))
+    }
+
+    /// Reads a key file.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let text =
+            fs::read_to_string(path).map_err(|source| KeyError::File { path: path.display().to_string(), source })?;
+        let key = PrivateKey::from_openssh(&text).map_err(|error| KeyError::Key(error.to_string()))?;
+        if key.algorithm() != Algorithm::Ed25519 {
+            return Err(KeyError::Key(format!("{} is another algorithm", key.algorithm())));
+        }
+        Ok(Self(key))
+    }
+
+    /// Writes a key file that only its owner may read.
+    pub fn save(&self, path: &Path) -> Result<(), KeyError> {
+        let pem = self.0.to_openssh(LineEnding::LF).map_err(|error| KeyError::Key(error.to_string()))?;
+        write_secret(path, pem.as_bytes()).map_err(|source| KeyError::File { path: path.display().to_string(), source })
+    }
+
+    /// The public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.public_key().clone())
+    }
+
+    /// Signs bytes in a namespace; gives the armoured SSHSIG (PEM).
+    pub fn sign(&self, namespace: &str, bytes: &[u8]) -> Result<String, KeyError> {
+        let signature = self.0.sign(namespace, HashAlg::Sha512, bytes);
+        let pem = signature.and_then(|signature| signature.to_pem(LineEnding::LF));
+        pem.map_err(|error| KeyError::Signature(error.to_string()))
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.public())
+    }
+}
+
+/// A public key: `ssh-ed25519 AAAA…`.
+#[derive(Clone, Debug)]
+pub struct PublicKey(ssh_key::PublicKey);
+
+impl PublicKey {
+    /// Reads the one-line OpenSSH form; a comment is dropped.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let mut key =
+            ssh_key::PublicKey::from_openssh(text.trim()).map_err(|error| KeyError::Key(error.to_string()))?;
+        if key.algorithm() != Algorithm::Ed25519 {
+            return Err(KeyError::Key(format!("{} is another algorithm", key.algorithm())));
+        }
+        key.set_comment("");
+        Ok(Self(key))
+    }
+
+    /// Checks an armoured SSHSIG over these bytes in this namespace.
+    pub fn verify(&self, namespace: &str, bytes: &[u8], signature: &[u8]) -> Result<(), KeyError> {
+        let signature = SshSig::from_pem(signature).map_err(|error| KeyError::Signature(error.to_string()))?;
+        self.0.verify(namespace, bytes, &signature).map_err(|error| KeyError::Signature(error.to_string()))
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut key = self.0.clone();
+        key.set_comment("");
+        f.write_str(key.to_openssh().map_err(|_| fmt::Error)?.trim_end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_holds_for_its_bytes_its_namespace_and_its_key_only() {
+        let key = SigningKey::generate("test").unwrap();
+        let signature = key.sign("edgewright-head", b"bytes").unwrap();
+        let public = PublicKey::parse(&key.public().to_string()).unwrap();
+        public.verify("edgewright-head", b"bytes", signature.as_bytes()).unwrap();
+        assert!(public.verify("edgewright-head", b"other", signature.as_bytes()).is_err());
+        assert!(public.verify("edgewright-keys", b"bytes", signature.as_bytes()).is_err());
+        assert!(public.verify("edgewright-head", b"bytes", b"no signature").is_err());
+        let other = SigningKey::generate("test").unwrap().public();
+        assert!(other.verify("edgewright-head", b"bytes", signature.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_key_file_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("root");
+        let key = SigningKey::generate("root of default").unwrap();
+        key.save(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(SigningKey::load(&path).unwrap().public().to_string(), key.public().to_string());
+    }
+}

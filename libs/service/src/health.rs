@@ -1,0 +1,91 @@
+//! `/healthz`, `/readyz` and `/metrics` of a process.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use bus::ServiceName;
+use prometheus::{Encoder, TextEncoder};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What the services of this process say of themselves: `None` is ready, else why not.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Mutex<BTreeMap<ServiceName, Option<String>>>>);
+
+impl Health {
+    /// A service that is not ready yet.
+    pub fn service(&self, name: ServiceName) -> Readiness {
+        let readiness = Readiness { health: self.clone(), name };
+        readiness.not_ready("starting");
+        readiness
+    }
+
+    /// Whether every service is ready, and what each says.
+    fn report(&self) -> (bool, Value) {
+        let services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = services.values().all(Option::is_none);
+        (ready, json!({ "ready": ready, "services": *services }))
+    }
+
+    /// Whether every service of this process is ready.
+    pub fn is_ready(&self) -> bool {
+        self.report().0
+    }
+}
+
+/// One service's word on whether it can do its work.
+#[derive(Clone)]
+pub struct Readiness {
+    health: Health,
+    name: ServiceName,
+}
+
+impl Readiness {
+    /// It can.
+    pub fn ready(&self) {
+        self.set(None);
+    }
+
+    /// It cannot, because.
+    pub fn not_ready(&self, why: &str) {
+        self.set(Some(why.to_owned()));
+    }
+
+    fn set(&self, state: Option<String>) {
+        let mut services = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
+        services.insert(self.name, state);
+    }
+}
+
+/// Serves health and metrics until shutdown. `/healthz`: the process lives. `/readyz`: 200 when every service is ready,
+/// else 503 with the reasons. `/metrics`: Prometheus text of the default registry.
+pub async fn serve(listen: SocketAddr, health: Health, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("listening on {listen} for health checks"))?;
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(health);
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+        .context("serving health checks")
+}
+
+async fn readyz(State(health): State<Health>) -> (StatusCode, Json<Value>) {
+    let (ready, report) = health.report();
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(report))
+}
+
+async fn metrics() -> Result<Vec<u8>, StatusCode> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&prometheus::gather(), &mut text).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(text)
+}

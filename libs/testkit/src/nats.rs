@@ -1,0 +1,136 @@
+//! A NATS server per test: own port, own folder, the users and permissions of production.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use bus::{Endpoint, Role};
+use identity::nats::{Server, generate, server_conf, users_conf};
+use margo::TenantName;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::wait_for;
+
+/// The server that `make setup` installed: `$EDGEWRIGHT_NATS_SERVER`, else `.tools/bin/nats-server` of the project.
+pub fn nats_server_binary() -> PathBuf {
+    std::env::var_os("EDGEWRIGHT_NATS_SERVER")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/nats-server"), PathBuf::from)
+}
+
+/// A running server. It ends with this value.
+pub struct NatsServer {
+    child: Child,
+    folder: TempDir,
+    port: u16,
+    users: HashMap<Role, (String, String)>,
+    reloader: (String, String),
+}
+
+impl NatsServer {
+    /// A server that admits exactly these users, each with the permissions of its role.
+    pub async fn start(roles: &[Role]) -> Self {
+        let folder = TempDir::new().expect("a folder for a server");
+        let users: HashMap<_, _> = roles.iter().map(|role| (role.clone(), generate())).collect();
+        let reloader = generate();
+        let mut server = Self { child: spawn_nothing(), folder, port: 0, users, reloader };
+        server.write_users();
+        server.launch().await;
+        server
+    }
+
+    /// Where and how this user connects.
+    pub fn endpoint(&self, role: &Role) -> Endpoint {
+        let (seed, _) = if *role == Role::Reloader {
+            &self.reloader
+        } else {
+            self.users.get(role).unwrap_or_else(|| panic!("the server does not admit {role}"))
+        };
+        Endpoint { url: self.url(), seed: seed.clone(), role: role.clone() }
+    }
+
+    /// `nats://127.0.0.1:port`
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The file that lists the users, for services that write it themselves.
+    pub fn users_file(&self) -> PathBuf {
+        self.folder.path().join("users.conf")
+    }
+
+    /// Admits one more user and has the server reload its configuration.
+    pub fn admit(&mut self, role: &Role) -> Endpoint {
+        self.users.insert(role.clone(), generate());
+        self.write_users();
+        self.signal(Signal::HUP);
+        self.endpoint(role)
+    }
+
+    /// Ends the server without warning, as a power cut ends it.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("killing a server of ours");
+    }
+
+    /// Starts it again on the same port with the same data.
+    pub async fn restart(&mut self) {
+        self.launch().await;
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the server runs")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid() as i32).expect("a process id is not zero");
+        kill_process(pid, signal).expect("signalling a server of ours");
+    }
+
+    fn write_users(&self) {
+        let users = self.users.iter().map(|(role, (_, public))| (role, public.as_str()));
+        fs::write(self.users_file(), users_conf(users)).expect("writing the list of users");
+    }
+
+    async fn launch(&mut self) {
+        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
+        let folder = self.folder.path();
+        let conf = server_conf(&Server {
+            listen: &format!("127.0.0.1:{port}"),
+            monitor: None,
+            name: "test",
+            store: &folder.join("data"),
+            tenant: &TenantName::default(),
+            users: "users.conf",
+            reloader: &self.reloader.1,
+        });
+        fs::write(folder.join("nats.conf"), format!("{conf}ports_file_dir: {folder:?}\n")).expect("writing nats.conf");
+        let log = fs::File::create(folder.join("log")).expect("a log file");
+        self.child = Command::new(nats_server_binary())
+            .arg("--config")
+            .arg(folder.join("nats.conf"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("nats-server starts (make setup installs it)");
+        let ports = folder.join(format!("nats-server_{}.ports", self.pid()));
+        self.port = wait_for("nats-server to open its port", async || {
+            let log = || fs::read_to_string(folder.join("log")).unwrap_or_default();
+            let ports: serde_json::Value =
+                serde_json::from_slice(&fs::read(&ports).map_err(|_| log())?).map_err(|_| log())?;
+            let port = ports["nats"][0].as_str().and_then(|url| url.rsplit(':').next()?.parse().ok());
+            port.ok_or_else(log)
+        })
+        .await;
+    }
+}
+
+/// A child that has ended: the server's place before its first launch.
+fn spawn_nothing() -> Child {
+    Command::new("true").spawn().expect("`true` exists everywhere")
+}

@@ -1,0 +1,22 @@
+//! Waiting for a state, never for a time.
+
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
+
+/// Long enough for a loaded machine with two cores; a test that gets its state does not wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again and again until the state is as wanted: `look` gives `Ok` with what was waited for, or `Err` with the
+/// state as it is. Fails showing the last state seen.
+pub async fn wait_for<T, S: Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
+    let begin = Instant::now();
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(state) if begin.elapsed() > PATIENCE => panic!("waited in vain for {what}; last seen: {state:#?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
