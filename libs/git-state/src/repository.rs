@@ -1,0 +1,154 @@
+//! One repository, read.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use bus::Repository as Name;
+use identity::trust::{GIT_NAMESPACE, Untrusted, verify_with};
+use margo::{KeySet, TenantName};
+
+use crate::{GitError, Message, layout};
+
+/// A commit's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitId(pub(crate) gix::ObjectId);
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a commit is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// It has no signature.
+    #[error("commit {0} is not signed")]
+    Unsigned(CommitId),
+    /// Its signature is not by a key in force.
+    #[error("commit {id} is not believed")]
+    Untrusted {
+        /// Which commit.
+        id: CommitId,
+        /// Why.
+        source: Untrusted,
+    },
+    /// It cannot be read.
+    #[error(transparent)]
+    Git(#[from] GitError),
+}
+
+/// A bare repository with the one branch that matters.
+pub struct Repository {
+    git: gix::ThreadSafeRepository,
+    path: PathBuf,
+    branch: &'static str,
+}
+
+impl Repository {
+    /// Opens the repository of this name. `None`: there is none. `folder` is the one of all tenants.
+    pub fn open(folder: &Path, tenant: &TenantName, name: &Name) -> Result<Option<Self>, GitError> {
+        let path = layout::repository(folder, tenant, name);
+        if !path.try_exists().map_err(|error| GitError::file("looking for", &path, error))? {
+            return Ok(None);
+        }
+        // Isolated: neither the machine's configuration nor the environment changes what we read.
+        let options = gix::open::Options::isolated().open_path_as_is(true);
+        match options.open(&path) {
+            Ok(git) => Ok(Some(Self { git, path, branch: layout::branch(name) })),
+            Err(error) => Err(GitError::git("opening", &path, error)),
+        }
+    }
+
+    /// Where it stands.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Full name of the branch.
+    pub(crate) fn branch(&self) -> String {
+        format!("refs/heads/{}", self.branch)
+    }
+
+    pub(crate) fn local(&self) -> gix::Repository {
+        self.git.to_thread_local()
+    }
+
+    pub(crate) fn error(&self, attempt: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> GitError {
+        let path = self.path.clone();
+        move |source| GitError::git(attempt, &path, source)
+    }
+
+    /// The newest commit of the branch; `None` before the first.
+    pub fn tip(&self) -> Result<Option<CommitId>, GitError> {
+        let error = self.error("reading the branch");
+        let git = self.local();
+        let Some(reference) = git.try_find_reference(&self.branch()).map_err(|e| error(e.into()))? else {
+            return Ok(None);
+        };
+        let id = reference.into_fully_peeled_id().map_err(|e| error(e.into()))?;
+        Ok(Some(CommitId(id.detach())))
+    }
+
+    /// What a commit says.
+    pub fn message(&self, id: CommitId) -> Result<Message, GitError> {
+        let error = self.error("reading a commit");
+        let git = self.local();
+        let commit = git.find_commit(id.0).map_err(|e| error(e.into()))?;
+        let message = commit.message_raw().map_err(|e| error(e.into()))?;
+        Ok(Message::parse(&String::from_utf8_lossy(message)))
+    }
+
+    /// All files of a commit by path.
+    pub fn files(&self, id: CommitId) -> Result<BTreeMap<String, Vec<u8>>, GitError> {
+        self.files_in(id, "")
+    }
+
+    /// The files of a commit in one of its folders, such as `clients/`, by path from the root.
+    pub fn files_in(&self, id: CommitId, folder: &str) -> Result<BTreeMap<String, Vec<u8>>, GitError> {
+        let error = self.error("reading the files of a commit");
+        let git = self.local();
+        let mut tree = git.find_commit(id.0).and_then(|commit| commit.tree()).map_err(|e| error(e.into()))?;
+        if !folder.is_empty() {
+            let Some(entry) = tree.lookup_entry_by_path(folder.trim_end_matches('/')).map_err(|e| error(e.into()))?
+            else {
+                return Ok(BTreeMap::new());
+            };
+            tree = entry.object().and_then(|object| object.try_into_tree()).map_err(|e| error(e.into()))?;
+        }
+        let entries = tree.traverse().breadthfirst.files().map_err(|e| error(e.into()))?;
+        let mut files = BTreeMap::new();
+        for entry in entries.into_iter().filter(|entry| entry.mode.is_blob()) {
+            let blob = git.find_blob(entry.oid).map_err(|e| error(e.into()))?;
+            files.insert(format!("{folder}{}", String::from_utf8_lossy(&entry.filepath)), blob.detach().data);
+        }
+        Ok(files)
+    }
+
+    /// One file of a commit.
+    pub fn file(&self, id: CommitId, path: &str) -> Result<Option<Vec<u8>>, GitError> {
+        let error = self.error("reading a file of a commit");
+        let git = self.local();
+        let tree = git.find_commit(id.0).and_then(|commit| commit.tree()).map_err(|e| error(e.into()))?;
+        let Some(entry) = tree.lookup_entry_by_path(path).map_err(|e| error(e.into()))? else {
+            return Ok(None);
+        };
+        let object = entry.object().map_err(|e| error(e.into()))?;
+        Ok(Some(object.detach().data))
+    }
+
+    /// Checks that a key in force signed this commit. What it contains hangs on its id, and so on this signature.
+    pub fn verify(&self, id: CommitId, keys: &KeySet) -> Result<(), VerifyError> {
+        let error = self.error("reading a commit");
+        let git = self.local();
+        let commit = git.find_commit(id.0).map_err(|e| error(e.into()))?;
+        let Some((signature, signed)) = commit.signature().map_err(|e| error(e.into()))? else {
+            return Err(VerifyError::Unsigned(id));
+        };
+        verify_with(keys, GIT_NAMESPACE, "commit", &signed.to_bstring(), &signature)
+            .map_err(|source| VerifyError::Untrusted { id, source })
+    }
+}

@@ -1,0 +1,146 @@
+//! Pulling an artifact by digest.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use margo::Digest;
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{ACCEPT, RETRY_AFTER},
+    redirect::Policy,
+};
+
+use crate::{ContentStore, Descriptor, MAX_MANIFEST, RepositoryName, StoreError, media};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two pieces of an answer. Longer than a site's fetcher holds a request back while it pulls from the hub.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// When the server says "later" without saying when.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// An address that no store can have.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not the address of a store: http:// or https://, a host and a port")]
+pub struct InvalidAddress(String);
+
+/// Why an artifact was not pulled. What came until then stays, verified, and is not pulled again.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The token is not, or no longer, accepted.
+    #[error("the store does not accept the token")]
+    Unauthorized,
+    /// The store does not have it.
+    #[error("the store does not have {0}")]
+    Absent(Digest),
+    /// Not now.
+    #[error("the store asks to try again in {} s", .0.as_secs())]
+    Later(Duration),
+    /// An answer that the read API does not have. Redirects are among them: the token is for one host only.
+    #[error("the store answers {status} for {digest}")]
+    Status {
+        /// The HTTP status.
+        status: StatusCode,
+        /// What was asked for.
+        digest: Digest,
+    },
+    /// The connection.
+    #[error("reading from the store")]
+    Transport(#[from] reqwest::Error),
+    /// The content is not what its digest says, or the disk failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Reads from one store with one token.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: String,
+}
+
+impl Client {
+    /// A client of the store at this base URL (without `/v2`).
+    pub fn new(base: &str, token: impl Into<String>) -> Result<Self, InvalidAddress> {
+        let invalid = || InvalidAddress(base.to_owned());
+        let mut url = Url::parse(base).map_err(|_| invalid())?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(invalid());
+        }
+        // Else joining would replace the last segment of the path.
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let http = reqwest::Client::builder()
+            .redirect(Policy::none())
+            // The token must not go to whatever the environment calls a proxy.
+            .no_proxy()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .build()
+            .map_err(|_| invalid())?;
+        Ok(Self { http, base: url, token: token.into() })
+    }
+
+    /// Pulls a manifest and everything that it names, verified, and has `name` hold it in `store`. Gives how many bytes
+    /// crossed the network: what is there already is not pulled again.
+    pub async fn pull(&self, store: &ContentStore, name: &RepositoryName, digest: &Digest) -> Result<u64, PullError> {
+        let mut pulled = 0;
+        if !store.contains(digest) {
+            pulled += self.fetch(store, name, "manifests", digest, MAX_MANIFEST).await?;
+        }
+        let manifest = store.manifest(digest).await?;
+        for Descriptor { digest, size, .. } in manifest.blobs() {
+            if !store.contains(digest) {
+                pulled += self.fetch(store, name, "blobs", digest, *size).await?;
+            }
+        }
+        store.link(name, digest).await?;
+        Ok(pulled)
+    }
+
+    async fn fetch(
+        &self,
+        store: &ContentStore,
+        name: &RepositoryName,
+        kind: &str,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<u64, PullError> {
+        let response = self.get(name, kind, digest).await?;
+        let mut writer = store.writer(limit).await?;
+        let mut size = 0;
+        let mut content = std::pin::pin!(content(response));
+        while let Some(bytes) = content.next().await {
+            let bytes = bytes?;
+            size += bytes.len() as u64;
+            writer.write(&bytes).await?;
+        }
+        writer.finish(digest).await?;
+        Ok(size)
+    }
+
+    async fn get(&self, name: &RepositoryName, kind: &str, digest: &Digest) -> Result<Response, PullError> {
+        let path = format!("v2/{name}/{kind}/{digest}");
+        let url = self.base.join(&path).expect("names and digests are made of URL characters");
+        let response = self.http.get(url).bearer_auth(&self.token).header(ACCEPT, media::MANIFEST).send().await?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            StatusCode::UNAUTHORIZED => Err(PullError::Unauthorized),
+            StatusCode::NOT_FOUND => Err(PullError::Absent(*digest)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                Err(PullError::Later(seconds.map_or(RETRY_DELAY, Duration::from_secs)))
+            }
+            status => Err(PullError::Status { status, digest: *digest }),
+        }
+    }
+}
+
+/// The body piece by piece; ends after the first error.
+fn content(response: Response) -> impl Stream<Item = Result<Bytes, reqwest::Error>> {
+    stream::try_unfold(response, |mut response| async { Ok(response.chunk().await?.map(|bytes| (bytes, response))) })
+}

@@ -1,0 +1,27 @@
+//! The digest of what passes by.
+
+use margo::Digest;
+use sha2::{Digest as _, Sha256};
+
+/// Counts and digests bytes as they are written or read.
+#[derive(Default)]
+pub(crate) struct Digester {
+    sum: Sha256,
+    size: u64,
+}
+
+impl Digester {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.sum.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+
+    /// Bytes so far.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        Digest::from_sha256(self.sum.finalize().into())
+    }
+}

@@ -1,0 +1,267 @@
+//! An app's folder as the tar of an image layout. The same folder gives the same bytes every time.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufWriter, Read, Write},
+    path::{Component, Path, PathBuf},
+};
+
+use margo::{AppId, AppVersion, ApplicationDescription, Digest, DocumentError, MAX_DOCUMENT};
+use tar::{Builder, EntryType, Header};
+
+use super::{INDEX, MARKER, Marker, VERSION, is_wasm};
+use crate::{Descriptor, Index, Manifest, Reference, RepositoryName, digest::Digester, media};
+
+/// The description's name in an app's folder.
+const DESCRIPTION: &str = "margo.yaml";
+
+/// Why a folder cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// `margo.yaml` breaks a rule.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// A file cannot be read.
+    #[error("reading {}", path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file was changed while it was packed.
+    #[error("{} changed while it was packed; pack again", .0.display())]
+    Changed(PathBuf),
+    /// The tar cannot be written.
+    #[error("writing {}", path.display())]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What was packed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// The application.
+    pub app: AppId,
+    /// Its version.
+    pub version: AppVersion,
+    /// Digest of the package's manifest.
+    pub digest: Digest,
+    /// Length of the tar in bytes.
+    pub size: u64,
+}
+
+enum Content {
+    Bytes(Vec<u8>),
+    File(PathBuf),
+}
+
+struct Blob {
+    size: u64,
+    content: Content,
+}
+
+/// Packs `folder` into the file `tar`: `margo.yaml`, the files that it names, and `<component>.wasm` for each
+/// component of a Wasm profile. Blocks.
+pub fn pack(folder: &Path, tar: &Path) -> Result<Packed, PackError> {
+    let mut packing = Packing { folder, blobs: BTreeMap::new(), manifests: BTreeMap::new() };
+    let (description, digest) = packing.package()?;
+    packing.components(&description)?;
+    let size = packing.write(tar).inspect_err(|_| {
+        // Half a tar is of no use; the error that is returned says why there is none.
+        let _ = fs::remove_file(tar);
+    })?;
+    Ok(Packed { app: description.id, version: description.metadata.version, digest, size })
+}
+
+struct Packing<'a> {
+    folder: &'a Path,
+    blobs: BTreeMap<Digest, Blob>,
+    /// By reference, then whether it is the package: a component may have the name of its application.
+    manifests: BTreeMap<(Reference, bool), Descriptor>,
+}
+
+impl Packing<'_> {
+    fn package(&mut self) -> Result<(ApplicationDescription, Digest), PackError> {
+        let path = self.folder.join(DESCRIPTION);
+        let mut bytes = Vec::new();
+        // One byte more than allowed is enough to be refused for its length.
+        File::open(&path)
+            .and_then(|file| file.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut bytes))
+            .map_err(read(&path))?;
+        let description = ApplicationDescription::parse(&bytes, DESCRIPTION)?;
+        let name: RepositoryName = description.id.as_str().parse().map_err(|error| rule("id", error))?;
+        let layer = self.bytes(media::DESCRIPTION, bytes).annotated(media::TITLE, DESCRIPTION);
+        let mut layers = vec![layer];
+        if let Some(application) = &description.metadata.catalog.application {
+            for (resource, named) in [
+                ("descriptionFile", &application.description_file),
+                ("icon", &application.icon),
+                ("licenseFile", &application.license_file),
+                ("releaseNotes", &application.release_notes),
+            ] {
+                // A link to a place on the Web is no file of the package.
+                if let Some(named) = named.as_ref().filter(|named| !named.contains("://")) {
+                    layers.push(self.resource(resource, named)?);
+                }
+            }
+        }
+        let tag = description.metadata.version.to_string();
+        let digest = self.manifest(Reference { name, tag }, &Manifest::artifact(media::APP, layers), true);
+        Ok((description, digest))
+    }
+
+    fn resource(&mut self, resource: &str, named: &str) -> Result<Descriptor, PackError> {
+        let field = format!("metadata.catalog.application.{resource}");
+        let relative = Path::new(named);
+        if !relative.components().all(|it| matches!(it, Component::Normal(_) | Component::CurDir)) {
+            return Err(rule(field, format!("{named:?} must be a path inside the app's folder")));
+        }
+        let extension = relative.extension().and_then(|it| it.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let format = match extension.as_str() {
+            "md" => "markdown",
+            "jpg" => "jpeg",
+            "txt" => "plain",
+            other if !other.is_empty() && other.bytes().all(|b| b.is_ascii_alphanumeric()) => other,
+            _ => return Err(rule(field, format!("{named:?} must have an extension that tells its format"))),
+        };
+        let layer = self.file(&format!("application/vnd.margo.app.{resource}.v1+{format}"), relative, &field)?;
+        Ok(layer.annotated(media::TITLE, named).annotated(media::RESOURCE, resource))
+    }
+
+    fn components(&mut self, description: &ApplicationDescription) -> Result<(), PackError> {
+        for (p, profile) in description.profiles.iter().enumerate() {
+            if !is_wasm(profile) {
+                let field = format!("deploymentProfiles[{p}].type");
+                let wanted = "only profiles of type custom with x-edgewright-extensions.runtime: wasm can be packed";
+                return Err(rule(field, format!("{:?} has type {}: {wanted}", profile.id, profile.kind)));
+            }
+            for (c, component) in profile.components.iter().enumerate() {
+                let field = format!("deploymentProfiles[{p}].components[{c}]");
+                let reference = Reference::of_component(&component.properties);
+                let reference = reference.map_err(|error| rule(format!("{field}.properties.repository"), error))?;
+                let title = format!("{}.wasm", component.name);
+                let layer = self.file(media::WASM, Path::new(&title), &format!("{field}.name"))?;
+                let manifest = Manifest::artifact(media::WASM_ARTIFACT, vec![layer.annotated(media::TITLE, title)]);
+                let other = self.manifests.get(&(reference.clone(), false));
+                if other.is_some_and(|other| other.digest != Digest::of(&manifest.to_json())) {
+                    let message = format!("{reference} is already another component's artifact");
+                    return Err(rule(format!("{field}.properties.repository"), message));
+                }
+                self.manifest(reference, &manifest, false);
+            }
+        }
+        Ok(())
+    }
+
+    fn manifest(&mut self, reference: Reference, manifest: &Manifest, package: bool) -> Digest {
+        self.bytes(media::EMPTY, media::EMPTY_CONFIG.to_vec());
+        let mut descriptor = self.bytes(media::MANIFEST, manifest.to_json());
+        descriptor.artifact_type.clone_from(&manifest.artifact_type);
+        let digest = descriptor.digest;
+        let descriptor = descriptor.annotated(media::REF_NAME, reference.to_string());
+        self.manifests.insert((reference, package), descriptor);
+        digest
+    }
+
+    fn bytes(&mut self, media_type: &str, bytes: Vec<u8>) -> Descriptor {
+        let descriptor = Descriptor::of(media_type, &bytes);
+        self.blobs.insert(descriptor.digest, Blob { size: descriptor.size, content: Content::Bytes(bytes) });
+        descriptor
+    }
+
+    fn file(&mut self, media_type: &str, relative: &Path, field: &str) -> Result<Descriptor, PackError> {
+        let path = self.folder.join(relative);
+        let kind = fs::symlink_metadata(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => rule(field, format!("{} is not in the app's folder", relative.display())),
+            _ => PackError::Read { path: path.clone(), source: error },
+        })?;
+        if !kind.is_file() {
+            return Err(rule(field, format!("{} must be a regular file", relative.display())));
+        }
+        let (digest, size) = digest_of(&path).map_err(read(&path))?;
+        self.blobs.insert(digest, Blob { size, content: Content::File(path) });
+        Ok(Descriptor::new(media_type, digest, size))
+    }
+
+    /// Sorted entries with zero times and owners.
+    fn write(self, tar: &Path) -> Result<u64, PackError> {
+        let written = |source| PackError::Write { path: tar.to_owned(), source };
+        let mut archive = Builder::new(BufWriter::new(File::create(tar).map_err(written)?));
+        let index = Index {
+            schema_version: 2,
+            media_type: Some(media::INDEX.to_owned()),
+            manifests: self.manifests.into_values().collect(),
+        };
+        let json = "strings, numbers, lists and maps always have a JSON form";
+        let marker = serde_json::to_vec(&Marker { version: VERSION.to_owned() }).expect(json);
+        let index = serde_json::to_vec(&index).expect(json);
+        for (path, bytes) in [(MARKER, marker), (INDEX, index)] {
+            archive.append(&header(path, bytes.len() as u64), bytes.as_slice()).map_err(written)?;
+        }
+        for (digest, blob) in &self.blobs {
+            let header = header(&format!("blobs/sha256/{}", digest.hex()), blob.size);
+            match &blob.content {
+                Content::Bytes(bytes) => archive.append(&header, bytes.as_slice()).map_err(written)?,
+                Content::File(path) => {
+                    let mut file =
+                        Digesting { file: File::open(path).map_err(read(path))?, digester: Digester::default() };
+                    archive.append(&header, (&mut file).take(blob.size)).map_err(written)?;
+                    if file.digester.finish() != *digest {
+                        return Err(PackError::Changed(path.clone()));
+                    }
+                }
+            }
+        }
+        let mut file = archive.into_inner().map_err(written)?;
+        file.flush().map_err(written)?;
+        Ok(file.get_ref().metadata().map_err(written)?.len())
+    }
+}
+
+fn header(path: &str, size: u64) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_path(path).expect("the paths of an image layout are short");
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_entry_type(EntryType::Regular);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_cksum();
+    header
+}
+
+struct Digesting {
+    file: File,
+    digester: Digester,
+}
+
+impl Read for Digesting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.digester.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
+    let mut file = Digesting { file: File::open(path)?, digester: Digester::default() };
+    let size = io::copy(&mut file, &mut io::sink())?;
+    Ok((file.digester.finish(), size))
+}
+
+fn read(path: &Path) -> impl FnOnce(io::Error) -> PackError {
+    let path = path.to_owned();
+    move |source| PackError::Read { path, source }
+}
+
+fn rule(field: impl Into<String>, rule: impl ToString) -> PackError {
+    let rule = rule.to_string();
+    PackError::Document(DocumentError { file: DESCRIPTION.to_owned(), line: 0, column: 0, field: field.into(), rule })
+}

@@ -1,0 +1,31 @@
+//! OCI artifacts: a content store on disk, its read API and client, and image layouts as uploads.
+//!
+//! - [`ContentStore`]: blobs by digest, and which repository name holds which manifest. A name holds a manifest only when
+//!   everything that the manifest names is on disk, so a reader that finds the manifest finds the rest;
+//! - [`Client`]: pulls a manifest by digest, with its blobs, into a store;
+//! - `server` (a cargo feature, so that edge-node links no HTTP server): the read part of OCI Distribution, digests only;
+//! - [`layout`]: an app's folder as the tar of an OCI image layout, and the way back through all checks.
+//!
+//! The manifests are types of our own and not those of `oci-spec`: theirs keep annotations in a hash map, so the bytes
+//! of a manifest, and with them its digest, would differ from run to run. The client is a thin one over `reqwest` and not
+//! `oci-client`: that one follows redirects and cannot be told not to, and it negotiates tokens that we already have.
+
+mod client;
+mod digest;
+pub mod layout;
+mod manifest;
+mod name;
+#[cfg(feature = "server")]
+pub mod server;
+mod store;
+
+pub use client::{Client, InvalidAddress, PullError};
+pub use manifest::{Descriptor, Index, Manifest, ManifestError, media};
+pub use name::{InvalidReference, PLATFORM, Reference, RepositoryName};
+pub use store::{BlobWriter, ContentStore, StoreError};
+
+/// The largest manifest that is read: 4 MiB, what OCI Distribution asks registries to accept.
+pub const MAX_MANIFEST: u64 = 4 << 20;
+
+/// The largest artifact, all its blobs together: as much as one upload may hold.
+pub const MAX_ARTIFACT: u64 = 1 << 30;

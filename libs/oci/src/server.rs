@@ -1,0 +1,224 @@
+//! The read part of OCI Distribution over a [`ContentStore`]: `GET` and `HEAD` of manifests and blobs, by digest only.
+
+use std::{io::ErrorKind, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    http::{
+        HeaderMap, HeaderName, StatusCode,
+        header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, stream};
+use margo::Digest;
+use serde_json::json;
+use tokio::{fs::File, io::AsyncReadExt};
+use tracing::error;
+
+use crate::{ContentStore, RepositoryName, StoreError, digest::Digester, store::blocking};
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Pieces in which blobs are sent.
+const CHUNK: usize = 64 << 10;
+
+/// Whether a manifest that is not in the store can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// It is in the store now.
+    Here,
+    /// Not known here.
+    Absent,
+    /// Known, but not here yet: try again after this time.
+    Later(Duration),
+}
+
+/// What differs between the stores of the platform.
+pub trait Policy: Clone + Send + Sync + 'static {
+    /// Whether this bearer token may read.
+    fn admits(&self, token: &str) -> bool;
+
+    /// Called for a manifest that the name does not hold.
+    fn provide(&self, name: &RepositoryName, digest: &Digest) -> impl Future<Output = Availability> + Send;
+}
+
+/// The routes under `/v2/`.
+pub fn router<P: Policy>(store: ContentStore, policy: P) -> Router {
+    Router::new()
+        .route("/v2/", get(version::<P>))
+        .route("/v2/{*path}", get(content::<P>))
+        .with_state(ReadApi { store, policy })
+}
+
+#[derive(Clone)]
+struct ReadApi<P> {
+    store: ContentStore,
+    policy: P,
+}
+
+/// A refusal in the form of OCI Distribution.
+#[derive(Debug)]
+enum Refusal {
+    Unauthorized,
+    /// The path is none of ours, or names a tag.
+    Unsupported,
+    Invalid(&'static str, String),
+    ManifestUnknown(Digest),
+    BlobUnknown(Digest),
+    Later(Duration),
+    Internal,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, code, message) = match &self {
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "a valid bearer token is required".into()),
+            Self::Unsupported => {
+                let message = "only /v2/<name>/manifests/<digest> and /v2/<name>/blobs/<digest> are served".into();
+                (StatusCode::NOT_FOUND, "UNSUPPORTED", message)
+            }
+            Self::Invalid(code, message) => (StatusCode::BAD_REQUEST, *code, message.clone()),
+            Self::ManifestUnknown(digest) => {
+                (StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", format!("the repository does not hold manifest {digest}"))
+            }
+            Self::BlobUnknown(digest) => {
+                (StatusCode::NOT_FOUND, "BLOB_UNKNOWN", format!("the repository does not hold blob {digest}"))
+            }
+            Self::Later(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the artifact is not here yet; try again".into())
+            }
+            Self::Internal => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", "the request failed; the log has the cause".into())
+            }
+        };
+        let body = json!({ "errors": [{ "code": code, "message": message }] });
+        let mut response = (status, Json(body)).into_response();
+        match self {
+            Self::Unauthorized => {
+                let challenge = axum::http::HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
+            Self::Later(after) => {
+                response.headers_mut().insert(RETRY_AFTER, after.as_secs().max(1).into());
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(cause: StoreError) -> Self {
+        error!(error = &cause as &dyn std::error::Error, "content not served");
+        Self::Internal
+    }
+}
+
+impl<P: Policy> ReadApi<P> {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        if token.is_some_and(|token| self.policy.admits(token)) { Ok(()) } else { Err(Refusal::Unauthorized) }
+    }
+
+    async fn manifest(&self, name: RepositoryName, digest: Digest) -> Result<Response, Refusal> {
+        if !self.store.holds(&name, &digest).await? {
+            match self.policy.provide(&name, &digest).await {
+                Availability::Here => {}
+                Availability::Absent => return Err(Refusal::ManifestUnknown(digest)),
+                Availability::Later(after) => return Err(Refusal::Later(after)),
+            }
+        }
+        let store = self.store.clone();
+        let (manifest, bytes) = blocking(move || store.read_manifest(&digest)).await?;
+        let headers = [(CONTENT_TYPE, manifest.media_type), (CONTENT_DIGEST, digest.to_string())];
+        Ok((headers, bytes).into_response())
+    }
+
+    async fn blob(&self, name: RepositoryName, digest: Digest) -> Result<Response, Refusal> {
+        if !self.store.may_read_blob(&name, &digest) {
+            return Err(Refusal::BlobUnknown(digest));
+        }
+        let failed = |error| StoreError::io(format!("opening {digest}"))(error);
+        let file = File::open(self.store.path(&digest)).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Refusal::BlobUnknown(digest),
+            _ => failed(error).into(),
+        })?;
+        let size = file.metadata().await.map_err(failed)?.len();
+        let headers = [
+            (CONTENT_TYPE, "application/octet-stream".to_owned()),
+            (CONTENT_LENGTH, size.to_string()),
+            (CONTENT_DIGEST, digest.to_string()),
+        ];
+        Ok((headers, Body::from_stream(verified(self.store.clone(), digest, file, size))).into_response())
+    }
+}
+
+/// Who may read, and that this is the API: the version check of OCI Distribution.
+async fn version<P: Policy>(
+    State(api): State<ReadApi<P>>,
+    headers: HeaderMap,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    api.admit(&headers)?;
+    Ok(Json(json!({})))
+}
+
+async fn content<P: Policy>(
+    State(api): State<ReadApi<P>>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    api.admit(&headers)?;
+    let (rest, digest) = path.rsplit_once('/').ok_or(Refusal::Unsupported)?;
+    let (name, kind) = rest.rsplit_once('/').ok_or(Refusal::Unsupported)?;
+    if !matches!(kind, "manifests" | "blobs") {
+        return Err(Refusal::Unsupported);
+    }
+    let name =
+        name.parse().map_err(|error: crate::InvalidReference| Refusal::Invalid("NAME_INVALID", error.to_string()))?;
+    let digest =
+        digest.parse().map_err(|error: margo::InvalidDigest| Refusal::Invalid("DIGEST_INVALID", error.to_string()))?;
+    if kind == "manifests" { api.manifest(name, digest).await } else { api.blob(name, digest).await }
+}
+
+struct Reading {
+    store: ContentStore,
+    digest: Digest,
+    file: File,
+    left: u64,
+    digester: Digester,
+}
+
+/// A blob piece by piece, digested on the way. The last piece of a damaged one is held back, so that nobody takes it for
+/// whole; the blob is removed, so that it is pulled anew.
+fn verified(
+    store: ContentStore,
+    digest: Digest,
+    file: File,
+    size: u64,
+) -> impl Stream<Item = Result<Bytes, StoreError>> {
+    let reading = Reading { store, digest, file, left: size, digester: Digester::default() };
+    stream::try_unfold(reading, |mut reading| async {
+        if reading.left == 0 {
+            return Ok(None);
+        }
+        let mut chunk = BytesMut::with_capacity(CHUNK);
+        let failed = StoreError::io(format!("reading {}", reading.digest));
+        let count = reading.file.read_buf(&mut chunk).await.map_err(failed)? as u64;
+        reading.digester.update(&chunk);
+        reading.left = reading.left.saturating_sub(count);
+        if reading.left == 0 || count == 0 {
+            let found = std::mem::take(&mut reading.digester).finish();
+            if found != reading.digest {
+                error!(digest = %reading.digest, %found, "damaged content removed from the store");
+                reading.store.discard(&reading.digest)?;
+                return Err(StoreError::WrongDigest { wanted: reading.digest, found });
+            }
+        }
+        Ok(Some((chunk.freeze(), reading)))
+    })
+}

@@ -1,0 +1,208 @@
+//! From one store to another over HTTP.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, response::Redirect, routing::get};
+use margo::Digest;
+use oci::{
+    Client, ContentStore, Descriptor, Manifest, PullError, RepositoryName, StoreError, media,
+    server::{Availability, Policy, router},
+};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+const TOKEN: &str = "open sesame";
+
+/// Admits one token and has nothing that is not in the store.
+#[derive(Clone)]
+struct OneToken(Availability);
+
+impl Policy for OneToken {
+    fn admits(&self, token: &str) -> bool {
+        token == TOKEN
+    }
+
+    async fn provide(&self, _: &RepositoryName, _: &Digest) -> Availability {
+        self.0
+    }
+}
+
+async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+struct Source {
+    _folder: TempDir,
+    store: ContentStore,
+    url: String,
+    hello: RepositoryName,
+    manifest: Digest,
+    wasm: Digest,
+}
+
+/// A store with one artifact, served.
+async fn source() -> Source {
+    let (folder, store) = empty().await;
+    // Several pieces on the way.
+    let wasm = b"wasm".repeat(50_000);
+    let artifact = Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, &wasm)]);
+    store.put(media::EMPTY_CONFIG).await.unwrap();
+    let (wasm, manifest) = (store.put(&wasm).await.unwrap(), store.put(&artifact.to_json()).await.unwrap());
+    let hello: RepositoryName = "demo/hello".parse().unwrap();
+    store.link(&hello, &manifest).await.unwrap();
+    let url = serve(router(store.clone(), OneToken(Availability::Absent))).await;
+    Source { _folder: folder, store, url, hello, manifest, wasm }
+}
+
+async fn empty() -> (TempDir, ContentStore) {
+    let folder = TempDir::new().unwrap();
+    let store = ContentStore::open(folder.path()).await.unwrap();
+    (folder, store)
+}
+
+#[tokio::test]
+async fn an_artifact_is_pulled_whole_and_only_once() {
+    let source = source().await;
+    let (_folder, store) = empty().await;
+    let client = Client::new(&source.url, TOKEN).unwrap();
+    let bytes = client.pull(&store, &source.hello, &source.manifest).await.unwrap();
+    assert!(bytes > 200_000);
+    assert!(store.holds(&source.hello, &source.manifest).await.unwrap());
+    assert_eq!(client.pull(&store, &source.hello, &source.manifest).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_pull_goes_on_where_an_earlier_one_was_cut() {
+    let source = source().await;
+    let (_folder, store) = empty().await;
+    let client = Client::new(&source.url, TOKEN).unwrap();
+    let hidden = source._folder.path().join("hidden");
+    fs::rename(source.store.path(&source.wasm), &hidden).unwrap();
+    // The name no longer holds it whole, so its manifest is not given out either.
+    let error = client.pull(&store, &source.hello, &source.manifest).await.unwrap_err();
+    assert!(matches!(error, PullError::Absent(digest) if digest == source.manifest), "{error}");
+
+    let (manifest, config) = (source.store.manifest(&source.manifest).await.unwrap(), media::EMPTY_CONFIG);
+    store.put(&manifest.to_json()).await.unwrap();
+    store.put(config).await.unwrap();
+    let error = client.pull(&store, &source.hello, &source.manifest).await.unwrap_err();
+    assert!(matches!(error, PullError::Absent(digest) if digest == source.wasm), "{error}");
+
+    fs::rename(&hidden, source.store.path(&source.wasm)).unwrap();
+    assert_eq!(client.pull(&store, &source.hello, &source.manifest).await.unwrap(), 200_000);
+}
+
+#[tokio::test]
+async fn damaged_content_arrives_nowhere_and_is_removed_where_it_lay() {
+    let source = source().await;
+    let (_folder, store) = empty().await;
+    fs::write(source.store.path(&source.wasm), b"evil".repeat(50_000)).unwrap();
+    let client = Client::new(&source.url, TOKEN).unwrap();
+    client.pull(&store, &source.hello, &source.manifest).await.unwrap_err();
+    assert!(!store.contains(&source.wasm));
+    assert!(!store.holds(&source.hello, &source.manifest).await.unwrap());
+    assert!(!source.store.contains(&source.wasm));
+}
+
+#[tokio::test]
+async fn another_content_than_the_digest_s_is_refused() {
+    let other = serve(Router::new().route("/v2/{*path}", get(|| async { "something else" }))).await;
+    let (_folder, store) = empty().await;
+    let client = Client::new(&other, TOKEN).unwrap();
+    let digest = Digest::of(b"wanted");
+    let error = client.pull(&store, &"hello".parse().unwrap(), &digest).await.unwrap_err();
+    assert!(matches!(error, PullError::Store(StoreError::WrongDigest { wanted, .. }) if wanted == digest), "{error}");
+    assert!(!store.contains(&digest));
+}
+
+#[tokio::test]
+async fn a_token_is_for_one_host_only() {
+    let visits = Arc::new(AtomicUsize::new(0));
+    let counted = visits.clone();
+    let thief =
+        serve(Router::new().fallback(move || async move { counted.fetch_add(1, Ordering::SeqCst).to_string() })).await;
+    let redirecting = Router::new().fallback(move || async move { Redirect::temporary(&thief) });
+    let (_folder, store) = empty().await;
+    let client = Client::new(&serve(redirecting).await, TOKEN).unwrap();
+    let error = client.pull(&store, &"hello".parse().unwrap(), &Digest::of(b"wanted")).await.unwrap_err();
+    assert!(matches!(error, PullError::Status { status: StatusCode::TEMPORARY_REDIRECT, .. }), "{error}");
+    assert_eq!(visits.load(Ordering::SeqCst), 0);
+    for bad in ["", "edgewright", "ftp://host/", "unix:/run/store"] {
+        assert!(Client::new(bad, TOKEN).is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_knows_why_it_got_nothing() {
+    let source = source().await;
+    let (_folder, store) = empty().await;
+    let pull = async |url: &str, token: &str, name: &str, digest: Digest| {
+        let client = Client::new(url, token).unwrap();
+        client.pull(&store, &name.parse().unwrap(), &digest).await.unwrap_err()
+    };
+    let wrong_token = pull(&source.url, "guess", "demo/hello", source.manifest).await;
+    assert!(matches!(wrong_token, PullError::Unauthorized), "{wrong_token}");
+    let wrong_name = pull(&source.url, TOKEN, "hello", source.manifest).await;
+    assert!(matches!(wrong_name, PullError::Absent(_)), "{wrong_name}");
+    let (_folder, busy) = empty().await;
+    let busy = serve(router(busy, OneToken(Availability::Later(Duration::from_secs(7))))).await;
+    let later = pull(&busy, TOKEN, "hello", source.manifest).await;
+    assert!(matches!(later, PullError::Later(after) if after == Duration::from_secs(7)), "{later}");
+}
+
+#[tokio::test]
+async fn the_read_api_speaks_oci_distribution() {
+    let source = source().await;
+    let http = reqwest::Client::new();
+    let ask = async |method: Method, path: &str, token: Option<&str>| {
+        let mut request = http.request(method, format!("{}{path}", source.url));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        request.send().await.unwrap()
+    };
+    let (manifest, wasm) = (source.manifest, source.wasm);
+
+    let answer = ask(Method::GET, &format!("/v2/demo/hello/manifests/{manifest}"), Some(TOKEN)).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers()["content-type"], media::MANIFEST);
+    assert_eq!(answer.headers()["docker-content-digest"], manifest.to_string().as_str());
+    assert_eq!(Digest::of(&answer.bytes().await.unwrap()), manifest);
+
+    let answer = ask(Method::HEAD, &format!("/v2/demo/hello/blobs/{wasm}"), Some(TOKEN)).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers()["content-length"], "200000");
+    assert_eq!(ask(Method::GET, "/v2/", Some(TOKEN)).await.status(), StatusCode::OK);
+
+    let none = Digest::of(b"nothing");
+    for (path, token, status, code) in [
+        ("/v2/".to_owned(), None, StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+        (format!("/v2/demo/hello/manifests/{manifest}"), Some("guess"), StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+        (format!("/v2/other/manifests/{manifest}"), Some(TOKEN), StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+        (format!("/v2/other/blobs/{wasm}"), Some(TOKEN), StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+        (format!("/v2/demo/hello/blobs/{none}"), Some(TOKEN), StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+        ("/v2/demo/hello/manifests/latest".to_owned(), Some(TOKEN), StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
+        (format!("/v2/..%2f..%2fetc/blobs/{wasm}"), Some(TOKEN), StatusCode::BAD_REQUEST, "NAME_INVALID"),
+        ("/v2/demo/hello/tags/list".to_owned(), Some(TOKEN), StatusCode::NOT_FOUND, "UNSUPPORTED"),
+    ] {
+        let answer = ask(Method::GET, &path, token).await;
+        assert_eq!(answer.status(), status, "{path}");
+        let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!(body["errors"][0]["code"], code, "{path}: {body}");
+    }
+}

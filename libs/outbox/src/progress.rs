@@ -1,0 +1,126 @@
+//! Which rows are due, and when they are due again. No bus, no database, no clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bus::Repository;
+
+/// Rows and bytes of one batch. With messages of at least 512 KiB wherever a row is divided, these stay far below the
+/// 1,000 messages that the server takes; a row that alone is larger goes alone.
+const MAX_ROWS: usize = 500;
+const MAX_BYTES: usize = 8 << 20;
+
+/// The longest wait between publishing again, in answers of git-writer: about five minutes.
+const MAX_SILENCE: u32 = 64;
+
+/// An open row, without its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpenRow {
+    /// In the order in which they were written, over all repositories.
+    pub position: i64,
+    /// Where it belongs.
+    pub repository: Repository,
+    /// Its number there.
+    pub number: u64,
+    /// Of its payload.
+    pub bytes: usize,
+}
+
+/// Rows to publish together.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// In order.
+    pub rows: Vec<OpenRow>,
+    /// The last position that was looked at: when the rows are published, nothing up to here is due.
+    reaches: i64,
+}
+
+/// How far publishing is, in this life of the process: a new one publishes every open row again.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// No row up to this position is due.
+    cursor: i64,
+    repositories: BTreeMap<Repository, RepositoryProgress>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct RepositoryProgress {
+    /// The last number published.
+    published: u64,
+    /// The last number that Git shows as handled.
+    handled: u64,
+    /// Answers of git-writer without news, while rows wait.
+    silence: u32,
+}
+
+impl Progress {
+    /// Where to look for rows that are due.
+    pub fn cursor(&self) -> i64 {
+        self.cursor
+    }
+
+    /// The rows of a page that are due, as many as one batch takes. The page begins after the cursor.
+    pub fn next_batch(&self, page: &[OpenRow]) -> Batch {
+        let mut batch = Batch { rows: Vec::new(), reaches: self.cursor };
+        let mut bytes = 0;
+        for row in page {
+            if row.number > self.of(&row.repository).published {
+                let full = batch.rows.len() == MAX_ROWS || bytes + row.bytes > MAX_BYTES;
+                if full && !batch.rows.is_empty() {
+                    break;
+                }
+                bytes += row.bytes;
+                batch.rows.push(row.clone());
+            }
+            batch.reaches = row.position;
+        }
+        batch
+    }
+
+    /// A batch is on the server's disk.
+    pub fn published(&mut self, batch: &Batch) {
+        self.cursor = batch.reaches;
+        for row in &batch.rows {
+            self.repositories.entry(row.repository.clone()).or_default().published = row.number;
+        }
+    }
+
+    /// Git shows this number as handled. Gives whether that is news.
+    pub fn handled(&mut self, repository: &Repository, number: u64) -> bool {
+        let it = self.repositories.entry(repository.clone()).or_default();
+        let news = number > it.handled;
+        if news {
+            it.handled = number;
+            it.published = it.published.max(number);
+            it.silence = 0;
+        }
+        news
+    }
+
+    /// Repositories with rows that were published and do not stand in Git yet.
+    pub fn waiting(&self) -> BTreeSet<Repository> {
+        let waiting = self.repositories.iter().filter(|(_, it)| it.published > it.handled);
+        waiting.map(|(repository, _)| repository.clone()).collect()
+    }
+
+    /// git-writer was asked about a repository that waits, and had no news: the rows got lost, or it is slow. They
+    /// become due again after the second such answer (the first may have come too early), then each time after twice as
+    /// many. Gives whether they did.
+    pub fn no_news(&mut self, repository: &Repository) -> bool {
+        let it = self.repositories.entry(repository.clone()).or_default();
+        it.silence += 1;
+        let again = it.silence >= 2 && it.silence.is_power_of_two();
+        if again {
+            it.published = it.handled;
+            it.silence = if it.silence == MAX_SILENCE { MAX_SILENCE / 2 } else { it.silence };
+            self.cursor = 0;
+        }
+        again
+    }
+
+    fn of(&self, repository: &Repository) -> RepositoryProgress {
+        self.repositories.get(repository).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
