@@ -1,0 +1,95 @@
+//! Deployments: what is wanted and what is, in one answer.
+
+use std::sync::Arc;
+
+use api::{ActualDeployment, ById, Deployment, DesiredDeployment, HistoryEntry, Problem};
+use axum::{Json, extract::State};
+use bus::ServiceName::{DeploymentRegistry, StatusCollector};
+use margo::{AssignmentName, DeploymentId, NodeId, SiteName};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::{
+    Gateway,
+    access::Caller,
+    domain::merge,
+    error::Refusal,
+    extract::{FromPath, FromQuery},
+};
+
+/// All deployments, as they are wanted and as they are.
+pub(crate) async fn load(gateway: &Gateway, caller: &Caller) -> Result<Vec<Deployment>, Refusal> {
+    let desired = gateway.ask::<_, Vec<DesiredDeployment>>(DeploymentRegistry, "deployments", &(), caller);
+    let actual = gateway.ask::<_, Vec<ActualDeployment>>(StatusCollector, "list", &(), caller);
+    let (desired, actual) = tokio::try_join!(desired, actual)?;
+    Ok(merge(desired, actual))
+}
+
+/// Which deployments; without any, all.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Filter {
+    /// Those that follow from this assignment.
+    #[param(value_type = Option<String>)]
+    assignment: Option<AssignmentName>,
+    /// Those of this node, `SITE/NODE`.
+    #[param(value_type = Option<String>)]
+    node: Option<NodeId>,
+    /// Those of this site.
+    #[param(value_type = Option<String>)]
+    site: Option<SiteName>,
+}
+
+impl Filter {
+    fn takes(&self, DesiredDeployment { assignment, node, .. }: &DesiredDeployment) -> bool {
+        self.assignment.as_ref().is_none_or(|wanted| wanted == assignment)
+            && self.node.as_ref().is_none_or(|wanted| wanted == node)
+            && self.site.as_ref().is_none_or(|wanted| wanted.client() == node.client)
+    }
+}
+
+/// List the deployments
+#[utoipa::path(
+    get, path = "/deployments", tag = "deployments", security(("token" = ["viewer"])),
+    params(Filter),
+    responses((status = 200, body = Vec<Deployment>)),
+)]
+pub(crate) async fn list_deployments(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    FromQuery(filter): FromQuery<Filter>,
+) -> Result<Json<Vec<Deployment>>, Refusal> {
+    let mut deployments = load(&gateway, &caller).await?;
+    deployments.retain(|deployment| filter.takes(&deployment.desired));
+    Ok(Json(deployments))
+}
+
+/// One deployment
+#[utoipa::path(
+    get, path = "/deployments/{id}", tag = "deployments", security(("token" = ["viewer"])),
+    params(("id" = String, Path)),
+    responses((status = 200, body = Deployment)),
+)]
+pub(crate) async fn get_deployment(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    FromPath(id): FromPath<DeploymentId>,
+) -> Result<Json<Deployment>, Refusal> {
+    let found = load(&gateway, &caller).await?.into_iter().find(|deployment| deployment.desired.id == id);
+    found.map(Json).ok_or_else(|| Problem::not_found(format!("there is no deployment {id}")).into())
+}
+
+/// What a node said of a deployment, oldest first
+#[utoipa::path(
+    get, path = "/deployments/{id}/history", tag = "deployments", security(("token" = ["viewer"])),
+    params(("id" = String, Path)),
+    responses((status = 200, body = Vec<HistoryEntry>)),
+)]
+pub(crate) async fn get_history(
+    State(gateway): State<Arc<Gateway>>,
+    caller: Caller,
+    FromPath(id): FromPath<DeploymentId>,
+) -> Result<Json<Vec<HistoryEntry>>, Refusal> {
+    gateway.ask(StatusCollector, "history", &ById { id }, &caller).await.map(Json)
+}

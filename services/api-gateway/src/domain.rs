@@ -1,0 +1,126 @@
+//! What the gateway decides by itself: how a deployment stands, and what an ETag means.
+
+use std::collections::HashMap;
+
+use api::{ActualDeployment, Deployment, DesiredDeployment};
+use margo::{DeploymentId, State};
+
+/// Puts together what is wanted and what is. What nobody wants (any more) is not listed.
+pub(crate) fn merge(desired: Vec<DesiredDeployment>, actual: Vec<ActualDeployment>) -> Vec<Deployment> {
+    let mut actual: HashMap<DeploymentId, ActualDeployment> = actual.into_iter().map(|it| (it.id, it)).collect();
+    let merged = desired.into_iter().map(|desired| {
+        let actual = actual.remove(&desired.id);
+        let state = state(&desired, actual.as_ref());
+        Deployment { desired, state, actual }
+    });
+    merged.collect()
+}
+
+/// How a deployment stands, seen from what is wanted.
+fn state(desired: &DesiredDeployment, actual: Option<&ActualDeployment>) -> State {
+    match (&desired.digest, actual) {
+        (Some(wanted), Some(actual)) if actual.digest == *wanted => match actual.state {
+            // Of an earlier life: it is wanted again, and the node has not heard of it yet.
+            State::Removing | State::Removed => State::Pending,
+            state @ (State::Pending | State::Installing | State::Installed | State::Failed) => state,
+        },
+        // The node has not spoken of what is wanted now.
+        (Some(_), _) => State::Pending,
+        // Removed, or never begun: a node says nothing of what it never had.
+        (None, None) => State::Removed,
+        (None, Some(actual)) if actual.state == State::Removed => State::Removed,
+        (None, Some(_)) => State::Removing,
+    }
+}
+
+/// The ETag of a revision.
+pub(crate) fn etag(revision: u64) -> String {
+    format!("\"{revision}\"")
+}
+
+/// The revision of an ETag as [`etag`] writes it; no list, no `*`, no weak one.
+pub(crate) fn revision(etag: &str) -> Option<u64> {
+    let revision = etag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
+    (self::etag(revision) == etag.trim()).then_some(revision)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desired(digest: Option<&str>) -> DesiredDeployment {
+        DesiredDeployment {
+            id: "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap(),
+            assignment: "hello".parse().unwrap(),
+            node: "plant/press".parse().unwrap(),
+            app: "hello".parse().unwrap(),
+            version: "1.0.0".parse().unwrap(),
+            profile: "wasm".to_owned(),
+            digest: digest.map(str::to_owned),
+            revision: 1,
+        }
+    }
+
+    fn actual(digest: &str, state: State) -> ActualDeployment {
+        ActualDeployment {
+            id: desired(None).id,
+            node: desired(None).node,
+            digest: digest.to_owned(),
+            state,
+            failure: None,
+            components: Vec::new(),
+            adopted_manifest_version: 1,
+            reported_at: "2026-11-21T10:00:00Z".to_owned(),
+        }
+    }
+
+    fn seen(wanted: Option<&str>, said: Option<(&str, State)>) -> State {
+        let actual = said.map(|(digest, state)| actual(digest, state));
+        let [deployment] = merge(vec![desired(wanted)], actual.clone().into_iter().collect()).try_into().unwrap();
+        // Whatever it means, what the node said is shown.
+        assert_eq!(deployment.actual, actual);
+        deployment.state
+    }
+
+    #[test]
+    fn a_deployment_is_pending_until_its_node_speaks_of_the_wanted_digest() {
+        use State::*;
+        assert_eq!(seen(Some("new"), None), Pending);
+        for said in [Pending, Installing, Installed, Failed, Removing, Removed] {
+            assert_eq!(seen(Some("new"), Some(("old", said))), Pending, "{said}");
+        }
+        for said in [Pending, Installing, Installed, Failed] {
+            assert_eq!(seen(Some("new"), Some(("new", said))), said);
+        }
+    }
+
+    #[test]
+    fn what_was_removed_before_and_is_wanted_again_is_pending() {
+        for said in [State::Removing, State::Removed] {
+            assert_eq!(seen(Some("new"), Some(("new", said))), State::Pending);
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_removed_is_removing_until_it_is_gone() {
+        use State::*;
+        for said in [Pending, Installing, Installed, Failed, Removing] {
+            assert_eq!(seen(None, Some(("old", said))), Removing, "{said}");
+        }
+        assert_eq!(seen(None, Some(("old", Removed))), Removed);
+        assert_eq!(seen(None, None), Removed);
+    }
+
+    #[test]
+    fn what_nobody_wants_is_not_listed() {
+        assert_eq!(merge(Vec::new(), vec![actual("old", State::Installed)]), []);
+    }
+
+    #[test]
+    fn only_an_etag_as_it_was_given_is_a_revision() {
+        assert_eq!(revision(&etag(7)), Some(7));
+        for bad in ["", "7", "\"\"", "\"7", "\"07\"", "\"+7\"", "W/\"7\"", "*", "\"7\", \"8\"", "\"-1\""] {
+            assert_eq!(revision(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The route table: every handler once. The attributes over the handlers say the rest.
+
+use std::{sync::Arc, time::Duration};
+
+use api::Problem;
+use axum::{Router, extract::State, middleware::from_fn_with_state};
+use bytes::Bytes;
+use http::{HeaderName, header};
+use utoipa::{
+    Modify, OpenApi as _,
+    openapi::{
+        Content, OpenApi, Ref, RefOr, Response,
+        path::Operation,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    Gateway, apps, assignments, deployments,
+    edge::{Limit, limit},
+    error::PROBLEM,
+    sites, status,
+};
+
+/// JSON requests in work at once. Each holds a body of at most 1 MiB and waits for another service.
+const REQUESTS: usize = 256;
+
+/// Longer than the 10 s that a request on the bus may take, for those that make two.
+const REQUEST_TIME: Duration = Duration::from_secs(30);
+
+/// Uploads in work at once. Each holds one connection to app-registry and a few chunks.
+const UPLOADS: usize = 8;
+
+/// The largest upload at 300 kB/s.
+const UPLOAD_TIME: Duration = Duration::from_secs(3_600);
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Edgewright",
+        description = "Brings applications to edge nodes and keeps them as ordered. Every refusal is an RFC 9457 problem.",
+    ),
+    components(schemas(Problem)),
+    modifiers(&TokenScheme),
+)]
+struct Document;
+
+struct TokenScheme;
+
+impl Modify for TokenScheme {
+    fn modify(&self, document: &mut OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "A named token. A route lists the role that it demands; `admin` covers all, everyone reads.",
+            ))
+            .build();
+        document.components.get_or_insert_default().add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// All routes, and the document that describes them.
+pub(crate) fn router() -> (Router<Arc<Gateway>>, OpenApi) {
+    let requests = OpenApiRouter::default()
+        .routes(routes!(apps::list_apps))
+        .routes(routes!(apps::get_app))
+        .routes(routes!(sites::create_site, sites::list_sites))
+        .routes(routes!(sites::create_node, sites::list_nodes))
+        .routes(routes!(sites::get_node))
+        .routes(routes!(assignments::create_assignment, assignments::list_assignments))
+        .routes(routes!(assignments::get_assignment, assignments::update_assignment, assignments::remove_assignment))
+        .routes(routes!(assignments::list_orders))
+        .routes(routes!(deployments::list_deployments))
+        .routes(routes!(deployments::get_deployment))
+        .routes(routes!(deployments::get_history))
+        .routes(routes!(status::get_status))
+        .routes(routes!(get_openapi))
+        .layer(from_fn_with_state(Limit::new(REQUESTS, REQUEST_TIME), limit));
+    let uploads = OpenApiRouter::default()
+        .routes(routes!(apps::add_app))
+        .layer(from_fn_with_state(Limit::new(UPLOADS, UPLOAD_TIME), limit));
+    let all = OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", requests.merge(uploads));
+    let (router, mut document) = all.split_for_parts();
+    for operation in operations(&mut document) {
+        for (status, response) in &mut operation.responses.responses {
+            if let RefOr::T(response) = response
+                && response.description.is_empty()
+            {
+                response.description = meaning(status).to_owned();
+            }
+        }
+        let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+        let mut refusal = Response::new("Refused, and why.");
+        refusal.content.insert(PROBLEM.to_owned(), problem.into());
+        operation.responses.responses.insert("default".to_owned(), refusal.into());
+    }
+    (router, document)
+}
+
+/// OpenAPI 3.1 demands a description of each answer.
+fn meaning(status: &str) -> &'static str {
+    match status {
+        "201" => "Added.",
+        "202" => "Accepted: the order is durable and will be carried out.",
+        _ => "As asked.",
+    }
+}
+
+fn operations(document: &mut OpenApi) -> impl Iterator<Item = &mut Operation> {
+    document
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|item| [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten())
+}
+
+/// The OpenAPI 3.1 document, as `GET /api/v1/openapi.json` answers it and `docs/openapi.json` keeps it.
+pub fn openapi() -> String {
+    router().1.to_pretty_json().expect("an OpenAPI document always has a JSON form")
+}
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", tag = "platform", security(()), responses((status = 200, description = "OpenAPI 3.1.")))]
+async fn get_openapi(State(gateway): State<Arc<Gateway>>) -> ([(HeaderName, &'static str); 1], Bytes) {
+    ([(header::CONTENT_TYPE, "application/json")], gateway.openapi.clone())
+}

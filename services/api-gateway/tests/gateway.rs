@@ -1,0 +1,677 @@
+//! The gateway on a real hub with the users of production. Small services behind it answer as the contract says.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, LazyLock, Mutex},
+};
+
+use api::{
+    Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ById, ByName, CreateAssignment, CreateNode,
+    CreateSite, HistoryEntry, Node, NodeCreated, NodeState, Order, PlatformStatus, Problem, Reachability, RefusalInfo,
+    RemoveRequest, Site, SiteCreated, UpdateRequest, UploadTicket,
+};
+use api_gateway::{
+    Config,
+    tokens::{self, Role as TokenRole},
+};
+use axum::{Router, body::Body, extract::State, routing::put};
+use bus::{Bus, Call, Role, ServiceEndpoints, ServiceName, Subject, streams};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::{HeaderMap, Method, StatusCode, header};
+use margo::AssignmentName;
+use reqwest::{Response, Url};
+use service::{Health, args::TelemetryArgs, telemetry::Telemetry};
+use tempfile::TempDir;
+use testkit::{NatsServer, wait_for};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+const PROBLEM: &str = "application/problem+json";
+
+/// Traces as in production: they have ids and travel on, but are exported nowhere.
+static TELEMETRY: LazyLock<Telemetry> = LazyLock::new(|| {
+    let args = TelemetryArgs { log: "info".into(), log_format: service::args::LogFormat::Text, otlp_endpoint: None };
+    service::telemetry::init("api-gateway", &args).unwrap()
+});
+
+/// A gateway, its hub, and a token of each role.
+struct World {
+    server: NatsServer,
+    folder: TempDir,
+    url: Url,
+    http: reqwest::Client,
+    tokens: BTreeMap<String, String>,
+    health: Health,
+    shutdown: CancellationToken,
+    gateway: JoinHandle<anyhow::Result<()>>,
+}
+
+/// The services behind the gateway, and what they were asked.
+struct Services {
+    _endpoints: Vec<ServiceEndpoints>,
+    asked: Arc<Mutex<Vec<(String, serde_json::Value)>>>,
+}
+
+impl World {
+    async fn start() -> Self {
+        LazyLock::force(&TELEMETRY);
+        let central = ServiceName::ALL.iter().copied().map(Role::Central).collect::<Vec<_>>();
+        let server = NatsServer::start(&central).await;
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("tokens.json");
+        let tokens = TokenRole::ALL.iter().map(|role| {
+            let name = role.to_string();
+            let token = tokens::create(&path, &name, *role).unwrap();
+            (name, token)
+        });
+        let tokens = tokens.collect();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = Health::default();
+        let config = Config {
+            bus: server.endpoint(&Role::Central(ServiceName::ApiGateway)),
+            readiness: health.service(ServiceName::ApiGateway),
+            tenant: margo::TenantName::default(),
+            listen: address,
+            tokens: path,
+        };
+        let shutdown = CancellationToken::new();
+        let gateway = tokio::spawn(api_gateway::serve(listener, config, shutdown.clone()));
+        wait_for("the gateway to be ready", async || if health.is_ready() { Ok(()) } else { Err("not ready") }).await;
+        let url = format!("http://{address}/api/v1/").parse().unwrap();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { server, folder, url, http, tokens, health, shutdown, gateway }
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, self.url.join(path).unwrap())
+    }
+
+    fn as_admin(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.request(method, path).bearer_auth(&self.tokens["admin"])
+    }
+
+    async fn connect(&self, service: ServiceName) -> Bus {
+        let bus = Bus::connect(&self.server.endpoint(&Role::Central(service))).await.unwrap();
+        bus.connected().await;
+        bus
+    }
+
+    /// The server has heard of a subscription only when somebody else's request reaches it.
+    async fn until_answered(&self, subjects: &[Subject]) {
+        let bus = self.connect(ServiceName::ApiGateway).await;
+        for subject in subjects {
+            let what = format!("an answer to {subject}");
+            wait_for(&what, async || bus.request(subject, bus::trace::headers(), Bytes::new()).await.map(|_| ())).await;
+        }
+    }
+
+    async fn services(&self) -> Services {
+        let asked = Arc::<Mutex<Vec<(String, serde_json::Value)>>>::default();
+        let mut services = BTreeMap::new();
+        let mut subjects = Vec::new();
+        for name in ServiceName::ALL {
+            let central =
+                !matches!(name, ServiceName::ApiGateway | ServiceName::LocalOrchestrator | ServiceName::OciFetcher);
+            if central {
+                let bus = self.connect(*name).await;
+                services.insert(*name, bus.register(*name).await.unwrap());
+            }
+        }
+        macro_rules! answer {
+            ($service:ident, $verb:literal, $body:ty, $answer:expr) => {{
+                let asked = asked.clone();
+                let service = services.get_mut(&ServiceName::$service).unwrap();
+                let handler = move |call: Call<$body>| {
+                    let body = serde_json::to_value(&call.body).unwrap();
+                    asked.lock().unwrap().push((format!("{} as {}", call.subject, call.actor), body));
+                    #[allow(clippy::redundant_closure_call, reason = "each verb has its own answer")]
+                    let answer = ($answer)(call.body);
+                    async move { answer }
+                };
+                service.verb($verb, handler).await.unwrap();
+                subjects.push(Subject::service(ServiceName::$service, $verb));
+            }};
+        }
+        answer!(AppRegistry, "list", (), |()| Ok::<_, Problem>(vec![app()]));
+        answer!(AppRegistry, "get", AppRef, |_| Ok::<_, Problem>(AppContent {
+            app: app(),
+            description: "apiVersion: v1".to_owned(),
+            lock: BTreeMap::new(),
+        }));
+        answer!(DeploymentRegistry, "create", CreateAssignment, |order: CreateAssignment| Ok::<_, Problem>(accepted(
+            &order.name,
+            1
+        )));
+        answer!(DeploymentRegistry, "update", UpdateRequest, |order: UpdateRequest| match order.revision {
+            3 => Ok(accepted(&order.name, 4)),
+            _ => Err(Problem::precondition_failed("hello is at revision 3")),
+        });
+        answer!(DeploymentRegistry, "remove", RemoveRequest, |order: RemoveRequest| match order.revision {
+            3 => Ok(accepted(&order.name, 4)),
+            _ => Err(Problem::precondition_failed("hello is at revision 3")),
+        });
+        answer!(DeploymentRegistry, "get", ByName<AssignmentName>, |by: ByName<AssignmentName>| {
+            match by.name.as_str() {
+                "hello" => Ok(assignment(&by.name, 3)),
+                _ => Err(Problem::not_found("there is no such assignment")),
+            }
+        });
+        answer!(DeploymentRegistry, "list", (), |()| Ok::<Vec<Assignment>, Problem>(Vec::new()));
+        answer!(DeploymentRegistry, "orders", (), |()| Ok::<Vec<Order>, Problem>(Vec::new()));
+        answer!(DeploymentRegistry, "deployments", (), |()| Ok::<_, Problem>(serde_json::json!([
+            desired(PRESS, "plant/press", Some("sha256:a")),
+            desired(OVEN, "bakery/oven", Some("sha256:b")),
+        ])));
+        answer!(StatusCollector, "list", (), |()| Ok::<_, Problem>(serde_json::json!([{
+            "id": PRESS, "node": "plant/press", "digest": "sha256:a", "state": "installed", "components": [],
+            "adoptedManifestVersion": 1, "reportedAt": "2026-11-21T10:00:00Z",
+        }])));
+        answer!(StatusCollector, "history", ById, |_| Ok::<Vec<HistoryEntry>, Problem>(Vec::new()));
+        answer!(StatusCollector, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:01Z")]));
+        answer!(GitObserver, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:00Z")]));
+        answer!(NodeCapabilities, "sites", (), |()| Ok::<_, Problem>(vec![site()]));
+        answer!(NodeCapabilities, "nodes", (), |()| Ok::<_, Problem>(vec![node()]));
+        answer!(NodeCapabilities, "create-site", CreateSite, |site: CreateSite| Ok::<_, Problem>(SiteCreated {
+            order: "1".to_owned(),
+            name: site.name,
+            hub: "nats://127.0.0.1:4222".to_owned(),
+            root_key: "ssh-ed25519 AAAA".to_owned(),
+        }));
+        answer!(NodeCapabilities, "create-node", CreateNode, |node: CreateNode| Ok::<_, Problem>(NodeCreated {
+            order: "1".to_owned(),
+            name: node.name,
+        }));
+        self.until_answered(&subjects).await;
+        asked.lock().unwrap().clear();
+        Services { _endpoints: services.into_values().collect(), asked }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.gateway.await.unwrap().unwrap();
+    }
+}
+
+impl Services {
+    fn last(&self) -> (String, serde_json::Value) {
+        self.asked.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+const PRESS: &str = "9db79949-86fb-5e45-910d-8a83dd7391cc";
+const OVEN: &str = "9db79949-86fb-5e45-910d-8a83dd7391cd";
+
+fn app() -> App {
+    App {
+        id: "hello".parse().unwrap(),
+        version: "1.0.0".parse().unwrap(),
+        name: "Hello".to_owned(),
+        profiles: Vec::new(),
+        digest: margo::Digest::of(b"package"),
+        added_by: "publisher".to_owned(),
+        added_at: "2026-11-21T10:00:00Z".to_owned(),
+    }
+}
+
+fn spec() -> serde_json::Value {
+    serde_json::json!({
+        "app": { "id": "hello", "version": "1.0.0" },
+        "parameters": { "greeting": "Moin", "times": 3 },
+        "targets": { "nodes": ["plant/press"] },
+    })
+}
+
+fn assignment(name: &AssignmentName, revision: u64) -> Assignment {
+    Assignment {
+        name: name.clone(),
+        revision,
+        spec: serde_json::from_value(spec()).unwrap(),
+        state: AssignmentState::Active,
+        placement: Vec::new(),
+    }
+}
+
+fn accepted(name: &AssignmentName, revision: u64) -> Accepted {
+    Accepted { order: "0193".to_owned(), assignment: assignment(name, revision) }
+}
+
+fn desired(id: &str, node: &str, digest: Option<&str>) -> serde_json::Value {
+    serde_json::json!({
+        "id": id, "assignment": "hello", "node": node, "app": "hello", "version": "1.0.0", "profile": "wasm",
+        "digest": digest, "revision": 1,
+    })
+}
+
+fn refusal(at: &str) -> RefusalInfo {
+    RefusalInfo { subject: "desired.plant.head".to_owned(), reason: "forged".to_owned(), at: at.to_owned() }
+}
+
+fn site() -> Site {
+    Site {
+        name: "plant".parse().unwrap(),
+        public_key: "U".to_owned(),
+        nodes: 1,
+        adopted_manifest_version: Some(1),
+        last_seen: None,
+        refusals: Vec::new(),
+    }
+}
+
+fn node() -> Node {
+    Node {
+        name: "plant/press".parse().unwrap(),
+        device_id: "plant/press".to_owned(),
+        public_key: "U".to_owned(),
+        state: NodeState::Active,
+        reachability: Reachability::Reachable,
+        since: None,
+        capabilities: None,
+    }
+}
+
+async fn problem(response: Response, status: StatusCode) -> Problem {
+    let (found, content_type) = (response.status(), response.headers()[header::CONTENT_TYPE].clone());
+    let text = response.text().await.unwrap();
+    assert_eq!((found, content_type.to_str().unwrap()), (status, PROBLEM), "{text}");
+    let problem: Problem = serde_json::from_str(&text).unwrap();
+    assert_eq!(problem.status, status.as_u16());
+    problem
+}
+
+/// Every route of the document: method, path with values in it, and the role it demands.
+fn routes() -> Vec<(Method, String, Option<TokenRole>)> {
+    let document: serde_json::Value = serde_json::from_str(&api_gateway::openapi()).unwrap();
+    let mut routes = Vec::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let path = path.strip_prefix("/api/v1/").unwrap();
+        let values =
+            [("{id}", PRESS), ("{name}", "hello"), ("{site}", "plant"), ("{node}", "press"), ("{version}", "1")];
+        let path = values.iter().fold(path.to_owned(), |path, (name, value)| path.replace(name, value));
+        for (method, operation) in operations.as_object().unwrap() {
+            let role = operation["security"][0]["token"][0].as_str().map(|role| role.parse().unwrap());
+            routes.push((method.to_uppercase().parse().unwrap(), path.clone(), role));
+        }
+    }
+    routes
+}
+
+#[test]
+fn the_document_is_as_it_was_reviewed() {
+    let golden = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json"));
+    let text = api_gateway::openapi() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(golden.parent().unwrap()).unwrap();
+        std::fs::write(&golden, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(golden).unwrap(), "UPDATE_GOLDEN=1 writes docs/openapi.json anew");
+    assert!(text.contains("\"openapi\": \"3.1."));
+}
+
+#[test]
+fn each_operation_has_an_id_of_its_own() {
+    let document: serde_json::Value = serde_json::from_str(&api_gateway::openapi()).unwrap();
+    let items = document["paths"].as_object().unwrap().values();
+    let operations = items.flat_map(|item| item.as_object().unwrap().values()).collect::<Vec<_>>();
+    let ids = operations.iter().map(|operation| operation["operationId"].as_str().unwrap()).collect::<BTreeSet<_>>();
+    assert_eq!(ids.len(), operations.len(), "{ids:#?}");
+}
+
+#[test]
+fn each_matter_has_its_role() {
+    for (method, path, role) in routes() {
+        let matter = path.split('/').next().unwrap();
+        let wanted = match (&method, matter) {
+            (_, "openapi.json") => None,
+            (&Method::GET, _) => Some(TokenRole::Viewer),
+            (_, "apps") => Some(TokenRole::Publisher),
+            (_, "sites" | "nodes") => Some(TokenRole::Supplier),
+            (_, "assignments") => Some(TokenRole::Deployer),
+            _ => panic!("nobody has decided who may {method} {path}"),
+        };
+        assert_eq!(role, wanted, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn every_route_asks_for_a_token_and_its_role() {
+    let world = World::start().await;
+    let routes = routes();
+    assert!(routes.len() >= 18, "{routes:#?}");
+    for (method, path, demanded) in routes {
+        let what = format!("{method} {path}");
+        let request = || world.request(method.clone(), &path);
+        let Some(demanded) = demanded else {
+            assert_eq!(request().send().await.unwrap().status(), StatusCode::OK, "{what}");
+            continue;
+        };
+        let without = request().send().await.unwrap();
+        assert_eq!(without.headers()[header::WWW_AUTHENTICATE], "Bearer", "{what}");
+        problem(without, StatusCode::UNAUTHORIZED).await;
+        let unknown = request().bearer_auth(format!("ew_{}", "0".repeat(64))).send().await.unwrap();
+        problem(unknown, StatusCode::UNAUTHORIZED).await;
+        let basic = request().basic_auth("admin", Some(&world.tokens["admin"])).send().await.unwrap();
+        problem(basic, StatusCode::UNAUTHORIZED).await;
+        for role in TokenRole::ALL {
+            let response = request().bearer_auth(&world.tokens[&role.to_string()]).send().await.unwrap();
+            let refused = response.status() == StatusCode::FORBIDDEN;
+            let allowed = demanded == TokenRole::Viewer || role == demanded || role == TokenRole::Admin;
+            assert_eq!(refused, !allowed, "{what} as {role}");
+            assert_ne!(response.status(), StatusCode::UNAUTHORIZED, "{what} as {role}");
+            if refused {
+                let problem = problem(response, StatusCode::FORBIDDEN).await;
+                assert!(problem.detail.unwrap().contains(&format!("role {demanded} or admin")), "{what} as {role}");
+            }
+        }
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_counts_as_soon_as_it_is_in_the_file() {
+    let world = World::start().await;
+    let _services = world.services().await;
+    let new = tokens::create(&world.folder.path().join("tokens.json"), "new", TokenRole::Viewer).unwrap();
+    let response = world.request(Method::GET, "sites").bearer_auth(new).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn each_route_asks_the_service_that_owns_the_matter_in_the_name_of_the_token() {
+    let world = World::start().await;
+    let services = world.services().await;
+    let body = |mut body: serde_json::Value, name: &str| {
+        body["name"] = name.into();
+        body
+    };
+    let create = body(spec(), "hello");
+    let site = serde_json::json!({ "name": "plant", "publicKey": "U" });
+    let node = serde_json::json!({ "name": "plant/press", "publicKey": "U" });
+    for (method, path, body, status, asked) in [
+        (Method::GET, "apps", None, 200, "app-registry.list"),
+        (Method::GET, "apps/hello/1.0.0", None, 200, "app-registry.get"),
+        (Method::POST, "sites", Some(&site), 201, "node-capabilities.create-site"),
+        (Method::GET, "sites", None, 200, "node-capabilities.sites"),
+        (Method::POST, "nodes", Some(&node), 201, "node-capabilities.create-node"),
+        (Method::GET, "nodes", None, 200, "node-capabilities.nodes"),
+        (Method::GET, "nodes/plant/press", None, 200, "node-capabilities.nodes"),
+        (Method::POST, "assignments", Some(&create), 202, "deployment-registry.create"),
+        (Method::GET, "assignments", None, 200, "deployment-registry.list"),
+        (Method::GET, "orders", None, 200, "deployment-registry.orders"),
+        (Method::GET, &format!("deployments/{PRESS}/history"), None, 200, "status-collector.history"),
+    ] {
+        let mut request = world.as_admin(method.clone(), path);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{method} {path}: {:?}", response.text().await);
+        let (subject, sent) = services.last();
+        assert_eq!(subject, format!("svc.{asked} as admin"));
+        if let Some(body) = body {
+            assert_eq!(sent, *body);
+        }
+    }
+    let unknown = world.as_admin(Method::GET, "nodes/plant/oven").send().await.unwrap();
+    problem(unknown, StatusCode::NOT_FOUND).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_assignment_changes_only_at_the_revision_that_was_read() {
+    let world = World::start().await;
+    let services = world.services().await;
+    let read = world.as_admin(Method::GET, "assignments/hello").send().await.unwrap();
+    assert_eq!(read.headers()[header::ETAG], "\"3\"");
+    for method in [Method::PUT, Method::DELETE] {
+        let request = || world.as_admin(method.clone(), "assignments/hello").json(&spec());
+        let before = services.asked.lock().unwrap().len();
+        problem(request().send().await.unwrap(), StatusCode::PRECONDITION_REQUIRED).await;
+        for malformed in ["3", "*", "W/\"3\"", "\"3\", \"4\"", "\"x\""] {
+            let response = request().header(header::IF_MATCH, malformed).send().await.unwrap();
+            problem(response, StatusCode::BAD_REQUEST).await;
+        }
+        assert_eq!(services.asked.lock().unwrap().len(), before, "{method} went on without a revision");
+
+        let stale = request().header(header::IF_MATCH, "\"2\"").send().await.unwrap();
+        let refusal = problem(stale, StatusCode::PRECONDITION_FAILED).await;
+        assert_eq!(refusal.detail.as_deref(), Some("hello is at revision 3"));
+        let response = request().header(header::IF_MATCH, "\"3\"").send().await.unwrap();
+        assert_eq!(
+            (response.status(), &response.headers()[header::ETAG]),
+            (StatusCode::ACCEPTED, &"\"4\"".parse().unwrap())
+        );
+    }
+    let path = "assignments/hello?reason=too%20loud";
+    world.as_admin(Method::DELETE, path).header(header::IF_MATCH, "\"3\"").send().await.unwrap();
+    assert_eq!(services.last().1, serde_json::json!({ "name": "hello", "revision": 3, "reason": "too loud" }));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_request_is_told_what_is_wrong_where() {
+    let world = World::start().await;
+    let services = world.services().await;
+    let post = |body: &str| {
+        let request = world.as_admin(Method::POST, "assignments").header(header::CONTENT_TYPE, "application/json");
+        request.body(body.to_owned()).send()
+    };
+    for (body, field) in [
+        (r#"{"name":"Hello","app":{"id":"hello","version":"1"},"targets":{}}"#, "name"),
+        (r#"{"app":{"id":"hello","version":"1"},"targets":{}}"#, "name"),
+        (r#"{"name":"hello","app":{"id":"He llo","version":"1"},"targets":{}}"#, "app.id"),
+        (r#"{"name":"hello","app":{"id":"hello","version":"1"},"targets":{"nodes":["press"]}}"#, "targets.nodes[0]"),
+        (r#"{"name":"hello","app":{"id":"hello","version":"1"},"targets":{},"paramaters":{}}"#, "paramaters"),
+        (r#"{"name":"hello","app":{"id":"hello","version":"1"},"targets":{},"parameters":{"a":{}}}"#, "parameters.a"),
+    ] {
+        let problem = problem(post(body).await.unwrap(), StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert_eq!(problem.errors[0].field, field, "{problem}");
+    }
+    let no_json = problem(post("{\"name\": ").await.unwrap(), StatusCode::BAD_REQUEST).await;
+    assert!(no_json.detail.unwrap().contains("line 1 column"));
+    let large = format!("{{\"reason\":\"{}\"}}", "x".repeat(1 << 20));
+    problem(post(&large).await.unwrap(), StatusCode::PAYLOAD_TOO_LARGE).await;
+    let text = world.as_admin(Method::POST, "assignments").body("name: hello").send().await.unwrap();
+    problem(text, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
+    for path in ["deployments/not-a-uuid", "deployments?nod=plant/press", "assignments/a.b", "nodes/Plant/press"] {
+        problem(world.as_admin(Method::GET, path).send().await.unwrap(), StatusCode::BAD_REQUEST).await;
+    }
+    for path in ["nothing", "../../", "assignments/a/b"] {
+        problem(world.as_admin(Method::GET, path).send().await.unwrap(), StatusCode::NOT_FOUND).await;
+    }
+    let patch = world.as_admin(Method::PATCH, "assignments/hello").send().await.unwrap();
+    assert_eq!(patch.headers()[header::ALLOW], "GET,HEAD,PUT,DELETE");
+    problem(patch, StatusCode::METHOD_NOT_ALLOWED).await;
+    assert!(services.asked.lock().unwrap().is_empty(), "a bad request went on");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn deployments_are_listed_as_wanted_and_as_they_are() {
+    let world = World::start().await;
+    let _services = world.services().await;
+    let list = async |query: &str| -> Vec<(String, String)> {
+        let response = world.as_admin(Method::GET, &format!("deployments{query}")).send().await.unwrap();
+        let list: Vec<serde_json::Value> = response.json().await.unwrap();
+        let text = |it: &serde_json::Value| it.as_str().unwrap().to_owned();
+        list.iter().map(|it| (text(&it["node"]), text(&it["state"]))).collect()
+    };
+    let press = ("plant/press".to_owned(), "installed".to_owned());
+    let oven = ("bakery/oven".to_owned(), "pending".to_owned());
+    assert_eq!(list("").await, [press.clone(), oven.clone()]);
+    assert_eq!(list("?site=bakery").await, [oven]);
+    assert_eq!(list("?node=plant/press&assignment=hello").await, [press]);
+    assert_eq!(list("?assignment=other").await, []);
+    let one = world.as_admin(Method::GET, &format!("deployments/{PRESS}")).send().await.unwrap();
+    assert_eq!(one.json::<serde_json::Value>().await.unwrap()["actual"]["state"], "installed");
+    let none = world.as_admin(Method::GET, "deployments/00000000-0000-0000-0000-000000000000").send().await.unwrap();
+    problem(none, StatusCode::NOT_FOUND).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_status_names_what_answers_and_what_does_not() {
+    let world = World::start().await;
+    let status = async || -> PlatformStatus {
+        world.as_admin(Method::GET, "status").send().await.unwrap().json().await.unwrap()
+    };
+    let alone = status().await;
+    assert_eq!(alone.services.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["api-gateway"]);
+    assert_eq!(alone.missing.len(), 6);
+
+    let _services = world.services().await;
+    let collector = world.connect(ServiceName::StatusCollector).await;
+    collector.jetstream().create_stream(streams::dead_letters()).await.unwrap();
+    let whole = status().await;
+    assert_eq!(whole.missing, Vec::<String>::new());
+    assert_eq!((whole.sites, whole.nodes, whole.reachable), (1, 1, 1));
+    assert_eq!((whole.deployments, whole.installed, whole.dead_letters), (2, 1, 0));
+    assert_eq!(whole.refusals, [refusal("2026-11-21T10:00:00Z"), refusal("2026-11-21T10:00:01Z")]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_trace_continues_through_the_gateway() {
+    let world = World::start().await;
+    let registry = world.connect(ServiceName::AppRegistry).await;
+    let mut service = registry.register(ServiceName::AppRegistry).await.unwrap();
+    let seen = async |_: Call<()>| -> Result<Vec<App>, Problem> {
+        Err(Problem::conflict(bus::trace::current_id().unwrap_or_default()))
+    };
+    service.verb("list", seen).await.unwrap();
+    world.until_answered(&[Subject::service(ServiceName::AppRegistry, "list")]).await;
+
+    let id = "0af7651916cd43dd8448eb211c80319c";
+    let request = world.as_admin(Method::GET, "apps").header("traceparent", format!("00-{id}-b7ad6b7169203331-01"));
+    let response = request.send().await.unwrap();
+    assert_eq!(response.headers()["trace-id"], id);
+    assert_eq!(problem(response, StatusCode::CONFLICT).await.detail.as_deref(), Some(id));
+
+    let own = world.as_admin(Method::GET, "apps").send().await.unwrap();
+    let (header, body) = (own.headers()["trace-id"].clone(), problem(own, StatusCode::CONFLICT).await);
+    assert_eq!(header.to_str().unwrap(), body.detail.unwrap());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_bus_it_says_not_now_and_comes_back() {
+    let mut world = World::start().await;
+    world.server.kill().await;
+    let health = world.health.clone();
+    wait_for("the gateway to notice", async || if health.is_ready() { Err("still ready") } else { Ok(()) }).await;
+    let refused = world.as_admin(Method::GET, "apps").send().await.unwrap();
+    assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
+    assert!(problem(refused, StatusCode::SERVICE_UNAVAILABLE).await.retryable);
+    world.server.restart().await;
+    let _services = world.services().await;
+    wait_for("the gateway to come back", async || {
+        let status = world.as_admin(Method::GET, "apps").send().await.unwrap().status();
+        if status == StatusCode::OK { Ok(()) } else { Err(status) }
+    })
+    .await;
+    world.stop().await;
+}
+
+/// Where uploads go: counts what comes, and answers as app-registry does.
+struct Receiver {
+    url: String,
+    received: Arc<Mutex<Vec<(HeaderMap, u64)>>>,
+}
+
+async fn receiver() -> Receiver {
+    type Received = Arc<Mutex<Vec<(HeaderMap, u64)>>>;
+    let received = Received::default();
+    let take = async |State(received): State<Received>, headers: HeaderMap, body: Body| {
+        let mut body = body.into_data_stream();
+        let (mut length, mut whole) = (0, true);
+        while let Some(chunk) = body.next().await {
+            match chunk {
+                Ok(chunk) => length += chunk.len() as u64,
+                Err(_) => whole = false,
+            }
+        }
+        received.lock().unwrap().push((headers, length));
+        if !whole || length == 13 {
+            let problem = Problem::invalid("the package is not valid", Vec::new());
+            let body = serde_json::to_vec(&problem).unwrap();
+            return (StatusCode::UNPROCESSABLE_ENTITY, [(header::CONTENT_TYPE, PROBLEM)], body);
+        }
+        (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], serde_json::to_vec(&app()).unwrap())
+    };
+    let router = Router::new().route("/uploads/1", put(take)).with_state(received.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/uploads/1", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, router).into_future());
+    Receiver { url, received }
+}
+
+#[tokio::test]
+async fn an_upload_streams_to_the_registry_and_its_answer_back() {
+    let world = World::start().await;
+    let receiver = receiver().await;
+    let registry = world.connect(ServiceName::AppRegistry).await;
+    let mut service = registry.register(ServiceName::AppRegistry).await.unwrap();
+    let url = receiver.url.clone();
+    let ticket = move |call: Call<()>| {
+        let ticket = UploadTicket { url: url.clone(), token: format!("for-{}", call.actor) };
+        async move { Ok::<_, Problem>(ticket) }
+    };
+    service.verb("upload", ticket).await.unwrap();
+    world.until_answered(&[Subject::service(ServiceName::AppRegistry, "upload")]).await;
+    let post = || {
+        let request = world.request(Method::POST, "apps").bearer_auth(&world.tokens["publisher"]);
+        request.header(header::CONTENT_TYPE, "application/x-tar")
+    };
+
+    // Without a length that is known before: 96 chunks of 1 MiB.
+    let chunk = Bytes::from(vec![7; 1 << 20]);
+    let chunks = stream::iter(vec![chunk; 96]).map(Ok::<_, std::io::Error>);
+    let response = post().body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::CREATED);
+    assert_eq!(response.json::<App>().await.unwrap(), app());
+    let (headers, length) = receiver.received.lock().unwrap().pop().unwrap();
+    assert_eq!(length, 96 << 20);
+    assert_eq!(headers[header::AUTHORIZATION], "Bearer for-publisher");
+    assert!(headers.contains_key("traceparent"));
+
+    let refused = post().body("13 characters").send().await.unwrap();
+    let refusal = problem(refused, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(refusal.detail.as_deref(), Some("the package is not valid"));
+    assert_eq!(receiver.received.lock().unwrap().pop().unwrap().0[header::CONTENT_LENGTH], "13");
+
+    // Only the head is sent: the refusal does not wait for the body.
+    let token = &world.tokens["publisher"];
+    let head = format!(
+        "POST /api/v1/apps HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+         Content-Type: application/x-tar\r\nContent-Length: {}\r\n\r\n",
+        (1u64 << 30) + 1
+    );
+    let address = (world.url.host_str().unwrap(), world.url.port().unwrap());
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+
+    let json = world.as_admin(Method::POST, "apps").json(&spec()).send().await.unwrap();
+    problem(json, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
+    assert!(receiver.received.lock().unwrap().is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_upload_without_a_registry_is_refused_for_now() {
+    let world = World::start().await;
+    let request = world.as_admin(Method::POST, "apps").header(header::CONTENT_TYPE, "application/x-tar");
+    problem(request.body("x").send().await.unwrap(), StatusCode::SERVICE_UNAVAILABLE).await;
+    world.stop().await;
+}

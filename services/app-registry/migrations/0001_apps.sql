@@ -1,0 +1,18 @@
+-- An application at a version; a row is never changed.
+CREATE TABLE apps (
+    tenant      TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    version     TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    -- JSON: [{"id", "type"}]
+    profiles    TEXT NOT NULL,
+    -- Of the package's OCI manifest.
+    digest      TEXT NOT NULL,
+    -- JSON: component to digest of its OCI manifest.
+    lock        TEXT NOT NULL,
+    -- Exact text of margo.yaml.
+    description TEXT NOT NULL,
+    added_by    TEXT NOT NULL,
+    added_at    TEXT NOT NULL,
+    PRIMARY KEY (tenant, id, version)
+);

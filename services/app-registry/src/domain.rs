@@ -1,0 +1,195 @@
+//! What makes an upload an application. No disk, no bus, no clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::{App, AppProfile, FieldError};
+use bus::proto;
+use git_state::layout::{self, Origin, to_yaml};
+use margo::{ApplicationDescription, ComponentName, Digest};
+use oci::{Descriptor, Manifest, Reference, RepositoryName, layout::is_wasm, media};
+
+use crate::error::UploadError;
+
+/// A manifest that the index of an upload lists.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its name and tag.
+    pub reference: Reference,
+    /// Its digest.
+    pub digest: Digest,
+    /// Itself.
+    pub manifest: Manifest,
+}
+
+impl Listed {
+    fn is_package(&self) -> bool {
+        self.manifest.artifact_type.as_deref() == Some(media::APP)
+    }
+
+    fn layers<'a>(&'a self, media_type: &'a str) -> impl Iterator<Item = &'a Descriptor> {
+        self.manifest.layers.iter().filter(move |layer| layer.media_type == media_type)
+    }
+}
+
+/// A checked upload.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// `margo.yaml`, parsed.
+    pub description: ApplicationDescription,
+    /// `margo.yaml`, exactly.
+    pub text: String,
+    /// Digest of the package's manifest.
+    pub digest: Digest,
+    /// Component → digest of its manifest.
+    pub lock: BTreeMap<ComponentName, Digest>,
+    /// Everything to be kept, by the name that holds it.
+    pub manifests: Vec<(RepositoryName, Digest)>,
+}
+
+/// The reference of a manifest in the index.
+pub fn reference(descriptor: &Descriptor) -> Result<Reference, UploadError> {
+    let field = || format!("index.json: manifest {}", descriptor.digest);
+    if descriptor.media_type != media::MANIFEST {
+        return Err(UploadError::rule(field(), format!("mediaType must be {}", media::MANIFEST)));
+    }
+    let name = descriptor.annotations.get(media::REF_NAME);
+    let name =
+        name.ok_or_else(|| UploadError::rule(field(), format!("must have the annotation {}", media::REF_NAME)))?;
+    name.parse().map_err(|error: oci::InvalidReference| UploadError::rule(field(), error.to_string()))
+}
+
+/// The one package of an upload, and its layer with `margo.yaml` (APP-02).
+pub fn package(listed: &[Listed]) -> Result<(&Listed, &Descriptor), UploadError> {
+    let packages: Vec<_> = listed.iter().filter(|listed| listed.is_package()).collect();
+    let [package] = packages[..] else {
+        let rule = format!("exactly one manifest must have artifactType {}, not {}", media::APP, packages.len());
+        return Err(UploadError::rule("index.json", rule));
+    };
+    if !package.manifest.has_empty_config() {
+        let rule = format!("config must be the empty one: {} with the content {{}}", media::EMPTY);
+        return Err(UploadError::rule(format!("package {}", package.reference), rule));
+    }
+    let descriptions: Vec<_> = package.layers(media::DESCRIPTION).collect();
+    let [description] = descriptions[..] else {
+        let rule = format!("exactly one layer must be {}, not {}", media::DESCRIPTION, descriptions.len());
+        return Err(UploadError::rule(format!("package {}", package.reference), rule));
+    };
+    Ok((package, description))
+}
+
+/// Checks an upload whole: `text` is the content of the package's description layer. All rules that are broken between
+/// the description and the manifests are told at once.
+pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> Result<Upload, UploadError> {
+    let description = ApplicationDescription::parse(&text, file)?;
+    let text = String::from_utf8(text).map_err(|_| UploadError::rule(file, "must be UTF-8"))?;
+    let mut errors = Vec::new();
+    let mut broken = |field: String, message: String| errors.push(FieldError { field, message });
+
+    // APP-02
+    let wanted = format!("{}:{}", description.id, description.metadata.version);
+    if package.reference.to_string() != wanted {
+        let rule = format!("id and metadata.version of {file} make it {wanted}");
+        broken(format!("package {}", package.reference), rule);
+    }
+    let mut components = BTreeMap::new();
+    for listed in listed.iter().filter(|listed| !listed.is_package()) {
+        if components.insert(&listed.reference, listed).is_some() {
+            broken("index.json".to_owned(), format!("{} is listed twice", listed.reference));
+        }
+    }
+    let mut lock: BTreeMap<ComponentName, Digest> = BTreeMap::new();
+    let mut used = BTreeSet::new();
+    for (p, profile) in description.profiles.iter().enumerate() {
+        for (c, component) in profile.components.iter().enumerate() {
+            let field = format!("deploymentProfiles[{p}].components[{c}]");
+            let reference = match Reference::of_component(&component.properties) {
+                Ok(reference) => reference,
+                Err(error) => {
+                    broken(format!("{field}.properties.repository"), error.to_string());
+                    continue;
+                }
+            };
+            let Some(artifact) = components.get(&reference) else {
+                broken(format!("{field}.properties"), format!("{reference} is not in the upload"));
+                continue;
+            };
+            if is_wasm(profile)
+                && let Err(rule) = check_wasm(artifact)
+            {
+                broken(format!("{field}.properties"), format!("{reference} {rule}"));
+            }
+            used.insert(reference);
+            // The lock is by name alone, so a name means one artifact in all profiles.
+            if lock.insert(component.name.clone(), artifact.digest).is_some_and(|other| other != artifact.digest) {
+                let rule = format!("{:?} is another artifact in another profile", component.name.as_str());
+                broken(format!("{field}.name"), rule);
+            }
+        }
+    }
+    for unused in components.keys().filter(|reference| !used.contains(**reference)) {
+        broken("index.json".to_owned(), format!("no component of {file} is {unused}"));
+    }
+    if !errors.is_empty() {
+        return Err(UploadError::Rules(errors));
+    }
+    let manifests = listed.iter().map(|listed| (listed.reference.name.clone(), listed.digest)).collect();
+    Ok(Upload { description, text, digest: package.digest, lock, manifests })
+}
+
+fn check_wasm(artifact: &Listed) -> Result<(), String> {
+    if artifact.manifest.artifact_type.as_deref() != Some(media::WASM_ARTIFACT) {
+        return Err(format!("must have artifactType {}", media::WASM_ARTIFACT));
+    }
+    match (artifact.layers(media::WASM).count(), artifact.manifest.layers.len()) {
+        (1, 1) => Ok(()),
+        _ => Err(format!("must have exactly one layer, of type {}", media::WASM)),
+    }
+}
+
+impl Upload {
+    /// The catalogue's entry.
+    pub fn app(&self, actor: &str, at: String) -> App {
+        let profile = |profile: &margo::DeploymentProfile| AppProfile { id: profile.id.clone(), kind: profile.kind };
+        App {
+            id: self.description.id.clone(),
+            version: self.description.metadata.version.clone(),
+            name: self.description.metadata.name.clone(),
+            profiles: self.description.profiles.iter().map(profile).collect(),
+            digest: self.digest,
+            added_by: actor.to_owned(),
+            added_at: at,
+        }
+    }
+
+    /// The commit in `fleet.git`.
+    pub fn commit(&self, actor: &str, order: uuid::Uuid, trace_id: Option<String>) -> proto::GitWrite {
+        let (app, version) = (&self.description.id, &self.description.metadata.version);
+        let origin = Origin {
+            source: "upload".to_owned(),
+            digest: self.digest,
+            added_by: actor.to_owned(),
+            lock: self.lock.clone(),
+        };
+        let trailers =
+            [("Order", Some(order.to_string())), ("Requested-By", Some(actor.to_owned())), ("Trace-Id", trace_id)];
+        let trailer =
+            |(key, value): (&str, Option<String>)| value.map(|value| proto::Trailer { key: key.to_owned(), value });
+        let file = |path: String, content: Vec<u8>| proto::FileChange { path, content: Some(content.into()) };
+        proto::GitWrite {
+            author: actor.to_owned(),
+            subject: format!("add app {app} {version}"),
+            trailers: trailers.into_iter().filter_map(trailer).collect(),
+            change: Some(proto::git_write::Change::Fleet(proto::FleetChange {
+                files: vec![
+                    file(layout::description(app, version), self.text.clone().into_bytes()),
+                    file(layout::origin(app, version), to_yaml(&origin)),
+                ],
+            })),
+            ..proto::GitWrite::default()
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "domain/tests.rs"]
+mod tests;

@@ -1,0 +1,129 @@
+use super::*;
+
+const MARGO: &str = include_str!("../../tests/hello/margo.yaml");
+
+fn listed(reference: &str, manifest: Manifest) -> Listed {
+    let digest = Digest::of(&manifest.to_json());
+    Listed { reference: reference.parse().unwrap(), digest, manifest }
+}
+
+fn package_of(text: &str) -> Listed {
+    listed("hello:1.0.0", Manifest::artifact(media::APP, vec![Descriptor::of(media::DESCRIPTION, text.as_bytes())]))
+}
+
+fn component() -> Listed {
+    listed("hello:1.0.0", Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, b"wasm")]))
+}
+
+/// What an upload with this text and these manifests is refused for.
+fn refusal(text: &str, listed: &[Listed]) -> String {
+    let checked = package(listed).and_then(|(package, _)| check(listed, package, "margo.yaml", text.into()));
+    checked.expect_err("it must be refused").problem().to_string()
+}
+
+#[test]
+fn an_upload_is_locked_to_the_digests_of_its_components() {
+    let listed = [package_of(MARGO), component()];
+    let (package, _) = package(&listed).unwrap();
+    let upload = check(&listed, package, "margo.yaml", MARGO.into()).unwrap();
+    assert_eq!(upload.lock, BTreeMap::from([("hello".parse().unwrap(), component().digest)]));
+    assert_eq!(upload.manifests.len(), 2);
+    assert_eq!(upload.digest, package_of(MARGO).digest);
+}
+
+#[test]
+fn app_02_there_is_exactly_one_package_of_the_right_form() {
+    assert!(refusal(MARGO, &[component()]).contains("exactly one manifest must have artifactType"));
+    assert!(refusal(MARGO, &[package_of(MARGO), package_of(MARGO)]).contains("not 2"));
+
+    let mut with_config = package_of(MARGO);
+    with_config.manifest.config = Descriptor::of("application/json", b"{\"a\":1}");
+    assert!(refusal(MARGO, &[with_config, component()]).contains("config must be the empty one"));
+
+    let mut two_descriptions = package_of(MARGO);
+    two_descriptions.manifest.layers.push(Descriptor::of(media::DESCRIPTION, b"another"));
+    assert!(refusal(MARGO, &[two_descriptions, component()]).contains("exactly one layer must be"));
+
+    for wrong in ["hello:1.0.1", "other:1.0.0"] {
+        let package = listed(wrong, package_of(MARGO).manifest);
+        let refusal = refusal(MARGO, &[package, component()]);
+        assert!(refusal.contains("make it hello:1.0.0"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_description_is_refused_with_file_line_column_and_field() {
+    let text = MARGO.replace("type: custom", "type: magic");
+    let listed = [package_of(&text), component()];
+    let (package, _) = package(&listed).unwrap();
+    let problem = check(&listed, package, "margo.yaml", text.into()).unwrap_err().problem();
+    assert_eq!(problem.status, 422);
+    let [error] = &problem.errors[..] else { panic!("{problem:?}") };
+    assert_eq!(error.field, "deploymentProfiles[0].type");
+    assert!(error.message.starts_with("margo.yaml:11:11: "), "{error:?}");
+}
+
+#[test]
+fn every_component_must_be_in_the_upload_as_what_it_is() {
+    assert!(refusal(MARGO, &[package_of(MARGO)]).contains("hello:1.0.0 is not in the upload"));
+
+    let foreign = MARGO.replace("oci://edgewright.local/hello", "oci://ghcr.io/hello");
+    let told = refusal(&foreign, &[package_of(&foreign), component()]);
+    assert!(told.contains("deploymentProfiles[0].components[0].properties.repository"), "{told}");
+
+    let helm = MARGO.replace("type: custom", "type: helm");
+    assert!(refusal(&helm, &[package_of(&helm)]).contains("is not in the upload"));
+
+    let mut two_layers = component();
+    two_layers.manifest.layers.push(Descriptor::of(media::WASM, b"more"));
+    assert!(refusal(MARGO, &[package_of(MARGO), two_layers]).contains("exactly one layer"));
+    let other_type = listed("hello:1.0.0", Manifest::artifact("application/x", component().manifest.layers));
+    assert!(refusal(MARGO, &[package_of(MARGO), other_type]).contains("must have artifactType"));
+
+    let unused = listed("other:1.0.0", component().manifest);
+    assert!(
+        refusal(MARGO, &[package_of(MARGO), component(), unused]).contains("no component of margo.yaml is other:1.0.0")
+    );
+    assert!(refusal(MARGO, &[package_of(MARGO), component(), component()]).contains("is listed twice"));
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let text = MARGO.replace("revision: 1.0.0", "revision: 2.0.0");
+    let told = refusal(&text, &[listed("hello:3.0.0", package_of(&text).manifest), component()]);
+    for part in ["make it hello:1.0.0", "hello:2.0.0 is not in the upload", "no component of margo.yaml is hello:1.0.0"]
+    {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
+fn a_manifest_in_the_index_has_a_name_and_a_kind() {
+    let good = Descriptor::of(media::MANIFEST, b"{}").annotated(media::REF_NAME, "hello:1.0.0");
+    assert_eq!(reference(&good).unwrap().to_string(), "hello:1.0.0");
+    for bad in [
+        Descriptor::of(media::MANIFEST, b"{}"),
+        Descriptor::of(media::INDEX, b"{}").annotated(media::REF_NAME, "hello:1.0.0"),
+        Descriptor::of(media::MANIFEST, b"{}").annotated(media::REF_NAME, "../hello"),
+    ] {
+        assert!(reference(&bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn the_commit_holds_the_exact_bytes_and_the_origin() {
+    let listed = [package_of(MARGO), component()];
+    let (package, _) = package(&listed).unwrap();
+    let upload = check(&listed, package, "margo.yaml", MARGO.into()).unwrap();
+    let write = upload.commit("ada", uuid::Uuid::nil(), None);
+    assert_eq!((write.author.as_str(), write.subject.as_str()), ("ada", "add app hello 1.0.0"));
+    let keys: Vec<_> = write.trailers.iter().map(|trailer| trailer.key.as_str()).collect();
+    assert_eq!(keys, ["Order", "Requested-By"]);
+    let Some(proto::git_write::Change::Fleet(change)) = write.change else { panic!("a change of fleet.git") };
+    let [description, origin] = &change.files[..] else { panic!("{change:?}") };
+    assert_eq!(description.path, "apps/hello/1.0.0/margo.yaml");
+    assert_eq!(description.content.as_deref(), Some(MARGO.as_bytes()));
+    assert_eq!(origin.path, "apps/hello/1.0.0/origin.yaml");
+    let origin = String::from_utf8(origin.content.clone().unwrap().into()).unwrap();
+    assert!(origin.contains(&component().digest.to_string()) && origin.contains("addedBy: ada"), "{origin}");
+}

@@ -1,0 +1,84 @@
+//! Why an upload is not taken, and how its sender is answered.
+
+use std::{error::Error, io::ErrorKind};
+
+use api::{FieldError, Problem};
+use margo::{AppId, AppVersion, DocumentError};
+use oci::layout::LayoutError;
+use tracing::error;
+
+/// Why an upload is not taken. Nothing of it is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// No image layout, or cut short.
+    #[error("the upload is not the tar of an OCI image layout")]
+    Layout(#[from] LayoutError),
+    /// `margo.yaml` breaks a rule.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The parts do not make an application.
+    #[error("the upload is not an application with its components")]
+    Rules(Vec<FieldError>),
+    /// The version is taken by other content.
+    #[error("{0} {1} is in the catalogue with other content, and a version is never changed: give it a new one")]
+    Taken(AppId, AppVersion),
+    /// Our database.
+    #[error("writing the catalogue")]
+    Catalogue(#[from] sqlx::Error),
+    /// A task of ours died.
+    #[error("unpacking the upload")]
+    Died(#[from] tokio::task::JoinError),
+}
+
+impl UploadError {
+    /// One broken rule.
+    pub fn rule(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Rules(vec![FieldError { field: field.into(), message: message.into() }])
+    }
+
+    /// How the sender is answered.
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::Layout(cause) => layout_problem(self, cause),
+            Self::Document(cause) => {
+                let place = if cause.line == 0 {
+                    cause.file.clone()
+                } else {
+                    format!("{}:{}:{}", cause.file, cause.line, cause.column)
+                };
+                let field = FieldError { field: cause.field.clone(), message: format!("{place}: {}", cause.rule) };
+                Problem::invalid(cause.to_string(), vec![field])
+            }
+            Self::Rules(errors) => Problem::invalid(self.to_string(), errors.clone()),
+            Self::Taken(..) => Problem::conflict(self.to_string()),
+            Self::Catalogue(_) | Self::Died(_) => {
+                error!(error = self as &dyn Error, "upload not taken");
+                Problem::internal()
+            }
+        }
+    }
+}
+
+fn layout_problem(error: &UploadError, cause: &LayoutError) -> Problem {
+    let field = |field: &str, message: String| vec![FieldError { field: field.to_owned(), message }];
+    match cause {
+        LayoutError::Read(source) => match source.kind() {
+            ErrorKind::TimedOut => Problem::new(408, format!("{source}; nothing was added")),
+            ErrorKind::FileTooLarge => Problem::new(413, format!("{source}; nothing was added")),
+            _ => Problem::invalid(format!("{error}: {source}"), Vec::new()),
+        },
+        LayoutError::TooLarge { .. } => Problem::new(413, format!("{cause}; nothing was added")),
+        LayoutError::Entry { path, rule } => Problem::invalid(error.to_string(), field(path, rule.clone())),
+        LayoutError::Missing { file } => {
+            Problem::invalid(error.to_string(), field(file, "is not in the archive".into()))
+        }
+        LayoutError::Document { file, rule } => Problem::invalid(error.to_string(), field(file, rule.clone())),
+        LayoutError::Manifest { digest, source } => {
+            Problem::invalid(error.to_string(), field(&format!("manifest {digest}"), source.to_string()))
+        }
+        LayoutError::Store(_) => {
+            error!(error = cause as &dyn Error, "upload not staged");
+            Problem::internal()
+        }
+    }
+}

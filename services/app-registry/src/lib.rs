@@ -1,0 +1,99 @@
+//! App registry: the only writer of the table `apps`, of `apps/` in `fleet.git`, and of the platform's OCI store.
+//!
+//! Answers `svc.app-registry.…` and `site.*.store`. Uploads come over HTTP, each with a ticket that was asked for on the
+//! bus; the same port serves the store to the sites. An upload is staged and checked whole before anything of it counts:
+//! content first, then the row with its outbox entry in one transaction. Died in between, only content is left that
+//! nothing names, and the same upload again puts it right.
+
+mod config;
+mod domain;
+mod error;
+mod handler;
+mod store;
+mod tickets;
+mod uploads;
+
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use api::StoreAccess;
+use bus::{Bus, ServiceName};
+use margo::Digest;
+use oci::{ContentStore, RepositoryName, server::Availability};
+use outbox::Outbox;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use config::Config;
+
+use crate::{
+    handler::Handler,
+    store::Catalogue,
+    tickets::{Tickets, random_token},
+    uploads::Uploads,
+};
+
+/// Listens, and serves until shutdown.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("listening on {} for uploads and sites", config.listen))?;
+    serve(listener, config, shutdown).await
+}
+
+/// Serves on a listener that is bound already; `config.listen` is not used.
+pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let address = listener.local_addr().context("asking for the address of the store")?;
+    ensure!(
+        config.public_url.is_some() || !address.ip().is_unspecified(),
+        "app-registry listens on {address}, which is no address for sites: give the URL under which they reach it"
+    );
+    let url = config.public_url.unwrap_or_else(|| format!("http://{address}"));
+
+    let pool = ::store::open(&config.database).await?;
+    let outbox = Outbox::open(ServiceName::AppRegistry, pool.clone()).await?;
+    let catalogue = Catalogue::open(pool, outbox.clone(), config.tenant).await?;
+    let content = ContentStore::open(config.store).await?;
+    let tickets = Arc::new(Tickets::default());
+    let token = random_token();
+    let readers = Readers(Digest::of(token.as_bytes()));
+    let uploads = Uploads::new(tickets.clone(), catalogue.clone(), content.clone());
+    let router = uploads.router().merge(oci::server::router(content, readers));
+    let access = StoreAccess { url: url.trim_end_matches('/').to_owned(), token };
+    let bus = Bus::connect(&config.bus).await?;
+
+    let served = async {
+        info!(%address, "uploads and the store are served");
+        axum::serve(listener, router)
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+            .await
+            .context("serving uploads and the store")
+    };
+    let answered = async {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = bus.connected() => {}
+        }
+        let endpoints = handler::register(&bus, Handler { tickets, catalogue, access }).await?;
+        config.readiness.ready();
+        shutdown.cancelled().await;
+        endpoints.stop().await
+    };
+    let published = outbox.run(bus.clone(), shutdown.clone());
+    service::within_grace(async { tokio::try_join!(served, answered, published).map(|_| ()) }, &shutdown).await
+}
+
+/// The sites: they all have the token that `site.*.store` gives, as long as this process lives.
+#[derive(Clone)]
+struct Readers(Digest);
+
+impl oci::server::Policy for Readers {
+    fn admits(&self, token: &str) -> bool {
+        // Digests, so that the time of the comparison tells nothing of the token.
+        Digest::of(token.as_bytes()) == self.0
+    }
+
+    async fn provide(&self, _: &RepositoryName, _: &Digest) -> Availability {
+        Availability::Absent
+    }
+}

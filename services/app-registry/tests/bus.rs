@@ -1,0 +1,345 @@
+//! The whole service: real tars over HTTP, a real NATS server with the users and permissions of production.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{fs, net::SocketAddr, path::PathBuf};
+
+use api::{App, AppContent, AppRef, Problem, StoreAccess, UploadTicket};
+use app_registry::Config;
+use bus::{Bus, Role, ServiceName, SiteVerb, Subject, proto, streams};
+use margo::Digest;
+use oci::{Client, ContentStore, PullError, RepositoryName, layout::pack};
+use reqwest::StatusCode;
+use serde_json::json;
+use service::Health;
+use tempfile::TempDir;
+use testkit::{NatsServer, wait_for};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+const MARGO: &str = include_str!("hello/margo.yaml");
+
+/// A hub with one app-registry and those who talk to it.
+struct Hub {
+    server: NatsServer,
+    folder: TempDir,
+    gateway: Bus,
+    writer: Bus,
+    site: Bus,
+    running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+}
+
+impl Hub {
+    async fn start() -> Self {
+        let [gateway, writer] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(Role::Central);
+        let site = Role::Site("plant".parse().unwrap());
+        let roles = [gateway.clone(), writer.clone(), site.clone(), Role::Central(ServiceName::AppRegistry)];
+        let server = NatsServer::start(&roles).await;
+        let connect = async |role: &Role| {
+            let bus = Bus::connect(&server.endpoint(role)).await.unwrap();
+            bus.connected().await;
+            bus
+        };
+        let (gateway, writer, site) = (connect(&gateway).await, connect(&writer).await, connect(&site).await);
+        writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
+        let folder = TempDir::new().unwrap();
+        let mut hub = Self { server, folder, gateway, writer, site, running: None };
+        hub.launch().await;
+        hub
+    }
+
+    async fn launch(&mut self) {
+        let health = Health::default();
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let config = Config {
+            bus: self.server.endpoint(&Role::Central(ServiceName::AppRegistry)),
+            readiness: health.service(ServiceName::AppRegistry),
+            tenant: margo::TenantName::default(),
+            database: self.folder.path().join("database/app-registry.sqlite"),
+            store: self.store(),
+            listen: listener.local_addr().unwrap(),
+            public_url: None,
+        };
+        let shutdown = CancellationToken::new();
+        self.running = Some((shutdown.clone(), tokio::spawn(app_registry::serve(listener, config, shutdown))));
+        wait_for("app-registry to be ready", async || if health.is_ready() { Ok(()) } else { Err("not ready") }).await;
+        wait_for("app-registry to answer", async || self.list().await).await;
+    }
+
+    async fn stop(&mut self) {
+        let (shutdown, task) = self.running.take().unwrap();
+        shutdown.cancel();
+        task.await.unwrap().unwrap();
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    async fn list(&self) -> Result<Vec<App>, Problem> {
+        self.gateway.call(&Subject::service(ServiceName::AppRegistry, "list"), &(), Some("ada")).await
+    }
+
+    async fn ticket(&self) -> Result<UploadTicket, Problem> {
+        self.gateway.call(&Subject::service(ServiceName::AppRegistry, "upload"), &(), Some("ada")).await
+    }
+
+    async fn access(&self) -> StoreAccess {
+        self.site.call(&Subject::Site("plant".parse().unwrap(), SiteVerb::Store), &(), None).await.unwrap()
+    }
+
+    async fn upload(&self, tar: Vec<u8>) -> reqwest::Response {
+        let ticket = self.ticket().await.unwrap();
+        put(&ticket, &ticket.token, tar).await
+    }
+
+    async fn refused(&self, tar: Vec<u8>) -> Problem {
+        let answer = self.upload(tar).await;
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        let status = answer.status();
+        let problem: Problem = answer.json().await.unwrap();
+        assert_eq!(problem.status, status.as_u16());
+        problem
+    }
+
+    /// Files that an upload left where it was staged.
+    fn staged(&self) -> usize {
+        fs::read_dir(self.store().join("staging")).unwrap().count()
+    }
+
+    async fn nothing_is_left(&self) {
+        wait_for("staging to be empty", async || match self.staged() {
+            0 => Ok(()),
+            left => Err(left),
+        })
+        .await;
+        assert_eq!(fs::read_dir(self.store().join("blobs/sha256")).unwrap().count(), 0);
+        assert_eq!(self.list().await.unwrap(), []);
+    }
+
+    /// The changes of `fleet.git` on their way, in order.
+    async fn writes(&self) -> Vec<proto::GitWrite> {
+        let mut stream = self.writer.jetstream().get_stream(streams::GIT_WRITES).await.unwrap();
+        let last = stream.info().await.unwrap().state.last_sequence;
+        let mut writes: Vec<proto::GitWrite> = Vec::new();
+        for sequence in 1..=last {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            let write: proto::GitWrite = bus::decode(&message.payload).unwrap();
+            // An open row is published again and again.
+            if writes.last().is_none_or(|before| before.number < write.number) {
+                writes.push(write);
+            }
+        }
+        writes
+    }
+}
+
+async fn put(ticket: &UploadTicket, token: &str, tar: Vec<u8>) -> reqwest::Response {
+    reqwest::Client::new().put(&ticket.url).bearer_auth(token).body(tar).send().await.unwrap()
+}
+
+/// An app's folder as a tar.
+fn app(margo: &str, wasm: &[u8]) -> Vec<u8> {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("margo.yaml"), margo).unwrap();
+    fs::write(folder.path().join("hello.wasm"), wasm).unwrap();
+    let tar = folder.path().join("hello.tar");
+    pack(folder.path(), &tar).unwrap();
+    fs::read(tar).unwrap()
+}
+
+/// The same tar with other bytes of the same length in one place.
+fn tampered(mut tar: Vec<u8>, was: &str, is: &str) -> Vec<u8> {
+    let at = tar.windows(was.len()).position(|it| it == was.as_bytes()).unwrap();
+    tar[at..at + is.len()].copy_from_slice(is.as_bytes());
+    tar
+}
+
+#[tokio::test]
+async fn an_upload_becomes_an_app_a_commit_and_content() {
+    let hub = Hub::start().await;
+    let answer = hub.upload(app(MARGO, b"one")).await;
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    let added: App = answer.json().await.unwrap();
+    assert_eq!((added.id.as_str(), added.version.as_str(), added.added_by.as_str()), ("hello", "1.0.0", "ada"));
+    assert_eq!(hub.list().await.unwrap(), std::slice::from_ref(&added));
+    assert_eq!(hub.staged(), 0);
+
+    let get = Subject::service(ServiceName::AppRegistry, "get");
+    let wanted = AppRef { id: added.id.clone(), version: added.version.clone() };
+    let content: AppContent = hub.gateway.call(&get, &wanted, None).await.unwrap();
+    assert_eq!((content.app, content.description.as_str()), (added.clone(), MARGO));
+    let (component, digest) = content.lock.first_key_value().unwrap();
+    assert_eq!(component.as_str(), "hello");
+    let unknown = AppRef { version: "9.9.9".parse().unwrap(), ..wanted };
+    assert_eq!(hub.gateway.call::<_, AppContent>(&get, &unknown, None).await.unwrap_err().status, 404);
+
+    let write = wait_for("the commit to be ordered", async || {
+        let writes = hub.writes().await;
+        if let [write] = &writes[..] { Ok(write.clone()) } else { Err(writes) }
+    })
+    .await;
+    assert_eq!((write.source.as_str(), write.number, write.author.as_str()), ("app-registry", 1, "ada"));
+    let Some(proto::git_write::Change::Fleet(change)) = write.change else { panic!("a change of fleet.git") };
+    let paths: Vec<_> = change.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["apps/hello/1.0.0/margo.yaml", "apps/hello/1.0.0/origin.yaml"]);
+
+    let access = hub.access().await;
+    let folder = TempDir::new().unwrap();
+    let held = ContentStore::open(folder.path()).await.unwrap();
+    let name: RepositoryName = "hello".parse().unwrap();
+    let client = Client::new(&access.url, &access.token).unwrap();
+    client.pull(&held, &name, digest).await.unwrap();
+    assert!(held.contains(&Digest::of(b"one")));
+    client.pull(&held, &name, &added.digest).await.unwrap();
+    assert!(held.contains(&Digest::of(MARGO.as_bytes())));
+}
+
+#[tokio::test]
+async fn a_version_is_never_changed() {
+    let hub = Hub::start().await;
+    let first: App = hub.upload(app(MARGO, b"one")).await.json().await.unwrap();
+    let again = hub.upload(app(MARGO, b"one")).await;
+    assert_eq!(again.status(), StatusCode::OK);
+    assert_eq!(again.json::<App>().await.unwrap(), first);
+
+    let changed = [app(MARGO, b"two"), app(&MARGO.replace("name: Hello", "name: Hallo"), b"one")];
+    for tar in changed {
+        assert_eq!(hub.refused(tar).await.status, 409);
+    }
+    assert!(!hub.store().join("blobs/sha256").join(Digest::of(b"two").hex()).exists());
+    assert_eq!(hub.list().await.unwrap(), [first]);
+
+    let next = MARGO.replace("version: 1.0.0", "version: 1.0.1").replace("revision: 1.0.0", "revision: 1.0.1");
+    assert_eq!(hub.upload(app(&next, b"two")).await.status(), StatusCode::CREATED);
+    let versions: Vec<_> = hub.list().await.unwrap().into_iter().map(|app| app.version.to_string()).collect();
+    assert_eq!(versions, ["1.0.0", "1.0.1"]);
+    wait_for("one commit for each", async || match hub.writes().await {
+        writes if writes.len() == 2 => Ok(()),
+        writes => Err(writes),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_breaks_a_rule_is_refused_and_leaves_nothing() {
+    let hub = Hub::start().await;
+    let tar = app(MARGO, b"one");
+    let truncated = tar[..tar.len() / 2].to_vec();
+    for (tar, told) in [
+        (truncated, "not the tar of an OCI image layout"),
+        (b"no tar at all".repeat(1_000), "not the tar of an OCI image layout"),
+        (tampered(tar.clone(), "apiVersion: v1", "apiVersion: v2"), "its content has digest"),
+        (tampered(tar.clone(), "hello:1.0.0", "other:1.0.0"), "hello:1.0.0 is not in the upload"),
+        (tampered(tar.clone(), "index.json", "/ndex.json"), "checksum"),
+    ] {
+        let problem = hub.refused(tar).await;
+        assert!(problem.status == 422 && problem.to_string().contains(told), "{told}: {problem}");
+    }
+    hub.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_description_that_breaks_a_rule_is_told_with_its_place() {
+    let hub = Hub::start().await;
+    let folder = TempDir::new().unwrap();
+    // `pack` refuses such a description, so the layout is made by hand around it.
+    let text = MARGO.replace("type: custom", "type: magic");
+    let description = oci::Descriptor::of(oci::media::DESCRIPTION, text.as_bytes());
+    let package = oci::Manifest::artifact(oci::media::APP, vec![description]).to_json();
+    let listed = oci::Descriptor::of(oci::media::MANIFEST, &package).annotated(oci::media::REF_NAME, "hello:1.0.0");
+    let index = json!({ "schemaVersion": 2, "manifests": [listed] }).to_string();
+    fs::create_dir_all(folder.path().join("blobs/sha256")).unwrap();
+    fs::write(folder.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    fs::write(folder.path().join("index.json"), index).unwrap();
+    for blob in [text.as_bytes(), package.as_slice(), oci::media::EMPTY_CONFIG] {
+        fs::write(folder.path().join("blobs/sha256").join(Digest::of(blob).hex()), blob).unwrap();
+    }
+    let packed = std::process::Command::new("tar").arg("-C").arg(folder.path()).args(["-c", "."]).output().unwrap();
+    assert!(packed.status.success());
+
+    let problem = hub.refused(packed.stdout).await;
+    assert_eq!(problem.status, 422);
+    let [error] = &problem.errors[..] else { panic!("{problem:?}") };
+    assert_eq!(error.field, "deploymentProfiles[0].type");
+    assert!(error.message.starts_with("margo.yaml:11:11: "), "{error:?}");
+    hub.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_ticket_is_good_for_one_upload() {
+    let hub = Hub::start().await;
+    let ticket = hub.ticket().await.unwrap();
+    assert_eq!(put(&ticket, "guess", app(MARGO, b"one")).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(put(&ticket, &ticket.token, app(MARGO, b"one")).await.status(), StatusCode::CREATED);
+    assert_eq!(put(&ticket, &ticket.token, app(MARGO, b"one")).await.status(), StatusCode::UNAUTHORIZED);
+    let unknown = UploadTicket { url: hub.access().await.url + "/uploads/../apps", ..ticket };
+    assert_eq!(put(&unknown, &unknown.token, Vec::new()).await.status(), StatusCode::NOT_FOUND);
+
+    let refusal = wait_for("the places to run out", async || hub.ticket().await.map_or_else(Ok, Err)).await;
+    assert_eq!((refusal.status, refusal.retryable), (429, true));
+}
+
+#[tokio::test]
+async fn an_interrupted_upload_leaves_nothing() {
+    let hub = Hub::start().await;
+    let ticket = hub.ticket().await.unwrap();
+    let address = ticket.url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let tar = app(MARGO, &[7; 100_000]);
+    let mut line = TcpStream::connect(address.0).await.unwrap();
+    let head = format!(
+        "PUT /{} HTTP/1.1\r\nhost: store\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n",
+        address.1,
+        ticket.token,
+        tar.len()
+    );
+    line.write_all(head.as_bytes()).await.unwrap();
+    line.write_all(&tar[..tar.len() - 50_000]).await.unwrap();
+    wait_for("the upload to be staged", async || if hub.staged() > 0 { Ok(()) } else { Err("nothing yet") }).await;
+    drop(line);
+    hub.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_says_it_is_too_large_is_refused_at_once() {
+    let hub = Hub::start().await;
+    let ticket = hub.ticket().await.unwrap();
+    let address = ticket.url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut line = TcpStream::connect(address.0).await.unwrap();
+    let head = format!(
+        "PUT /{} HTTP/1.1\r\nhost: store\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n",
+        address.1,
+        ticket.token,
+        (1u64 << 30) + 1
+    );
+    line.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    line.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    hub.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_apps_and_ends_the_old_token() {
+    let mut hub = Hub::start().await;
+    let added: App = hub.upload(app(MARGO, b"one")).await.json().await.unwrap();
+    let before = hub.access().await;
+    fs::create_dir(hub.store().join("staging/left-behind")).unwrap();
+    hub.stop().await;
+    hub.launch().await;
+    assert_eq!(hub.staged(), 0);
+    assert_eq!(hub.list().await.unwrap(), std::slice::from_ref(&added));
+
+    let after = hub.access().await;
+    let folder = TempDir::new().unwrap();
+    let held = ContentStore::open(folder.path()).await.unwrap();
+    let name: RepositoryName = "hello".parse().unwrap();
+    let old = Client::new(&after.url, &before.token).unwrap();
+    assert!(matches!(old.pull(&held, &name, &added.digest).await, Err(PullError::Unauthorized)));
+    let new = Client::new(&after.url, &after.token).unwrap();
+    new.pull(&held, &name, &added.digest).await.unwrap();
+}

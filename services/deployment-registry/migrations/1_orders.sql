@@ -1,0 +1,47 @@
+CREATE TABLE assignments (
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    -- active or removed; the row stays, so the name stays taken.
+    state TEXT NOT NULL,
+    -- AssignmentSpec as JSON, with the profile that was chosen.
+    spec TEXT NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT;
+
+CREATE TABLE deployments (
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    assignment TEXT NOT NULL,
+    node TEXT NOT NULL,
+    app TEXT NOT NULL,
+    version TEXT NOT NULL,
+    profile TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    "order" TEXT NOT NULL,
+    -- Both absent when it is to be removed.
+    digest TEXT,
+    document BLOB,
+    PRIMARY KEY (tenant, id),
+    UNIQUE (tenant, assignment, node),
+    FOREIGN KEY (tenant, assignment) REFERENCES assignments
+) STRICT;
+
+CREATE INDEX deployments_of_a_node ON deployments (tenant, node);
+
+CREATE TABLE orders (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    assignment TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    requested_by TEXT NOT NULL,
+    requested_at TEXT NOT NULL,
+    reason TEXT,
+    trace TEXT,
+    -- Its rows of the outbox as JSON: [[repository, number], …]
+    writes TEXT NOT NULL,
+    UNIQUE (tenant, id),
+    FOREIGN KEY (tenant, assignment) REFERENCES assignments
+) STRICT;

@@ -1,0 +1,284 @@
+use proptest::prelude::*;
+
+use super::*;
+
+pub(crate) const DESCRIPTION: &str = r#"apiVersion: v1
+id: hello
+metadata:
+  name: Hello
+  version: 1.0.0
+  catalog:
+    organization:
+      - name: Edgewright
+deploymentProfiles:
+  - id: wasm
+    type: custom
+    x-edgewright-extensions: { runtime: wasm }
+    components:
+      - name: hello
+        properties: { repository: oci://edgewright.local/hello, revision: 1.0.0 }
+        x-edgewright-extensions: { http: { port: 8080 } }
+parameters:
+  greeting:
+    value: Hello
+    targets:
+      - { pointer: GREETING, components: [hello] }
+"#;
+
+fn tenant() -> TenantName {
+    TenantName::default()
+}
+
+fn app() -> AppContent {
+    AppContent {
+        app: api::App {
+            id: "hello".parse().unwrap(),
+            version: "1.0.0".parse().unwrap(),
+            name: "Hello".into(),
+            profiles: vec![],
+            digest: Digest::of(b"package"),
+            added_by: "ada".into(),
+            added_at: "2026-01-01T00:00:00Z".into(),
+        },
+        description: DESCRIPTION.into(),
+        lock: BTreeMap::from([("hello".parse().unwrap(), Digest::of(b"component"))]),
+    }
+}
+
+fn spec(nodes: &[&str], sites: &[&str]) -> AssignmentSpec {
+    AssignmentSpec {
+        app: AppRef { id: "hello".parse().unwrap(), version: "1.0.0".parse().unwrap() },
+        profile: None,
+        parameters: BTreeMap::new(),
+        targets: Targets {
+            nodes: nodes.iter().map(|node| node.parse().unwrap()).collect(),
+            sites: sites.iter().map(|site| site.parse().unwrap()).collect(),
+        },
+    }
+}
+
+fn greeting(spec: AssignmentSpec, value: &str) -> AssignmentSpec {
+    AssignmentSpec { parameters: BTreeMap::from([("greeting".into(), ParameterValue::Text(value.into()))]), ..spec }
+}
+
+fn wish(spec: AssignmentSpec) -> Wish {
+    Wish::new(spec, app()).unwrap()
+}
+
+fn fleet(nodes: &[(&str, NodeState)]) -> Fleet {
+    let nodes: BTreeMap<NodeId, _> = nodes.iter().map(|(node, state)| (node.parse().unwrap(), *state)).collect();
+    let sites = nodes.keys().map(|node| node.client.to_string().parse().unwrap()).collect();
+    Fleet { nodes, sites }
+}
+
+fn order() -> Order {
+    Order {
+        id: Uuid::from_u128(7),
+        requested_by: "ada".into(),
+        requested_at: "2026-01-01T00:00:00.000Z".into(),
+        reason: None,
+        trace: None,
+    }
+}
+
+fn name() -> AssignmentName {
+    "greeter".parse().unwrap()
+}
+
+fn created(spec: AssignmentSpec, fleet: &Fleet) -> Assignment {
+    create(&tenant(), name(), &wish(spec), fleet, order()).assignment
+}
+
+fn names(nodes: impl IntoIterator<Item = NodeId>) -> Vec<String> {
+    nodes.into_iter().map(|node| node.to_string()).collect()
+}
+
+use NodeState::{Active, Leaving, Retired};
+
+#[test]
+fn an_order_reaches_named_nodes_and_all_active_nodes_of_named_sites() {
+    let fleet = fleet(&[
+        ("plant/press", Active),
+        ("plant/saw", Leaving),
+        ("port/crane", Active),
+        ("port/gate", Active),
+        ("quarry/mill", Active),
+    ]);
+    let change = create(&tenant(), name(), &wish(spec(&["port/gate"], &["plant"])), &fleet, order());
+    assert_eq!(names(change.puts.into_keys()), ["plant/press", "port/gate"]);
+    assert_eq!((change.from, change.assignment.revision), (None, 1));
+}
+
+#[test]
+fn targets_must_exist_and_be_active() {
+    let fleet = fleet(&[("plant/press", Active), ("plant/saw", Leaving), ("plant/oven", Retired)]);
+    assert_eq!(fleet.check(&spec(&["plant/press"], &["plant"]).targets), []);
+    let errors = fleet.check(&spec(&["plant/saw", "plant/oven", "plant/none"], &["nowhere"]).targets);
+    let errors: Vec<_> = errors.iter().map(|it| (it.field.as_str(), it.message.as_str())).collect();
+    assert_eq!(
+        errors,
+        [
+            ("targets.nodes", "node plant/saw is being removed"),
+            ("targets.nodes", "node plant/oven was removed"),
+            ("targets.nodes", "there is no node plant/none"),
+            ("targets.sites", "there is no site nowhere"),
+        ]
+    );
+}
+
+#[test]
+fn limits_stand_on_everything_that_is_given() {
+    assert_eq!(check_limits(&spec(&[], &["plant"])), []);
+    let fields = |spec| check_limits(&spec).into_iter().map(|error| error.field).collect::<Vec<_>>();
+    assert_eq!(fields(spec(&[], &[])), ["targets"]);
+    assert_eq!(fields(spec(&["plant/press"; MAX_TARGETS + 1], &[])), ["targets"]);
+    assert_eq!(fields(greeting(spec(&[], &["plant"]), &"x".repeat(MAX_PARAMETER_BYTES))), ["parameters"]);
+    let many = (0..=MAX_PARAMETERS).map(|at| (at.to_string(), ParameterValue::Integer(1))).collect();
+    assert_eq!(fields(AssignmentSpec { parameters: many, ..spec(&[], &["plant"]) }), ["parameters"]);
+    let long = BTreeMap::from([("x".repeat(MAX_NAME + 1), ParameterValue::Integer(1))]);
+    assert_eq!(fields(AssignmentSpec { parameters: long, ..spec(&[], &["plant"]) }), ["parameters"]);
+    assert_eq!(
+        fields(AssignmentSpec { profile: Some("x".repeat(MAX_NAME + 1)), ..spec(&[], &["plant"]) }),
+        ["profile"]
+    );
+}
+
+#[test]
+fn what_stands_in_a_commit_is_one_line() {
+    for good in [None, Some("a night shift"), Some("ä".repeat(MAX_REASON).as_str())] {
+        assert_eq!(check_reason(good), []);
+    }
+    for bad in ["", "  ", "two\nlines", "\u{1b}[31m", &"x".repeat(MAX_REASON + 1)] {
+        assert_eq!(check_reason(Some(bad)).len(), 1, "{bad:?}");
+    }
+    assert!(is_author("ada") && is_author("Ada L."));
+    for bad in ["", "a\nb", "a <b@c>", &"x".repeat(MAX_NAME + 1)] {
+        assert!(!is_author(bad), "{bad:?}");
+    }
+}
+
+#[test]
+fn the_only_profile_is_chosen_and_among_several_a_person_chooses() {
+    assert_eq!(wish(spec(&[], &["plant"])).profile(), "wasm");
+    let unknown = AssignmentSpec { profile: Some("helm".into()), ..spec(&[], &["plant"]) };
+    let errors = Wish::new(unknown, app()).unwrap_err();
+    assert_eq!(errors, [error("profile", "the application has wasm")]);
+
+    let second = DESCRIPTION.replace("deploymentProfiles:\n", "deploymentProfiles:\n  - { id: other, type: custom, components: [{ name: hello, properties: { repository: oci://a/b, revision: 1.0.0 } }] }\n");
+    let two = AppContent { description: second, ..app() };
+    let errors = Wish::new(spec(&[], &["plant"]), two).unwrap_err();
+    assert_eq!(errors, [error("profile", "choose one: the application has other, wasm")]);
+}
+
+#[test]
+fn wfm_30_wrong_parameters_and_a_wrong_profile_are_told_at_once() {
+    let mut wrong = greeting(spec(&[], &["plant"]), "Hi");
+    wrong.profile = Some("none".into());
+    wrong.parameters.insert("colour".into(), ParameterValue::Integer(1));
+    wrong.parameters.insert("greeting".into(), ParameterValue::Integer(1));
+    let fields: Vec<_> = Wish::new(wrong, app()).unwrap_err().into_iter().map(|error| error.field).collect();
+    assert_eq!(fields, ["profile", "parameters.colour", "parameters.greeting"]);
+}
+
+#[test]
+fn a_document_that_its_reader_would_refuse_is_refused_now() {
+    let fleet = fleet(&[("plant/press", Active)]);
+    let change = |text: &str| create(&tenant(), name(), &wish(greeting(spec(&[], &["plant"]), text)), &fleet, order());
+    assert_eq!(check_documents(&change("Hi")), []);
+    let errors = check_documents(&change(&"x".repeat(margo::MAX_DOCUMENT)));
+    assert!(errors[0].message.contains("larger than 1048576 bytes"), "{errors:?}");
+}
+
+#[test]
+fn an_update_reaches_nodes_that_no_longer_match_for_targets_only_add() {
+    let fleet = fleet(&[("plant/press", Active), ("port/crane", Active)]);
+    let held = created(spec(&["plant/press"], &[]), &fleet);
+    let change = update(&tenant(), held, &wish(greeting(spec(&["port/crane"], &[]), "Hi")), &fleet, order());
+    assert_eq!((change.from, change.assignment.revision), (Some(1), 2));
+    assert_eq!(names(change.puts.keys().cloned()), ["plant/press", "port/crane"]);
+    assert!(change.removes.is_empty());
+    assert!(change.assignment.deployments.values().all(|it| it.revision == 2));
+}
+
+#[test]
+fn a_removal_takes_everything_away_and_nothing_is_placed_afterwards() {
+    let fleet = fleet(&[("plant/press", Active)]);
+    let change = remove(created(spec(&[], &["plant"]), &fleet), order());
+    assert_eq!(names(change.removes), ["plant/press"]);
+    assert!(change.puts.is_empty());
+    assert_eq!((change.assignment.state, change.assignment.revision), (AssignmentState::Removed, 2));
+    assert!(change.assignment.deployments.values().all(|it| it.digest.is_none() && it.revision == 2));
+    assert!(fleet.missing(&change.assignment).is_empty());
+}
+
+#[test]
+fn a_node_that_joins_is_placed_without_making_updates_stale() {
+    let held = created(spec(&[], &["plant"]), &fleet(&[("plant/press", Active)]));
+    let grown = fleet(&[("plant/press", Active), ("plant/saw", Active), ("port/crane", Active)]);
+    let wish = wish(held.spec.clone());
+    let change = place(&tenant(), held.clone(), &wish, grown.missing(&held), order()).unwrap();
+    assert_eq!(names(change.puts.keys().cloned()), ["plant/saw"]);
+    assert_eq!(change.assignment.revision, held.revision);
+    assert_eq!(change.caused_by.as_deref(), Some("evaluate, plant/saw matches"));
+    let missing = grown.missing(&change.assignment);
+    assert!(place(&tenant(), change.assignment, &wish, missing, order()).is_none(), "twice does nothing");
+}
+
+fn any_fleet() -> impl Strategy<Value = Fleet> {
+    let state = prop_oneof![3 => Just(Active), 1 => Just(Leaving), 1 => Just(Retired)];
+    prop::collection::btree_map((0..3u8, 0..5u8), state, 0..12).prop_map(|nodes| {
+        let named: Vec<_> = nodes.into_iter().map(|((s, n), state)| (format!("site{s}/node{n}"), state)).collect();
+        fleet(&named.iter().map(|(name, state)| (name.as_str(), *state)).collect::<Vec<_>>())
+    })
+}
+
+fn any_spec() -> impl Strategy<Value = AssignmentSpec> {
+    let nodes = prop::collection::vec((0..3u8, 0..5u8), 0..4);
+    (nodes, prop::collection::vec(0..3u8, 0..3), "[a-z]{0,8}").prop_map(|(nodes, sites, text)| {
+        let node = |(s, n)| format!("site{s}/node{n}").parse().unwrap();
+        let site = |s| format!("site{s}").parse().unwrap();
+        let nodes = nodes.into_iter().map(node).collect();
+        let targets = Targets { nodes, sites: sites.into_iter().map(site).collect() };
+        greeting(AssignmentSpec { targets, ..spec(&[], &[]) }, &text)
+    })
+}
+
+proptest! {
+    #[test]
+    fn placement_only_adds_and_ends_with_every_active_match(
+        first in any_spec(), second in any_spec(), before in any_fleet(), after in any_fleet(),
+    ) {
+        let mut assignment = created(first, &before);
+        let change = update(&tenant(), assignment.clone(), &wish(second), &after, order());
+        for (node, deployment) in &assignment.deployments {
+            prop_assert_eq!(change.assignment.deployments[node].id, deployment.id, "the same for ever");
+        }
+        assignment = change.assignment;
+        for fleet in [&before, &after] {
+            let held: Vec<_> = assignment.deployments.keys().cloned().collect();
+            let wish = wish(assignment.spec.clone());
+            let missing = fleet.missing(&assignment);
+            if let Some(change) = place(&tenant(), assignment.clone(), &wish, missing, order()) {
+                prop_assert!(!change.puts.is_empty() && change.removes.is_empty());
+                for node in change.puts.keys() {
+                    prop_assert_eq!(fleet.nodes[node], Active);
+                    prop_assert!(!held.contains(node));
+                }
+                assignment = change.assignment;
+            }
+            prop_assert!(held.iter().all(|node| assignment.deployments.contains_key(node)));
+            prop_assert!(fleet.missing(&assignment).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_same_wish_makes_the_same_bytes(spec in any_spec(), fleet in any_fleet()) {
+        let make = || create(&tenant(), name(), &wish(spec.clone()), &fleet, order());
+        prop_assert_eq!(make(), make());
+        for (node, put) in make().puts {
+            let read = ApplicationDeployment::parse(&put.document, "document").unwrap();
+            prop_assert_eq!(read.id, DeploymentId::new(&tenant(), &name(), &node));
+            prop_assert_eq!(read.to_yaml(), put.document, "reading and writing gives the same bytes");
+        }
+    }
+}

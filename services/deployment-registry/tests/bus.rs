@@ -1,0 +1,625 @@
+//! The whole service on a real server; the test plays its neighbours app-registry, node-capabilities and git-writer.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use api::{
+    Accepted, AppContent, AppRef, Assignment, AssignmentSpec, AssignmentState, ByName, CreateAssignment,
+    DesiredDeployment, Handled, HandledRequest, Node, NodeState, Order, Problem, Reachability, RemoveRequest, Site,
+    Targets, UpdateAssignment, UpdateRequest,
+};
+use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
+use bus::{
+    Assembler, Bus, Call, Repository, Role, ServiceEndpoints, ServiceName, Subject,
+    proto::{GitCommitted, GitWrite, git_write::Change},
+    streams,
+};
+use deployment_registry::Config;
+use futures::StreamExt;
+use git_state::layout::{AssignmentFile, PlacementFile};
+use margo::{ApplicationDeployment, AssignmentName, DeploymentId, Digest, ParameterValue, TenantName};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use serde::{Serialize, de::DeserializeOwned};
+use tempfile::TempDir;
+use testkit::{NatsServer, wait_for};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+
+const SELF: ServiceName = ServiceName::DeploymentRegistry;
+
+const DESCRIPTION: &str = r#"apiVersion: v1
+id: hello
+metadata:
+  name: Hello
+  version: 1.0.0
+  catalog:
+    organization:
+      - name: Edgewright
+deploymentProfiles:
+  - id: wasm
+    type: custom
+    x-edgewright-extensions: { runtime: wasm }
+    components:
+      - name: hello
+        properties: { repository: oci://edgewright.local/hello, revision: 1.0.0 }
+        x-edgewright-extensions: { http: { port: 8080 } }
+parameters:
+  greeting:
+    value: Hello
+    targets:
+      - { pointer: GREETING, components: [hello] }
+"#;
+
+/// What the neighbours know.
+#[derive(Default)]
+struct Known {
+    description: String,
+    nodes: Vec<Node>,
+    sites: Vec<Site>,
+}
+
+/// What git-writer has made of the writes.
+#[derive(Default)]
+struct Git {
+    handled: BTreeMap<Repository, u64>,
+    commits: Vec<(Repository, GitWrite)>,
+}
+
+struct World {
+    server: NatsServer,
+    folder: TempDir,
+    /// The connection of api-gateway.
+    gateway: Bus,
+    known: Arc<Mutex<Known>>,
+    git: Arc<Mutex<Git>>,
+    /// They answer as long as they are kept.
+    neighbours: Vec<ServiceEndpoints>,
+}
+
+struct Running {
+    shutdown: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// As if the process had been killed.
+    async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
+
+impl World {
+    /// Two nodes at `plant`, one at `port`, and the app `hello`; git-writer is not there yet.
+    async fn new() -> Self {
+        let services = [
+            SELF,
+            ServiceName::ApiGateway,
+            ServiceName::AppRegistry,
+            ServiceName::NodeCapabilities,
+            ServiceName::GitWriter,
+        ];
+        let server = NatsServer::start(&services.map(Role::Central)).await;
+        let gateway = connect(&server, ServiceName::ApiGateway).await;
+        let known = Known { description: DESCRIPTION.to_owned(), ..Known::default() };
+        let mut world = Self {
+            server,
+            folder: tempfile::tempdir().unwrap(),
+            gateway,
+            known: Arc::new(Mutex::new(known)),
+            git: Arc::default(),
+            neighbours: Vec::new(),
+        };
+        for node in ["plant/press", "plant/saw", "port/crane"] {
+            world.join(node);
+        }
+        world.start_app_registry().await;
+        world.start_node_capabilities().await;
+        world
+    }
+
+    /// A new node, and its site when that is new, too.
+    fn join(&self, name: &str) {
+        let mut known = self.known.lock().unwrap();
+        let name: margo::NodeId = name.parse().unwrap();
+        if known.sites.iter().all(|site| site.name.client() != name.client) {
+            known.sites.push(Site {
+                name: name.client.to_string().parse().unwrap(),
+                public_key: "U".into(),
+                nodes: 1,
+                adopted_manifest_version: None,
+                last_seen: None,
+                refusals: vec![],
+            });
+        }
+        known.nodes.push(Node {
+            device_id: name.to_string(),
+            name,
+            public_key: "U".into(),
+            state: NodeState::Active,
+            reachability: Reachability::Unknown,
+            since: None,
+            capabilities: None,
+        });
+    }
+
+    async fn start_app_registry(&mut self) {
+        let bus = connect(&self.server, ServiceName::AppRegistry).await;
+        let mut service = bus.register(ServiceName::AppRegistry).await.unwrap();
+        let known = self.known.clone();
+        let get = move |call: Call<AppRef>| {
+            let known = known.lock().unwrap();
+            let app = (call.body.id.as_str() == "hello").then(|| content(&call.body, &known.description));
+            std::future::ready(app.ok_or_else(|| Problem::not_found("there is no such application")))
+        };
+        service.verb("get", get).await.unwrap();
+        bus.client().flush().await.unwrap();
+        self.neighbours.push(service);
+    }
+
+    async fn start_node_capabilities(&mut self) {
+        let bus = connect(&self.server, ServiceName::NodeCapabilities).await;
+        let mut service = bus.register(ServiceName::NodeCapabilities).await.unwrap();
+        let known = self.known.clone();
+        let nodes = move |_: Call<()>| std::future::ready(Ok(known.lock().unwrap().nodes.clone()));
+        service.verb("nodes", nodes).await.unwrap();
+        let known = self.known.clone();
+        let sites = move |_: Call<()>| std::future::ready(Ok(known.lock().unwrap().sites.clone()));
+        service.verb("sites", sites).await.unwrap();
+        bus.client().flush().await.unwrap();
+        self.neighbours.push(service);
+    }
+
+    async fn start_git_writer(&mut self) {
+        let bus = connect(&self.server, ServiceName::GitWriter).await;
+        bus.jetstream().create_stream(streams::git_writes()).await.unwrap();
+        let mut service = bus.register(ServiceName::GitWriter).await.unwrap();
+        let git = self.git.clone();
+        let handled = move |call: Call<HandledRequest>| {
+            let number = git.lock().unwrap().handled.get(&call.body.repository.parse().unwrap()).copied();
+            let handled = number.map(|number| (SELF.to_string(), number)).into_iter().collect();
+            std::future::ready(Ok(Handled { commit: None, handled }))
+        };
+        service.verb("handled", handled).await.unwrap();
+        self.neighbours.push(service);
+        tokio::spawn(write_git(bus, self.git.clone()));
+    }
+
+    async fn start(&self) -> Running {
+        let health = service::Health::default();
+        let shutdown = CancellationToken::new();
+        let config = Config {
+            bus: self.server.endpoint(&Role::Central(SELF)),
+            readiness: health.service(SELF),
+            tenant: TenantName::default(),
+            database: self.folder.path().join("database/deployment-registry.sqlite"),
+        };
+        let task = tokio::spawn(deployment_registry::run(config, shutdown.clone()));
+        wait_for("the service to be ready", async || if health.is_ready() { Ok(()) } else { Err(()) }).await;
+        Running { shutdown, task }
+    }
+
+    async fn ask<T: Serialize, R: DeserializeOwned>(&self, verb: &str, body: &T) -> Result<R, Problem> {
+        self.gateway.call(&Subject::service(SELF, verb), body, Some("ada")).await
+    }
+
+    async fn create(&self, name: &str, spec: AssignmentSpec) -> Result<Accepted, Problem> {
+        let create = CreateAssignment { name: name.parse().unwrap(), spec, reason: Some("the night shift".into()) };
+        self.ask("create", &create).await
+    }
+
+    async fn update(&self, name: &str, revision: u64, spec: AssignmentSpec) -> Result<Accepted, Problem> {
+        let update = UpdateAssignment { spec, reason: None };
+        self.ask("update", &UpdateRequest { name: name.parse().unwrap(), revision, update }).await
+    }
+
+    async fn remove(&self, name: &str, revision: u64) -> Result<Accepted, Problem> {
+        self.ask("remove", &RemoveRequest { name: name.parse().unwrap(), revision, reason: None }).await
+    }
+
+    async fn orders(&self) -> Vec<Order> {
+        self.ask("orders", &()).await.unwrap()
+    }
+
+    async fn wait_until_committed(&self, orders: usize) -> Vec<Order> {
+        wait_for(&format!("{orders} committed orders"), async || {
+            let all = self.orders().await;
+            if all.len() == orders && all.iter().all(|order| order.committed) { Ok(all) } else { Err(all) }
+        })
+        .await
+    }
+
+    fn commits(&self) -> Vec<(Repository, GitWrite)> {
+        self.git.lock().unwrap().commits.clone()
+    }
+}
+
+/// Handles what is the next number of its repository; any other number is a failure of the outbox here.
+async fn write_git(bus: Bus, git: Arc<Mutex<Git>>) {
+    let stream = bus.jetstream().get_stream(streams::GIT_WRITES).await.unwrap();
+    let config = OrderedConfig { deliver_policy: DeliverPolicy::All, ..OrderedConfig::default() };
+    let mut messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+    let mut assembler = Assembler::default();
+    while let Some(message) = messages.next().await {
+        let message = message.unwrap().message;
+        let Some(payload) = assembler.take(message.headers.as_ref(), message.payload).unwrap() else { continue };
+        let write: GitWrite = bus::decode(&payload).unwrap();
+        let repository = Repository::of(&message.subject.parse().unwrap()).unwrap();
+        let number = write.number;
+        {
+            let mut git = git.lock().unwrap();
+            let handled = git.handled.entry(repository.clone()).or_default();
+            assert_eq!(number, *handled + 1, "{repository}");
+            *handled = number;
+            git.commits.push((repository.clone(), write));
+        }
+        let handled = BTreeMap::from([(SELF.to_string(), number)]);
+        let committed = GitCommitted { handled, ..GitCommitted::default() };
+        bus.signal(&repository.committed_subject(), bus::encode(&committed)).await.unwrap();
+    }
+}
+
+async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
+    let bus = Bus::connect(&server.endpoint(&Role::Central(service))).await.unwrap();
+    bus.connected().await;
+    bus
+}
+
+fn content(app: &AppRef, description: &str) -> AppContent {
+    AppContent {
+        app: api::App {
+            id: app.id.clone(),
+            version: app.version.clone(),
+            name: "Hello".into(),
+            profiles: vec![],
+            digest: Digest::of(b"package"),
+            added_by: "ada".into(),
+            added_at: "2026-01-01T00:00:00Z".into(),
+        },
+        description: description.to_owned(),
+        lock: BTreeMap::from([("hello".parse().unwrap(), Digest::of(b"component"))]),
+    }
+}
+
+fn spec(nodes: &[&str], sites: &[&str]) -> AssignmentSpec {
+    AssignmentSpec {
+        app: AppRef { id: "hello".parse().unwrap(), version: "1.0.0".parse().unwrap() },
+        profile: None,
+        parameters: BTreeMap::new(),
+        targets: Targets {
+            nodes: nodes.iter().map(|node| node.parse().unwrap()).collect(),
+            sites: sites.iter().map(|site| site.parse().unwrap()).collect(),
+        },
+    }
+}
+
+fn greeting(spec: AssignmentSpec, value: ParameterValue) -> AssignmentSpec {
+    AssignmentSpec { parameters: BTreeMap::from([("greeting".into(), value)]), ..spec }
+}
+
+fn text(value: &str) -> ParameterValue {
+    ParameterValue::Text(value.into())
+}
+
+fn nodes(assignment: &Assignment) -> Vec<String> {
+    assignment.placement.iter().map(|placed| placed.node.to_string()).collect()
+}
+
+fn trailers(write: &GitWrite) -> BTreeMap<&str, &str> {
+    write.trailers.iter().map(|it| (it.key.as_str(), it.value.as_str())).collect()
+}
+
+fn file<T: DeserializeOwned>(write: &GitWrite, path: &str) -> Option<T> {
+    let Some(Change::Fleet(change)) = &write.change else { panic!("a write of fleet.git: {write:?}") };
+    let content = change.files.iter().find(|file| file.path == path).unwrap_or_else(|| panic!("{path} in {write:?}"));
+    let content = content.content.as_ref()?;
+    Some(serde_saphyr::from_str(std::str::from_utf8(content).unwrap()).unwrap())
+}
+
+fn client(name: &str) -> Repository {
+    Repository::Client(name.parse().unwrap())
+}
+
+#[tokio::test]
+async fn an_order_becomes_writes_of_fleet_and_of_each_client_it_touches() {
+    opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    let tracer = SdkTracerProvider::builder().build().tracer("test");
+    tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer)).init();
+    let mut world = World::new().await;
+    world.start_git_writer().await;
+    let running = world.start().await;
+
+    let span = tracing::info_span!("post");
+    let trace = span.in_scope(|| bus::trace::current_id().unwrap());
+    let spec = greeting(spec(&["port/crane"], &["plant"]), text("Hi"));
+    let accepted = world.create("greeter", spec).instrument(span).await.unwrap();
+    assert_eq!(accepted.assignment.revision, 1);
+    assert_eq!(accepted.assignment.spec.profile.as_deref(), Some("wasm"));
+    assert_eq!(nodes(&accepted.assignment), ["plant/press", "plant/saw", "port/crane"]);
+    let orders = world.wait_until_committed(1).await;
+    assert_eq!(orders[0].id, accepted.order);
+    assert_eq!((orders[0].kind.as_str(), orders[0].requested_by.as_str()), ("create", "ada"));
+    assert_eq!(orders[0].trace.as_ref(), Some(&trace));
+
+    let commits = world.commits();
+    let [(fleet, order), (plant, at_plant), (port, at_port)] = &commits[..] else { panic!("{commits:#?}") };
+    assert_eq!((fleet, plant, port), (&Repository::Fleet, &client("plant"), &client("port")));
+    assert_eq!((order.author.as_str(), order.subject.as_str()), ("ada", "create greeter: hello 1.0.0 on 3 nodes"));
+    for write in [order, at_plant, at_port] {
+        let trailers = trailers(write);
+        assert_eq!((trailers["Order"], trailers["Trace-Id"]), (accepted.order.as_str(), trace.as_str()));
+        assert_eq!((trailers["Assignment"], trailers["Reason"]), ("greeter", "the night shift"));
+    }
+    let assignment: AssignmentFile = file(order, "assignments/greeter.yaml").unwrap();
+    assert_eq!((assignment.revision, assignment.state.as_str()), (1, "active"));
+    assert_eq!(assignment.parameters["greeting"], text("Hi"));
+    let placement: PlacementFile = file(order, "placements/greeter.yaml").unwrap();
+    assert_eq!(placement.nodes.len(), 3);
+    assert!(placement.nodes.values().all(|it| it.order == accepted.order && it.profile == "wasm" && it.revision == 1));
+
+    let Some(Change::Client(change)) = &at_plant.change else { panic!("{at_plant:?}") };
+    let press = &change.puts[0];
+    let placed = &accepted.assignment.placement[0];
+    assert_eq!((press.node.as_str(), press.deployment.parse()), ("press", Ok(placed.deployment)));
+    assert_eq!(Some(Digest::of(&press.document).to_string()), placed.digest);
+    let document = ApplicationDeployment::parse(&press.document, "document").unwrap();
+    let name: AssignmentName = "greeter".parse().unwrap();
+    assert_eq!(document.id, DeploymentId::new(&TenantName::default(), &name, &placed.node));
+    assert_eq!(document.environment(&"hello".parse().unwrap())["GREETING"], "Hi");
+    assert_eq!(document.lock().unwrap().components[&"hello".parse().unwrap()], Digest::of(b"component"));
+    let summary: serde_json::Value = serde_json::from_slice(&press.summary).unwrap();
+    assert_eq!(summary["order"], accepted.order.as_str());
+    assert_eq!(summary["packageDigest"], Digest::of(b"package").to_string());
+
+    let desired: Vec<DesiredDeployment> = world.ask("deployments", &()).await.unwrap();
+    assert_eq!(desired.len(), 3);
+    assert_eq!((desired[0].id, &desired[0].digest), (placed.deployment, &placed.digest));
+    let listed: Vec<Assignment> = world.ask("list", &()).await.unwrap();
+    assert_eq!(listed, [accepted.assignment]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_update_and_a_removal_follow_the_revision_that_a_person_has_seen() {
+    let mut world = World::new().await;
+    world.start_git_writer().await;
+    let running = world.start().await;
+    let created = world.create("greeter", spec(&[], &["plant"])).await.unwrap();
+
+    let updated = world.update("greeter", 1, greeting(spec(&["port/crane"], &[]), text("Hi"))).await.unwrap();
+    assert_eq!(updated.assignment.revision, 2);
+    assert_eq!(nodes(&updated.assignment), ["plant/press", "plant/saw", "port/crane"], "targets only add");
+    for (before, after) in created.assignment.placement.iter().zip(&updated.assignment.placement) {
+        assert_eq!(before.deployment, after.deployment);
+        assert_ne!(before.digest, after.digest);
+    }
+    for refused in [world.update("greeter", 1, spec(&[], &["plant"])).await, world.remove("greeter", 3).await] {
+        let problem = refused.unwrap_err();
+        assert_eq!(problem.status, 412);
+        assert!(problem.detail.as_ref().unwrap().contains("is at revision 2"), "{problem}");
+    }
+
+    let removed = world.remove("greeter", 2).await.unwrap();
+    assert_eq!((removed.assignment.state, removed.assignment.revision), (AssignmentState::Removed, 3));
+    assert!(removed.assignment.placement.iter().all(|placed| placed.digest.is_none()));
+    assert_eq!(world.wait_until_committed(3).await[0].kind, "remove");
+    let commits = world.commits();
+    let (_, fleet) = commits.iter().rfind(|(repository, _)| *repository == Repository::Fleet).unwrap();
+    assert_eq!(file::<AssignmentFile>(fleet, "assignments/greeter.yaml").unwrap().state, "removed");
+    assert_eq!(file::<PlacementFile>(fleet, "placements/greeter.yaml"), None, "deleted");
+    let (_, plant) = commits.iter().rfind(|(repository, _)| *repository == client("plant")).unwrap();
+    let Some(Change::Client(change)) = &plant.change else { panic!("{plant:?}") };
+    assert_eq!((change.puts.len(), change.removes.len()), (0, 2));
+
+    let got: Assignment = world.ask("get", &ByName { name: removed.assignment.name.clone() }).await.unwrap();
+    assert_eq!(got, removed.assignment);
+    for refused in [
+        world.update("greeter", 3, spec(&[], &["plant"])).await,
+        world.remove("greeter", 3).await,
+        world.create("greeter", spec(&[], &["plant"])).await,
+    ] {
+        assert_eq!(refused.unwrap_err().status, 409, "a name is never reused");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused_by_field_and_nothing_of_it_stays() {
+    let mut world = World::new().await;
+    let running = world.start().await;
+    let fields = |refused: Result<Accepted, Problem>| {
+        let problem = refused.unwrap_err();
+        assert_eq!(problem.status, 422, "{problem}");
+        problem.errors.into_iter().map(|error| error.field).collect::<Vec<_>>()
+    };
+    let mut unknown = spec(&[], &["plant"]);
+    unknown.app.id = "other".parse().unwrap();
+    assert_eq!(fields(world.create("a", unknown).await), ["app"]);
+    assert_eq!(fields(world.create("a", spec(&[], &[])).await), ["targets"]);
+    let mut wrong = greeting(spec(&["plant/none"], &["nowhere"]), ParameterValue::Integer(1));
+    wrong.profile = Some("helm".into());
+    wrong.parameters.insert("colour".into(), text("red"));
+    assert_eq!(
+        fields(world.create("a", wrong).await),
+        ["targets.nodes", "targets.sites", "profile", "parameters.colour", "parameters.greeting"]
+    );
+    let reason = Some("two\nlines".to_owned());
+    let two_lines = CreateAssignment { name: "a".parse().unwrap(), spec: spec(&[], &["plant"]), reason };
+    assert_eq!(fields(world.ask("create", &two_lines).await), ["reason"]);
+
+    assert_eq!(world.update("a", 1, spec(&[], &["plant"])).await.unwrap_err().status, 404);
+    assert_eq!(world.remove("a", 1).await.unwrap_err().status, 404);
+    let unknown = ByName { name: "a".parse::<AssignmentName>().unwrap() };
+    assert_eq!(world.ask::<_, Assignment>("get", &unknown).await.unwrap_err().status, 404);
+    assert_eq!(world.orders().await, []);
+
+    for neighbour in world.neighbours.drain(..) {
+        neighbour.stop().await.unwrap();
+    }
+    let problem = world.create("a", spec(&[], &["plant"])).await.unwrap_err();
+    assert_eq!((problem.status, problem.retryable), (503, true), "{problem}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_message_is_full_is_refused_to_a_person_and_passed_over_by_the_system() {
+    let world = World::new().await;
+    // Hashes do not compress: 900 kB of them stay 450 kB.
+    let defaults = |seed: u8| -> String {
+        let value = |name: u8| -> String {
+            (0..470u16).map(|at| Digest::of(&[seed, name, at as u8, (at >> 8) as u8]).hex()).collect()
+        };
+        let parameter = |name| {
+            format!(
+                "  p{name}:\n    value: {}\n    targets: [{{ pointer: P{name}, components: [hello] }}]\n",
+                value(name)
+            )
+        };
+        (0..30).map(parameter).collect()
+    };
+    let running = world.start().await;
+    world.join("quarry/first");
+    world.create("everywhere", spec(&[], &["quarry"])).await.unwrap();
+    world.join("quarry/full");
+    let mut accepted = 0;
+    let problem = loop {
+        world.known.lock().unwrap().description = DESCRIPTION.to_owned() + &defaults(accepted as u8);
+        match world.create(&format!("a{accepted}"), spec(&["quarry/full"], &[])).await {
+            Ok(_) => accepted += 1,
+            Err(problem) => break problem,
+        }
+        assert!(accepted < 12, "4 MiB hold no twelve times 450 kB");
+    };
+    assert_eq!(problem.status, 422, "{problem}");
+    assert!(problem.errors[0].message.contains("node quarry/full"), "{problem}");
+    assert!(accepted > 6, "what fits is accepted: {accepted}");
+    assert_eq!(world.orders().await.len(), accepted + 1, "nothing of the refused one is left");
+
+    world.join("quarry/free");
+    world.ask::<_, ()>("evaluate", &()).await.unwrap();
+    wait_for("the free node to be placed", async || {
+        let got: Assignment = world.ask("get", &ByName { name: "everywhere".to_owned() }).await.unwrap();
+        if nodes(&got) == ["quarry/first", "quarry/free"] { Ok(()) } else { Err(nodes(&got)) }
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_joins_a_site_gets_what_stands_for_the_site() {
+    let mut world = World::new().await;
+    world.start_git_writer().await;
+    let running = world.start().await;
+    world.create("everywhere", spec(&[], &["plant"])).await.unwrap();
+    world.create("one", spec(&["plant/press"], &[])).await.unwrap();
+    world.wait_until_committed(2).await;
+
+    world.join("plant/oven");
+    let evaluate = Subject::service(SELF, "evaluate");
+    let signaller = connect(&world.server, ServiceName::NodeCapabilities).await;
+    signaller.call::<_, ()>(&evaluate, &(), Some("node-capabilities")).await.unwrap();
+    let orders = world.wait_until_committed(3).await;
+    assert_eq!((orders[0].kind.as_str(), orders[0].requested_by.as_str()), ("place", "deployment-registry"));
+    assert_eq!((orders[0].assignment.as_str(), orders[0].revision), ("everywhere", 1));
+
+    let commits = world.commits();
+    let [.., (Repository::Fleet, fleet), (_, plant)] = &commits[..] else { panic!("{commits:#?}") };
+    assert_eq!(fleet.author, "deployment-registry");
+    assert_eq!(trailers(fleet)["Caused-By"], "evaluate, plant/oven matches");
+    assert_eq!(file::<PlacementFile>(fleet, "placements/everywhere.yaml").unwrap().nodes.len(), 3);
+    let Some(Change::Client(change)) = &plant.change else { panic!("{plant:?}") };
+    assert_eq!(change.puts.iter().map(|put| put.node.as_str()).collect::<Vec<_>>(), ["oven"]);
+
+    // Nobody's update has become stale by that; and a node that has it does not get it twice.
+    world.update("everywhere", 1, greeting(spec(&[], &["plant"]), text("Hi"))).await.unwrap();
+    signaller.call::<_, ()>(&evaluate, &(), Some("node-capabilities")).await.unwrap();
+    world.join("port/gate");
+    world.create("port", spec(&[], &["port"])).await.unwrap();
+    world.join("port/lock");
+    signaller.call::<_, ()>(&evaluate, &(), Some("node-capabilities")).await.unwrap();
+    let kinds: Vec<_> =
+        world.wait_until_committed(6).await.into_iter().map(|it| (it.kind, it.assignment.to_string())).collect();
+    assert_eq!(kinds[0], ("place".into(), "port".into()), "{kinds:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_joined_while_the_service_was_down_is_placed_without_a_signal() {
+    let mut world = World::new().await;
+    world.start_git_writer().await;
+    let running = world.start().await;
+    world.create("everywhere", spec(&[], &["plant"])).await.unwrap();
+    world.wait_until_committed(1).await;
+    running.stop().await;
+    world.join("plant/oven");
+    let running = world.start().await;
+    assert_eq!(world.wait_until_committed(2).await[0].kind, "place");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_accepted_survives_a_crash_before_it_was_published() {
+    let mut world = World::new().await;
+    let running = world.start().await;
+    // Without git-writer there is no stream: the rows can go nowhere.
+    let accepted = world.create("greeter", spec(&[], &["plant"])).await.unwrap();
+    assert!(!world.orders().await[0].committed);
+    running.kill().await;
+
+    let running = world.start().await;
+    let got: Assignment = world.ask("get", &ByName { name: accepted.assignment.name.clone() }).await.unwrap();
+    assert_eq!(got, accepted.assignment);
+    world.start_git_writer().await;
+    assert_eq!(world.wait_until_committed(1).await[0].id, accepted.order);
+    assert_eq!(world.commits().len(), 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn orders_given_at_once_are_numbered_without_gaps_and_one_of_each_revision_wins() {
+    let mut world = World::new().await;
+    world.start_git_writer().await;
+    let running = world.start().await;
+    let created = (0..12).map(|at| {
+        let name = format!("a{at}");
+        let world = &world;
+        async move { world.create(&name, spec(&["port/crane"], &["plant"])).await }
+    });
+    assert!(futures::future::join_all(created).await.iter().all(Result::is_ok));
+    let updates = (0..6).map(|at| world.update("a0", 1, greeting(spec(&[], &["plant"]), text(&at.to_string()))));
+    let updates = futures::future::join_all(updates).await;
+    assert_eq!(updates.iter().filter(|it| it.is_ok()).count(), 1);
+    assert!(updates.iter().filter_map(|it| it.as_ref().err()).all(|problem| problem.status == 412));
+    world.wait_until_committed(13).await;
+    // The test's git-writer has asserted that no number was left out or doubled.
+    let handled = world.git.lock().unwrap().handled.clone();
+    assert_eq!(handled, BTreeMap::from([(Repository::Fleet, 13), (client("plant"), 13), (client("port"), 13)]));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn thousands_of_targets_are_one_order() {
+    let mut world = World::new().await;
+    world.start_git_writer().await;
+    for at in 0..2_500 {
+        world.join(&format!("quarry/node{at}"));
+    }
+    let running = world.start().await;
+    let accepted = world.create("everywhere", spec(&[], &["quarry"])).await.unwrap();
+    assert_eq!(accepted.assignment.placement.len(), 2_500);
+    world.wait_until_committed(1).await;
+    assert_eq!(world.commits().len(), 2, "one of fleet.git, one of the client");
+    running.stop().await;
+}

@@ -1,0 +1,99 @@
+//! What is to be looked at, and when again. No bus, no git; time is an argument.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use margo::ClientName;
+use tokio::time::Instant;
+
+use crate::handler::Look;
+
+/// Until a look that was in vain is repeated: the first time, and at most.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// Clients that are to be looked at.
+#[derive(Debug, Default)]
+pub struct Agenda {
+    now: BTreeMap<ClientName, Look>,
+    later: BTreeMap<ClientName, Retry>,
+}
+
+#[derive(Debug)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+    look: Look,
+}
+
+impl Agenda {
+    /// Looks at this client, at least so closely.
+    pub fn add(&mut self, client: ClientName, look: Look) {
+        let held = self.now.entry(client).or_insert(look);
+        *held = look.max(*held);
+    }
+
+    /// Looks at all of them.
+    pub fn add_all(&mut self, clients: &BTreeSet<ClientName>, look: Look) {
+        clients.iter().for_each(|client| self.add(client.clone(), look));
+    }
+
+    /// When the next retry is due.
+    pub fn due(&self) -> Option<Instant> {
+        self.later.values().map(|retry| retry.at).min()
+    }
+
+    /// Takes all that is to be looked at now.
+    pub fn take(&mut self, now: Instant) -> BTreeMap<ClientName, Look> {
+        let due: Vec<_> =
+            self.later.iter().filter(|(_, retry)| retry.at <= now).map(|(client, _)| client.clone()).collect();
+        for client in due {
+            let look = self.later[&client].look;
+            self.add(client, look);
+        }
+        std::mem::take(&mut self.now)
+    }
+
+    /// A look that succeeded needs no retry.
+    pub fn done(&mut self, client: &ClientName) {
+        self.later.remove(client);
+    }
+
+    /// A look that was in vain is repeated, after a pause that doubles.
+    pub fn again(&mut self, client: ClientName, look: Look, now: Instant) {
+        let pause = self.later.get(&client).map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LAST_RETRY));
+        self.later.insert(client, Retry { at: now + pause, pause, look });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closer_look_is_not_forgotten() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let plant: ClientName = "plant".parse().unwrap();
+        agenda.add(plant.clone(), Look::Everything);
+        agenda.add(plant.clone(), Look::Changes);
+        assert_eq!(agenda.take(now), BTreeMap::from([(plant, Look::Everything)]));
+        assert_eq!(agenda.take(now), BTreeMap::new());
+    }
+
+    #[test]
+    fn what_failed_comes_again_later_and_later_until_it_is_done() {
+        let (mut agenda, mut now) = (Agenda::default(), Instant::now());
+        let plant: ClientName = "plant".parse().unwrap();
+        for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
+            agenda.again(plant.clone(), Look::Changes, now);
+            assert_eq!(agenda.due(), Some(now + Duration::from_secs(pause)));
+            assert_eq!(agenda.take(now), BTreeMap::new());
+            now += Duration::from_secs(pause);
+            assert_eq!(agenda.take(now).len(), 1);
+        }
+        agenda.done(&plant);
+        assert_eq!((agenda.due(), agenda.take(now + LAST_RETRY).len()), (None, 0));
+    }
+}

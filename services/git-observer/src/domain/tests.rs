@@ -1,0 +1,124 @@
+use identity::{
+    SigningKey,
+    trust::{HEAD_NAMESPACE, sign_keys},
+};
+use margo::ManifestVersion;
+
+use super::*;
+
+const ID: &str = "00000000-0000-4000-8000-000000000001";
+
+struct World {
+    root: SigningKey,
+    writer: SigningKey,
+    client: ClientName,
+}
+
+impl World {
+    fn new() -> Self {
+        let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
+        Self { root, writer, client: "plant".parse().unwrap() }
+    }
+
+    /// The files of a commit with one document on each of two nodes.
+    fn files(&self, version: u64, document: &str, keys: u64) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::from([
+            ("VERSION".to_owned(), format!("{version}\n").into_bytes()),
+            ("nodes/press/VERSION".to_owned(), format!("{version}\n").into_bytes()),
+            (format!("nodes/press/{ID}.yaml"), document.as_bytes().to_vec()),
+            ("nodes/saw/VERSION".to_owned(), b"1\n".to_vec()),
+            (format!("nodes/saw/{ID}.yaml"), b"saw".to_vec()),
+        ]);
+        let head = Head {
+            tenant: TenantName::default(),
+            client: self.client.clone(),
+            version: ManifestVersion::try_from(version).unwrap(),
+            list: Manifest::read(&files).unwrap().list().digest(),
+        };
+        let signature = self.writer.sign(HEAD_NAMESPACE, &head.to_bytes()).unwrap();
+        let set = KeySet { tenant: TenantName::default(), number: keys, keys: vec![self.writer.public().to_string()] };
+        let (keys, keys_signature) = sign_keys(&self.root, &set).unwrap();
+        files.insert("head".to_owned(), head.to_bytes());
+        files.insert("head.sig".to_owned(), signature.into_bytes());
+        files.insert("KEYS".to_owned(), keys);
+        files.insert("KEYS.sig".to_owned(), keys_signature.into_bytes());
+        files
+    }
+
+    fn check(&self, files: &BTreeMap<String, Vec<u8>>, held: u64) -> Result<Tip, Refusal> {
+        let (root, tenant) = (self.root.public(), TenantName::default());
+        Trust { root: &root, tenant: &tenant, client: &self.client }.check("commit", files, held, |_| Ok(()))
+    }
+
+    fn tip(&self, version: u64, document: &str) -> Tip {
+        self.check(&self.files(version, document, 1), 0).unwrap()
+    }
+}
+
+#[test]
+fn only_files_that_the_head_is_about_are_published() {
+    let world = World::new();
+    let files = world.files(3, "x", 2);
+    assert_eq!(world.check(&files, 2).unwrap().nodes.len(), 2);
+    assert!(matches!(world.check(&files, 3), Err(Refusal::Untrusted(Untrusted::OldKeys { found: 2, held: 3 }))));
+
+    let changed = |path: &str, content: &[u8]| {
+        let mut files = files.clone();
+        files.insert(path.to_owned(), content.to_vec());
+        world.check(&files, 0).unwrap_err()
+    };
+    assert!(matches!(changed(&format!("nodes/press/{ID}.yaml"), b"other"), Refusal::List { .. }));
+    assert!(matches!(changed("VERSION", b"4\n"), Refusal::Version { head: 3, files: 4 }));
+    assert!(matches!(
+        changed("head", &world.files(4, "x", 2)["head"]),
+        Refusal::Untrusted(Untrusted::Signature("head"))
+    ));
+    assert!(matches!(changed("nodes/press/VERSION", b"9\n"), Refusal::Manifest(_)));
+    let mut without = files.clone();
+    without.remove("KEYS.sig");
+    assert!(matches!(world.check(&without, 0), Err(Refusal::Missing("KEYS.sig"))));
+}
+
+#[test]
+fn a_head_by_another_key_or_of_another_client_is_refused() {
+    let (world, other) = (World::new(), World::new());
+    assert!(matches!(world.check(&other.files(1, "x", 1), 0), Err(Refusal::Untrusted(Untrusted::Keys(_)))));
+    let elsewhere = World { client: "other".parse().unwrap(), ..world };
+    let files = elsewhere.files(1, "x", 1);
+    let here = World { client: "plant".parse().unwrap(), ..elsewhere };
+    assert!(matches!(here.check(&files, 0), Err(Refusal::Untrusted(Untrusted::Foreign { .. }))));
+}
+
+#[test]
+fn wfm_17_an_older_version_or_another_story_under_the_same_one_is_never_published() {
+    let world = World::new();
+    let (two, three, also_three) = (world.tip(2, "x"), world.tip(3, "y"), world.tip(3, "z"));
+    assert_eq!(two.since(None).unwrap(), Some(0));
+    assert_eq!(three.since(Some(&two.head)).unwrap(), Some(2));
+    assert_eq!(three.since(Some(&three.head)).unwrap(), None);
+    assert!(matches!(two.since(Some(&three.head)), Err(Refusal::Older { found: 2, published: 3 })));
+    assert!(matches!(also_three.since(Some(&three.head)), Err(Refusal::Conflict(3))));
+}
+
+#[test]
+fn only_nodes_that_changed_are_published() {
+    let world = World::new();
+    let tip = world.tip(3, "x");
+    let names = |since| tip.changed_since(since).map(NodeName::as_str).collect::<Vec<_>>();
+    assert_eq!((names(0), names(1), names(3)), (vec!["press", "saw"], vec!["press"], vec![]));
+}
+
+#[test]
+fn a_node_s_message_is_repaired_when_it_is_not_what_the_repository_says() {
+    let world = World::new();
+    let tip = world.tip(3, "x");
+    let (saw, gone): (NodeName, NodeName) = ("saw".parse().unwrap(), "gone".parse().unwrap());
+    let message = tip.message(&saw);
+    assert_eq!(message.deployments[0].digest, Digest::of(b"saw").to_string());
+    assert!(!tip.differs(&saw, Some(&message)));
+    assert!(tip.differs(&saw, None));
+    assert!(tip.differs(&saw, Some(&proto::DesiredNode { version: 9, ..message.clone() })));
+    assert!(tip.differs(&gone, Some(&message)));
+    assert!(!tip.differs(&gone, Some(&tip.message(&gone))));
+    assert!(!tip.differs(&gone, None));
+}

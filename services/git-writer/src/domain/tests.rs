@@ -1,0 +1,140 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SOURCE: ServiceName = ServiceName::DeploymentRegistry;
+const OTHER: ServiceName = ServiceName::NodeCapabilities;
+
+fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+fn deployment(at: u8) -> DeploymentId {
+    format!("00000000-0000-4000-8000-0000000000{at:02x}").parse().unwrap()
+}
+
+fn put(on: &str, at: u8, document: &str) -> DeploymentChange {
+    DeploymentChange { node: node(on), deployment: deployment(at), content: Some((document.into(), b"{}".to_vec())) }
+}
+
+fn remove(on: &str, at: u8) -> DeploymentChange {
+    DeploymentChange { content: None, ..put(on, at, "") }
+}
+
+/// What the files are after the changes.
+fn carry_out(files: &mut BTreeMap<String, Vec<u8>>, changes: Vec<FileChange>) {
+    for FileChange { path, content } in changes {
+        match content {
+            Some(content) => files.insert(path.to_string(), content),
+            None => files.remove(path.as_str()),
+        };
+    }
+}
+
+#[test]
+fn the_trailer_is_sorted_and_read_back() {
+    let mut handled = Handled::default();
+    for source in [OTHER, SOURCE, OTHER] {
+        handled.advance(source);
+    }
+    assert_eq!(handled.to_string(), "deployment-registry=1 node-capabilities=2");
+    assert_eq!(handled.to_string().parse::<Handled>().unwrap(), handled);
+    assert_eq!("".parse::<Handled>().unwrap(), Handled::default());
+    for bad in ["x", "x=", "x=-1", "a=1,b=2"] {
+        assert!(bad.parse::<Handled>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_source_that_is_not_known_any_more_keeps_its_number() {
+    let mut handled: Handled = "deployment-registry=4 fleet-manager=9".parse().unwrap();
+    handled.advance(SOURCE);
+    assert_eq!(handled.to_string(), "deployment-registry=5 fleet-manager=9");
+}
+
+#[test]
+fn a_source_writes_its_own_files_only() {
+    let path = |path: &str| TreePath::try_from(path.to_owned()).unwrap();
+    assert!(may_write(ServiceName::AppRegistry, &path("apps/hello/1/margo.yaml")));
+    assert!(may_write(OTHER, &path("nodes/plant/press.yaml")));
+    assert!(!may_write(OTHER, &path("assignments/hello.yaml")));
+    assert!(!may_write(SOURCE, &path("apps")));
+    assert!(!may_write(ServiceName::StatusCollector, &path("apps/hello/1/margo.yaml")));
+}
+
+#[test]
+fn wfm_17_every_row_makes_the_next_version_also_one_that_changes_nothing() {
+    let mut desired = Desired::default();
+    assert_eq!(desired.apply(&[]).unwrap(), [change("VERSION", Some(b"1\n".to_vec()))]);
+    assert_eq!(desired.apply(&[]).unwrap(), [change("VERSION", Some(b"2\n".to_vec()))]);
+}
+
+#[test]
+fn only_a_node_whose_documents_changed_gets_the_new_version() {
+    let mut desired = Desired::default();
+    let mut files = BTreeMap::new();
+    carry_out(&mut files, desired.apply(&[put("a", 1, "x"), put("b", 1, "x")]).unwrap());
+    carry_out(&mut files, desired.apply(&[put("a", 1, "x"), put("b", 1, "y"), remove("c", 1)]).unwrap());
+    assert_eq!(files["VERSION"], b"2\n");
+    assert_eq!((&files["nodes/a/VERSION"][..], &files["nodes/b/VERSION"][..]), (&b"1\n"[..], &b"2\n"[..]));
+    assert!(!files.contains_key("nodes/c/VERSION"));
+    // The version of a node stays when its last deployment goes.
+    carry_out(&mut files, desired.apply(&[remove("a", 1)]).unwrap());
+    assert_eq!(files["nodes/a/VERSION"], b"3\n");
+    assert_eq!(files.keys().filter(|path| path.starts_with("nodes/a/")).count(), 1);
+}
+
+#[test]
+fn a_version_beyond_the_last_is_refused() {
+    let last = ManifestVersion::try_from((1 << 53) - 1).unwrap();
+    let mut desired = Desired { version: Some(last), ..Desired::default() };
+    assert!(desired.apply(&[]).is_err());
+}
+
+fn any_change() -> impl Strategy<Value = DeploymentChange> {
+    (prop::sample::select(vec!["a", "b", "c"]), 0u8..4, proptest::option::of("[xy]")).prop_map(|(on, at, document)| {
+        match document {
+            Some(document) => put(on, at, &document),
+            None => remove(on, at),
+        }
+    })
+}
+
+proptest! {
+    /// Rows get lost, doubled and overtaken on the way; in the end the sources publish again what is not handled.
+    #[test]
+    fn each_number_is_committed_exactly_once_and_in_order(
+        arrivals in proptest::collection::vec((any::<bool>(), 1u64..12), 0..60),
+        lengths in (0u64..12, 0u64..12),
+    ) {
+        let (mut handled, mut committed) = (Handled::default(), Vec::new());
+        let mut take = |source, number| {
+            if handled.place(source, number) == Place::Next {
+                handled.advance(source);
+                committed.push((source, number));
+            }
+        };
+        for (first, number) in arrivals {
+            let (source, length) = if first { (SOURCE, lengths.0) } else { (OTHER, lengths.1) };
+            if number <= length {
+                take(source, number);
+            }
+        }
+        for (source, length) in [(SOURCE, lengths.0), (OTHER, lengths.1)] {
+            (1..=length).for_each(|number| take(source, number));
+        }
+        for (source, length) in [(SOURCE, lengths.0), (OTHER, lengths.1)] {
+            let numbers: Vec<_> = committed.iter().filter(|row| row.0 == source).map(|row| row.1).collect();
+            prop_assert_eq!(numbers, (1..=length).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_in_memory_is_what_the_files_say(rows in proptest::collection::vec(proptest::collection::vec(any_change(), 0..5), 1..8)) {
+        let (mut desired, mut files) = (Desired::default(), BTreeMap::new());
+        for row in rows {
+            carry_out(&mut files, desired.apply(&row).unwrap());
+            prop_assert_eq!(&Desired::read(&files).unwrap(), &desired);
+        }
+    }
+}

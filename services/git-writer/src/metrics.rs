@@ -1,0 +1,31 @@
+//! What Prometheus sees.
+
+use std::sync::LazyLock;
+
+use prometheus::histogram_opts;
+use prometheus::{
+    Histogram, IntCounter, IntGauge, exponential_buckets, register_histogram, register_int_counter, register_int_gauge,
+};
+
+const ONCE: &str = "each metric is registered once, under a valid name";
+
+/// Commits on the disk.
+pub static COMMITS: LazyLock<IntCounter> =
+    LazyLock::new(|| register_int_counter!("edgewright_git_writer_commits_total", "Commits written.").expect(ONCE));
+
+/// Messages without a number that could be read.
+pub static UNDECODABLE: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!("edgewright_git_writer_undecodable_messages_total", "Messages left out.").expect(ONCE)
+});
+
+/// Repositories that stand still.
+pub static STALLED: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("edgewright_git_writer_stalled_repositories", "Repositories that stand still.").expect(ONCE)
+});
+
+/// From the first row of a group to its commits on the disk.
+pub static GROUP_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    let buckets = exponential_buckets(0.002, 2.0, 12).expect("a positive start and a factor above one");
+    let options = histogram_opts!("edgewright_git_writer_group_seconds", "Time to commit a group of rows.", buckets);
+    register_histogram!(options).expect(ONCE)
+});

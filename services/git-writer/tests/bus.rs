@@ -1,0 +1,408 @@
+//! git-writer as a whole: rows on a real NATS server, with the users and permissions of production, become commits.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{path::PathBuf, process::Command, sync::Once};
+
+use api::HandledRequest;
+use bus::{Bus, Outgoing, Repository as Name, Role, ServiceName, Subject, proto, streams};
+use futures::StreamExt;
+use git_state::{Manifest, Repository};
+use identity::{
+    SigningKey,
+    trust::{self, sign_keys},
+};
+use margo::{KeySet, TenantName};
+use service::{
+    Health,
+    args::{LogFormat, TelemetryArgs},
+};
+use tempfile::TempDir;
+use testkit::{NatsServer, wait_for};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const PRESS: &str = "00000000-0000-4000-8000-000000000001";
+
+struct World {
+    server: NatsServer,
+    folder: TempDir,
+    root: SigningKey,
+    source: Bus,
+    operator: Bus,
+}
+
+struct Running {
+    health: Health,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn role(service: ServiceName) -> Role {
+    Role::Central(service)
+}
+
+async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
+    let bus = Bus::connect(&server.endpoint(&role(service))).await.unwrap();
+    bus.connected().await;
+    bus
+}
+
+impl World {
+    async fn new() -> Self {
+        static TELEMETRY: Once = Once::new();
+        TELEMETRY.call_once(|| {
+            let args = TelemetryArgs { log: "info".into(), log_format: LogFormat::Text, otlp_endpoint: None };
+            // Kept for the life of the process.
+            std::mem::forget(service::telemetry::init("git-writer-test", &args).unwrap());
+        });
+        let roles = [ServiceName::GitWriter, ServiceName::DeploymentRegistry, ServiceName::ApiGateway].map(role);
+        let server = NatsServer::start(&roles).await;
+        let folder = TempDir::new().unwrap();
+        let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
+        let keys = KeySet { tenant: TenantName::default(), number: 1, keys: vec![writer.public().to_string()] };
+        let (bytes, signature) = sign_keys(&root, &keys).unwrap();
+        writer.save(&folder.path().join("key")).unwrap();
+        std::fs::write(folder.path().join("KEYS"), bytes).unwrap();
+        std::fs::write(folder.path().join("KEYS.sig"), signature).unwrap();
+        let source = connect(&server, ServiceName::DeploymentRegistry).await;
+        let operator = connect(&server, ServiceName::ApiGateway).await;
+        Self { server, folder, root, source, operator }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self) -> Running {
+        let (health, stop) = (Health::default(), CancellationToken::new());
+        let config = git_writer::Config {
+            bus: self.server.endpoint(&role(ServiceName::GitWriter)),
+            readiness: health.service(ServiceName::GitWriter),
+            tenant: TenantName::default(),
+            repositories: self.path("repositories"),
+            signing_key: self.path("key"),
+            keys: self.path("KEYS"),
+            keys_signature: self.path("KEYS.sig"),
+        };
+        Running { health, task: tokio::spawn(git_writer::run(config, stop.clone())), stop }
+    }
+
+    async fn ready(&self) -> Running {
+        let running = self.run();
+        wait_for("git-writer to be ready", async || if running.health.is_ready() { Ok(()) } else { Err("not ready") })
+            .await;
+        running
+    }
+
+    /// Publishes rows in one batch, as an outbox does.
+    async fn publish(&self, rows: Vec<(Name, proto::GitWrite)>) {
+        let parts = rows.into_iter().flat_map(|(name, write)| {
+            bus::into_parts(bus::encode(&write)).into_iter().map(move |(headers, payload)| Outgoing {
+                subject: name.write_subject(),
+                headers,
+                payload,
+            })
+        });
+        self.source.publish_batch(parts.collect()).await.unwrap();
+    }
+
+    async fn handled(&self, name: &Name) -> Result<api::Handled, api::Problem> {
+        let request = HandledRequest { repository: name.to_string() };
+        self.source.call(&Subject::service(ServiceName::GitWriter, "handled"), &request, None).await
+    }
+
+    async fn wait_until_handled(&self, name: &Name, number: u64) {
+        wait_for("rows to be handled", async || match self.handled(name).await {
+            Ok(handled) if handled.handled.get("deployment-registry") == Some(&number) => Ok(()),
+            other => Err(other),
+        })
+        .await;
+    }
+
+    async fn refusals(&self) -> Vec<api::RefusalInfo> {
+        self.operator.call(&Subject::service(ServiceName::GitWriter, "refusals"), &(), None).await.unwrap()
+    }
+
+    async fn open(&self, name: &Name) -> Repository {
+        Repository::open(&self.path("repositories"), &TenantName::default(), name).unwrap().unwrap()
+    }
+
+    async fn git(&self, name: &Name, arguments: &[&str]) -> String {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(self.open(name).await.path())
+            .args(["-c", "user.name=mallory", "-c", "user.email=mallory@example.com"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Subjects of a repository's commits, oldest first.
+    async fn log(&self, name: &Name) -> Vec<String> {
+        self.git(name, &["log", "--reverse", "--format=%s"]).await.lines().map(str::to_owned).collect()
+    }
+}
+
+fn plant() -> Name {
+    Name::Client("plant".parse().unwrap())
+}
+
+fn row(number: u64, change: proto::git_write::Change) -> proto::GitWrite {
+    let trailers = vec![proto::Trailer { key: "Order".into(), value: format!("order-{number}") }];
+    proto::GitWrite {
+        source: ServiceName::DeploymentRegistry.to_string(),
+        number,
+        author: "ada".into(),
+        subject: format!("row {number}"),
+        trailers,
+        change: Some(change),
+    }
+}
+
+fn assignment(number: u64) -> (Name, proto::GitWrite) {
+    let path = "assignments/hello.yaml".to_owned();
+    let files = vec![proto::FileChange { path, content: Some(format!("revision: {number}\n").into()) }];
+    (Name::Fleet, row(number, proto::git_write::Change::Fleet(proto::FleetChange { files })))
+}
+
+fn deployment(number: u64, document: impl Into<Vec<u8>>) -> (Name, proto::GitWrite) {
+    let put = proto::PutDeployment {
+        node: "press".into(),
+        deployment: PRESS.into(),
+        document: document.into().into(),
+        summary: "{}".into(),
+    };
+    let change = proto::ClientChange { puts: vec![put], removes: vec![] };
+    (plant(), row(number, proto::git_write::Change::Client(change)))
+}
+
+#[tokio::test]
+async fn rows_become_signed_commits_that_say_how_far_they_are() {
+    let world = World::new().await;
+    let mut announced = world.source.subscribe(bus::Pattern::GitCommitted).await.unwrap();
+    world.source.client().flush().await.unwrap();
+    let running = world.ready().await;
+    world.publish(vec![assignment(1), deployment(1, "id: a"), deployment(2, "id: b")]).await;
+
+    let fleet = announced.next().await.unwrap();
+    assert_eq!(fleet.subject.as_str(), "git.committed.fleet");
+    let client = announced.next().await.unwrap();
+    let committed: proto::GitCommitted = bus::decode(&client.payload).unwrap();
+    let repository = world.open(&plant()).await;
+    let tip = repository.tip().unwrap().unwrap();
+    assert_eq!((committed.commit, committed.manifest_version), (tip.to_string(), 2));
+    assert_eq!(committed.handled["deployment-registry"], 2);
+
+    let root = world.root.public();
+    let files = repository.files(tip).unwrap();
+    let keys = trust::verify_keys(&root, &TenantName::default(), 1, &files["KEYS"], &files["KEYS.sig"]).unwrap();
+    repository.verify(tip, &keys).unwrap();
+    let head = trust::verify_head(&keys, &"plant".parse().unwrap(), &files["head"], &files["head.sig"]).unwrap();
+    let manifest = Manifest::read(&files).unwrap();
+    assert_eq!((head.version.get(), head.list), (2, manifest.list().digest()));
+    assert_eq!(files[&format!("nodes/press/{PRESS}.yaml")], b"id: b");
+
+    let trailers: Vec<_> = repository.message(tip).unwrap().trailers().map(|(key, _)| key.to_owned()).collect();
+    assert_eq!(trailers, ["Order", "Manifest-Version", "Traceparent", "Handled"]);
+    for name in [Name::Fleet, plant()] {
+        let log = world.git(&name, &["log", "--show-signature", "--format=%an"]).await;
+        assert!(log.contains("ada"), "{log}");
+        assert_eq!(world.git(&name, &["log", "--format=%G?"]).await.replace(['\n', 'G'], ""), "");
+        assert_eq!(world.git(&name, &["fsck", "--strict", "--no-progress"]).await, "");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_trace_of_a_row_goes_on_in_its_commit() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let (name, write) = deployment(1, "id: a");
+    let mut message = Outgoing::new(name.write_subject(), bus::encode(&write));
+    message.headers.insert("traceparent", format!("00-{trace}-00f067aa0ba902b7-01").as_str());
+    world.source.publish_batch(vec![message]).await.unwrap();
+    world.wait_until_handled(&plant(), 1).await;
+    let repository = world.open(&plant()).await;
+    let message = repository.message(repository.tip().unwrap().unwrap()).unwrap();
+    let carried = message.trailer("Traceparent").unwrap();
+    assert!(carried.contains(trace) && !carried.contains("00f067aa0ba902b7"), "{carried}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn every_number_is_committed_once_and_in_order_through_restarts_repeats_and_gaps() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    world.publish(vec![deployment(1, "1"), deployment(2, "2")]).await;
+    world.wait_until_handled(&plant(), 2).await;
+    running.stop().await;
+
+    // While it is away: a repeat, the next, and one behind a gap.
+    world.publish(vec![deployment(2, "2"), deployment(3, "3"), deployment(5, "5")]).await;
+    let running = world.ready().await;
+    world.wait_until_handled(&plant(), 3).await;
+    world.publish(vec![deployment(4, "4"), deployment(5, "5"), deployment(1, "1")]).await;
+    world.wait_until_handled(&plant(), 5).await;
+    let expected: Vec<_> = (1..=5).map(|number| format!("row {number}")).collect();
+    assert_eq!(world.log(&plant()).await, expected);
+
+    // A process that died before it purged finds all of it again.
+    world.publish((1..=5).map(|number| deployment(number, number.to_string())).collect()).await;
+    world.publish(vec![deployment(6, "6")]).await;
+    world.wait_until_handled(&plant(), 6).await;
+    assert_eq!(world.log(&plant()).await.len(), 6);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_stands_in_git_already_is_announced_again() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    world.publish(vec![deployment(1, "1")]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    running.stop().await;
+    // As it is after a death between the move of the branch and the announcement: the row is still in the log.
+    world.publish(vec![deployment(1, "1")]).await;
+    let mut announced = world.source.subscribe(bus::Pattern::GitCommitted).await.unwrap();
+    world.source.client().flush().await.unwrap();
+    let running = world.ready().await;
+    let committed: proto::GitCommitted = bus::decode(&announced.next().await.unwrap().payload).unwrap();
+    assert_eq!((committed.handled["deployment-registry"], committed.manifest_version), (1, 1));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn many_rows_are_committed_together_and_then_purged() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    let rows = 150;
+    let batch = (1..=rows).flat_map(|number| [assignment(number), deployment(number, number.to_string())]);
+    world.publish(batch.collect()).await;
+    world.wait_until_handled(&plant(), rows).await;
+    world.wait_until_handled(&Name::Fleet, rows).await;
+    let expected: Vec<_> = (1..=rows).map(|number| format!("row {number}")).collect();
+    assert_eq!(world.log(&plant()).await, expected);
+    assert_eq!(world.log(&Name::Fleet).await, expected);
+    running.stop().await;
+
+    let owner = connect(&world.server, ServiceName::GitWriter).await;
+    let running = world.ready().await;
+    world.publish(vec![assignment(rows + 1)]).await;
+    wait_for("the log to be empty", async || {
+        let stream = owner.jetstream().get_stream(streams::GIT_WRITES).await.unwrap();
+        if stream.cached_info().state.messages == 0 { Ok(()) } else { Err(stream.cached_info().state.clone()) }
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_row_comes_in_parts() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    // Random bytes do not shrink.
+    let mut document = Vec::new();
+    while document.len() < 2 << 20 {
+        document.extend_from_slice(margo::Digest::of(&document.len().to_le_bytes()).hex().as_bytes());
+    }
+    world.publish(vec![deployment(1, document.clone())]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    let repository = world.open(&plant()).await;
+    let tip = repository.tip().unwrap().unwrap();
+    assert_eq!(repository.file(tip, &format!("nodes/press/{PRESS}.yaml")).unwrap().unwrap(), document);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_listed_and_the_next_goes_on() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    let garbage = Outgoing::new(plant().write_subject(), "no write".into());
+    world.source.publish_batch(vec![garbage]).await.unwrap();
+    world.publish(vec![deployment(1, "1")]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    let refusals = world.refusals().await;
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    assert_eq!(refusals[0].subject, "git.write.client.plant");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_repository_that_cannot_be_written_stands_still_and_the_others_go_on() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    world.publish(vec![deployment(1, "1")]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    let good = world.git(&plant(), &["rev-parse", "desired"]).await;
+    let foreign = world.git(&plant(), &["commit-tree", "desired^{tree}", "-p", "desired", "-m", "mine"]).await;
+    world.git(&plant(), &["update-ref", "refs/heads/desired", foreign.trim()]).await;
+
+    world.publish(vec![deployment(2, "2"), assignment(1)]).await;
+    world.wait_until_handled(&Name::Fleet, 1).await;
+    let stalled = wait_for("the refusal", async || world.refusals().await.pop().ok_or("none")).await;
+    assert_eq!(stalled.subject, "clients/plant");
+    assert!(stalled.reason.contains("is not signed"), "{stalled:?}");
+    assert!(!running.health.is_ready());
+    assert_eq!(world.handled(&plant()).await.unwrap_err().status, 503);
+
+    world.git(&plant(), &["update-ref", "refs/heads/desired", good.trim()]).await;
+    world.wait_until_handled(&plant(), 2).await;
+    wait_for("it to be ready", async || if running.health.is_ready() { Ok(()) } else { Err(world.refusals().await) })
+        .await;
+    assert_eq!(world.log(&plant()).await, ["row 1", "row 2"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_impossible_stops_its_repository_and_not_what_came_before() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    let (fleet, mut impossible) = assignment(2);
+    let files = vec![proto::FileChange { path: "assignments/../../etc/passwd".into(), content: Some("x".into()) }];
+    impossible.change = Some(proto::git_write::Change::Fleet(proto::FleetChange { files }));
+    world.publish(vec![assignment(1), (fleet, impossible), assignment(3), deployment(1, "1")]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    world.wait_until_handled(&Name::Fleet, 1).await;
+    let refusal = wait_for("the refusal", async || world.refusals().await.pop().ok_or("none")).await;
+    assert!(refusal.reason.contains("row 2 of deployment-registry") && refusal.reason.contains("path"), "{refusal:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_log_and_its_server_may_be_lost() {
+    let mut world = World::new().await;
+    let running = world.ready().await;
+    world.publish(vec![deployment(1, "1")]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    world.server.kill().await;
+    world.server.restart().await;
+    world.source.connected().await;
+    wait_for("the row to be published", async || {
+        let (name, write) = deployment(2, "2");
+        world.source.publish_batch(vec![Outgoing::new(name.write_subject(), bus::encode(&write))]).await
+    })
+    .await;
+    world.wait_until_handled(&plant(), 2).await;
+
+    let owner = connect(&world.server, ServiceName::GitWriter).await;
+    owner.jetstream().delete_stream(streams::GIT_WRITES).await.unwrap();
+    wait_for("the log to be there again", async || {
+        let (name, write) = deployment(3, "3");
+        world.source.publish_batch(vec![Outgoing::new(name.write_subject(), bus::encode(&write))]).await
+    })
+    .await;
+    world.wait_until_handled(&plant(), 3).await;
+    assert_eq!(world.log(&plant()).await, ["row 1", "row 2", "row 3"]);
+    running.stop().await;
+}

@@ -1,0 +1,43 @@
+//! What the service is told.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use bus::{Endpoint, Role};
+use margo::{SiteName, TenantName};
+use service::Readiness;
+
+/// The checked configuration.
+pub struct Config {
+    /// The site's own server, as [`Role::LocalOrchestrator`].
+    pub bus: Endpoint,
+    /// The hub, as [`Role::Site`].
+    pub hub: Endpoint,
+    /// The site's own server, as [`Role::Reloader`].
+    pub reloader: Endpoint,
+    /// Whether the service can do its work.
+    pub readiness: Readiness,
+    /// Of which tenant.
+    pub tenant: TenantName,
+    /// Which site.
+    pub site: SiteName,
+    /// The list of users that the site's server includes.
+    pub users_file: PathBuf,
+    /// Who is in it besides the nodes: role and public NKey.
+    pub own_users: Vec<(Role, String)>,
+    /// The service's own folder.
+    pub data: PathBuf,
+    /// The tenant's root public key (OpenSSH): the one thing a site pins.
+    pub root_key: String,
+    /// Where `GET /api/v1/status` is answered.
+    pub listen: SocketAddr,
+    /// The bearer token for it.
+    pub status_token: String,
+    /// Where the site's artifacts are read; handed to nodes.
+    pub artifacts_url: String,
+    /// The bearer token for them; handed to nodes.
+    pub artifacts_token: String,
+    /// Silence after which a node counts as unreachable.
+    pub unreachable_after: Duration,
+    /// Base URL of an OTLP/HTTP receiver for the spans that nodes report.
+    pub otlp_endpoint: Option<String>,
+}

@@ -1,0 +1,148 @@
+//! Pulling from a durable consumer in groups, by hand: at the hub the site's user may not ask what its consumer is.
+
+use std::time::Duration;
+
+use async_nats::{Subscriber, jetstream::Message};
+use bus::Bus;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::backoff::Backoff;
+
+/// Messages of one group: what a batch towards a stream may hold, with room for what goes along with it.
+pub const GROUP: usize = 500;
+
+/// Bytes of one group. More than the largest message, and little enough for a small site.
+const GROUP_BYTES: usize = 32 << 20;
+
+/// One request waits so long at the server: a site without news costs two small messages each time.
+const EXPIRES: Duration = Duration::from_secs(120);
+
+/// How long after its end a request may be answered before it counts as lost.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// A group is complete when nothing came for so long: what was stored together is handled together.
+const LULL: Duration = Duration::from_millis(5);
+
+pub enum Pulled {
+    /// At least one.
+    Group(Vec<Message>),
+    /// There are none now.
+    Nothing,
+    /// The consumer does not answer, or is gone.
+    Lost(String),
+}
+
+pub struct Pull {
+    bus: Bus,
+    stream: &'static str,
+    consumer: String,
+    open: Option<Request>,
+    group: Vec<Message>,
+    /// Else a consumer that is gone would be asked in a tight loop.
+    not_before: Instant,
+    backoff: Backoff,
+}
+
+/// One request to the consumer.
+struct Request {
+    answers: Subscriber,
+    /// How many messages may still come: the server ends a request that it has served without a word.
+    left: usize,
+}
+
+impl Pull {
+    pub fn new(bus: Bus, stream: &'static str, consumer: impl Into<String>) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
+        let (consumer, not_before) = (consumer.into(), Instant::now());
+        Self { bus, stream, consumer, open: None, group: Vec::new(), not_before, backoff }
+    }
+
+    /// Asks anew at once: after a new connection the server knows nothing of an open request.
+    pub fn close(&mut self) {
+        self.open = None;
+        self.not_before = Instant::now();
+        self.backoff.reset();
+    }
+
+    /// Waits for messages. Cancel-safe: what has arrived is kept for the next call.
+    pub async fn next(&mut self) -> anyhow::Result<Pulled> {
+        self.bus.connected().await;
+        loop {
+            if self.open.is_none() {
+                sleep_until(self.not_before).await;
+                self.ask(json!({ "batch": GROUP, "max_bytes": GROUP_BYTES, "expires": EXPIRES.as_nanos() as u64 }))
+                    .await?;
+            }
+            match self.gather(EXPIRES + SLACK).await? {
+                Pulled::Nothing => self.backoff.reset(),
+                pulled @ Pulled::Group(_) => {
+                    self.backoff.reset();
+                    return Ok(pulled);
+                }
+                lost @ Pulled::Lost(_) => {
+                    self.not_before = Instant::now() + self.backoff.delay();
+                    return Ok(lost);
+                }
+            }
+        }
+    }
+
+    /// What is there now.
+    pub async fn now(&mut self) -> anyhow::Result<Pulled> {
+        if self.group.is_empty() {
+            self.ask(json!({ "batch": GROUP, "max_bytes": GROUP_BYTES, "no_wait": true })).await?;
+        }
+        let pulled = self.gather(SLACK).await?;
+        self.open = None;
+        Ok(pulled)
+    }
+
+    async fn ask(&mut self, request: serde_json::Value) -> anyhow::Result<()> {
+        let client = self.bus.client();
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(inbox.clone()).await?;
+        self.open = Some(Request { answers, left: GROUP });
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer);
+        client.publish_with_reply(subject, inbox, request.to_string().into()).await?;
+        Ok(())
+    }
+
+    async fn gather(&mut self, patience: Duration) -> anyhow::Result<Pulled> {
+        loop {
+            let Some(open) = self.open.as_mut().filter(|open| open.left > 0) else {
+                self.open = None;
+                return Ok(if self.group.is_empty() { Pulled::Nothing } else { self.take() });
+            };
+            let wait = if self.group.is_empty() { patience } else { LULL };
+            let message = match timeout(wait, open.answers.next()).await {
+                Err(_) if !self.group.is_empty() => return Ok(self.take()),
+                Err(_) => {
+                    self.open = None;
+                    return Ok(Pulled::Lost(format!("consumer {} does not answer", self.consumer)));
+                }
+                Ok(None) => anyhow::bail!("the connection is closed"),
+                Ok(Some(message)) => message,
+            };
+            let Some(status) = message.status.filter(|status| status.as_u16() != 200) else {
+                open.left -= 1;
+                self.group.push(Message { message, context: self.bus.jetstream().clone() });
+                continue;
+            };
+            self.open = None;
+            let description = message.description.as_deref().unwrap_or_default();
+            return Ok(match status.as_u16() {
+                _ if !self.group.is_empty() => self.take(),
+                // No messages; the request's time is over; the next message does not fit into what is left of it.
+                404 | 408 => Pulled::Nothing,
+                409 if description.contains("MaxBytes") => Pulled::Nothing,
+                status => Pulled::Lost(format!("consumer {}: {status} {description}", self.consumer)),
+            });
+        }
+    }
+
+    fn take(&mut self) -> Pulled {
+        Pulled::Group(std::mem::take(&mut self.group))
+    }
+}

@@ -1,0 +1,174 @@
+//! The site's nodes: who may connect, which life of them is the present one, who is heard.
+
+use std::{fs, time::Duration};
+
+use api::Reachability;
+use bus::{Bus, Subject, streams};
+use testkit::wait_for;
+
+use crate::world::{Node, TOKEN, World, connect, last, node, report};
+
+async fn reachability(world: &World, name: &str) -> Option<Reachability> {
+    world.status().await.nodes.into_iter().find(|it| it.name == name).map(|it| it.reachability)
+}
+
+async fn is(world: &World, name: &str, wanted: Reachability) {
+    wait_for("a node's reachability", async || match reachability(world, name).await {
+        Some(found) if found == wanted => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_admitted_nodes_connect_and_a_new_one_disturbs_no_other() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    let before = *press.bus.connections().borrow();
+    let stranger = bus::Endpoint { seed: identity::nats::generate().0, ..world.admit("lathe").await };
+    let stranger = Bus::connect(&stranger).await.unwrap();
+    let lathe = world.node("drill").await;
+    assert!(lathe.bus.is_connected() && !stranger.is_connected());
+    assert_eq!(*press.bus.connections().borrow(), before);
+    assert!(press.report(&report(1, 1)).await.stored);
+
+    // The list outlives the hub and the process, and is not written when nothing changed.
+    world.line.cut();
+    world.kill().await;
+    let written = fs::metadata(world.site.users_file()).unwrap().modified().unwrap();
+    world.start().await;
+    assert_eq!(world.status().await.nodes.len(), 3);
+    assert_eq!(fs::metadata(world.site.users_file()).unwrap().modified().unwrap(), written);
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_never_reaches_the_server_s_configuration() {
+    let world = World::started().await;
+    let evil = api::AdmittedNode { name: "evil".parse().unwrap(), public_key: "U }] evil: [{".to_owned() };
+    world.admitted.lock().unwrap().push(evil);
+    let press = world.node("press").await;
+    assert!(press.bus.is_connected());
+    world.refused("site.plant.nodes", "public key of node evil").await;
+    assert!(!fs::read_to_string(world.site.users_file()).unwrap().contains("evil"));
+}
+
+#[tokio::test]
+async fn incarnations_rise_with_every_lost_disk_and_never_fall() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    let answer = press.register(1).await.unwrap();
+    assert_eq!((answer.incarnation, answer.artifacts_url.as_str()), (1, "http://artifacts"));
+    assert_eq!(answer.artifacts_token, "artifacts-token");
+    assert!(!answer.state_stream.is_empty());
+    assert_eq!(press.registered(0).await, 2);
+    let refused = press.register(1).await.unwrap();
+    assert_eq!((refused.incarnation, refused.refused.as_str()), (0, "incarnation 1 is over, 2 is in force"));
+    world.refused("register.plant.press", "incarnation 1 is over").await;
+    world.kill().await;
+    world.start().await;
+    assert_eq!(press.registered(0).await, 3);
+}
+
+#[tokio::test]
+async fn a_site_that_lost_its_disk_asks_the_hub_before_it_gives_an_incarnation() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    assert_eq!(press.registered(0).await, 2);
+    assert!(press.report(&report(2, 1)).await.stored);
+    wait_for("the report to reach the hub", async || {
+        last(&world.collector, streams::STATE, &Subject::Status(node("press"))).await.ok_or("nothing")
+    })
+    .await;
+    world.kill().await;
+    world.lose_disk();
+    for stream in [streams::STATE, streams::EVENTS, streams::DESIRED] {
+        world.at_site.jetstream().delete_stream(stream).await.unwrap();
+    }
+    world.line.cut();
+    world.start().await;
+    let answer = press.register(0).await.unwrap();
+    assert!(answer.not_ready && answer.incarnation == 0, "{answer:?}");
+    // A report of a node that never noticed waits as well.
+    let waiting = press.report(&report(2, 2)).await;
+    assert!(!waiting.stored && waiting.refused.is_empty(), "{waiting:?}");
+    world.line.open();
+    wait_for("the report to be stored", async || {
+        let answer = press.report(&report(2, 2)).await;
+        if answer.stored { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    assert_eq!(press.registered(0).await, 3);
+    assert_eq!(press.register(2).await.unwrap().refused, "incarnation 2 is over, 3 is in force");
+}
+
+#[tokio::test]
+async fn a_silent_node_becomes_unreachable_and_a_heartbeat_brings_it_back() {
+    let mut world = World::new().await;
+    world.unreachable_after = Duration::from_millis(500);
+    world.start().await;
+    let lathe = world.admit("lathe").await;
+    let press = world.node("press").await;
+    is(&world, "lathe", Reachability::Unknown).await;
+    is(&world, "press", Reachability::Unreachable).await;
+    wait_for("a heartbeat to be heard", async || {
+        press.bus.signal(&Subject::Alive(press.id.clone()), "".into()).await.unwrap();
+        match reachability(&world, "press").await {
+            Some(Reachability::Reachable) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    is(&world, "press", Reachability::Unreachable).await;
+    // The centre knows: the judgement is relayed.
+    wait_for("the hub to know", async || {
+        let health = last(&world.collector, streams::STATE, &Subject::Health(crate::world::plant())).await;
+        let health = health.map(|it| <bus::proto::SiteHealth as prost::Message>::decode(it.payload).unwrap());
+        let nodes = health.map(|it| it.nodes).unwrap_or_default();
+        let found: Vec<_> = nodes.iter().map(|it| (it.node.as_str(), it.reachability().as_str_name())).collect();
+        let wanted = [("lathe", "REACHABILITY_UNKNOWN"), ("press", "REACHABILITY_UNREACHABLE")];
+        if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    drop(connect(&lathe).await);
+}
+
+#[tokio::test]
+async fn the_status_needs_its_token_and_tells_what_the_site_knows() {
+    let mut world = World::started().await;
+    for token in [None, Some("wrong"), Some("")] {
+        let refused = world.get_status(token).await;
+        assert_eq!(refused.status(), 401);
+        assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    }
+    assert_eq!(world.get_status(Some(TOKEN)).await.status(), 200);
+    assert_eq!(world.status().await.manifest_version, None);
+    let press = world.node("press").await;
+    world.order("press", Some("a: 1\n")).await;
+    world.adopted(1).await;
+    assert!(press.report(&report(1, 1)).await.stored);
+    let status = world.status().await;
+    assert!(status.hub_connected);
+    assert_eq!((status.site.as_str(), status.commit.as_deref()), ("plant", Some("commit-1")));
+    let [press] = &status.nodes[..] else { panic!("{status:?}") };
+    assert_eq!((press.incarnation, press.desired, press.installed), (1, 1, 1));
+    assert_eq!(press.reachability, Reachability::Reachable);
+}
+
+#[tokio::test]
+async fn a_node_goes_on_when_the_site_s_server_was_restarted() {
+    let mut world = World::started().await;
+    let press: Node = world.node("press").await;
+    assert!(press.report(&report(1, 1)).await.stored);
+    world.site.kill().await;
+    world.site.restart().await;
+    press.bus.connected().await;
+    let mut sequence = 1;
+    wait_for("a report to be stored", async || {
+        sequence += 1;
+        let body = prost::Message::encode_to_vec(&report(1, sequence)).into();
+        press.bus.request(&Subject::Report(press.id.clone()), Default::default(), body).await
+    })
+    .await;
+    world.order("press", Some("a: 1\n")).await;
+    world.adopted(1).await;
+}

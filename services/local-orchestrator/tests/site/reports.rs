@@ -1,0 +1,220 @@
+//! Node → site → hub: reports are stored, refused, relayed.
+
+use async_nats::jetstream::stream::Config as StreamConfig;
+use bus::{Bus, Pattern, Subject, proto, streams};
+use prost::Message as _;
+use testkit::wait_for;
+
+use crate::world::{World, last, make_state, node, plant, report};
+
+/// The status that a bus's stream holds of a node: its sequence.
+async fn reported(bus: &Bus, name: &str) -> Option<u64> {
+    let message = last(bus, streams::STATE, &Subject::Status(node(name))).await?;
+    Some(proto::NodeStatus::decode(message.payload).unwrap().sequence)
+}
+
+/// Waits until the hub holds this report of a node.
+async fn relayed(world: &World, name: &str, sequence: u64) {
+    wait_for("a report to reach the hub", async || match reported(&world.collector, name).await {
+        Some(found) if found == sequence => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+async fn count(bus: &Bus, stream: &str) -> u64 {
+    bus.jetstream().get_stream_no_info(stream).await.unwrap().get_info().await.unwrap().state.messages
+}
+
+#[tokio::test]
+async fn reports_of_many_nodes_are_stored_and_relayed_once() {
+    let world = World::started().await;
+    let names: Vec<_> = (0..8).map(|at| format!("n{at}")).collect();
+    let mut nodes = Vec::new();
+    for name in &names {
+        nodes.push(world.node(name).await);
+    }
+    for sequence in 1..=3 {
+        let reports = nodes.iter().map(async |node| node.report(&report(1, sequence)).await);
+        for answer in futures::future::join_all(reports).await {
+            assert!(answer.stored && answer.events_stored && answer.refused.is_empty(), "{answer:?}");
+            assert!(!answer.state_stream.is_empty());
+        }
+    }
+    // An answer that was lost: the same report again changes nothing.
+    assert!(nodes[0].report(&report(1, 3)).await.stored);
+    for name in &names {
+        relayed(&world, name, 3).await;
+    }
+    wait_for("the site's queue to be empty", async || match count(&world.at_site, streams::EVENTS).await {
+        0 => Ok(()),
+        more => Err(more),
+    })
+    .await;
+    assert_eq!(count(&world.collector, streams::EVENTS).await, 24);
+    wait_for("nothing to wait", async || match world.status().await.waiting {
+        0 => Ok(()),
+        more => Err(more),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_reported_while_the_hub_is_away_arrives_afterwards() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    assert!(press.report(&report(1, 1)).await.stored);
+    relayed(&world, "press", 1).await;
+    world.line.cut();
+    for sequence in 2..=5 {
+        assert!(press.report(&report(1, sequence)).await.events_stored);
+    }
+    assert!(world.status().await.waiting > 0);
+    // What waits outlives the process, and the hub's server.
+    world.kill().await;
+    world.hub.kill().await;
+    world.hub.restart().await;
+    world.start().await;
+    assert!(press.report(&report(1, 6)).await.stored);
+    world.line.open();
+    relayed(&world, "press", 6).await;
+    wait_for("all transitions to reach the hub", async || match count(&world.collector, streams::EVENTS).await {
+        6 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn reports_go_up_as_before_when_the_site_s_server_was_started_again() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    assert!(press.report(&report(1, 1)).await.stored);
+    relayed(&world, "press", 1).await;
+    world.site.kill().await;
+    world.site.restart().await;
+    wait_for("the site to take reports again", async || {
+        if !press.bus.is_connected() {
+            return Err("not connected".to_owned());
+        }
+        let subject = Subject::Report(press.id.clone());
+        let body = report(1, 2).encode_to_vec();
+        match press.bus.request(&subject, Default::default(), body.into()).await {
+            Ok(answer) if proto::ReportAnswer::decode(answer.payload.clone()).unwrap().stored => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    relayed(&world, "press", 2).await;
+}
+
+#[tokio::test]
+async fn reports_of_another_life_overtaken_and_malformed_ones_are_refused_and_listed() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    // Its disk is lost: the next life.
+    assert_eq!(press.registered(0).await, 2);
+    let refused = press.report(&report(1, 9)).await;
+    assert_eq!(refused.refused, "the report is of incarnation 1, 2 is in force");
+    assert!(!refused.stored && !refused.events_stored);
+    assert!(press.report(&report(2, 2)).await.stored);
+    assert_eq!(press.report(&report(2, 1)).await.refused, "the report has sequence 1, 2 is stored");
+    assert!(press.report_bytes(b"no report".to_vec()).await.refused.starts_with("the report is malformed"));
+    for reason in ["incarnation 1, 2 is in force", "sequence 1, 2 is stored", "malformed"] {
+        world.refused("report.plant.press", reason).await;
+    }
+    assert_eq!(reported(&world.at_site, "press").await, Some(2));
+    // The order of reports is not forgotten with the process.
+    world.kill().await;
+    world.start().await;
+    assert_eq!(press.report(&report(2, 1)).await.refused, "the report has sequence 1, 2 is stored");
+    // Operators at the centre see it, too.
+    wait_for("the hub to know of the refusal", async || {
+        let health = last(&world.collector, streams::STATE, &Subject::Health(plant())).await;
+        let refusals = health.map(|it| proto::SiteHealth::decode(it.payload).unwrap().refusals).unwrap_or_default();
+        if refusals.iter().any(|it| it.reason.contains("sequence 1")) { Ok(()) } else { Err(refusals) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_keeps_statuses_going_and_says_so() {
+    let mut world = World::new().await;
+    let events = streams::events_at_site(Pattern::EventsOf(plant()));
+    world.at_site.jetstream().create_stream(StreamConfig { max_bytes: 600, ..events }).await.unwrap();
+    world.line.cut();
+    world.line.open();
+    world.start().await;
+    let press = world.node("press").await;
+    world.line.cut();
+    let mut sequence = 0;
+    let full = wait_for("the queue to be full", async || {
+        sequence += 1;
+        let answer = press.report(&report(1, sequence)).await;
+        if answer.events_stored { Err(answer) } else { Ok(answer) }
+    })
+    .await;
+    assert!(full.stored && full.refused.is_empty());
+    assert_eq!(reported(&world.at_site, "press").await, Some(sequence));
+    // With the hub back there is room again, and the node sends what it kept.
+    world.line.open();
+    relayed(&world, "press", sequence).await;
+    wait_for("room in the queue", async || {
+        sequence += 1;
+        let answer = press.report(&report(1, sequence)).await;
+        if answer.events_stored { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hub_that_lost_its_state_gets_all_last_values_again() {
+    let world = World::started().await;
+    let (press, lathe) = (world.node("press").await, world.node("lathe").await);
+    assert!(press.report(&report(1, 1)).await.stored);
+    relayed(&world, "press", 1).await;
+    assert!(lathe.report(&report(1, 1)).await.stored);
+    relayed(&world, "lathe", 1).await;
+    world.collector.jetstream().delete_stream(streams::STATE).await.unwrap();
+    make_state(&world.collector).await;
+    // The line tells it: at the next connection the hub no longer holds what it acknowledged.
+    world.line.cut();
+    world.line.open();
+    relayed(&world, "press", 1).await;
+    relayed(&world, "lathe", 1).await;
+    // So does the next message, whose sequence is lower than that of an earlier one.
+    world.collector.jetstream().delete_stream(streams::STATE).await.unwrap();
+    make_state(&world.collector).await;
+    assert!(lathe.report(&report(1, 2)).await.stored);
+    relayed(&world, "lathe", 2).await;
+    relayed(&world, "press", 1).await;
+}
+
+#[tokio::test]
+async fn a_site_that_lost_its_state_says_so_in_every_answer() {
+    let world = World::started().await;
+    let press = world.node("press").await;
+    let before = press.report(&report(1, 1)).await.state_stream;
+    world.at_site.jetstream().delete_stream(streams::STATE).await.unwrap();
+    let after = press.report(&report(1, 2)).await;
+    assert!(after.stored);
+    assert_ne!(after.state_stream, before);
+    relayed(&world, "press", 2).await;
+}
+
+#[tokio::test]
+async fn the_spans_of_a_node_are_sent_on() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, mut received) = tokio::sync::mpsc::channel(1);
+    let receive = axum::routing::post(async move |body: axum::body::Bytes| sender.send(body).await.unwrap());
+    tokio::spawn(axum::serve(listener, axum::Router::new().route("/v1/traces", receive)).into_future());
+    let mut world = World::new().await;
+    world.otlp_endpoint = Some(format!("http://{address}"));
+    world.start().await;
+    let press = world.node("press").await;
+    let metric = proto::Metric { name: "edgewright_edge_node_test".to_owned(), value: 3.0 };
+    let spans = proto::ReportRequest { traces: "spans".into(), metrics: vec![metric], ..report(1, 1) };
+    assert!(press.report(&spans).await.stored);
+    assert_eq!(received.recv().await.unwrap(), "spans");
+}

@@ -1,0 +1,408 @@
+//! The whole service on a real NATS server, with the users and permissions of production and real reloads.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use api::{
+    AdmittedNodes, CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated,
+};
+use async_nats::jetstream::consumer::pull;
+use bus::{Bus, Call, Endpoint, Outgoing, Pattern, Role, ServiceName, SiteVerb, Subject, proto, streams};
+use futures::{Stream, StreamExt};
+use git_state::layout::{ClientFile, NodeFile, SiteFile};
+use identity::nats::{generate, public_key};
+use margo::{ClientName, NodeId, TenantName};
+use node_capabilities::Config;
+use prost::Message;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{NatsServer, wait_for};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn plant() -> ClientName {
+    "plant".parse().unwrap()
+}
+
+fn press() -> NodeId {
+    "plant/press".parse().unwrap()
+}
+
+/// The services at the hub that these tests play, and the one that they test.
+fn services() -> Vec<Role> {
+    [
+        ServiceName::NodeCapabilities,
+        ServiceName::ApiGateway,
+        ServiceName::StatusCollector,
+        ServiceName::GitWriter,
+        ServiceName::DeploymentRegistry,
+    ]
+    .map(Role::Central)
+    .to_vec()
+}
+
+struct Running {
+    health: service::Health,
+    shutdown: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    fn start(server: &NatsServer, folder: &Path) -> Self {
+        let health = service::Health::default();
+        let shutdown = CancellationToken::new();
+        let user = |role: Role| (role.clone(), public_key(&server.endpoint(&role).seed).unwrap());
+        let config = Config {
+            bus: server.endpoint(&Role::Central(ServiceName::NodeCapabilities)),
+            readiness: health.service(ServiceName::NodeCapabilities),
+            tenant: TenantName::default(),
+            database: folder.join("node-capabilities.sqlite"),
+            hub_url: server.url(),
+            root_key: "ssh-ed25519 AAAA".into(),
+            users_file: server.users_file(),
+            service_users: services().into_iter().map(user).collect(),
+            reloader: server.endpoint(&Role::Reloader),
+        };
+        let task = tokio::spawn(node_capabilities::run(config, shutdown.clone()));
+        Self { health, shutdown, task }
+    }
+
+    async fn ready(&self) {
+        wait_for("the service to be ready", async || if self.health.is_ready() { Ok(()) } else { Err("not ready") })
+            .await;
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
+    connect_to(&server.endpoint(&Role::Central(service))).await
+}
+
+async fn connect_to(endpoint: &Endpoint) -> Bus {
+    let bus = Bus::connect(endpoint).await.unwrap();
+    bus.connected().await;
+    bus
+}
+
+/// The service, its server, the owner of the streams and the gateway that asks.
+struct Stage {
+    server: NatsServer,
+    folder: TempDir,
+    service: Running,
+    gateway: Bus,
+    collector: Bus,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let server = NatsServer::start(&services()).await;
+        let folder = TempDir::new().unwrap();
+        let service = Running::start(&server, folder.path());
+        let gateway = connect(&server, ServiceName::ApiGateway).await;
+        let collector = connect(&server, ServiceName::StatusCollector).await;
+        for config in [streams::dead_letters(), streams::state(Pattern::State)] {
+            collector.jetstream().create_stream(config).await.unwrap();
+        }
+        service.ready().await;
+        Self { server, folder, service, gateway, collector }
+    }
+
+    async fn ask<T: serde::Serialize, R: DeserializeOwned>(&self, verb: &str, body: &T) -> Result<R, Problem> {
+        self.gateway.call(&Subject::service(ServiceName::NodeCapabilities, verb), body, Some("ada")).await
+    }
+
+    async fn add_site(&self, public_key: &str) -> Result<SiteCreated, Problem> {
+        let site = CreateSite { name: "plant".parse().unwrap(), public_key: public_key.into(), reason: None };
+        self.ask("create-site", &site).await
+    }
+
+    async fn add_node(&self, name: NodeId, public_key: &str) -> Result<NodeCreated, Problem> {
+        let node = CreateNode { name, public_key: public_key.into(), reason: Some("a second press".into()) };
+        self.ask("create-node", &node).await
+    }
+
+    async fn nodes(&self) -> Vec<Node> {
+        self.ask("nodes", &()).await.unwrap()
+    }
+
+    async fn sites(&self) -> Vec<Site> {
+        self.ask("sites", &()).await.unwrap()
+    }
+
+    fn site_endpoint(&self, seed: &str) -> Endpoint {
+        Endpoint { url: self.server.url(), seed: seed.into(), role: Role::Site(plant()) }
+    }
+
+    /// A site with one node, connected.
+    async fn with_a_site(&self) -> Bus {
+        let (seed, key) = generate();
+        self.add_site(&key).await.unwrap();
+        self.add_node(press(), &generate().1).await.unwrap();
+        connect_to(&self.site_endpoint(&seed)).await
+    }
+}
+
+/// The hub's answer to somebody who has this seed.
+async fn knock(server: &NatsServer, seed: &str) -> Result<(), String> {
+    let options = async_nats::ConnectOptions::with_nkey(seed.to_owned());
+    options.connect(server.url()).await.map(|_| ()).map_err(|error| error.to_string())
+}
+
+async fn becomes_admitted(server: &NatsServer, seed: &str) {
+    wait_for("the hub to let the site in", async || knock(server, seed).await).await;
+}
+
+async fn becomes_refused(server: &NatsServer, seed: &str) {
+    wait_for("the hub to turn the site away", async || match knock(server, seed).await {
+        Ok(()) => Err("it is let in"),
+        Err(_) => Ok(()),
+    })
+    .await;
+}
+
+async fn next<T>(stream: &mut (impl Stream<Item = T> + Unpin)) -> T {
+    tokio::time::timeout(PATIENCE, stream.next()).await.expect("something arrives").expect("the stream goes on")
+}
+
+async fn read(owner: &Bus, stream: &str) -> pull::Stream {
+    let stream = owner.jetstream().get_stream(stream).await.unwrap();
+    let config = pull::Config { durable_name: Some("test".into()), ..pull::Config::default() };
+    stream.create_consumer(config).await.unwrap().messages().await.unwrap()
+}
+
+async fn next_write(writes: &mut pull::Stream) -> proto::GitWrite {
+    let message = next(writes).await.unwrap();
+    assert_eq!(message.subject.as_str(), Subject::GitWriteFleet.to_string());
+    message.ack().await.unwrap();
+    bus::decode(&message.payload).unwrap()
+}
+
+fn trailers(write: &proto::GitWrite) -> BTreeMap<&str, &str> {
+    write.trailers.iter().map(|trailer| (trailer.key.as_str(), trailer.value.as_str())).collect()
+}
+
+fn file<T: DeserializeOwned>(write: &proto::GitWrite, path: &str) -> T {
+    let Some(proto::git_write::Change::Fleet(change)) = &write.change else { panic!("no change of fleet.git") };
+    let file = change.files.iter().find(|file| file.path == path).unwrap_or_else(|| panic!("no {path}: {change:?}"));
+    serde_saphyr::from_slice(file.content.as_ref().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_site_may_connect_once_it_was_added_and_not_before() {
+    let stage = Stage::set().await;
+    let (seed, key) = generate();
+    assert!(knock(&stage.server, &seed).await.is_err());
+    let created = stage.add_site(&key).await.unwrap();
+    // No waiting: the answer comes after the reload.
+    knock(&stage.server, &seed).await.unwrap();
+    assert_eq!((created.hub, created.root_key.as_str()), (stage.server.url(), "ssh-ed25519 AAAA"));
+    // The services were not disturbed.
+    assert_eq!(stage.sites().await[0].public_key, key);
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
+    let stage = Stage::set().await;
+    let registry = connect(&stage.server, ServiceName::DeploymentRegistry).await;
+    let (evaluated, mut evaluations) = mpsc::channel(8);
+    let mut endpoints = registry.register(ServiceName::DeploymentRegistry).await.unwrap();
+    let evaluate = move |call: Call<()>| {
+        let evaluated = evaluated.clone();
+        async move { evaluated.send(call.actor).await.map_err(|_| Problem::internal()) }
+    };
+    endpoints.verb("evaluate", evaluate).await.unwrap();
+    registry.client().flush().await.unwrap();
+
+    let (seed, key) = generate();
+    stage.add_site(&key).await.unwrap();
+    let site = connect_to(&stage.site_endpoint(&seed)).await;
+    let mut calls = site.subscribe(Pattern::CallsOf(plant())).await.unwrap();
+    site.client().flush().await.unwrap();
+    let admitted =
+        async || -> AdmittedNodes { site.call(&Subject::Site(plant(), SiteVerb::Nodes), &(), None).await.unwrap() };
+    assert_eq!(admitted().await.nodes, []);
+
+    let (_, node_key) = generate();
+    stage.add_node(press(), &node_key).await.unwrap();
+    assert_eq!(next(&mut calls).await.subject.as_str(), "call.plant.press.admit");
+    let nodes = admitted().await.nodes;
+    assert_eq!((nodes[0].name.as_str(), nodes[0].public_key.as_str()), ("press", node_key.as_str()));
+    let actor = tokio::time::timeout(PATIENCE, evaluations.recv()).await.unwrap();
+    assert_eq!(actor.as_deref(), Some("node-capabilities"));
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn names_and_keys_are_never_used_again() {
+    let stage = Stage::set().await;
+    let (key, other) = (generate().1, generate().1);
+    let gateway = public_key(&stage.server.endpoint(&Role::Central(ServiceName::ApiGateway)).seed).unwrap();
+    let reloader = public_key(&stage.server.endpoint(&Role::Reloader).seed).unwrap();
+    assert_eq!(stage.add_node(press(), &other).await.unwrap_err().status, 404);
+    for taken in [gateway, reloader] {
+        assert_eq!(stage.add_site(&taken).await.unwrap_err().status, 409);
+    }
+    let invalid = stage.add_site("SUNOKEY").await.unwrap_err();
+    assert_eq!((invalid.status, invalid.errors[0].field.as_str()), (422, "publicKey"));
+
+    stage.add_site(&key).await.unwrap();
+    assert_eq!(stage.add_site(&other).await.unwrap_err().status, 409);
+    assert_eq!(stage.add_node(press(), &key).await.unwrap_err().status, 409);
+    stage.add_node(press(), &other).await.unwrap();
+    assert_eq!(stage.add_node(press(), &generate().1).await.unwrap_err().status, 409);
+    assert_eq!(stage.add_node("plant/saw".parse().unwrap(), &other).await.unwrap_err().status, 409);
+    assert_eq!(stage.sites().await[0].nodes, 1);
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_publishing() {
+    let stage = Stage::set().await;
+    let (site_key, node_key) = (generate().1, generate().1);
+    // Nobody takes the writes yet, so the service dies with both rows open.
+    let site = stage.add_site(&site_key).await.unwrap();
+    let node = stage.add_node(press(), &node_key).await.unwrap();
+    stage.service.task.abort();
+    assert!(stage.service.task.await.unwrap_err().is_cancelled());
+
+    let git_writer = connect(&stage.server, ServiceName::GitWriter).await;
+    git_writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
+    let mut writes = read(&git_writer, streams::GIT_WRITES).await;
+    let service = Running::start(&stage.server, stage.folder.path());
+
+    let write = next_write(&mut writes).await;
+    assert_eq!((write.source.as_str(), write.number, write.author.as_str()), ("node-capabilities", 1, "ada"));
+    assert_eq!(trailers(&write)["Order"], site.order);
+    assert_eq!(trailers(&write)["Requested-By"], "ada");
+    assert!(!trailers(&write).contains_key("Reason"));
+    assert_eq!(file::<SiteFile>(&write, "sites/plant.yaml").orchestrator, plant());
+    assert_eq!(file::<ClientFile>(&write, "clients/plant.yaml").public_key, site_key);
+
+    let write = next_write(&mut writes).await;
+    assert_eq!((write.number, write.subject.as_str()), (2, "Add node plant/press"));
+    assert_eq!(trailers(&write)["Order"], node.order);
+    assert_eq!(trailers(&write)["Reason"], "a second press");
+    let node: NodeFile = file(&write, "nodes/plant/press.yaml");
+    assert_eq!((node.device_id.as_str(), node.public_key, node.state.as_str()), ("plant/press", node_key, "active"));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_of_users_that_is_wrong_is_put_right_at_the_start() {
+    let stage = Stage::set().await;
+    let (seed, key) = generate();
+    stage.add_site(&key).await.unwrap();
+    let Stage { mut server, folder, service, .. } = stage;
+    service.stop().await;
+    // Somebody else writes the list: the site is out, and another one is in.
+    let intruder = server.admit(&Role::Site("intruder".parse().unwrap())).seed;
+    becomes_refused(&server, &seed).await;
+    becomes_admitted(&server, &intruder).await;
+    let service = Running::start(&server, folder.path());
+    becomes_admitted(&server, &seed).await;
+    becomes_refused(&server, &intruder).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_site_survives_a_power_cut_of_the_hub() {
+    let mut stage = Stage::set().await;
+    let (seed, key) = generate();
+    stage.add_site(&key).await.unwrap();
+    stage.server.kill().await;
+    stage.server.restart().await;
+    becomes_admitted(&stage.server, &seed).await;
+    stage.gateway.connected().await;
+    let (seed, key) = generate();
+    wait_for("the service to take orders again", async || {
+        let site = CreateSite { name: "harbour".parse().unwrap(), public_key: key.clone(), reason: None };
+        stage.ask::<_, SiteCreated>("create-site", &site).await
+    })
+    .await;
+    becomes_admitted(&stage.server, &seed).await;
+    stage.service.stop().await;
+}
+
+fn capabilities(sequence: u64, document: &Value) -> Outgoing {
+    let message = proto::NodeCapabilities { incarnation: 1, sequence, document: document.to_string().into() };
+    Outgoing::new(Subject::Capabilities(press()), message.encode_to_vec().into())
+}
+
+fn health(version: u64, reachability: proto::Reachability) -> Outgoing {
+    let node = proto::NodeHealth { node: "press".into(), reachability: reachability.into(), since: 1_000_000_000 };
+    let refusal = proto::Refusal { subject: "desired.plant.head".into(), reason: "an older version".into(), time: 1 };
+    let message = proto::SiteHealth {
+        nodes: vec![node],
+        adopted_manifest_version: version,
+        refusals: vec![refusal],
+        time: 2_000_000_000,
+        ..Default::default()
+    };
+    Outgoing::new(Subject::Health(plant()), message.encode_to_vec().into())
+}
+
+#[tokio::test]
+async fn what_a_site_says_of_itself_and_its_nodes_is_shown() {
+    let stage = Stage::set().await;
+    let site = stage.with_a_site().await;
+    let silent = &stage.nodes().await[0];
+    assert_eq!((silent.state, silent.reachability), (NodeState::Active, Reachability::Unknown));
+    assert_eq!((silent.device_id.as_str(), &silent.capabilities), ("plant/press", &None));
+
+    let newest = json!({ "properties": { "id": "plant/press", "supportedRuntimes": ["custom"] } });
+    let overtaken = json!({ "properties": { "id": "plant/press" } });
+    for message in [
+        capabilities(2, &newest),
+        capabilities(1, &overtaken),
+        health(7, proto::Reachability::Reachable),
+        health(8, proto::Reachability::Unreachable),
+    ] {
+        site.publish_batch(vec![message]).await.unwrap();
+    }
+    wait_for("the site's last word", async || {
+        let site = stage.sites().await.remove(0);
+        if site.adopted_manifest_version == Some(8) { Ok(()) } else { Err(site) }
+    })
+    .await;
+    let site = &stage.sites().await[0];
+    assert_eq!(site.last_seen.as_deref(), Some("1970-01-01T00:00:02Z"));
+    assert_eq!(site.refusals[0].reason, "an older version");
+    let node = &stage.nodes().await[0];
+    assert_eq!((node.reachability, node.since.as_deref()), (Reachability::Unreachable, Some("1970-01-01T00:00:01Z")));
+    assert_ne!(node.capabilities, None);
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_malformed_report_is_a_dead_letter_and_blocks_nobody() {
+    let stage = Stage::set().await;
+    let site = stage.with_a_site().await;
+    let mut letters = read(&stage.collector, streams::DEAD_LETTERS).await;
+    let stranger = Subject::Capabilities("plant/stranger".parse().unwrap());
+    let document = json!({ "properties": { "id": "plant/stranger" } });
+    for (message, reason) in [
+        (Outgoing::new(Subject::Health(plant()), "no health".into()), "decoding the report"),
+        (capabilities(1, &json!({ "properties": { "id": "plant/saw" } })), "properties.id: must be"),
+        (Outgoing { subject: stranger, ..capabilities(1, &document) }, "node plant/stranger does not exist"),
+    ] {
+        site.publish_batch(vec![message]).await.unwrap();
+        let letter = String::from_utf8_lossy(&next(&mut letters).await.unwrap().payload).into_owned();
+        assert!(letter.contains(reason), "{letter}");
+    }
+    site.publish_batch(vec![health(1, proto::Reachability::Reachable)]).await.unwrap();
+    wait_for("the report after them", async || {
+        let node = stage.nodes().await.remove(0);
+        if node.reachability == Reachability::Reachable { Ok(()) } else { Err(node) }
+    })
+    .await;
+    stage.service.stop().await;
+}

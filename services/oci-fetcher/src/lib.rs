@@ -1,0 +1,55 @@
+//! OCI fetcher: the only writer of a site's content store.
+//!
+//! Asks its LO which artifacts the adopted manifest names, pulls from the platform's store what is missing, and serves all
+//! of it to the nodes. Looks again on every change of desired state, on every connection, when a node asks for something
+//! that is not here, and on a timer. With the hub away it serves what it has and goes on trying. The store on disk is all
+//! its memory, so it may die at any time.
+
+mod backoff;
+mod config;
+mod fetcher;
+
+use anyhow::Context;
+use bus::{Bus, ServiceName};
+use oci::ContentStore;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use config::Config;
+
+use crate::fetcher::{Fetcher, Nodes};
+
+/// Listens, and serves until shutdown.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("listening on {} for nodes", config.listen))?;
+    serve(listener, config, shutdown).await
+}
+
+/// Serves on a listener that is bound already; `config.listen` is not used.
+pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let store = ContentStore::open(config.data).await?;
+    let bus = Bus::connect(&config.bus).await?;
+    let fetcher = Fetcher::new(bus.clone(), store.clone());
+    let router = oci::server::router(store, Nodes::new(fetcher.clone(), &config.token));
+
+    let served = async {
+        info!(address = ?listener.local_addr(), "artifacts are served");
+        axum::serve(listener, router)
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+            .await
+            .context("serving artifacts")
+    };
+    let fetched = async {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = bus.connected() => {}
+        }
+        let registration = bus.register(ServiceName::OciFetcher).await?;
+        config.readiness.ready();
+        fetcher.run(&config.client, &shutdown).await?;
+        registration.stop().await
+    };
+    service::within_grace(async { tokio::try_join!(served, fetched).map(|_| ()) }, &shutdown).await
+}

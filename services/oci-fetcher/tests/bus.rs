@@ -1,0 +1,338 @@
+//! The whole service between a real store at the hub and nodes, over a real NATS server with production's permissions.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use api::{Problem, StoreAccess, WantedArtifact, WantedArtifacts};
+use axum::{Router, http::StatusCode, routing::get};
+use bus::{Bus, Call, Outgoing, Pattern, Role, ServiceEndpoints, ServiceName, Subject, streams};
+use margo::{ClientName, Digest};
+use oci::{
+    Client, ContentStore, Descriptor, Manifest, PullError, RepositoryName, media,
+    server::{Availability, Policy, router},
+};
+use oci_fetcher::Config;
+use service::Health;
+use tempfile::TempDir;
+use testkit::{NatsServer, wait_for};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+const NODE_TOKEN: &str = "for nodes";
+
+fn plant() -> ClientName {
+    "plant".parse().unwrap()
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// What the LO answers.
+#[derive(Default)]
+struct Answers {
+    wanted: Vec<WantedArtifact>,
+    store: Option<StoreAccess>,
+}
+
+/// A site: its server, the LO's part of the conversation, the fetcher and its data.
+struct Site {
+    server: NatsServer,
+    orchestrator: Bus,
+    answers: Arc<Mutex<Answers>>,
+    data: TempDir,
+    running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+    address: Option<SocketAddr>,
+    _endpoints: ServiceEndpoints,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let orchestrator = Role::LocalOrchestrator(plant());
+        let server = NatsServer::start(&[orchestrator.clone(), Role::OciFetcher(plant())]).await;
+        let orchestrator = Bus::connect(&server.endpoint(&orchestrator)).await.unwrap();
+        orchestrator.connected().await;
+        let desired = streams::desired(Pattern::DesiredOf(plant()));
+        orchestrator.jetstream().create_stream(desired).await.unwrap();
+        let answers: Arc<Mutex<Answers>> = Arc::default();
+        let mut endpoints = orchestrator.register(ServiceName::LocalOrchestrator).await.unwrap();
+        let it = answers.clone();
+        let artifacts = move |_: Call<()>| {
+            let artifacts = it.lock().unwrap().wanted.clone();
+            std::future::ready(Ok::<_, Problem>(WantedArtifacts { artifacts }))
+        };
+        endpoints.verb("artifacts", artifacts).await.unwrap();
+        let it = answers.clone();
+        let store = move |_: Call<()>| {
+            let store = it.lock().unwrap().store.clone();
+            std::future::ready(store.ok_or_else(|| Problem::unavailable("the hub is away")))
+        };
+        endpoints.verb("store", store).await.unwrap();
+        orchestrator.client().flush().await.unwrap();
+        let data = TempDir::new().unwrap();
+        let mut site =
+            Self { server, orchestrator, answers, data, running: None, address: None, _endpoints: endpoints };
+        site.launch().await;
+        site
+    }
+
+    async fn launch(&mut self) {
+        let (listener, address) = listen().await;
+        let health = Health::default();
+        let config = Config {
+            bus: self.server.endpoint(&Role::OciFetcher(plant())),
+            readiness: health.service(ServiceName::OciFetcher),
+            tenant: margo::TenantName::default(),
+            client: plant(),
+            data: self.data.path().to_owned(),
+            listen: address,
+            token: NODE_TOKEN.to_owned(),
+        };
+        let shutdown = CancellationToken::new();
+        self.running = Some((shutdown.clone(), tokio::spawn(oci_fetcher::serve(listener, config, shutdown))));
+        self.address = Some(address);
+        wait_for("the fetcher to be ready", async || if health.is_ready() { Ok(()) } else { Err("not ready") }).await;
+    }
+
+    async fn stop(&mut self) {
+        let (shutdown, task) = self.running.take().unwrap();
+        shutdown.cancel();
+        task.await.unwrap().unwrap();
+    }
+
+    fn want(&self, artifact: &WantedArtifact) {
+        self.answers.lock().unwrap().wanted.push(artifact.clone());
+    }
+
+    fn reach(&self, store: Option<&StoreAccess>) {
+        self.answers.lock().unwrap().store = store.cloned();
+    }
+
+    /// As an adoption does.
+    async fn signal(&self) {
+        let head = Outgoing::new(Subject::DesiredHead(plant()), "head".into());
+        self.orchestrator.publish_batch(vec![head]).await.unwrap();
+    }
+
+    async fn pull_as_node(&self, artifact: &WantedArtifact, token: &str) -> Result<(), PullError> {
+        let folder = TempDir::new().unwrap();
+        let store = ContentStore::open(folder.path()).await.unwrap();
+        let client = Client::new(&format!("http://{}", self.address.unwrap()), token).unwrap();
+        client.pull(&store, &artifact.name.parse().unwrap(), &artifact.digest).await.map(|_| ())
+    }
+
+    async fn pulled_by_node(&self, artifact: &WantedArtifact) {
+        wait_for("a node to have the artifact", async || {
+            self.pull_as_node(artifact, NODE_TOKEN).await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    /// The marker that the site's store sets when a name holds a manifest whole.
+    fn holds(&self, artifact: &WantedArtifact) -> bool {
+        let marker = format!("repositories/{}/_manifests/{}", artifact.name, artifact.digest.hex());
+        self.data.path().join(marker).exists()
+    }
+
+    async fn held(&self, artifact: &WantedArtifact) {
+        wait_for("the site to hold the artifact", async || if self.holds(artifact) { Ok(()) } else { Err(artifact) })
+            .await;
+    }
+}
+
+#[derive(Clone)]
+struct Token(String);
+
+impl Policy for Token {
+    fn admits(&self, token: &str) -> bool {
+        token == self.0
+    }
+
+    async fn provide(&self, _: &RepositoryName, _: &Digest) -> Availability {
+        Availability::Absent
+    }
+}
+
+/// The platform's store; each life has another address and another token.
+struct Hub {
+    _folder: TempDir,
+    store: ContentStore,
+    life: u32,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Hub {
+    async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let store = ContentStore::open(folder.path()).await.unwrap();
+        Self { _folder: folder, store, life: 0, serving: None }
+    }
+
+    async fn serve(&mut self) -> StoreAccess {
+        self.life += 1;
+        let token = format!("life {}", self.life);
+        let router = router(self.store.clone(), Token(token.clone()));
+        self.serve_instead(router, token).await
+    }
+
+    async fn serve_instead(&mut self, router: Router, token: String) -> StoreAccess {
+        let (listener, address) = listen().await;
+        self.stop().await;
+        self.serving = Some(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
+        StoreAccess { url: format!("http://{address}"), token }
+    }
+
+    async fn stop(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+            serving.await.unwrap_err();
+        }
+    }
+
+    async fn artifact(&self, name: &str, content: &[u8]) -> WantedArtifact {
+        let artifact = Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, content)]);
+        self.store.put(media::EMPTY_CONFIG).await.unwrap();
+        self.store.put(content).await.unwrap();
+        let digest = self.store.put(&artifact.to_json()).await.unwrap();
+        self.store.link(&name.parse().unwrap(), &digest).await.unwrap();
+        WantedArtifact { name: name.to_owned(), digest }
+    }
+}
+
+#[tokio::test]
+async fn what_is_adopted_is_fetched_on_the_signal_and_served_with_the_hub_away() {
+    let (mut site, mut hub) = (Site::start().await, Hub::new().await);
+    let hello = hub.artifact("hello", b"hello").await;
+    site.reach(Some(&hub.serve().await));
+    site.want(&hello);
+    site.signal().await;
+    site.held(&hello).await;
+
+    hub.stop().await;
+    site.reach(None);
+    site.pull_as_node(&hello, NODE_TOKEN).await.unwrap();
+    let stranger = site.pull_as_node(&hello, "guess").await.unwrap_err();
+    assert!(matches!(stranger, PullError::Unauthorized), "{stranger}");
+
+    site.stop().await;
+    site.launch().await;
+    site.pull_as_node(&hello, NODE_TOKEN).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_faster_than_the_signal_gets_its_artifact() {
+    let (site, mut hub) = (Site::start().await, Hub::new().await);
+    site.reach(Some(&hub.serve().await));
+    let (wanted, unwanted) = (hub.artifact("hello", b"hello").await, hub.artifact("other", b"other").await);
+    site.want(&wanted);
+    let nodes = futures::future::join_all((0..8).map(|_| site.pull_as_node(&wanted, NODE_TOKEN)));
+    for node in nodes.await {
+        node.unwrap();
+    }
+    let absent = site.pull_as_node(&unwanted, NODE_TOKEN).await.unwrap_err();
+    assert!(matches!(absent, PullError::Absent(_)), "{absent}");
+}
+
+#[tokio::test]
+async fn with_the_hub_away_a_node_is_told_to_ask_again() {
+    let (site, mut hub) = (Site::start().await, Hub::new().await);
+    let hello = hub.artifact("hello", b"hello").await;
+    site.want(&hello);
+    let later = site.pull_as_node(&hello, NODE_TOKEN).await.unwrap_err();
+    assert!(matches!(later, PullError::Later(_)), "{later}");
+    site.reach(Some(&hub.serve().await));
+    site.pulled_by_node(&hello).await;
+}
+
+#[tokio::test]
+async fn a_store_that_restarts_with_another_token_is_found_again() {
+    let (site, mut hub) = (Site::start().await, Hub::new().await);
+    let (first, second, third) =
+        (hub.artifact("first", b"1").await, hub.artifact("second", b"2").await, hub.artifact("third", b"3").await);
+    let before = hub.serve().await;
+    site.reach(Some(&before));
+    site.want(&first);
+    site.signal().await;
+    site.held(&first).await;
+
+    // Another address.
+    let moved = hub.serve().await;
+    site.reach(Some(&moved));
+    site.want(&second);
+    site.signal().await;
+    site.held(&second).await;
+
+    // The same address, another token: the answer is 401.
+    let address = moved.url.strip_prefix("http://").unwrap().parse::<SocketAddr>().unwrap();
+    hub.stop().await;
+    let listener = wait_for("the port to be free", async || TcpListener::bind(address).await).await;
+    let again = router(hub.store.clone(), Token("new".to_owned()));
+    hub.serving = Some(tokio::spawn(async move { axum::serve(listener, again).await.unwrap() }));
+    site.reach(Some(&StoreAccess { token: "new".to_owned(), ..moved }));
+    site.want(&third);
+    site.signal().await;
+    site.held(&third).await;
+}
+
+#[tokio::test]
+async fn content_with_a_wrong_digest_is_refused_until_the_right_one_comes() {
+    let (site, mut hub) = (Site::start().await, Hub::new().await);
+    let hello = hub.artifact("hello", b"hello").await;
+    let manifest = fs::read(hub.store.path(&hello.digest)).unwrap();
+    let evil = Router::new()
+        .route("/v2/hello/manifests/{digest}", get(move || std::future::ready(manifest.clone())))
+        .route("/v2/hello/blobs/{digest}", get(|| std::future::ready("evil!")));
+    let access = hub.serve_instead(evil, "any".to_owned()).await;
+    site.reach(Some(&access));
+    site.want(&hello);
+    let refused = site.pull_as_node(&hello, NODE_TOKEN).await.unwrap_err();
+    assert!(matches!(refused, PullError::Later(_)), "{refused}");
+    assert!(!site.holds(&hello));
+    assert!(!site.data.path().join("blobs/sha256").join(Digest::of(b"hello").hex()).exists());
+    assert_eq!(fs::read_dir(site.data.path().join("staging")).unwrap().count(), 0);
+
+    site.reach(Some(&hub.serve().await));
+    site.pulled_by_node(&hello).await;
+}
+
+#[tokio::test]
+async fn a_damaged_blob_of_the_site_is_fetched_again() {
+    let (site, mut hub) = (Site::start().await, Hub::new().await);
+    let hello = hub.artifact("hello", b"hello").await;
+    site.reach(Some(&hub.serve().await));
+    site.want(&hello);
+    site.pulled_by_node(&hello).await;
+    fs::write(site.data.path().join("blobs/sha256").join(Digest::of(b"hello").hex()), b"hullo").unwrap();
+    site.pulled_by_node(&hello).await;
+}
+
+#[tokio::test]
+async fn the_site_s_server_may_restart() {
+    let (mut site, mut hub) = (Site::start().await, Hub::new().await);
+    let (first, second) = (hub.artifact("first", b"1").await, hub.artifact("second", b"2").await);
+    site.reach(Some(&hub.serve().await));
+    site.want(&first);
+    site.signal().await;
+    site.held(&first).await;
+    site.server.kill().await;
+    site.want(&second);
+    site.pull_as_node(&first, NODE_TOKEN).await.unwrap();
+    site.server.restart().await;
+    site.held(&second).await;
+}
+
+#[tokio::test]
+async fn the_version_check_of_oci_distribution_wants_the_token() {
+    let site = Site::start().await;
+    let url = format!("http://{}/v2/", site.address.unwrap());
+    let http = reqwest::Client::new();
+    assert_eq!(http.get(&url).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(http.get(&url).bearer_auth(NODE_TOKEN).send().await.unwrap().status(), StatusCode::OK);
+}

@@ -1,0 +1,82 @@
+//! The streams of the hub, and the loop that reads them.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use bus::{Bus, Pattern, ServiceName, streams};
+use futures::{StreamExt, stream};
+use service::Readiness;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{handler::handle, store::Store};
+
+/// Reports of one transaction: enough to share a sync of the disk among many, few enough to be done in milliseconds.
+const BATCH: usize = 500;
+
+/// How long a batch may take before its messages come again. Also the pause after a crash with messages in hand.
+const ACK_WAIT: Duration = Duration::from_secs(10);
+
+/// The server speaks at least this often while we wait for messages; silence for twice as long means that it is gone.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How often to look whether the streams are still there.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Makes what is missing of the hub's streams, and reads them until shutdown. After an error, call it again.
+pub async fn collect(
+    bus: &Bus,
+    store: &Store,
+    readiness: &Readiness,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    keep_streams(bus).await?;
+    let states = messages(bus, streams::STATE, Pattern::Statuses).await?;
+    let events = messages(bus, streams::EVENTS, Pattern::Events).await?;
+    // What is there, at most a batch: alone a report does not wait, under load many share a transaction.
+    let mut batches = stream::select(states, events).ready_chunks(BATCH);
+    readiness.ready();
+    let mut look_again = interval(LOOK_AGAIN);
+    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let batch = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            // Also nobody publishes to DEAD_LETTERS or reads it here: only looking tells that it was deleted.
+            _ = look_again.tick() => {
+                keep_streams(bus).await?;
+                continue;
+            }
+            // Cancel-safe: what we have not acknowledged is delivered again.
+            next = batches.next() => next.context("the consumers ended")?,
+        };
+        let batch = batch.into_iter().collect::<Result<Vec<_>, _>>().context("pulling reports")?;
+        handle(store, batch).await?;
+    }
+}
+
+/// Makes the streams that are not there. A new STATE has a new identity, upon which every site sends its last values.
+async fn keep_streams(bus: &Bus) -> anyhow::Result<()> {
+    for config in [streams::state(Pattern::State), streams::events_at_hub(), streams::dead_letters()] {
+        let name = config.name.clone();
+        let made = bus.jetstream().get_or_create_stream(config).await;
+        made.with_context(|| format!("making the stream {name}"))?;
+    }
+    Ok(())
+}
+
+async fn messages(bus: &Bus, stream: &str, pattern: Pattern) -> anyhow::Result<pull::Stream> {
+    let config = pull::Config {
+        durable_name: Some(ServiceName::StatusCollector.to_string()),
+        filter_subject: pattern.to_string(),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: 2 * BATCH as i64,
+        ..pull::Config::default()
+    };
+    let consumer = bus.jetstream().create_consumer_on_stream(config, stream).await;
+    let consumer = consumer.with_context(|| format!("making the consumer of {stream}"))?;
+    let pulls = consumer.stream().max_messages_per_batch(BATCH).heartbeat(HEARTBEAT);
+    pulls.messages().await.with_context(|| format!("reading {stream}"))
+}

@@ -1,0 +1,307 @@
+//! The whole service on a real NATS server, with the users and permissions of production.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{path::Path, time::Duration};
+
+use api::{ActualDeployment, ById, HistoryEntry, RefusalInfo};
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use bus::{Bus, Outgoing, Role, ServiceName, Subject, proto, streams};
+use futures::StreamExt;
+use margo::{Digest, NodeId, State, TenantName};
+use prost::Message;
+use status_collector::Config;
+use tempfile::TempDir;
+use testkit::{NatsServer, wait_for};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const HELLO: &str = "9db79949-86fb-5e45-910d-8a83dd7391cc";
+const OTHER: &str = "00000000-0000-4000-8000-000000000001";
+
+fn node() -> NodeId {
+    "plant/press".parse().unwrap()
+}
+
+/// The service, its server, the site that reports and the gateway that asks.
+struct Stage {
+    server: NatsServer,
+    folder: TempDir,
+    service: Running,
+    site: Bus,
+    gateway: Bus,
+}
+
+struct Running {
+    health: service::Health,
+    shutdown: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    fn start(server: &NatsServer, folder: &Path) -> Self {
+        let health = service::Health::default();
+        let shutdown = CancellationToken::new();
+        let config = Config {
+            bus: server.endpoint(&collector()),
+            readiness: health.service(ServiceName::StatusCollector),
+            tenant: TenantName::default(),
+            database: folder.join("status-collector.sqlite"),
+        };
+        let task = tokio::spawn(status_collector::run(config, shutdown.clone()));
+        Self { health, shutdown, task }
+    }
+
+    async fn ready(&self) {
+        wait_for("the service to be ready", async || if self.health.is_ready() { Ok(()) } else { Err("not ready") })
+            .await;
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn collector() -> Role {
+    Role::Central(ServiceName::StatusCollector)
+}
+
+fn site() -> Role {
+    Role::Site(node().client)
+}
+
+fn gateway() -> Role {
+    Role::Central(ServiceName::ApiGateway)
+}
+
+async fn connect(server: &NatsServer, role: &Role) -> Bus {
+    let bus = Bus::connect(&server.endpoint(role)).await.unwrap();
+    bus.connected().await;
+    bus
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let server = NatsServer::start(&[collector(), site(), gateway()]).await;
+        let folder = TempDir::new().unwrap();
+        let service = Running::start(&server, folder.path());
+        service.ready().await;
+        let (site, gateway) = (connect(&server, &site()).await, connect(&server, &gateway()).await);
+        Self { server, folder, service, site, gateway }
+    }
+
+    async fn report(&self, status: proto::NodeStatus) {
+        let message = Outgoing::new(Subject::Status(node()), status.encode_to_vec().into());
+        self.site.publish_batch(vec![message]).await.unwrap();
+    }
+
+    async fn transitions(&self, incarnation: u64, transitions: Vec<proto::Transition>) {
+        let events = proto::NodeEvents { incarnation, sequence: 1, transitions, lost: 0 };
+        let message = Outgoing::new(Subject::Event(node()), events.encode_to_vec().into());
+        self.site.publish_batch(vec![message]).await.unwrap();
+    }
+
+    async fn ask<T: serde::Serialize, R: serde::de::DeserializeOwned>(&self, verb: &str, body: &T) -> R {
+        self.gateway.call(&Subject::service(ServiceName::StatusCollector, verb), body, None).await.unwrap()
+    }
+
+    async fn list(&self) -> Vec<ActualDeployment> {
+        self.ask("list", &()).await
+    }
+
+    async fn history(&self, id: &str) -> Vec<HistoryEntry> {
+        self.ask("history", &ById { id: id.parse().unwrap() }).await
+    }
+
+    async fn states_become(&self, wanted: &[(&str, State)]) {
+        wait_for("the deployments to be as reported", async || {
+            let list = self.list().await;
+            let states: Vec<_> = list.iter().map(|actual| (actual.id.to_string(), actual.state)).collect();
+            let same = states.iter().map(|(id, state)| (id.as_str(), *state)).eq(wanted.iter().copied());
+            if same { Ok(()) } else { Err(states) }
+        })
+        .await;
+    }
+
+    async fn history_becomes(&self, id: &str, wanted: &[u64]) {
+        wait_for("the history to be complete", async || {
+            let history = self.history(id).await;
+            let versions: Vec<_> = history.iter().map(|entry| entry.adopted_manifest_version).collect();
+            if versions == wanted { Ok(()) } else { Err(versions) }
+        })
+        .await;
+    }
+}
+
+fn status(incarnation: u64, sequence: u64, deployments: &[(&str, proto::State)]) -> proto::NodeStatus {
+    let deployment = |(id, state): &(&str, proto::State)| proto::DeploymentStatus {
+        id: (*id).to_owned(),
+        digest: Digest::of(b"document").to_string(),
+        adopted_manifest_version: 1,
+        state: (*state).into(),
+        failure: None,
+        components: vec![proto::ComponentStatus {
+            name: "hello".into(),
+            state: (*state).into(),
+            failure: None,
+            endpoint: "http://127.0.0.1:8080/".into(),
+        }],
+    };
+    proto::NodeStatus {
+        incarnation,
+        sequence,
+        version: 1,
+        deployments: deployments.iter().map(deployment).collect(),
+        refusals: vec![],
+        time: 1_000_000_000,
+        agent: "0.1.0".into(),
+    }
+}
+
+/// Its number stands in `adopted_manifest_version` too, where the history shows it.
+fn transition(number: u64, deployment: &str) -> proto::Transition {
+    proto::Transition {
+        number,
+        deployment: deployment.into(),
+        digest: Digest::of(b"document").to_string(),
+        component: String::new(),
+        state: proto::State::Installing.into(),
+        failure: None,
+        adopted_manifest_version: number,
+        time: 1,
+    }
+}
+
+#[tokio::test]
+async fn the_newest_whole_status_of_a_node_is_what_is() {
+    use proto::State::{Installed, Installing};
+    let stage = Stage::set().await;
+    stage.report(status(1, 1, &[(OTHER, Installing), (HELLO, Installing)])).await;
+    stage.states_become(&[(OTHER, State::Installing), (HELLO, State::Installing)]).await;
+    // Absent from a newer status: gone. An overtaken one changes nothing, wherever the bus had it so long.
+    stage.report(status(1, 3, &[(HELLO, Installed)])).await;
+    stage.states_become(&[(OTHER, State::Removed), (HELLO, State::Installed)]).await;
+    stage.report(status(1, 2, &[(OTHER, Installing), (HELLO, Installing)])).await;
+    stage.report(status(2, 1, &[(OTHER, Installed)])).await;
+    stage.states_become(&[(OTHER, State::Installed), (HELLO, State::Removed)]).await;
+    let list = stage.list().await;
+    assert_eq!(list[0].node, node());
+    assert_eq!(list[0].components[0].endpoint.as_deref(), Some("http://127.0.0.1:8080/"));
+    assert_eq!(list[0].reported_at, "1970-01-01T00:00:01Z");
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn history_is_complete_without_doubles_and_ends_at_its_limit() {
+    let stage = Stage::set().await;
+    stage.transitions(1, vec![transition(1, HELLO), transition(2, HELLO)]).await;
+    stage.transitions(1, vec![transition(1, HELLO), transition(2, HELLO), transition(3, OTHER)]).await;
+    stage.history_becomes(OTHER, &[3]).await;
+    stage.history_becomes(HELLO, &[1, 2]).await;
+    // A node that began anew counts anew.
+    stage.transitions(2, (1..=250).map(|number| transition(number, HELLO)).collect()).await;
+    stage.history_becomes(HELLO, &(51..=250).collect::<Vec<_>>()).await;
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn refusals_of_nodes_are_shown_as_their_newest_report_has_them() {
+    let stage = Stage::set().await;
+    let refusal =
+        |reason: &str| proto::Refusal { subject: "desired.plant.node.press".into(), reason: reason.into(), time: 5 };
+    let refused = |sequence, reasons: &[&str]| proto::NodeStatus {
+        refusals: reasons.iter().copied().map(refusal).collect(),
+        ..status(1, sequence, &[])
+    };
+    for (sequence, reasons) in [(1, ["a digest does not match"].as_slice()), (2, &["version 3 is older", "and again"])]
+    {
+        stage.report(refused(sequence, reasons)).await;
+        wait_for("the refusals of the newest report", async || {
+            let refusals: Vec<RefusalInfo> = stage.ask("refusals", &()).await;
+            let same = refusals.iter().map(|refusal| refusal.reason.as_str()).eq(reasons.iter().copied());
+            if same { Ok(()) } else { Err(refusals) }
+        })
+        .await;
+    }
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_malformed_report_is_a_dead_letter_and_blocks_nobody() {
+    let stage = Stage::set().await;
+    let broken = [
+        Outgoing::new(Subject::Status(node()), "not a report".into()),
+        Outgoing::new(Subject::Event(node()), proto::NodeEvents::default().encode_to_vec().into()),
+    ];
+    for message in broken {
+        stage.site.publish_batch(vec![message]).await.unwrap();
+    }
+    let letters = dead_letters(&stage.server, 2).await;
+    assert!(letters.iter().any(|letter| letter.contains("decoding the report")), "{letters:?}");
+    assert!(letters.iter().any(|letter| letter.contains("incarnation: must be at least 1")), "{letters:?}");
+    stage.report(status(1, 1, &[(HELLO, proto::State::Installed)])).await;
+    stage.states_become(&[(HELLO, State::Installed)]).await;
+    stage.service.stop().await;
+}
+
+/// The first advisories, as the owner of the stream reads them.
+async fn dead_letters(server: &NatsServer, count: usize) -> Vec<String> {
+    let bus = connect(server, &collector()).await;
+    let stream = bus.jetstream().get_stream(streams::DEAD_LETTERS).await.unwrap();
+    let config = pull::Config { deliver_policy: DeliverPolicy::All, ..pull::Config::default() };
+    let consumer = stream.create_consumer(pull::Config { name: Some("test".into()), ..config }).await.unwrap();
+    let messages = consumer.messages().await.unwrap().take(count);
+    let texts = messages.map(|message| String::from_utf8_lossy(&message.unwrap().payload).into_owned());
+    tokio::time::timeout(Duration::from_secs(60), texts.collect()).await.expect("dead letters arrive")
+}
+
+#[tokio::test]
+async fn what_was_stored_survives_the_service_and_what_came_meanwhile_is_taken_up() {
+    use proto::State::{Installed, Installing};
+    let stage = Stage::set().await;
+    stage.report(status(1, 1, &[(HELLO, Installing)])).await;
+    stage.states_become(&[(HELLO, State::Installing)]).await;
+    let Stage { server, folder, service, site, gateway } = stage;
+    service.stop().await;
+    let message = Outgoing::new(Subject::Status(node()), status(1, 2, &[(HELLO, Installed)]).encode_to_vec().into());
+    site.publish_batch(vec![message]).await.unwrap();
+    let service = Running::start(&server, folder.path());
+    service.ready().await;
+    let stage = Stage { server, folder, service, site, gateway };
+    stage.states_become(&[(HELLO, State::Installed)]).await;
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn deleted_streams_come_back_and_reports_with_them() {
+    let stage = Stage::set().await;
+    let owner = connect(&stage.server, &collector()).await;
+    for name in [streams::STATE, streams::EVENTS, streams::DEAD_LETTERS] {
+        let before = owner.jetstream().get_stream(name).await.unwrap();
+        owner.jetstream().delete_stream(name).await.unwrap();
+        wait_for("the stream to be made again", async || {
+            let again = owner.jetstream().get_stream(name).await.map_err(|error| error.to_string())?;
+            let ids = [&before, &again].map(|stream| streams::id(&stream.cached_info().config).to_owned());
+            if ids[0] != ids[1] && !ids[1].is_empty() { Ok(()) } else { Err(format!("{ids:?}")) }
+        })
+        .await;
+    }
+    stage.report(status(1, 1, &[(HELLO, proto::State::Installed)])).await;
+    stage.states_become(&[(HELLO, State::Installed)]).await;
+    stage.transitions(1, vec![transition(1, HELLO)]).await;
+    stage.history_becomes(HELLO, &[1]).await;
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn the_service_outlives_a_power_cut_of_the_server() {
+    let mut stage = Stage::set().await;
+    stage.server.kill().await;
+    stage.server.restart().await;
+    stage.site.connected().await;
+    stage.gateway.connected().await;
+    stage.report(status(1, 1, &[(HELLO, proto::State::Installed)])).await;
+    stage.states_become(&[(HELLO, State::Installed)]).await;
+    stage.service.stop().await;
+}
