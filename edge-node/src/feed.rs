@@ -1,0 +1,77 @@
+//! Brings the desired state from the site: looks at every connect, on every signal, and every five minutes.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use bus::{Bus, Subject, streams};
+use futures::{FutureExt, StreamExt};
+use margo::NodeId;
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{
+    reconciler::Candidate,
+    retry::{Backoff, jitter},
+};
+
+/// Signals can get lost; a look costs one small request.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+
+/// Sends on what lies on the node's subject until shutdown. Whether it counts is the reconciler's to decide.
+pub async fn run(
+    bus: Bus,
+    node: NodeId,
+    candidates: mpsc::Sender<Candidate>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        result = follow(&bus, &node, &candidates) => result,
+    }
+}
+
+async fn follow(bus: &Bus, node: &NodeId, candidates: &mpsc::Sender<Candidate>) -> anyhow::Result<()> {
+    let mut connections = bus.connections();
+    // Before the first look, so that no change falls between the two. The client renews it with each connection.
+    let mut signals = bus.subscribe(Subject::ChangedNode(node.clone())).await?;
+    let mut backoff = Backoff::SITE;
+    loop {
+        bus.connected().await;
+        connections.borrow_and_update();
+        // Signals from before this look are answered by it.
+        while let Some(Some(_)) = signals.next().now_or_never() {}
+        let pause = match look(bus, node).await {
+            Ok(found) => {
+                backoff = Backoff::SITE;
+                if let Some(candidate) = found {
+                    // The reconciler lives as long as we do, or both end.
+                    let _ = candidates.send(candidate).await;
+                }
+                jitter(LOOK_AGAIN)
+            }
+            Err(reason) => {
+                warn!(error = &*reason as &dyn std::error::Error, "the desired state could not be read; trying again");
+                backoff.next()
+            }
+        };
+        tokio::select! {
+            _ = signals.next() => {}
+            _ = connections.changed() => {}
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// By subject: the only form of direct get that a node's permissions allow.
+async fn look(bus: &Bus, node: &NodeId) -> anyhow::Result<Option<Candidate>> {
+    let stream = bus.jetstream().get_stream_no_info(streams::DESIRED).await?;
+    match stream.direct_get_last_for_subject(Subject::DesiredNode(node.clone()).to_string()).await {
+        Ok(message) => Ok(Some(Candidate { headers: message.headers, payload: message.payload })),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+            debug!("nothing was ever desired of this node");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

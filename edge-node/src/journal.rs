@@ -1,0 +1,372 @@
+//! What this node has to tell, on disk: its incarnation, the sequence of its reports, its last status, its transitions.
+//!
+//! The reconciler records, the reporter drafts reports and settles them with the site's answers. Nothing is forgotten
+//! before the site has it on its disk.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use anyhow::Context;
+use bus::proto;
+use margo::{ManifestVersion, State};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::Notify;
+use tracing::{error, warn};
+
+use crate::{
+    spool::{Spool, Transition},
+    status::{self, Statuses},
+};
+
+/// Sequences are reserved in blocks: one write for so many reports; a restart skips what was left.
+const BLOCK: u64 = 1_000;
+
+/// Transitions in one report: far below what a message may carry.
+const BATCH: usize = 1_000;
+
+/// Refusals that operators see.
+const REFUSALS: usize = 20;
+
+/// A reason may quote what was refused; this is enough to see what is wrong.
+const MAX_REASON: usize = 1_000;
+
+/// The journal. Shared by the tasks of the agent.
+pub struct Journal {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+struct Inner {
+    folder: PathBuf,
+    identity: Identity,
+    sequence: u64,
+    status: StatusOnDisk,
+    spool: Spool,
+    capabilities: Vec<u8>,
+    /// Rises with every change of the status.
+    generation: u64,
+    /// The trace that the last change belongs to.
+    trace: Option<String>,
+    stored: Stored,
+}
+
+/// What the site's STATE holds of us, as far as this life of the agent knows.
+#[derive(Default)]
+struct Stored {
+    stream: String,
+    generation: u64,
+    capabilities: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Identity {
+    /// 0: the site has not given one yet.
+    incarnation: u64,
+    /// No report has used this sequence or a later one.
+    reserved: u64,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct StatusOnDisk {
+    version: u64,
+    deployments: Statuses,
+    refusals: Vec<RefusalOnDisk>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct RefusalOnDisk {
+    subject: String,
+    reason: String,
+    time: u64,
+}
+
+/// A report, and what to settle when it is answered.
+pub struct Draft {
+    /// Without traces and metrics.
+    pub request: proto::ReportRequest,
+    /// The trace that its news belong to; none: there are no news.
+    pub trace: Option<String>,
+    stream: String,
+    generation: u64,
+    last: u64,
+    lost: u64,
+}
+
+impl Journal {
+    /// Opens the journal in this folder. A damaged one is set aside: then this node is one that lost its disk, and its
+    /// site gives it the next incarnation.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        let inner = match Inner::open(folder) {
+            Err(reason) if matches!(reason.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                let aside = folder.with_extension("damaged");
+                error!(error = &reason as &dyn std::error::Error, aside = %aside.display(), "the journal is damaged");
+                let _ = fs::remove_dir_all(&aside);
+                fs::rename(folder, &aside).with_context(|| format!("setting {} aside", folder.display()))?;
+                Inner::open(folder)
+            }
+            opened => opened,
+        };
+        let inner = inner.with_context(|| format!("opening the journal in {}", folder.display()))?;
+        Ok(Self { inner: Mutex::new(inner), changed: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there may be something new to tell.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// 0: none yet.
+    pub fn incarnation(&self) -> u64 {
+        self.lock().identity.incarnation
+    }
+
+    /// Takes the incarnation that the site gave, durably. An earlier one than our own is a mistake of the site.
+    pub fn set_incarnation(&self, incarnation: u64) -> anyhow::Result<()> {
+        let mut inner = self.lock();
+        let own = inner.identity.incarnation;
+        anyhow::ensure!(incarnation >= own, "the site answered with incarnation {incarnation}, ours is {own}");
+        if incarnation > own {
+            let identity = Identity { incarnation, ..inner.identity };
+            inner.save_identity(identity).context("keeping the incarnation")?;
+        }
+        Ok(())
+    }
+
+    /// Records what `next` makes of the last status, and each change of state as a transition.
+    pub fn record(&self, version: ManifestVersion, next: impl FnOnce(&Statuses) -> Statuses) {
+        let mut inner = self.lock();
+        let deployments = next(&inner.status.deployments);
+        if inner.status.version == version.get() && deployments == inner.status.deployments {
+            return;
+        }
+        let changes = status::changes(&inner.status.deployments, &deployments);
+        // First the transitions: after a crash in between the same ones are recorded again, none is missing.
+        if !changes.is_empty()
+            && let Err(reason) = inner.spool.append(changes, now())
+        {
+            error!(error = &reason as &dyn std::error::Error, "transitions are lost");
+        }
+        inner.status.version = version.get();
+        inner.status.deployments = deployments;
+        inner.trace = bus::trace::current_text();
+        inner.save_status();
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// Whether [`Journal::record`] would change anything.
+    pub fn would_change(&self, version: ManifestVersion, next: impl FnOnce(&Statuses) -> Statuses) -> bool {
+        let inner = self.lock();
+        inner.status.version != version.get() || next(&inner.status.deployments) != inner.status.deployments
+    }
+
+    /// Whether nothing is on its way.
+    pub fn is_settled(&self) -> bool {
+        let settled = |state| matches!(state, State::Installed | State::Failed | State::Removed);
+        self.lock().status.deployments.values().all(|status| settled(status.state()))
+    }
+
+    /// Lists a refusal for operators. The same one again and again is listed once.
+    pub fn refuse(&self, subject: String, reason: &str) {
+        let reason: String = reason.chars().take(MAX_REASON).collect();
+        let mut inner = self.lock();
+        let refusals = &mut inner.status.refusals;
+        if refusals.last().is_some_and(|last| last.subject == subject && last.reason == reason) {
+            return;
+        }
+        refusals.push(RefusalOnDisk { subject, reason, time: now() });
+        let surplus = refusals.len().saturating_sub(REFUSALS);
+        refusals.drain(..surplus);
+        inner.trace = bus::trace::current_text();
+        inner.save_status();
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// What this node can do now (Margo DeviceCapabilitiesManifest, JSON).
+    pub fn describe(&self, capabilities: Vec<u8>) {
+        self.lock().capabilities = capabilities;
+        self.changed.notify_one();
+    }
+
+    /// Transitions that wait.
+    pub fn waiting(&self) -> usize {
+        self.lock().spool.len()
+    }
+
+    /// Whether the site whose STATE stream has this identity lacks anything.
+    pub fn is_due(&self, stream: &str) -> bool {
+        let inner = self.lock();
+        inner.stored.stream != stream
+            || inner.stored.generation != inner.generation
+            || inner.stored.capabilities != inner.capabilities
+            || !inner.spool.is_empty()
+    }
+
+    /// The next report for the site whose STATE stream has this identity: the status always whole, the capabilities
+    /// when the site does not have them.
+    pub fn draft(&self, stream: &str) -> io::Result<Draft> {
+        let mut inner = self.lock();
+        let sequence = inner.next_sequence()?;
+        let incarnation = inner.identity.incarnation;
+        let same_stream = inner.stored.stream == stream;
+        let has_capabilities = same_stream && inner.stored.capabilities == inner.capabilities;
+        let capabilities = (!has_capabilities && !inner.capabilities.is_empty()).then(|| proto::NodeCapabilities {
+            incarnation,
+            sequence,
+            document: inner.capabilities.clone().into(),
+        });
+        let transitions: Vec<_> = inner.spool.oldest(BATCH).map(transition_to_proto).collect();
+        let last = transitions.last().map_or(0, |transition| transition.number);
+        let lost = inner.spool.lost();
+        let events =
+            (!inner.spool.is_empty()).then_some(proto::NodeEvents { incarnation, sequence, transitions, lost });
+        let status = proto::NodeStatus {
+            incarnation,
+            sequence,
+            version: inner.status.version,
+            deployments: inner.status.deployments.iter().map(|(id, it)| status::to_proto(id, it)).collect(),
+            refusals: inner.status.refusals.iter().map(refusal_to_proto).collect(),
+            time: now(),
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let request = proto::ReportRequest { status: Some(status), capabilities, events, ..Default::default() };
+        let trace = inner.trace.clone();
+        Ok(Draft { request, trace, stream: stream.to_owned(), generation: inner.generation, last, lost })
+    }
+
+    /// Forgets what the site has stored.
+    pub fn settle(&self, draft: &Draft, answer: &proto::ReportAnswer) {
+        let mut inner = self.lock();
+        if answer.stored {
+            // A stream made anew meanwhile: what is stored now is in it, what was stored before is gone.
+            let same_stream = draft.stream == answer.state_stream;
+            let sent = draft.request.capabilities.as_ref().map(|capabilities| capabilities.document.to_vec());
+            let before = std::mem::take(&mut inner.stored);
+            let kept = if same_stream && before.stream == draft.stream { before.capabilities } else { Vec::new() };
+            inner.stored = Stored {
+                stream: answer.state_stream.clone(),
+                generation: draft.generation,
+                capabilities: sent.unwrap_or(kept),
+            };
+            if inner.generation == draft.generation {
+                inner.trace = None;
+            }
+            inner.forget_removed(draft);
+        }
+        if answer.events_stored
+            && draft.request.events.is_some()
+            && let Err(reason) = inner.spool.free(draft.last, draft.lost)
+        {
+            // They stay on disk and are sent again after a restart; numbers tell the reader.
+            warn!(error = &reason as &dyn std::error::Error, "spool not freed");
+        }
+    }
+}
+
+impl Inner {
+    fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let identity: Identity = load(&folder.join("identity.json"))?;
+        Ok(Self {
+            sequence: identity.reserved,
+            identity,
+            status: load(&folder.join("status.json"))?,
+            spool: Spool::open(&folder.join("transitions.jsonl"))?,
+            folder: folder.to_owned(),
+            capabilities: Vec::new(),
+            // One ahead of `stored`: the first report of this life is due.
+            generation: 1,
+            trace: None,
+            stored: Stored::default(),
+        })
+    }
+
+    fn next_sequence(&mut self) -> io::Result<u64> {
+        let next = self.sequence + 1;
+        if next >= self.identity.reserved {
+            self.save_identity(Identity { reserved: next + BLOCK, ..self.identity })?;
+        }
+        self.sequence = next;
+        Ok(next)
+    }
+
+    fn save_identity(&mut self, identity: Identity) -> io::Result<()> {
+        identity::write_secret(&self.folder.join("identity.json"), &serde_json::to_vec(&identity)?)?;
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// A status that cannot be written is still reported; after a restart it is found anew by looking.
+    fn save_status(&mut self) {
+        self.generation += 1;
+        self.write_status();
+    }
+
+    fn write_status(&self) {
+        let text = serde_json::to_vec(&self.status).expect("names, numbers and texts have a JSON form");
+        if let Err(reason) = identity::write_secret(&self.folder.join("status.json"), &text) {
+            warn!(error = &reason as &dyn std::error::Error, "status not kept on disk");
+        }
+    }
+
+    /// A deployment that is gone stays in the status until a report that says so is stored.
+    fn forget_removed(&mut self, draft: &Draft) {
+        let Some(told) = &draft.request.status else { return };
+        let before = self.status.deployments.len();
+        self.status.deployments.retain(|id, status| {
+            let same = |it: &&proto::DeploymentStatus| {
+                it.id == id.to_string() && it.digest == status.digest.to_string() && it.state() == proto::State::Removed
+            };
+            status.state() != State::Removed || !told.deployments.iter().any(|it| same(&it))
+        });
+        if self.status.deployments.len() != before {
+            self.write_status();
+        }
+    }
+}
+
+fn load<T: DeserializeOwned + Default>(path: &Path) -> io::Result<T> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        Err(error) => Err(error),
+    }
+}
+
+fn transition_to_proto(transition: &Transition) -> proto::Transition {
+    let Transition { number, time, change } = transition;
+    proto::Transition {
+        number: *number,
+        deployment: change.deployment.to_string(),
+        digest: change.digest.to_string(),
+        component: change.component.as_ref().map(ToString::to_string).unwrap_or_default(),
+        state: status::state_to_proto(change.state),
+        failure: change.failure.as_ref().map(Into::into),
+        adopted_manifest_version: change.adopted.get(),
+        time: *time,
+    }
+}
+
+fn refusal_to_proto(refusal: &RefusalOnDisk) -> proto::Refusal {
+    let RefusalOnDisk { subject, reason, time } = refusal.clone();
+    proto::Refusal { subject, reason, time }
+}
+
+/// The wall clock, for people.
+fn now() -> u64 {
+    let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "journal/tests.rs"]
+mod tests;

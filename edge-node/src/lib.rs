@@ -1,0 +1,140 @@
+//! The agent of one node: the only writer of its desired state and of what it has to tell, both files on its disk.
+//!
+//! Starts what its disk says before any network is there. Then it takes newer desired state from the site's DESIRED,
+//! brings the node to it through runtimes, and reports by `report.<client>.<node>`. It may die at any line: the next
+//! start reads the same files, looks at what runs, and goes on.
+//!
+//! ```text
+//!  site DESIRED ─► feed ─► reconciler ─► runtimes          data/desired.json   what is in force
+//!                             │    ▲                       data/journal/       what is to be told
+//!                          journal └─ artifacts ◄─ site    data/store/         artifacts by digest
+//!                             ▼
+//!                          reporter ─► site
+//! ```
+
+mod artifacts;
+mod attempt;
+mod capabilities;
+mod config;
+mod desired;
+mod feed;
+mod journal;
+mod metrics;
+mod plan;
+mod reconciler;
+mod report;
+mod retry;
+mod spool;
+mod status;
+mod telemetry;
+#[cfg(test)]
+mod testing;
+mod wanted;
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use bus::Bus;
+use oci::ContentStore;
+use runtime::Runtime;
+use rustix::fs::FlockOperation;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+pub use config::{Args, Config, OnExit, Program};
+pub use telemetry::{SpanBuffer, Spans};
+
+use crate::{
+    artifacts::{Artifacts, SiteStore},
+    capabilities::Look,
+    desired::{Desired, LoadError},
+    journal::Journal,
+    metrics::Gauges,
+    reconciler::Reconciler,
+    report::Reporter,
+};
+
+/// The name in traces and logs.
+pub const PROGRAM: &str = "edge-node";
+
+/// Locks a data folder, and makes it when it is not there. The lock ends with the file.
+pub fn lock(data: &Path) -> anyhow::Result<File> {
+    fs::create_dir_all(data).with_context(|| format!("making the data folder {}", data.display()))?;
+    let file =
+        File::create(data.join("lock")).with_context(|| format!("locking the data folder {}", data.display()))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another edge-node uses the data folder {}; each needs its own", data.display()))?;
+    Ok(file)
+}
+
+/// Runs the agent on a folder that [`lock`] has locked, until shutdown.
+pub async fn run(
+    config: Config,
+    runtimes: Vec<Arc<dyn Runtime>>,
+    spans: SpanBuffer,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Config { node, bus, data, workload_address } = config;
+    let file = data.join("desired.json");
+    let journal = Arc::new(Journal::open(&data.join("journal"))?);
+    let store = ContentStore::open(data.join("store")).await?;
+    let site = Arc::new(SiteStore::default());
+    let gauges = Arc::new(Gauges::default());
+    // Returns at once; the server may be away for days.
+    let bus = Bus::connect(&bus).await?;
+
+    let artifacts = Artifacts::new(store, site.clone());
+    let mut reconciler = Reconciler::new(
+        node.clone(),
+        file.clone(),
+        workload_address,
+        &runtimes,
+        artifacts,
+        journal.clone(),
+        gauges.clone(),
+    );
+    match load(&file, &node)? {
+        Some(desired) => {
+            info!(version = %desired.version, deployments = desired.deployments.len(), "starting from the disk");
+            reconciler.enforce(desired);
+        }
+        None => info!("nothing was adopted yet; waiting for the site"),
+    }
+    let reporter =
+        Reporter { bus: bus.clone(), node: node.clone(), journal: journal.clone(), spans, store: site, gauges };
+    let look = Look { root: "/".into(), data };
+    // One: a newer desired state replaces the one before, so there is no queue of them.
+    let (candidates, offered) = mpsc::channel(1);
+
+    let stop = shutdown.child_token();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(reconciler.run(offered, stop.clone()));
+    tasks.spawn(feed::run(bus.clone(), node.clone(), candidates, stop.clone()));
+    tasks.spawn(reporter.run(stop.clone()));
+    tasks.spawn(report::heartbeat(bus, node.clone(), stop.clone()));
+    tasks.spawn(capabilities::run(look, node, runtimes, journal, stop.clone()));
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        stop.cancel();
+        outcome = outcome.and(ended.context("a task of the agent died").flatten());
+    }
+    outcome
+}
+
+/// What is in force. A damaged file is set aside: nothing is stopped on a guess, and the site sends it again.
+fn load(file: &Path, node: &margo::NodeId) -> anyhow::Result<Option<Desired>> {
+    match desired::load(file, node) {
+        Err(damaged @ LoadError::Damaged { .. }) => {
+            let aside = file.with_extension("damaged");
+            error!(error = &damaged as &dyn std::error::Error, aside = %aside.display(), "waiting for the site");
+            fs::rename(file, &aside).with_context(|| format!("setting {} aside", file.display()))?;
+            Ok(None)
+        }
+        loaded => Ok(loaded?),
+    }
+}

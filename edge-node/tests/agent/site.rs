@@ -1,0 +1,256 @@
+//! A site around one node: a real NATS server, its streams, and the test in the place of the LO and the oci-fetcher.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_nats::HeaderMap;
+use bus::{Bus, Outgoing, Pattern, Role, Subject, proto, streams};
+use futures::StreamExt;
+use margo::{ClientName, Digest, State};
+use oci::{
+    ContentStore, Descriptor, Manifest, RepositoryName, media,
+    server::{Availability, Policy},
+};
+use prost::Message;
+use tempfile::TempDir;
+use testkit::{NatsServer, wait_for};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::testing;
+
+pub const TOKEN: &str = "a token";
+
+pub struct Site {
+    pub nats: NatsServer,
+    pub bus: Bus,
+    pub artifacts: ContentStore,
+    shared: Arc<Mutex<Shared>>,
+    _folder: TempDir,
+    _tasks: JoinSet<()>,
+}
+
+/// What the site answers, and what it heard.
+struct Shared {
+    incarnation: u64,
+    artifacts_url: String,
+    state_stream: String,
+    answers: Answers,
+    registrations: Vec<u64>,
+    reports: Vec<(proto::ReportRequest, HeaderMap)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answers {
+    Stored,
+    /// EVENTS is full.
+    EventsFull,
+    Silence,
+    Refused,
+    /// Registrations cannot be decided yet.
+    NotReady,
+}
+
+#[derive(Clone)]
+struct Open;
+
+impl Policy for Open {
+    fn admits(&self, token: &str) -> bool {
+        token == TOKEN
+    }
+
+    async fn provide(&self, _name: &RepositoryName, _digest: &Digest) -> Availability {
+        Availability::Absent
+    }
+}
+
+fn plant() -> ClientName {
+    testing::node().client
+}
+
+impl Site {
+    pub async fn start() -> Self {
+        let local = Role::LocalOrchestrator(plant());
+        let nats = NatsServer::start(&[local.clone(), Role::Node(testing::node())]).await;
+        let bus = Bus::connect(&nats.endpoint(&local)).await.unwrap();
+        bus.connected().await;
+        bus.jetstream().create_stream(streams::desired(Pattern::DesiredOf(plant()))).await.unwrap();
+        let folder = TempDir::new().unwrap();
+        let artifacts = ContentStore::open(folder.path()).await.unwrap();
+        let mut tasks = JoinSet::new();
+        let artifacts_url = serve(&mut tasks, oci::server::router(artifacts.clone(), Open)).await;
+        let shared = Arc::new(Mutex::new(Shared {
+            incarnation: 3,
+            artifacts_url,
+            state_stream: "first".to_owned(),
+            answers: Answers::Stored,
+            registrations: Vec::new(),
+            reports: Vec::new(),
+        }));
+        let site = Self { nats, bus, artifacts, shared, _folder: folder, _tasks: tasks };
+        site.answer().await
+    }
+
+    async fn answer(mut self) -> Self {
+        let mut registrations = self.bus.subscribe(Pattern::Registrations(plant())).await.unwrap();
+        let mut reports = self.bus.subscribe(Pattern::Reports(plant())).await.unwrap();
+        self.bus.client().flush().await.unwrap();
+        let (bus, shared) = (self.bus.clone(), self.shared.clone());
+        self._tasks.spawn(async move {
+            loop {
+                let (reply, answer) = tokio::select! {
+                    Some(request) = registrations.next() => {
+                        let asked = proto::RegisterRequest::decode(request.payload).unwrap();
+                        (request.reply.unwrap(), Some(shared.lock().unwrap().register(asked.incarnation)))
+                    }
+                    Some(request) = reports.next() => {
+                        let report = proto::ReportRequest::decode(request.payload).unwrap();
+                        let headers = request.headers.unwrap_or_default();
+                        (request.reply.unwrap(), shared.lock().unwrap().report(report, headers))
+                    }
+                };
+                if let Some(answer) = answer {
+                    bus.client().publish(reply, answer.into()).await.unwrap();
+                }
+            }
+        });
+        self
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap()
+    }
+
+    pub fn answers(&self, answers: Answers) {
+        self.lock().answers = answers;
+    }
+
+    /// STATE was made anew.
+    pub fn new_state_stream(&self, id: &str) {
+        self.lock().state_stream = id.to_owned();
+    }
+
+    /// Artifacts come from somewhere else.
+    pub async fn serve_instead(&mut self, router: axum::Router) {
+        let url = serve(&mut self._tasks, router).await;
+        self.lock().artifacts_url = url;
+    }
+
+    /// The incarnations with which the node registered.
+    pub fn registrations(&self) -> Vec<u64> {
+        self.lock().registrations.clone()
+    }
+
+    pub fn reports(&self) -> Vec<(proto::ReportRequest, HeaderMap)> {
+        self.lock().reports.clone()
+    }
+
+    pub fn statuses(&self) -> Vec<proto::NodeStatus> {
+        self.reports().into_iter().filter_map(|(report, _)| report.status).collect()
+    }
+
+    /// All transitions so far, each once.
+    pub fn transitions(&self) -> Vec<proto::Transition> {
+        let events = self.reports().into_iter().filter_map(|(report, _)| report.events);
+        let mut transitions: Vec<_> = events.flat_map(|events| events.transitions).collect();
+        transitions.sort_by_key(|transition| transition.number);
+        transitions.dedup();
+        transitions
+    }
+
+    /// Waits for a report that is as wanted, from the first one on or from `after` that many.
+    pub async fn report_after(
+        &self,
+        after: usize,
+        what: &str,
+        wanted: impl Fn(&proto::ReportRequest) -> bool,
+    ) -> proto::ReportRequest {
+        wait_for(what, async || {
+            let reports = self.reports();
+            let found = reports.iter().skip(after).map(|(report, _)| report).find(|report| wanted(report)).cloned();
+            found.ok_or_else(|| reports.into_iter().map(|(report, _)| report).next_back())
+        })
+        .await
+    }
+
+    /// Waits until the node says that its only deployment is in this state at this version.
+    pub async fn state(&self, version: u64, state: State) -> proto::DeploymentStatus {
+        let wanted = state.as_str();
+        let is =
+            |it: &proto::DeploymentStatus| it.state().as_str_name().eq_ignore_ascii_case(&format!("state_{wanted}"));
+        let report = self.report_after(0, wanted, |report| {
+            let status = report.status.as_ref().unwrap();
+            status.version == version && status.deployments.len() == 1 && is(&status.deployments[0])
+        });
+        report.await.status.unwrap().deployments.remove(0)
+    }
+
+    /// Publishes a desired state as the LO does.
+    pub async fn desire(&self, version: u64, deployments: Vec<proto::DesiredDeployment>) {
+        self.publish(&testing::message(version, deployments), HeaderMap::new()).await;
+    }
+
+    pub async fn publish(&self, message: &proto::DesiredNode, headers: HeaderMap) {
+        let subject = Subject::DesiredNode(testing::node());
+        let outgoing = Outgoing { headers, ..Outgoing::new(subject, bus::encode(message)) };
+        self.bus.publish_batch(vec![outgoing]).await.unwrap();
+    }
+
+    /// Puts a WebAssembly artifact `hello` into the site's store; gives the digest of its manifest.
+    pub async fn artifact(&self, content: &[u8]) -> Digest {
+        let manifest = manifest(content);
+        for bytes in [content, media::EMPTY_CONFIG, &manifest] {
+            self.artifacts.put(bytes).await.unwrap();
+        }
+        self.artifacts.link(&"hello".parse().unwrap(), &Digest::of(&manifest)).await.unwrap();
+        Digest::of(&manifest)
+    }
+}
+
+pub fn manifest(content: &[u8]) -> Vec<u8> {
+    Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, content)]).to_json()
+}
+
+async fn serve(tasks: &mut JoinSet<()>, router: axum::Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tasks.spawn(async { axum::serve(listener, router).await.unwrap() });
+    url
+}
+
+impl Shared {
+    fn register(&mut self, incarnation: u64) -> Vec<u8> {
+        self.registrations.push(incarnation);
+        let accepted = proto::RegisterAnswer {
+            incarnation: self.incarnation,
+            state_stream: self.state_stream.clone(),
+            not_ready: false,
+            refused: String::new(),
+            artifacts_url: self.artifacts_url.clone(),
+            artifacts_token: TOKEN.to_owned(),
+        };
+        let answer = match self.answers {
+            Answers::Refused => {
+                proto::RegisterAnswer { refused: "incarnation 3 is over".to_owned(), ..Default::default() }
+            }
+            Answers::NotReady => proto::RegisterAnswer { not_ready: true, ..Default::default() },
+            Answers::Stored | Answers::EventsFull | Answers::Silence => accepted,
+        };
+        answer.encode_to_vec()
+    }
+
+    fn report(&mut self, report: proto::ReportRequest, headers: HeaderMap) -> Option<Vec<u8>> {
+        self.reports.push((report, headers));
+        let stored = proto::ReportAnswer {
+            stored: true,
+            events_stored: true,
+            state_stream: self.state_stream.clone(),
+            refused: String::new(),
+        };
+        let answer = match self.answers {
+            Answers::Stored => stored,
+            Answers::EventsFull => proto::ReportAnswer { events_stored: false, ..stored },
+            Answers::Refused => proto::ReportAnswer { refused: "no".to_owned(), stored: false, ..stored },
+            Answers::Silence | Answers::NotReady => return None,
+        };
+        Some(answer.encode_to_vec())
+    }
+}

@@ -1,0 +1,106 @@
+//! The control socket: the agent asks how the runner is, and tells it to end.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::Context;
+use margo::Digest;
+use runtime_wasm::{
+    ProcessId, socket_path,
+    spec::{Command, RunnerState, Status},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::guest::Counters;
+
+/// A conversation is a few short lines.
+const MAX_CONVERSATION: u64 = 16 * 1024;
+/// An agent asks and leaves.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the control socket shows and can do.
+#[derive(Clone)]
+pub struct Control {
+    /// This process.
+    pub process: ProcessId,
+    /// Of the document it was started for.
+    pub digest: Digest,
+    /// Where it answers.
+    pub listen: SocketAddr,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+impl Control {
+    /// Opens the socket in this folder; the future answers it.
+    pub fn listen(self, folder: &Path) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+        let opening = || format!("opening the control socket in {}", folder.display());
+        let (path, _folder) = socket_path(folder).with_context(opening)?;
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(opening);
+        }
+        let listener = UnixListener::bind(&path).with_context(opening)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).with_context(opening)?;
+        Ok(async move {
+            loop {
+                let (stream, _) = listener.accept().await.context("accepting at the control socket")?;
+                let control = self.clone();
+                // It ends with the conversation, at the latest when patience ends.
+                tokio::spawn(async move { timeout(PATIENCE, control.converse(stream)).await });
+            }
+        })
+    }
+
+    async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
+        let (read, mut write) = stream.split();
+        let mut lines = BufReader::new(read.take(MAX_CONVERSATION)).lines();
+        while let Some(line) = lines.next_line().await? {
+            let command: Command = serde_json::from_str(&line)?;
+            if command == Command::Stop {
+                self.stop.cancel();
+            }
+            let mut status = serde_json::to_vec(&self.status())?;
+            status.push(b'\n');
+            write.write_all(&status).await?;
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let running = !self.stop.is_cancelled();
+        Status {
+            state: if running { RunnerState::Running } else { RunnerState::Stopping },
+            process: self.process,
+            digest: self.digest,
+            listen: self.listen,
+            requests: self.counters.requests.load(Ordering::Relaxed),
+            failures: self.counters.failures.load(Ordering::Relaxed),
+            refused: self.counters.refused.load(Ordering::Relaxed),
+            memory: memory(),
+        }
+    }
+}
+
+/// The proportional set size of this process: what it costs, shared pages by their share.
+fn memory() -> Option<u64> {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let kib =
+        rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024)
+}

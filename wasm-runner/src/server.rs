@@ -1,0 +1,140 @@
+//! The workload's port: HTTP/1.1, bounded in every direction.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use runtime_wasm::spec::{GRACE, Spec};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use crate::{
+    guest::{Counters, Guest, HandleError},
+    start::listen_error,
+};
+
+/// Connections, idle ones included; more wait until one closes. Each holds a few KiB.
+const MAX_CONNECTIONS: usize = 256;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 256;
+/// A client that sends its headers so slowly does not want an answer.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The workload's port and the component behind it.
+pub struct Server {
+    listener: TcpListener,
+    guest: Arc<Guest>,
+    requests: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Takes requests from now on; they wait until [`Server::run`] answers them.
+    pub fn listen(socket: TcpSocket, address: SocketAddr, guest: Arc<Guest>, spec: &Spec) -> anyhow::Result<Self> {
+        let listener = socket.listen(BACKLOG).map_err(|error| listen_error(address, error))?;
+        Ok(Self { listener, guest, requests: Arc::new(Semaphore::new(spec.max_requests)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        self.listener.local_addr().context("asking for the address of the port")
+    }
+
+    /// What is counted.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.guest.counters().clone()
+    }
+
+    /// Answers until `stop`; then finishes the requests in work, within the grace period.
+    pub async fn run(self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let graceful = GracefulShutdown::new();
+        loop {
+            let next = async {
+                let connection = connections.clone().acquire_owned().await.context("counting connections")?;
+                anyhow::Ok((connection, self.listener.accept().await))
+            };
+            let (connection, accepted) = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                next = next => next?,
+            };
+            let Ok((stream, _)) = accepted else {
+                // The client left, or this process has no descriptor to spare until a connection closes.
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let (guest, requests) = (self.guest.clone(), self.requests.clone());
+            let service = service_fn(move |request| {
+                let (guest, requests) = (guest.clone(), requests.clone());
+                async move { Ok::<_, Infallible>(answer(&guest, requests, request).await) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            let served = graceful.watch(served);
+            tokio::spawn(async move {
+                let _connection = connection;
+                // It fails when the client leaves or sends what is no HTTP: nobody is left to tell.
+                let _ = served.await;
+            });
+        }
+        drop(self.listener);
+        let finished = async {
+            graceful.shutdown().await;
+            self.guest.idle().await;
+        };
+        // What is not finished by then is cut.
+        let _in_time = timeout(GRACE, finished).await;
+        Ok(())
+    }
+}
+
+async fn answer(
+    guest: &Arc<Guest>,
+    requests: Arc<Semaphore>,
+    request: Request<Incoming>,
+) -> Response<HyperOutgoingBody> {
+    if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
+        return refusal(StatusCode::BAD_REQUEST, "the request names no host\n");
+    }
+    let Ok(permit) = requests.try_acquire_owned() else {
+        guest.counters().refused.fetch_add(1, Ordering::Relaxed);
+        let mut busy = refusal(StatusCode::SERVICE_UNAVAILABLE, "too many requests are in work\n");
+        busy.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        return busy;
+    };
+    match guest.answer(request, permit).await {
+        Ok(response) => response,
+        Err(HandleError::Timeout(_)) => refusal(StatusCode::GATEWAY_TIMEOUT, "the application took too long\n"),
+        Err(HandleError::Failed(_) | HandleError::NoAnswer | HandleError::Answered(_)) => {
+            // Why stands in the workload's log: it is not the client's business.
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, "the application failed\n")
+        }
+    }
+}
+
+fn refusal(status: StatusCode, why: &'static str) -> Response<HyperOutgoingBody> {
+    let body = Full::new(Bytes::from_static(why.as_bytes())).map_err(|never: Infallible| match never {});
+    let mut response = Response::new(body.boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,94 @@
+//! What a runner does once, at its start: it records itself, takes its port, and writes a line for each start.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use anyhow::Context;
+use runtime_wasm::{
+    ProcessId,
+    spec::{RECORD, Record, STARTS, Spec},
+};
+use tokio::net::TcpSocket;
+
+/// Hundreds of starts; older lines give way.
+const MAX_STARTS: u64 = 64 * 1024;
+
+/// Reasons that the agent tells apart, each with a word for it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Somebody else has the port.
+    #[error("listening on {0}: the address is in use")]
+    AddressInUse(SocketAddr),
+    /// The node does not have the address.
+    #[error("listening on {0}: this node has no such address")]
+    AddressUnknown(SocketAddr),
+    /// The component is not the one that was ordered, or is no component at all.
+    #[error("{0}")]
+    Artifact(String),
+}
+
+impl StartError {
+    /// The stable word.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AddressInUse(_) => "address-in-use",
+            Self::AddressUnknown(_) => "address-unknown",
+            Self::Artifact(_) => "artifact",
+        }
+    }
+}
+
+/// Says which process runs the workload. The first thing a runner does: until then, an agent that finds the lock taken
+/// does not know by whom.
+pub fn record(spec: &Spec) -> anyhow::Result<()> {
+    let process = ProcessId::own().context("reading /proc/self/stat")?;
+    let record = serde_json::to_vec(&Record { process, digest: spec.digest }).context("encoding the record")?;
+    let new = spec.folder.join(format!("{RECORD}.new"));
+    let path = spec.folder.join(RECORD);
+    // Not synced: after a power cut the process is gone too.
+    fs::write(&new, record)
+        .and_then(|()| fs::rename(&new, &path))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+/// A socket with the workload's address that does not listen yet.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
+    let socket =
+        if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.context("making a socket")?;
+    // Or connections of the runner before this one would hold the port for a minute.
+    socket.set_reuseaddr(true).context("preparing a socket")?;
+    socket.bind(address).map_err(|error| listen_error(address, error))?;
+    Ok(socket)
+}
+
+/// Names the usual reasons.
+pub fn listen_error(address: SocketAddr, error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse(address).into(),
+        io::ErrorKind::AddrNotAvailable => StartError::AddressUnknown(address).into(),
+        _ => anyhow::Error::new(error).context(format!("listening on {address}")),
+    }
+}
+
+/// Durably adds the line `<pid> <kernel start time> <document digest>`, before the runner listens: whoever counts the
+/// lines knows how often the workload was started for a document, and by `/proc` which start still runs.
+pub fn log_start(spec: &Spec) -> anyhow::Result<()> {
+    let path = spec.folder.join(STARTS);
+    append(&path, &spec.digest.to_string()).with_context(|| format!("writing {}", path.display()))
+}
+
+fn append(path: &Path, digest: &str) -> io::Result<()> {
+    let ProcessId { pid, start_time } = ProcessId::own()?;
+    if fs::metadata(path).is_ok_and(|metadata| metadata.len() > MAX_STARTS) {
+        fs::rename(path, path.with_extension("log.1"))?;
+    }
+    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    file.write_all(format!("{pid} {start_time} {digest}\n").as_bytes())?;
+    file.sync_all()?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}

@@ -1,0 +1,274 @@
+//! A runner by itself.
+
+use std::{
+    collections::BTreeMap, fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, process::Stdio,
+    time::Duration,
+};
+
+use margo::Digest;
+use runtime::WorkloadId;
+use runtime_wasm::{
+    ProcessId, ask,
+    spec::{CONTROL, Command, LOG, LastWords, RunnerState, SPEC, STARTS, Spec, Status},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use testkit::wait_for;
+use tokio::process::{Child, Command as Program};
+
+use crate::{
+    RUNNER,
+    component::{example, guest},
+    get, own_address,
+};
+
+/// A folder with a component in it, and what shall run.
+struct Workload {
+    _folder: TempDir,
+    spec: Spec,
+}
+
+impl Workload {
+    fn new(component: &[u8]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["workload", "cache"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        fs::write(path("component.wasm"), component).unwrap();
+        let spec = Spec {
+            workload: WorkloadId {
+                deployment: "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap(),
+                component: "hello".parse().unwrap(),
+            },
+            digest: Digest::of(b"a document"),
+            artifact: path("component.wasm"),
+            artifact_digest: Digest::of(component),
+            environment: BTreeMap::new(),
+            listen: SocketAddr::new(own_address().into(), 8080),
+            memory_limit: 64 << 20,
+            request_timeout: Duration::from_secs(30),
+            max_requests: 8,
+            cache: path("cache"),
+            folder: path("workload"),
+        };
+        Self { _folder: folder, spec }
+    }
+
+    fn hello() -> Self {
+        Self::new(&fs::read(example("hello/hello.wasm")).unwrap())
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.spec.folder.join(name)
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.spec.listen)
+    }
+
+    fn spawn(&self) -> Child {
+        fs::write(self.file(SPEC), serde_json::to_vec(&self.spec).unwrap()).unwrap();
+        Program::new(RUNNER)
+            .arg("--spec")
+            .arg(self.file(SPEC))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    }
+
+    async fn start(&self) -> Child {
+        let mut child = self.spawn();
+        wait_for("the runner to answer", async || match child.try_wait().unwrap() {
+            Some(status) => panic!("the runner ended: {status}"),
+            None => self.status().await,
+        })
+        .await;
+        child
+    }
+
+    async fn status(&self) -> Result<Status, std::io::Error> {
+        ask(&self.spec.folder, Command::Status).await
+    }
+
+    /// Starts it and waits for its last words.
+    async fn refused(&self) -> LastWords {
+        let output = self.spawn().wait_with_output().await.unwrap();
+        assert!(!output.status.success());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        LastWords::find(&stderr).unwrap_or_else(|| panic!("no last words: {stderr}"))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.file(LOG)).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_with_the_parameter() {
+    let mut hello = Workload::hello();
+    hello.spec.environment.insert("A".into(), "first".into());
+    hello.spec.environment.insert("GREETING".into(), "Grüß Gott".into());
+    hello.spec.environment.insert("GREETINH".into(), "last".into());
+    let child = hello.start().await;
+
+    assert_eq!(get(&hello.url()).await.unwrap(), (200, "Grüß Gott from Edgewright\n".into()));
+
+    let own = ProcessId::of(child.id().unwrap()).unwrap();
+    let status = hello.status().await.unwrap();
+    assert_eq!((status.state, status.process, status.digest), (RunnerState::Running, own, hello.spec.digest));
+    assert_eq!((status.listen, status.requests, status.failures), (hello.spec.listen, 1, 0));
+    assert!(status.memory > Some(0));
+    let line = format!("{} {} {}\n", own.pid, own.start_time, hello.spec.digest);
+    assert_eq!(fs::read_to_string(hello.file(STARTS)).unwrap(), line);
+    let mode = fs::metadata(hello.file(CONTROL)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn without_the_parameter_it_says_hello() {
+    let hello = Workload::hello();
+    let _child = hello.start().await;
+    assert_eq!(get(&hello.url()).await.unwrap(), (200, "Hello from Edgewright\n".into()));
+}
+
+#[tokio::test]
+async fn a_long_parameter_is_answered_whole() {
+    let mut hello = Workload::hello();
+    let long = "x".repeat(200_000 / 4);
+    hello.spec.environment.insert("GREETING".into(), long.clone());
+    let _child = hello.start().await;
+    assert_eq!(get(&hello.url()).await.unwrap(), (200, format!("{long} from Edgewright\n")));
+}
+
+#[tokio::test]
+async fn a_component_with_another_digest_is_refused() {
+    let mut hello = Workload::hello();
+    hello.spec.artifact_digest = Digest::of(b"what was ordered");
+    let words = hello.refused().await;
+    assert_eq!(words.code, "artifact");
+    assert!(words.message.contains(&hello.spec.artifact_digest.to_string()), "{}", words.message);
+    assert!(!hello.file(STARTS).exists() && fs::read_dir(&hello.spec.cache).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn what_is_no_component_is_refused() {
+    let words = Workload::new(b"not wasm").refused().await;
+    assert_eq!(words.code, "artifact");
+    assert!(words.message.contains("no valid component"), "{}", words.message);
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_said_plainly() {
+    let hello = Workload::hello();
+    let _taken = std::net::TcpListener::bind(hello.spec.listen).unwrap();
+    let words = hello.refused().await;
+    assert_eq!(words.code, "address-in-use");
+    assert!(words.message.contains(&hello.spec.listen.to_string()), "{}", words.message);
+    assert!(!hello.file(STARTS).exists());
+}
+
+#[tokio::test]
+async fn a_component_is_compiled_once_and_again_when_the_cache_is_damaged() {
+    let hello = Workload::hello();
+    let cached = || {
+        let entries = fs::read_dir(&hello.spec.cache).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|e| e == "cwasm")).collect::<Vec<_>>()
+    };
+    let made = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap();
+
+    hello.start().await.kill().await.unwrap();
+    let [compiled] = &cached()[..] else { panic!("{:?}", cached()) };
+    let first = made(compiled);
+    hello.start().await.kill().await.unwrap();
+    assert_eq!(made(compiled), first);
+
+    // As a power cut may leave it.
+    fs::write(compiled, b"half").unwrap();
+    let _child = hello.start().await;
+    assert_eq!(get(&hello.url()).await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn a_trap_is_one_failed_request_and_nothing_more() {
+    let trap = Workload::new(&guest("trap"));
+    let _child = trap.start().await;
+    for _ in 0..2 {
+        assert_eq!(get(&trap.url()).await.unwrap(), (500, "the application failed\n".into()));
+    }
+    let status = trap.status().await.unwrap();
+    assert_eq!((status.requests, status.failures), (2, 2));
+    assert!(trap.log().contains("unreachable"), "{}", trap.log());
+}
+
+#[tokio::test]
+async fn memory_beyond_the_limit_is_not_given() {
+    let mut memory = Workload::new(&guest("memory"));
+    let mut child = memory.start().await;
+    for _ in 0..10 {
+        // More than the limit altogether: each request gives back what it took.
+        assert_eq!(get(&memory.url()).await.unwrap().0, 200);
+    }
+    child.kill().await.unwrap();
+    memory.spec.memory_limit = 16 << 20;
+    let _child = memory.start().await;
+    assert_eq!(get(&memory.url()).await.unwrap().0, 500);
+    assert_eq!(memory.status().await.unwrap().failures, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_computes_for_ever_is_stopped_and_holds_up_nobody() {
+    let mut spin = Workload::new(&guest("spin"));
+    spin.spec.request_timeout = Duration::from_secs(3);
+    spin.spec.max_requests = 1;
+    let _child = spin.start().await;
+    let url = spin.url();
+    let spinning = tokio::spawn(async move { get(&url).await.unwrap() });
+    wait_for("the request to be in work", async || {
+        let status = spin.status().await.unwrap();
+        if status.requests == 1 { Ok(()) } else { Err(status) }
+    })
+    .await;
+
+    assert_eq!(get(&spin.url()).await.unwrap(), (503, "too many requests are in work\n".into()));
+
+    assert_eq!(spinning.await.unwrap(), (504, "the application took too long\n".into()));
+    let status = spin.status().await.unwrap();
+    assert_eq!((status.requests, status.failures, status.refused), (1, 1, 1));
+    assert!(spin.log().contains("longer than 3s"), "{}", spin.log());
+}
+
+#[tokio::test]
+async fn a_runner_that_is_told_to_stop_finishes_what_it_has() {
+    let mut spin = Workload::new(&guest("spin"));
+    spin.spec.request_timeout = Duration::from_secs(2);
+    for end in [Ending::Command, Ending::Signal] {
+        let mut child = spin.start().await;
+        let url = spin.url();
+        let spinning = tokio::spawn(async move { get(&url).await.unwrap() });
+        wait_for("the request to be in work", async || {
+            let status = spin.status().await.unwrap();
+            if status.requests == 1 { Ok(()) } else { Err(status) }
+        })
+        .await;
+        match end {
+            Ending::Command => {
+                let status = ask(&spin.spec.folder, Command::Stop).await.unwrap();
+                assert_eq!(status.state, RunnerState::Stopping);
+            }
+            Ending::Signal => {
+                let pid = Pid::from_raw(child.id().unwrap() as i32).unwrap();
+                kill_process(pid, Signal::TERM).unwrap();
+            }
+        }
+        assert_eq!(spinning.await.unwrap().0, 504);
+        assert!(child.wait().await.unwrap().success());
+    }
+}
+
+enum Ending {
+    Command,
+    Signal,
+}

@@ -1,0 +1,52 @@
+//! From text to components.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use margo::ApplicationDescription;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// A folder of `examples/`.
+pub fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+}
+
+/// The component made of this text and the world of the example `hello`.
+pub fn componentize(wat: &Path) -> Vec<u8> {
+    let mut module = wat::parse_file(wat).unwrap();
+    let mut resolve = Resolve::default();
+    let package = resolve.push_file(example("hello/wit/hello.wit")).unwrap();
+    let world = resolve.select_world(&[package], Some("hello")).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
+}
+
+/// A component of `guests/`.
+pub fn guest(name: &str) -> Vec<u8> {
+    componentize(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/runner/guests").join(name).with_extension("wat"))
+}
+
+#[test]
+fn hello_wasm_is_what_its_sources_give() {
+    let made = componentize(&example("hello/hello.wat"));
+    let file = example("hello/hello.wasm");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&file, &made).unwrap();
+    }
+    let kept = fs::read(&file).unwrap_or_default();
+    assert!(kept == made, "{} is out of date: run this test with UPDATE_GOLDEN=1", file.display());
+}
+
+#[test]
+fn the_examples_are_valid_applications() {
+    for name in ["hello", "hello-rust"] {
+        let text = fs::read(example(name).join("margo.yaml")).unwrap();
+        let description = ApplicationDescription::parse(&text, "margo.yaml").unwrap();
+        assert_eq!(description.id.as_str(), name);
+        assert_eq!(description.data_type("greeting"), Some(margo::DataType::Text));
+        assert_eq!(description.profile("wasm").unwrap().components[0].name.as_str(), name);
+    }
+}
