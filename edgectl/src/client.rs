@@ -1,0 +1,152 @@
+//! Requests to a REST interface of the platform.
+
+use std::{fs, path::Path, time::Duration};
+
+use api::Problem;
+use reqwest::{Method, RequestBuilder, StatusCode, Url, redirect};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// A server that does not even take the connection by then is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longer than the 30 s after which the gateway gives up a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// One interface, with one token.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: String,
+}
+
+/// What was answered.
+pub(crate) struct Answer<T> {
+    /// Exactly.
+    pub(crate) json: Value,
+    /// Understood.
+    pub(crate) body: T,
+}
+
+impl Client {
+    pub(crate) fn new(base: &str, token_file: &Path) -> Result<Self, Failure> {
+        let invalid = |reason: &str| Failure::Usage(format!("{base:?} is no address of the platform: {reason}"));
+        let url = Url::parse(base).map_err(|error| invalid(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(invalid("it must begin with http:// or https://"));
+        }
+        let token = fs::read_to_string(token_file)
+            .map_err(|error| Failure::Usage(format!("reading the token file {}: {error}", token_file.display())))?;
+        let token = token.trim().to_owned();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Failure::Usage(format!("the token file {} holds no token", token_file.display())));
+        }
+        // A token goes nowhere but to the address that was named.
+        let mut builder =
+            reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(redirect::Policy::none());
+        if is_here(&url) {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| Failure::Failed(format!("preparing HTTP requests: {error}")))?;
+        Ok(Self { http, base: url, token })
+    }
+
+    /// A request to a path below `/api/v1`. Paths are made of checked names only.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}/api/v1/{path}", self.base.as_str().trim_end_matches('/'));
+        self.http.request(method, url).bearer_auth(&self.token)
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, attempt: &str, path: &str) -> Result<Answer<T>, Failure> {
+        self.send(attempt, self.request(Method::GET, path).timeout(REQUEST_TIMEOUT)).await
+    }
+
+    /// Sends a request with a body or a condition of its own.
+    pub(crate) async fn order<T: DeserializeOwned>(
+        &self,
+        attempt: &str,
+        request: RequestBuilder,
+    ) -> Result<Answer<T>, Failure> {
+        self.send(attempt, request.timeout(REQUEST_TIMEOUT)).await
+    }
+
+    /// Sends a request that takes as long as it takes.
+    pub(crate) async fn send<T: DeserializeOwned>(
+        &self,
+        attempt: &str,
+        request: RequestBuilder,
+    ) -> Result<Answer<T>, Failure> {
+        let unreachable =
+            |reason: String| Failure::Unreachable { attempt: attempt.to_owned(), url: self.base.to_string(), reason };
+        let response = request.send().await.map_err(|error| unreachable(causes(&error)))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| unreachable(causes(&error)))?;
+        if !status.is_success() {
+            let problem = serde_json::from_slice::<Problem>(&body).unwrap_or_else(|_| foreign(status));
+            return Err(Failure::refused(attempt, problem));
+        }
+        let not_understood =
+            |error: serde_json::Error| unreachable(format!("it answers like another program: {error}"));
+        let json: Value = serde_json::from_slice(&body).map_err(not_understood)?;
+        let body = T::deserialize(&json).map_err(not_understood)?;
+        Ok(Answer { json, body })
+    }
+}
+
+/// An error answer without a problem: of a proxy, say.
+fn foreign(status: StatusCode) -> Problem {
+    Problem::new(status.as_u16(), format!("the answer was {status}, without a reason"))
+}
+
+/// Whether a proxy could not reach it anyway.
+fn is_here(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The error and what it came from, without the URL in each.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    if text.is_empty() { error.to_string() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_address_and_no_token_is_wrong_usage() {
+        let folder = tempfile::tempdir().unwrap();
+        let [good, empty] = ["good", "empty"].map(|name| folder.path().join(name));
+        fs::write(&good, "ew_0\n").unwrap();
+        fs::write(&empty, " \n").unwrap();
+        assert!(Client::new("http://127.0.0.1:8080/", &good).is_ok());
+        for (url, file) in
+            [("127.0.0.1", &good), ("nats://x", &good), ("http://x", &empty), ("http://x", &folder.path().join("none"))]
+        {
+            assert!(matches!(Client::new(url, file), Err(Failure::Usage(_))), "{url} {}", file.display());
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_not_asked_for_this_machine() {
+        for (url, here) in [
+            ("http://127.0.0.1:1", true),
+            ("http://[::1]:1", true),
+            ("http://localhost", true),
+            ("http://10.0.0.1", false),
+        ] {
+            assert_eq!(is_here(&Url::parse(url).unwrap()), here, "{url}");
+        }
+    }
+}

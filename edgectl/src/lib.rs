@@ -1,0 +1,110 @@
+//! edgectl: the platform from a terminal. `edgectl co …` speaks to the Central Orchestrator's REST interface,
+//! `edgectl lo …` to a site's own.
+//!
+//! Tables for people, `-o json` for programs (exactly what the interface answered); progress and errors go to stderr.
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 unreachable, 4 timed out waiting.
+//!
+//! [`context`] is public: `edgewright up` writes the file that says where the platform is.
+
+mod add;
+mod args;
+mod client;
+pub mod context;
+mod failure;
+mod order;
+mod output;
+mod parameters;
+mod tables;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    args::{Add, Args, Co, Command, Connection, List, Lo, LoStatus, Show},
+    client::Client,
+    failure::Failure,
+    output::{Format, print},
+};
+
+/// Does what the command line says.
+pub async fn run() -> ExitCode {
+    // Refused only when there is one already, and then it is the same one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let args = Args::parse();
+    let done = match args.command {
+        Command::Co(command) => co(command, &args.connection, args.output).await,
+        Command::Lo(Lo::Status(status)) => lo_status(&status, &args.connection, args.output).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("edgectl: {}", output::clean_lines(&failure.to_string()));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), Failure> {
+    let client = connection.client()?;
+    match command {
+        Co::Status => show(&client, "asking for the status", "status", format, tables::platform).await,
+        Co::Add(Add::App { folder }) => add::app(&client, &folder, format).await,
+        Co::Add(Add::Site { name, credentials }) => add::site(&client, &name, &credentials, format).await,
+        Co::Add(Add::Node { name, credentials, server }) => {
+            let server = connection.site_server(&name, server)?;
+            add::node(&client, &name, &credentials, &server, format).await
+        }
+        Co::List(List::Apps) => list(&client, "apps", format, tables::apps).await,
+        Co::List(List::Sites) => list(&client, "sites", format, tables::sites).await,
+        Co::List(List::Nodes) => list(&client, "nodes", format, tables::nodes).await,
+        Co::List(List::Assignments) => list(&client, "assignments", format, tables::assignments).await,
+        Co::List(List::Deployments) => list(&client, "deployments", format, tables::deployments).await,
+        Co::List(List::Orders) => list(&client, "orders", format, tables::orders).await,
+        Co::Show(Show::Assignment { name }) => {
+            let attempt = format!("showing the assignment {name}");
+            show(&client, &attempt, &format!("assignments/{name}"), format, tables::assignment).await
+        }
+        Co::Show(Show::Deployment { id }) => {
+            let attempt = format!("showing the deployment {id}");
+            show(&client, &attempt, &format!("deployments/{id}"), format, tables::deployment).await
+        }
+        Co::History { deployment } => {
+            let attempt = format!("showing the history of the deployment {deployment}");
+            let path = format!("deployments/{deployment}/history");
+            show(&client, &attempt, &path, format, |entries: &Vec<_>| tables::history(entries)).await
+        }
+        Co::Deploy(deploy) => order::deploy(&client, deploy, format).await,
+        Co::Update(update) => order::update(&client, update, format).await,
+        Co::Remove(remove) => order::remove(&client, remove, format).await,
+    }
+}
+
+/// Asks for all things of a kind and shows them.
+async fn list<T: DeserializeOwned>(
+    client: &Client,
+    kind: &str,
+    format: Format,
+    table: impl FnOnce(&[T]) -> String,
+) -> Result<(), Failure> {
+    show(client, &format!("listing the {kind}"), kind, format, |things: &Vec<T>| table(things)).await
+}
+
+/// Asks for one thing and shows it.
+async fn show<T: DeserializeOwned>(
+    client: &Client,
+    attempt: &str,
+    path: &str,
+    format: Format,
+    table: impl FnOnce(&T) -> String,
+) -> Result<(), Failure> {
+    let answer = client.get::<T>(attempt, path).await?;
+    print(format, &answer.json, || table(&answer.body))
+}
+
+async fn lo_status(status: &LoStatus, connection: &Connection, format: Format) -> Result<(), Failure> {
+    let client = connection.site_client(status)?;
+    show(&client, "asking the site for its status", "status", format, tables::site).await
+}

@@ -1,0 +1,170 @@
+//! Orders: deploy, update, remove.
+
+use std::collections::BTreeMap;
+
+use api::{Accepted, AppContent, AppRef, Assignment, AssignmentSpec, CreateAssignment, Targets, UpdateAssignment};
+use margo::{ApplicationDescription, AssignmentName, ParameterValue};
+use reqwest::{Method, header};
+
+use crate::{
+    args::{Deploy, OrderArgs, Remove, Setting, TargetArgs, Update},
+    client::{Answer, Client},
+    failure::Failure,
+    output::{Format, print},
+    parameters, tables, wait,
+};
+
+/// Creates an assignment.
+pub(crate) async fn deploy(client: &Client, deploy: Deploy, format: Format) -> Result<(), Failure> {
+    let app = deploy.app.0;
+    let name = match deploy.name {
+        Some(name) => name,
+        None => app.id.as_str().parse().map_err(|_| {
+            Failure::Usage(format!("{} cannot be the name of an assignment\n  next: give one with --name", app.id))
+        })?,
+    };
+    let targets = targets(deploy.targets)
+        .ok_or_else(|| Failure::Usage("where to?\n  next: give --to SITE/NODE or --to-site SITE".to_owned()))?;
+    let attempt = format!("deploying {}@{} as {name}", app.id, app.version);
+    let parameters = typed(client, &attempt, &app, &deploy.set).await?;
+    let spec = AssignmentSpec { app, profile: deploy.profile, parameters, targets };
+    let body = CreateAssignment { name, spec, reason: deploy.order.reason.clone() };
+    let accepted = client.order(&attempt, client.request(Method::POST, "assignments").json(&body)).await?;
+    follow(client, accepted, &deploy.order, format).await
+}
+
+/// Changes an assignment, at the revision that was read.
+pub(crate) async fn update(client: &Client, update: Update, format: Format) -> Result<(), Failure> {
+    let Update { name, app, set, targets: target_args, order } = update;
+    let targets = targets(target_args);
+    if app.is_none() && set.is_empty() && targets.is_none() {
+        return Err(Failure::Usage("nothing to change\n  next: give --app, --set, --to or --to-site".to_owned()));
+    }
+    let attempt = format!("updating {name}");
+    let held = get(client, &attempt, &name).await?;
+    let app = app.map(|app| app.0);
+    let parameters = typed(client, &attempt, app.as_ref().unwrap_or(&held.spec.app), &set).await?;
+    let spec = merged(held.spec, Change { app, parameters, targets });
+    let body = UpdateAssignment { spec, reason: order.reason.clone() };
+    let request = client.request(Method::PUT, &format!("assignments/{name}"));
+    let request = request.header(header::IF_MATCH, etag(held.revision)).json(&body);
+    let accepted = client.order(&attempt, request).await?;
+    follow(client, accepted, &order, format).await
+}
+
+/// Removes an assignment, at the revision that was read.
+pub(crate) async fn remove(client: &Client, remove: Remove, format: Format) -> Result<(), Failure> {
+    let Remove { name, order } = remove;
+    let attempt = format!("removing {name}");
+    let held = get(client, &attempt, &name).await?;
+    let request = client.request(Method::DELETE, &format!("assignments/{name}"));
+    let request = request.header(header::IF_MATCH, etag(held.revision)).query(&[("reason", &order.reason)]);
+    let accepted = client.order(&attempt, request).await?;
+    follow(client, accepted, &order, format).await
+}
+
+async fn get(client: &Client, attempt: &str, name: &AssignmentName) -> Result<Assignment, Failure> {
+    client.get(attempt, &format!("assignments/{name}")).await.map(|answer| answer.body)
+}
+
+fn etag(revision: u64) -> String {
+    format!("\"{revision}\"")
+}
+
+fn targets(TargetArgs { to, to_site }: TargetArgs) -> Option<Targets> {
+    let targets = Targets { nodes: to, sites: to_site };
+    (targets != Targets::default()).then_some(targets)
+}
+
+/// The values of `--set` in the types of this application.
+async fn typed(
+    client: &Client,
+    attempt: &str,
+    app: &AppRef,
+    settings: &[Setting],
+) -> Result<BTreeMap<String, ParameterValue>, Failure> {
+    if settings.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let content = client.get::<AppContent>(attempt, &format!("apps/{}/{}", app.id, app.version)).await?.body;
+    let description = ApplicationDescription::parse(content.description.as_bytes(), "margo.yaml");
+    let description = description.map_err(|error| Failure::Failed(format!("{attempt}: {error}")))?;
+    parameters::typed(&description, settings).map_err(|problem| Failure::refused(attempt, problem))
+}
+
+/// What an update was given.
+struct Change {
+    app: Option<AppRef>,
+    parameters: BTreeMap<String, ParameterValue>,
+    targets: Option<Targets>,
+}
+
+/// The assignment as it stands, with what was given in its place. Targets are one thing: those given take the place of
+/// all that there were.
+fn merged(held: AssignmentSpec, change: Change) -> AssignmentSpec {
+    let mut parameters = held.parameters;
+    parameters.extend(change.parameters);
+    AssignmentSpec {
+        app: change.app.unwrap_or(held.app),
+        profile: held.profile,
+        parameters,
+        targets: change.targets.unwrap_or(held.targets),
+    }
+}
+
+/// Shows what was accepted, or waits and shows what came of it.
+async fn follow(client: &Client, accepted: Answer<Accepted>, order: &OrderArgs, format: Format) -> Result<(), Failure> {
+    if !order.wait {
+        return print(format, &accepted.json, || tables::accepted(&accepted.body));
+    }
+    let assignment = &accepted.body.assignment;
+    let goals = wait::goals(assignment);
+    if goals.is_empty() {
+        eprintln!("no node is there yet; it is deployed to each that joins");
+    }
+    let reached = wait::until_reached(client, &assignment.name, &goals, order.timeout).await?;
+    print(format, &reached.json, || tables::deployments(&reached.body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held() -> AssignmentSpec {
+        let text = |text: &str| ParameterValue::Text(text.to_owned());
+        AssignmentSpec {
+            app: AppRef { id: "hello".parse().unwrap(), version: "1.0.0".parse().unwrap() },
+            profile: Some("wasm".to_owned()),
+            parameters: BTreeMap::from([("greeting".to_owned(), text("Moin")), ("name".to_owned(), text("Ada"))]),
+            targets: Targets { nodes: vec!["plant/press".parse().unwrap()], sites: vec!["bakery".parse().unwrap()] },
+        }
+    }
+
+    fn nothing() -> Change {
+        Change { app: None, parameters: BTreeMap::new(), targets: None }
+    }
+
+    #[test]
+    fn what_an_update_is_not_given_stays() {
+        assert_eq!(merged(held(), nothing()), held());
+        let app = AppRef { version: "2.0.0".parse().unwrap(), ..held().app };
+        let change = Change { app: Some(app.clone()), ..nothing() };
+        assert_eq!(merged(held(), change), AssignmentSpec { app, ..held() });
+    }
+
+    #[test]
+    fn a_set_parameter_takes_the_place_of_its_own_only() {
+        let set = BTreeMap::from([("greeting".to_owned(), ParameterValue::Integer(7))]);
+        let spec = merged(held(), Change { parameters: set, ..nothing() });
+        assert_eq!(spec.parameters["greeting"], ParameterValue::Integer(7));
+        assert_eq!(spec.parameters["name"], held().parameters["name"]);
+    }
+
+    #[test]
+    fn given_targets_take_the_place_of_all() {
+        let to = TargetArgs { to: vec!["plant/oven".parse().unwrap()], to_site: Vec::new() };
+        let spec = merged(held(), Change { targets: targets(to), ..nothing() });
+        assert_eq!(spec.targets, Targets { nodes: vec!["plant/oven".parse().unwrap()], sites: Vec::new() });
+        assert_eq!(targets(TargetArgs { to: Vec::new(), to_site: Vec::new() }), None);
+    }
+}

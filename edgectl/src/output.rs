@@ -1,0 +1,100 @@
+//! What goes to stdout: tables for people, JSON for programs. No colours.
+
+use std::{
+    fmt,
+    io::{self, Write},
+};
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// How answers are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns.
+    #[default]
+    Table,
+    /// Exactly what the interface answered.
+    Json,
+}
+
+/// Rows of cells under a heading, or without one.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// With a heading.
+    pub(crate) fn new<const N: usize>(heading: [&str; N]) -> Self {
+        Self { rows: vec![heading.map(str::to_owned).to_vec()] }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.map(|cell| clean(&cell)).to_vec());
+    }
+
+    /// A name and its value, in tables about one thing.
+    pub(crate) fn field(&mut self, name: &str, value: impl fmt::Display) {
+        self.row([name.to_owned(), value.to_string()]);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width =
+            |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+        let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+        for row in &self.rows {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Texts of nodes and applications reach the terminal: nothing in them may steer it.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same for a text of several lines.
+pub(crate) fn clean_lines(text: &str) -> String {
+    text.split('\n').map(clean).collect::<Vec<_>>().join("\n")
+}
+
+/// Shows an answer.
+pub(crate) fn print(format: Format, json: &Value, table: impl FnOnce() -> String) -> Result<(), Failure> {
+    let text = match format {
+        Format::Json => format!("{json:#}\n"),
+        Format::Table => table(),
+    };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever read it has seen enough (`| head`).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Failure::Failed(format!("writing the answer: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_end_with_their_text() {
+        let mut table = Table::new(["NAME", "STATE"]);
+        table.row(["a-long-name".to_owned(), "ok".to_owned()]);
+        table.row(["ä".to_owned(), String::new()]);
+        assert_eq!(table.to_string(), "NAME         STATE\na-long-name  ok\nä\n");
+    }
+
+    #[test]
+    fn a_text_from_elsewhere_does_not_steer_the_terminal() {
+        let mut table = Table::default();
+        table.field("message", "\u{1b}[2Jgone\nNODE  ok");
+        assert_eq!(table.to_string(), "message  \u{fffd}[2Jgone\u{fffd}NODE  ok\n");
+    }
+}

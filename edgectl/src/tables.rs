@@ -1,0 +1,395 @@
+//! What each answer looks like to people. A flat catalogue.
+
+use api::{
+    Accepted, ActualComponent, App, Assignment, AssignmentState, Deployment, FailureInfo, HistoryEntry, Node,
+    NodeCreated, NodeState, Order, PlatformStatus, Reachability, RefusalInfo, Site, SiteCreated, SiteStatus,
+};
+use margo::ParameterValue;
+
+use crate::output::Table;
+
+/// Stands where nothing is known.
+const NONE: &str = "-";
+
+fn or_none(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+fn joined(items: impl IntoIterator<Item = impl ToString>) -> String {
+    let text = items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ");
+    if text.is_empty() { NONE.to_owned() } else { text }
+}
+
+pub(crate) fn platform(status: &PlatformStatus) -> String {
+    let mut services = Table::new(["SERVICE", "VERSION", "REQUESTS", "ERRORS", "STARTED"]);
+    for it in &status.services {
+        let (requests, errors) = (it.requests.to_string(), it.errors.to_string());
+        services.row([it.name.clone(), it.version.clone(), requests, errors, it.started.clone()]);
+    }
+    for name in &status.missing {
+        services.row([name.clone(), "missing".to_owned()]);
+    }
+    let mut counts = Table::default();
+    counts.field("sites", status.sites);
+    counts.field("nodes", format_args!("{}, {} reachable", status.nodes, status.reachable));
+    counts.field("deployments", format_args!("{}, {} installed", status.deployments, status.installed));
+    counts.field("dead letters", status.dead_letters);
+    format!("{services}\n{counts}{}", refusals(&status.refusals))
+}
+
+/// Nothing when there are none.
+fn refusals(refusals: &[RefusalInfo]) -> String {
+    if refusals.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["REFUSED", "AT", "WHY"]);
+    for RefusalInfo { subject, reason, at } in refusals {
+        table.row([subject.clone(), at.clone(), reason.clone()]);
+    }
+    format!("\n{table}")
+}
+
+pub(crate) fn apps(apps: &[App]) -> String {
+    let mut table = Table::new(["APP", "NAME", "PROFILES", "ADDED BY", "ADDED AT"]);
+    for it in apps {
+        let profiles = joined(it.profiles.iter().map(|profile| format!("{} ({})", profile.id, profile.kind)));
+        let app = format!("{}@{}", it.id, it.version);
+        table.row([app, it.name.clone(), profiles, it.added_by.clone(), it.added_at.clone()]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn sites(sites: &[Site]) -> String {
+    let mut table = Table::new(["SITE", "NODES", "MANIFEST", "LAST SEEN", "REFUSALS"]);
+    for it in sites {
+        table.row([
+            it.name.to_string(),
+            it.nodes.to_string(),
+            or_none(it.adopted_manifest_version),
+            or_none(it.last_seen.as_ref()),
+            it.refusals.len().to_string(),
+        ]);
+    }
+    let all = sites.iter().flat_map(|site| site.refusals.iter().cloned()).collect::<Vec<_>>();
+    format!("{table}{}", refusals(&all))
+}
+
+pub(crate) fn nodes(nodes: &[Node]) -> String {
+    let mut table = Table::new(["NODE", "STATE", "REACHABILITY", "SINCE"]);
+    for it in nodes {
+        let (state, reachability) = (node_state(it.state).to_owned(), reachability(it.reachability).to_owned());
+        table.row([it.name.to_string(), state, reachability, or_none(it.since.as_ref())]);
+    }
+    table.to_string()
+}
+
+fn node_state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Active => "active",
+        NodeState::Leaving => "leaving",
+        NodeState::Retired => "retired",
+    }
+}
+
+fn reachability(reachability: Reachability) -> &'static str {
+    match reachability {
+        Reachability::Reachable => "reachable",
+        Reachability::Unreachable => "unreachable",
+        Reachability::Unknown => "unknown",
+    }
+}
+
+fn assignment_state(state: AssignmentState) -> &'static str {
+    match state {
+        AssignmentState::Active => "active",
+        AssignmentState::Removed => "removed",
+    }
+}
+
+fn app_of(assignment: &Assignment) -> String {
+    format!("{}@{}", assignment.spec.app.id, assignment.spec.app.version)
+}
+
+fn targets_of(assignment: &Assignment) -> String {
+    let nodes = assignment.spec.targets.nodes.iter().map(ToString::to_string);
+    joined(nodes.chain(assignment.spec.targets.sites.iter().map(|site| format!("{site}/*"))))
+}
+
+pub(crate) fn assignments(assignments: &[Assignment]) -> String {
+    let mut table = Table::new(["ASSIGNMENT", "REVISION", "STATE", "APP", "TARGETS", "PLACED ON"]);
+    for it in assignments {
+        let state = assignment_state(it.state).to_owned();
+        let placed = it.placement.iter().filter(|placed| placed.digest.is_some()).count().to_string();
+        table.row([it.name.to_string(), it.revision.to_string(), state, app_of(it), targets_of(it), placed]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn assignment(it: &Assignment) -> String {
+    assignment_after(Table::default(), it)
+}
+
+pub(crate) fn accepted(accepted: &Accepted) -> String {
+    let mut fields = Table::default();
+    fields.field("order", &accepted.order);
+    assignment_after(fields, &accepted.assignment)
+}
+
+fn assignment_after(mut fields: Table, it: &Assignment) -> String {
+    fields.field("assignment", &it.name);
+    fields.field("revision", it.revision);
+    fields.field("state", assignment_state(it.state));
+    fields.field("app", app_of(it));
+    fields.field("profile", or_none(it.spec.profile.as_ref()));
+    fields.field("targets", targets_of(it));
+    for (name, value) in &it.spec.parameters {
+        fields.field(&format!("set {name}"), ParameterValue::to_env(value));
+    }
+    format!("{fields}{}", placement(it))
+}
+
+/// Nothing when it is placed nowhere.
+fn placement(assignment: &Assignment) -> String {
+    if assignment.placement.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["NODE", "DEPLOYMENT", "PROFILE", "DIGEST"]);
+    for it in &assignment.placement {
+        let digest = it.digest.clone().unwrap_or_else(|| "to be removed".to_owned());
+        table.row([it.node.to_string(), it.deployment.to_string(), it.profile.clone(), digest]);
+    }
+    format!("\n{table}")
+}
+
+fn components(deployment: &Deployment) -> &[ActualComponent] {
+    deployment.actual.as_ref().map_or(&[], |actual| actual.components.as_slice())
+}
+
+/// Where it answers; why it failed, if it did.
+fn details(deployment: &Deployment) -> String {
+    match failure(deployment) {
+        Some(failure) => reason(failure),
+        None => joined(components(deployment).iter().filter_map(|component| component.endpoint.as_deref())),
+    }
+}
+
+/// Why it failed: itself, or the first of its components that says so.
+pub(crate) fn failure(deployment: &Deployment) -> Option<&FailureInfo> {
+    let actual = deployment.actual.as_ref().filter(|_| deployment.state == margo::State::Failed)?;
+    actual.failure.as_ref().or_else(|| actual.components.iter().find_map(|component| component.failure.as_ref()))
+}
+
+/// Code and message.
+pub(crate) fn reason(failure: &FailureInfo) -> String {
+    format!("{}: {}", failure.code, failure.message)
+}
+
+pub(crate) fn deployments(deployments: &[Deployment]) -> String {
+    let mut table = Table::new(["NODE", "ASSIGNMENT", "APP", "STATE", "DETAILS", "DEPLOYMENT"]);
+    for it in deployments {
+        let desired = &it.desired;
+        table.row([
+            desired.node.to_string(),
+            desired.assignment.to_string(),
+            format!("{}@{}", desired.app, desired.version),
+            it.state.to_string(),
+            details(it),
+            desired.id.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn deployment(it: &Deployment) -> String {
+    let mut fields = Table::default();
+    fields.field("deployment", it.desired.id);
+    fields.field("node", &it.desired.node);
+    fields.field("assignment", format_args!("{}, revision {}", it.desired.assignment, it.desired.revision));
+    fields.field("app", format_args!("{}@{}", it.desired.app, it.desired.version));
+    fields.field("profile", &it.desired.profile);
+    fields.field("wanted", it.desired.digest.as_deref().unwrap_or("to be removed"));
+    fields.field("state", it.state);
+    if let Some(actual) = &it.actual {
+        fields.field("node holds", &actual.digest);
+        fields.field("node says", actual.state);
+        fields.field("node said so at", &actual.reported_at);
+    }
+    if let Some(failure) = failure(it) {
+        fields.field("failure", reason(failure));
+    }
+    if components(it).is_empty() {
+        return fields.to_string();
+    }
+    let mut table = Table::new(["COMPONENT", "STATE", "ENDPOINT", "FAILURE"]);
+    for component in components(it) {
+        let failure = component.failure.as_ref().map(reason);
+        let (endpoint, failure) = (or_none(component.endpoint.as_ref()), or_none(failure));
+        table.row([component.name.clone(), component.state.to_string(), endpoint, failure]);
+    }
+    format!("{fields}\n{table}")
+}
+
+pub(crate) fn history(entries: &[HistoryEntry]) -> String {
+    let mut table = Table::new(["AT", "NODE", "COMPONENT", "STATE", "FAILURE", "DIGEST"]);
+    for it in entries {
+        table.row([
+            it.at.clone(),
+            it.node.to_string(),
+            or_none(it.component.as_ref()),
+            it.state.to_string(),
+            or_none(it.failure.as_ref().map(reason)),
+            it.digest.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn orders(orders: &[Order]) -> String {
+    let mut table = Table::new(["AT", "KIND", "ASSIGNMENT", "REVISION", "BY", "IN GIT", "REASON", "ORDER"]);
+    for it in orders {
+        table.row([
+            it.requested_at.clone(),
+            it.kind.clone(),
+            it.assignment.to_string(),
+            it.revision.to_string(),
+            it.requested_by.clone(),
+            if it.committed { "yes" } else { "not yet" }.to_owned(),
+            or_none(it.reason.as_ref()),
+            it.id.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn site_created(site: &SiteCreated, credentials: &str) -> String {
+    let mut fields = Table::default();
+    fields.field("site", &site.name);
+    fields.field("order", &site.order);
+    fields.field("credentials", credentials);
+    fields.to_string()
+}
+
+pub(crate) fn node_created(node: &NodeCreated, credentials: &str) -> String {
+    let mut fields = Table::default();
+    fields.field("node", &node.name);
+    fields.field("order", &node.order);
+    fields.field("credentials", credentials);
+    fields.to_string()
+}
+
+pub(crate) fn site(status: &SiteStatus) -> String {
+    let mut fields = Table::default();
+    fields.field("site", &status.site);
+    fields.field("hub", if status.hub_connected { "connected" } else { "not connected" });
+    fields.field("manifest", or_none(status.manifest_version));
+    fields.field("commit", or_none(status.commit.as_ref()));
+    fields.field("waiting for the hub", status.waiting);
+    let mut nodes = Table::new(["NODE", "REACHABILITY", "INCARNATION", "DESIRED", "INSTALLED"]);
+    for it in &status.nodes {
+        nodes.row([
+            it.name.clone(),
+            reachability(it.reachability).to_owned(),
+            it.incarnation.to_string(),
+            it.desired.to_string(),
+            it.installed.to_string(),
+        ]);
+    }
+    format!("{fields}\n{nodes}{}", refusals(&status.refusals))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+
+    use super::*;
+
+    fn of<T: DeserializeOwned>(json: serde_json::Value) -> T {
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// All tables, one after the other, as they were reviewed. `UPDATE_GOLDEN=1` writes the file anew.
+    #[test]
+    fn tables_are_as_they_were_reviewed() {
+        let refusals = json!([{ "subject": "desired.plant.head", "reason": "forged", "at": "2026-11-21T10:00:00Z" }]);
+        let id = "9db79949-86fb-5e45-910d-8a83dd7391cc";
+        let assignment = json!({
+            "name": "hello", "revision": 3, "app": { "id": "hello", "version": "1.0.0" }, "profile": "wasm",
+            "parameters": { "greeting": "Moin", "times": 3 }, "state": "active",
+            "targets": { "nodes": ["plant/press"], "sites": ["bakery"] },
+            "placement": [
+                { "node": "plant/press", "deployment": id, "profile": "wasm", "digest": "sha256:a" },
+                { "node": "plant/oven", "deployment": id, "profile": "wasm" },
+            ],
+        });
+        let deployment = |state: &str, failure: serde_json::Value| {
+            json!({
+                "id": id, "assignment": "hello", "node": "plant/press", "app": "hello", "version": "1.0.0",
+                "profile": "wasm", "digest": "sha256:a", "revision": 3, "state": state,
+                "actual": {
+                    "id": id, "node": "plant/press", "digest": "sha256:a", "state": state, "adoptedManifestVersion": 7,
+                    "reportedAt": "2026-11-21T10:00:00Z",
+                    "components": [{ "name": "hello", "state": state, "endpoint": "http://127.0.0.1:8080/", "failure": failure }],
+                },
+            })
+        };
+        let failed = json!({ "code": "exited", "source": "hello", "message": "\u{1b}[31mstatus 1" });
+        let platform_status = of(json!({
+            "services": [{
+                "name": "git-writer", "id": "x", "version": "0.1.0", "started": "2026-11-21T10:00:00Z", "requests": 12,
+                "errors": 1,
+            }],
+            "missing": ["app-registry"], "sites": 1, "nodes": 2, "reachable": 1, "deployments": 2, "installed": 1,
+            "deadLetters": 0, "refusals": refusals,
+        }));
+        let app = json!({
+            "id": "hello", "version": "1.0.0", "name": "Hello", "profiles": [{ "id": "wasm", "type": "custom" }],
+            "digest": margo::Digest::of(b""), "addedBy": "ada", "addedAt": "2026-11-21T10:00:00Z",
+        });
+        let all_sites = json!([
+            { "name": "bakery", "publicKey": "U", "nodes": 0 },
+            {
+                "name": "plant", "publicKey": "U", "nodes": 2, "adoptedManifestVersion": 7,
+                "lastSeen": "2026-11-21T10:00:00Z", "refusals": refusals,
+            },
+        ]);
+        let all_nodes = json!([{
+            "name": "plant/press", "deviceId": "plant/press", "publicKey": "U", "state": "active",
+            "reachability": "reachable", "since": "2026-11-21T10:00:00Z",
+        }]);
+        let order = json!({
+            "id": "0193", "kind": "create", "assignment": "hello", "revision": 1, "requestedBy": "ada",
+            "requestedAt": "2026-11-21T10:00:00Z", "reason": "first try", "committed": true,
+        });
+        let entry = json!({
+            "node": "plant/press", "digest": "sha256:a", "component": "hello", "state": "failed", "failure": failed,
+            "adoptedManifestVersion": 7, "at": "2026-11-21T10:00:00Z",
+        });
+        let site_status = of(json!({
+            "site": "plant", "hubConnected": false, "manifestVersion": 7, "commit": "0a1b", "waiting": 2,
+            "nodes": [{ "name": "press", "reachability": "unreachable", "incarnation": 1, "desired": 2, "installed": 1 }],
+            "refusals": [],
+        }));
+        let installed = deployment("installed", serde_json::Value::Null);
+        let failed = deployment("failed", failed);
+        let text = [
+            platform(&platform_status),
+            apps(&[of(app)]),
+            sites(&of::<Vec<_>>(all_sites)),
+            nodes(&of::<Vec<_>>(all_nodes)),
+            assignments(&[of(assignment.clone())]),
+            accepted(&of(json!({ "order": "0193", "assignment": assignment }))),
+            deployments(&[of(installed), of(failed.clone())]),
+            self::deployment(&of(failed)),
+            history(&[of(entry)]),
+            orders(&[of(order)]),
+            site(&site_status),
+        ]
+        .join("----\n");
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tables.txt");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(golden, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(golden).unwrap());
+    }
+}

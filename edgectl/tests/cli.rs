@@ -1,0 +1,363 @@
+//! The program against a small server that answers as the contract says: exit codes, errors, what goes where.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use api::{NodeCreated, Problem, SiteCreated};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path as UrlPath, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use edgectl::context::{Context, SiteContext};
+use identity::credentials::{self, NodeCredentials, SiteCredentials};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, process::Command};
+
+const ID: &str = "9db79949-86fb-5e45-910d-8a83dd7391cc";
+
+/// The platform as far as these tests go: what it is told to say, and what it was asked.
+#[derive(Clone, Default)]
+struct Platform(Arc<Mutex<Told>>);
+
+#[derive(Default)]
+struct Told {
+    /// State that `/deployments` shows.
+    state: String,
+    /// The next POST is carried out, but its answer is this problem.
+    lose_answer: bool,
+    /// Keys of what was added.
+    keys: Vec<String>,
+    /// Bodies and `If-Match` of orders.
+    orders: Vec<(Value, Option<String>)>,
+    uploaded: usize,
+}
+
+impl Platform {
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.0.lock().unwrap()
+    }
+
+    /// The answer to something that was added with this key.
+    fn added(&self, body: &Value, answer: impl IntoResponse) -> Response {
+        let mut told = self.told();
+        told.keys.push(body["publicKey"].as_str().unwrap().to_owned());
+        if std::mem::take(&mut told.lose_answer) {
+            return problem(&Problem::new(504, "no answer in time"));
+        }
+        (StatusCode::CREATED, answer).into_response()
+    }
+
+    fn ordered(&self, body: Value, headers: &HeaderMap) -> Response {
+        let if_match = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap().to_owned());
+        self.told().orders.push((body, if_match));
+        (StatusCode::ACCEPTED, Json(json!({ "order": "0193", "assignment": assignment() }))).into_response()
+    }
+}
+
+fn problem(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap();
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], serde_json::to_vec(problem).unwrap()).into_response()
+}
+
+fn assignment() -> Value {
+    json!({
+        "name": "hello", "revision": 3, "app": { "id": "hello", "version": "1.0.0" }, "profile": "wasm",
+        "parameters": { "greeting": "Moin" }, "targets": { "nodes": ["plant/press"] }, "state": "active",
+        "placement": [{ "node": "plant/press", "deployment": ID, "profile": "wasm", "digest": "sha256:a" }],
+    })
+}
+
+fn deployments(state: &str) -> Value {
+    json!([{
+        "id": ID, "assignment": "hello", "node": "plant/press", "app": "hello", "version": "1.0.0", "profile": "wasm",
+        "digest": "sha256:a", "revision": 3, "state": state,
+        "actual": {
+            "id": ID, "node": "plant/press", "digest": "sha256:a", "state": state, "adoptedManifestVersion": 1,
+            "reportedAt": "2026-11-21T10:00:00Z",
+            "failure": (state == "failed").then(|| json!({ "code": "exited", "source": "hello", "message": "status 1" })),
+            "components": [{ "name": "hello", "state": state, "endpoint": "http://127.0.0.1:8080/" }],
+        },
+    }])
+}
+
+const DESCRIPTION: &str = r#"
+apiVersion: v1
+id: hello
+metadata: { name: Hello, version: 1.0.0, catalog: { organization: [{ name: Example }] } }
+deploymentProfiles:
+  - id: wasm
+    type: custom
+    x-edgewright-extensions: { runtime: wasm }
+    components: [{ name: hello, properties: { repository: "oci://edgewright.local/hello", revision: 1.0.0 } }]
+parameters:
+  greeting: { value: "120", targets: [] }
+  times: { value: 3, targets: [] }
+"#;
+
+fn app() -> Value {
+    json!({
+        "id": "hello", "version": "1.0.0", "name": "Hello", "profiles": [], "digest": margo::Digest::of(b""),
+        "addedBy": "ada", "addedAt": "2026-11-21T10:00:00Z",
+    })
+}
+
+/// A platform, and a folder whose context names it.
+struct World {
+    platform: Platform,
+    folder: TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let platform = Platform::default();
+        let router = Router::new()
+            .route(
+                "/api/v1/sites",
+                get(async || Json(json!([]))).post(async |State(it): State<Platform>, Json(body): Json<Value>| {
+                    let name = body["name"].as_str().unwrap().parse().unwrap();
+                    let (hub, root_key) = ("nats://hub:4222".to_owned(), "ssh-ed25519 AAAA".to_owned());
+                    it.added(&body, Json(SiteCreated { order: "1".to_owned(), name, hub, root_key }))
+                }),
+            )
+            .route(
+                "/api/v1/nodes",
+                get(async || problem(&Problem::new(403, "this needs the role viewer"))).post(
+                    async |State(it): State<Platform>, Json(body): Json<Value>| {
+                        if body["name"] == "plant/taken" {
+                            return problem(&Problem::conflict("node plant/taken exists"));
+                        }
+                        let name = body["name"].as_str().unwrap().parse().unwrap();
+                        it.added(&body, Json(NodeCreated { order: "1".to_owned(), name }))
+                    },
+                ),
+            )
+            .route(
+                "/api/v1/apps",
+                post(async |State(it): State<Platform>, body: Bytes| {
+                    it.told().uploaded += body.len();
+                    (StatusCode::CREATED, Json(app()))
+                }),
+            )
+            .route(
+                "/api/v1/apps/{id}/{version}",
+                get(async || Json(json!({ "app": app(), "description": DESCRIPTION, "lock": {} }))),
+            )
+            .route(
+                "/api/v1/assignments",
+                post(async |State(it): State<Platform>, headers: HeaderMap, Json(body): Json<Value>| {
+                    it.ordered(body, &headers)
+                }),
+            )
+            .route(
+                "/api/v1/assignments/{name}",
+                get(async |UrlPath(name): UrlPath<String>| match name.as_str() {
+                    "hello" => Json(assignment()).into_response(),
+                    _ => problem(&Problem::not_found(format!("there is no assignment {name}"))),
+                })
+                .put(async |State(it): State<Platform>, headers: HeaderMap, Json(body): Json<Value>| {
+                    it.ordered(body, &headers)
+                })
+                .delete(async |State(it): State<Platform>, headers: HeaderMap| it.ordered(Value::Null, &headers)),
+            )
+            .route("/api/v1/deployments", get(async |State(it): State<Platform>| Json(deployments(&it.told().state))))
+            .route("/api/v1/orders", get(async || "not JSON"))
+            .route(
+                "/api/v1/status",
+                get(async || {
+                    Json(json!({ "site": "plant", "hubConnected": false, "waiting": 2, "nodes": [], "refusals": [] }))
+                }),
+            )
+            .with_state(platform.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(axum::serve(listener, router).into_future());
+
+        let folder = TempDir::new().unwrap();
+        let context = folder.path().join(".edgewright/edgectl.toml");
+        let site = SiteContext {
+            status: Some(url.clone()),
+            token_file: Some("token".into()),
+            server: Some("nats://plant:4222".to_owned()),
+        };
+        let sites = [("plant".parse().unwrap(), site)].into();
+        Context { api: Some(url), token_file: Some("token".into()), sites }.save(&context).unwrap();
+        fs::write(folder.path().join(".edgewright/token"), "ew_0\n").unwrap();
+        Self { platform, folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a command line; words are parted by one space.
+    async fn run(&self, line: &str) -> Output {
+        run(self.folder.path(), line).await
+    }
+
+    /// The same, done: gives what it wrote to stdout.
+    async fn done(&self, line: &str) -> String {
+        let output = self.run(line).await;
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The same, not done: gives what it wrote to stderr.
+    async fn fails(&self, line: &str, code: i32) -> String {
+        let output = self.run(line).await;
+        assert_eq!(output.status.code(), Some(code), "{line}: {}", stderr(&output));
+        assert_eq!(output.stdout, b"", "{line}");
+        stderr(&output)
+    }
+}
+
+async fn run(folder: &Path, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edgectl"));
+    command.args(line.split(' ')).current_dir(folder).env("HOME", folder).stdin(Stdio::null());
+    for name in ["EDGEWRIGHT_API", "EDGEWRIGHT_TOKEN_FILE", "EDGEWRIGHT_CONTEXT"] {
+        command.env_remove(name);
+    }
+    command.output().await.unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn an_order_that_is_carried_out_shows_where_it_answers() {
+    let world = World::start().await;
+    world.platform.told().state = "installed".to_owned();
+    let table = world.done("co deploy hello@1.0.0 --to plant/press --set greeting=7 times=7 --reason why --wait").await;
+    assert!(table.contains("http://127.0.0.1:8080/"), "{table}");
+    let (order, _) = world.platform.told().orders.pop().unwrap();
+    let wanted = json!({
+        "name": "hello", "app": { "id": "hello", "version": "1.0.0" }, "parameters": { "greeting": "7", "times": 7 },
+        "targets": { "nodes": ["plant/press"] }, "reason": "why",
+    });
+    assert_eq!(order, wanted);
+    let shown = world.done("co deploy hello@1.0.0 --to plant/press --wait -o json").await;
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), deployments("installed"));
+    let accepted = world.done("co deploy hello@1.0.0 --to plant/press -o json").await;
+    assert_eq!(serde_json::from_str::<Value>(&accepted).unwrap()["assignment"], assignment());
+}
+
+#[tokio::test]
+async fn a_failure_and_a_timeout_are_told_apart() {
+    let world = World::start().await;
+    world.platform.told().state = "failed".to_owned();
+    let told = world.fails("co deploy hello@1.0.0 --to plant/press --wait", 1).await;
+    assert!(told.contains("plant/press failed: exited: status 1"), "{told}");
+    world.platform.told().state = "installing".to_owned();
+    let told = world.fails("co deploy hello@1.0.0 --to plant/press --wait --timeout 0s", 4).await;
+    assert!(told.contains("plant/press is installing"), "{told}");
+}
+
+#[tokio::test]
+async fn an_update_changes_what_was_given_at_the_revision_that_was_read() {
+    let world = World::start().await;
+    world.done("co update hello --set times=7").await;
+    let (order, if_match) = world.platform.told().orders.pop().unwrap();
+    assert_eq!(order["parameters"], json!({ "greeting": "Moin", "times": 7 }));
+    assert_eq!((&order["targets"], &order["profile"]), (&assignment()["targets"], &json!("wasm")));
+    assert_eq!(if_match.as_deref(), Some("\"3\""));
+    world.done("co remove hello --reason why").await;
+    assert_eq!(world.platform.told().orders.pop().unwrap().1.as_deref(), Some("\"3\""));
+    assert!(world.fails("co update hello", 2).await.contains("nothing to change"));
+    assert!(
+        world
+            .fails("co update hello --set times=often", 1)
+            .await
+            .contains("parameters.times: \"often\" must be an integer")
+    );
+    assert!(world.fails("co remove other", 1).await.contains("removing other: there is no assignment other"));
+    assert!(world.platform.told().orders.is_empty());
+}
+
+#[tokio::test]
+async fn errors_say_what_was_attempted_and_what_to_do_next() {
+    let world = World::start().await;
+    let told = world.fails("co list nodes", 1).await;
+    assert_eq!(told, "edgectl: listing the nodes: this needs the role viewer\n  next: use a token with that role\n");
+    assert!(world.fails("co list orders", 3).await.contains("like another program"));
+    // Nothing listens on port 1.
+    let told = world.fails("co list sites --api http://127.0.0.1:1", 3).await;
+    assert!(
+        told.contains("listing the sites: http://127.0.0.1:1/ cannot be reached") && told.contains("next:"),
+        "{told}"
+    );
+    for line in
+        ["co list sites --api nats://x", "co list sites --context none.toml", "co deploy hello@1.0.0", "co dance"]
+    {
+        world.fails(line, 2).await;
+    }
+    let empty = TempDir::new().unwrap();
+    let output = run(empty.path(), "co status").await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("edgewright up"), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn a_site_gets_its_credentials_and_its_seed_stays_here() {
+    let world = World::start().await;
+    world.done("co add site plant --credentials plant.toml").await;
+    let credentials: SiteCredentials = credentials::load(&world.path("plant.toml")).unwrap();
+    let public = identity::nats::public_key(&credentials.seed).unwrap();
+    assert_eq!(world.platform.told().keys, [public]);
+    assert_eq!((credentials.hub.as_str(), credentials.root_key.as_str()), ("nats://hub:4222", "ssh-ed25519 AAAA"));
+    let told = world.fails("co add site plant --credentials plant.toml", 2).await;
+    assert!(told.contains("never overwritten"), "{told}");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key() {
+    let world = World::start().await;
+    world.platform.told().lose_answer = true;
+    let told = world.fails("co add node plant/press --credentials press.toml", 1).await;
+    assert!(told.contains("press.toml.pending"), "{told}");
+    assert!(!world.path("press.toml").exists());
+    world.done("co add node plant/press --credentials press.toml --server nats://elsewhere:4222").await;
+    let credentials: NodeCredentials = credentials::load(&world.path("press.toml")).unwrap();
+    assert_eq!(credentials.server, "nats://elsewhere:4222");
+    let keys = world.platform.told().keys.clone();
+    assert_eq!(keys, vec![identity::nats::public_key(&credentials.seed).unwrap(); 2]);
+
+    let before = fs::read_dir(world.folder.path()).unwrap().count();
+    world.fails("co add node plant/taken --credentials taken.toml", 1).await;
+    let told = world.fails("co add node bakery/oven --credentials oven.toml", 2).await;
+    assert!(told.contains("--server"), "{told}");
+    assert_eq!(fs::read_dir(world.folder.path()).unwrap().count(), before);
+}
+
+#[tokio::test]
+async fn a_folder_is_packed_and_uploaded() {
+    let world = World::start().await;
+    let folder = world.path("hello");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("margo.yaml"), DESCRIPTION).unwrap();
+    let told = world.fails("co add app hello", 1).await;
+    assert!(told.contains("hello.wasm is not in the app's folder"), "{told}");
+    fs::write(folder.join("hello.wasm"), "\0asm").unwrap();
+    assert!(world.done("co add app hello").await.contains("hello@1.0.0"));
+    assert!(world.platform.told().uploaded > 1_000);
+}
+
+#[tokio::test]
+async fn a_site_tells_its_own_status() {
+    let world = World::start().await;
+    assert!(world.done("lo status --site plant").await.contains("not connected"));
+    assert!(world.fails("lo status --site bakery", 2).await.contains("--url"));
+    let url = Context::load(&world.path(".edgewright/edgectl.toml")).unwrap().api.unwrap();
+    let line = format!("lo status --url {url} --token-file .edgewright/token -o json");
+    assert_eq!(serde_json::from_str::<Value>(&world.done(&line).await).unwrap()["waiting"], 2);
+}

@@ -1,0 +1,64 @@
+//! `edgewright`: every central and site service as a subcommand that runs as its own process, and `edgewright up`, which
+//! runs all of them in one process, still meeting only over the two NATS servers.
+
+mod arguments;
+mod children;
+mod hub;
+mod site;
+mod supervise;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use arguments::{Arguments, Command, Tier};
+use clap::Parser;
+use service::{Health, health, shutdown_token, telemetry, within_grace};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime").and_then(
+            |runtime| {
+                // The exporter of traces blocks, so it must neither start nor end inside the runtime.
+                let _telemetry = telemetry::init(arguments.command.program(), &arguments.telemetry)?;
+                rustls::crypto::aws_lc_rs::default_provider()
+                    .install_default()
+                    .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
+                runtime.block_on(run(&arguments))
+            },
+        );
+    result.unwrap_or_else(|error| {
+        eprintln!("edgewright: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let health = Health::default();
+    let shutdown = shutdown_token()?;
+    let checks = arguments.health.map(|listen| tokio::spawn(health::serve(listen, health.clone(), shutdown.clone())));
+    let otlp = arguments.telemetry.otlp_endpoint.as_deref();
+    let mut code = ExitCode::SUCCESS;
+    let work = async {
+        match &arguments.command {
+            Command::Init(args) => hub::init(&args.data, &args.settings()).map(drop),
+            Command::InitSite(args) => site::init(&args.data, &args.credentials, &args.settings()).map(drop),
+            Command::Up(args) => {
+                code = up::run(args, &arguments.telemetry, &health, &shutdown).await?;
+                Ok(())
+            }
+            Command::Site(args) => site::run(args, otlp, &health, &shutdown).await,
+            Command::Service(command) => match command.service() {
+                (service, Tier::Central, args) => hub::run_one(service, &args.data, &health, &shutdown).await,
+                (service, Tier::Site, args) => site::run_one(service, &args.data, otlp, &health, &shutdown).await,
+            },
+        }
+    };
+    let result = within_grace(work, &shutdown).await;
+    shutdown.cancel();
+    if let Some(checks) = checks {
+        checks.await.context("serving health checks")??;
+    }
+    result.map(|()| code)
+}

@@ -1,0 +1,255 @@
+//! `edgewright up`: from nothing to a running application, on one machine.
+//!
+//! Hub and site run in this process, nats-servers and edge-nodes are its children. Site, nodes, application and order
+//! are made with `edgectl`, with the same commands that a person uses; what exists from an earlier time goes on.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use edgectl::context::{Context, SiteContext};
+use margo::{NodeName, SiteName};
+use rustix::fs::{FlockOperation, flock};
+use service::{Health, args::TelemetryArgs};
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    arguments::UpArgs,
+    children::{Program, check_nats_server, nats_server},
+    hub,
+    site::{self, SiteSettings},
+    supervise::Tasks,
+};
+
+const SITE: &str = "plant";
+const NODES: [&str; 2] = ["press", "oven"];
+const ASSIGNMENT: &str = "hello";
+
+/// The first of the site's three ports, beside those of the hub.
+const SITE_PORT: u16 = 4323;
+
+/// Runs everything until shutdown, or until the command of `--then` has ended.
+pub async fn run(
+    args: &UpArgs,
+    telemetry: &TelemetryArgs,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    check_nats_server(&args.nats_server).await?;
+    let hub = hub::init(&args.data, &hub::HubSettings::on(IpAddr::V4(args.host)))?;
+    let data = args.data.canonicalize()?;
+    let _lock = lock(&data)?;
+    ensure!(
+        IpAddr::V4(args.host) == hub.settings.api_listen.ip(),
+        "{} was made for {}: give --host {0}, or another --data",
+        data.display(),
+        hub.settings.api_listen.ip(),
+    );
+
+    let mut tasks = Tasks::default();
+    tasks.spawn("nats-server of the hub", nats_server(&args.nats_server, &hub.nats()).supervise(shutdown.clone()));
+    hub.spawn(&mut tasks, health, shutdown);
+
+    let made = async {
+        let up = Up { args, telemetry, data: &data, programs: programs_folder()? };
+        up.make(&hub, &mut tasks, health, shutdown).await
+    };
+    let code = tokio::select! {
+        code = made => code,
+        () = shutdown.cancelled() => Ok(Some(ExitCode::SUCCESS)),
+    };
+    match code {
+        Ok(None) => tasks.join(shutdown).await.map(|()| ExitCode::SUCCESS),
+        Ok(Some(code)) => {
+            shutdown.cancel();
+            tasks.join(shutdown).await.map(|()| code)
+        }
+        Err(error) => {
+            shutdown.cancel();
+            // The first failure is the one to tell.
+            let _ = tasks.join(shutdown).await;
+            Err(error)
+        }
+    }
+}
+
+struct Up<'a> {
+    args: &'a UpArgs,
+    telemetry: &'a TelemetryArgs,
+    data: &'a Path,
+    programs: PathBuf,
+}
+
+impl Up<'_> {
+    /// Gives the exit code of `--then`, or nothing when everything shall go on running.
+    async fn make(
+        &self,
+        hub: &hub::Hub,
+        tasks: &mut Tasks,
+        health: &Health,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<ExitCode>> {
+        let site: SiteName = SITE.parse()?;
+        let mut context = Context {
+            api: Some(format!("http://{}", hub.settings.api_listen)),
+            token_file: Some(hub.admin_token()),
+            sites: Default::default(),
+        };
+        context.save(&self.context_file())?;
+        ready(health).await;
+
+        let folder = site::folder(self.data, &site);
+        let credentials = folder.join("credentials.toml");
+        self.credentials(&["co", "add", "site", SITE], &credentials).await?;
+        let settings = SiteSettings::on(IpAddr::V4(self.args.host), SITE_PORT);
+        let opened = site::init(&folder, &credentials, &settings)?;
+        let otlp = self.telemetry.otlp_endpoint.as_deref();
+        opened.spawn(tasks, &self.args.nats_server, otlp, health, shutdown);
+        let server = format!("nats://{}", opened.settings.nats_listen);
+        context.sites.insert(
+            site.clone(),
+            SiteContext {
+                status: Some(format!("http://{}", opened.settings.status_listen)),
+                token_file: Some(opened.status_token()),
+                server: Some(server.clone()),
+            },
+        );
+        context.save(&self.context_file())?;
+
+        for (at, node) in NODES.into_iter().enumerate() {
+            let node: NodeName = node.parse()?;
+            let name = format!("{site}/{node}");
+            let folder = self.data.join("nodes").join(&name);
+            let credentials = folder.join("credentials.toml");
+            self.credentials(&["co", "add", "node", &name, "--server", &server], &credentials).await?;
+            tasks.spawn(format!("edge-node {name}"), self.node(&folder, &credentials, at).supervise(shutdown.clone()));
+        }
+        ready(health).await;
+
+        let sample = self.args.sample.display().to_string();
+        self.edgectl(&["co", "add", "app", &sample]).await?;
+        if !self.knows_assignment().await? {
+            let targets = NODES.map(|node| format!("{SITE}/{node}"));
+            let app = "hello@1.0.0";
+            let mut order = vec!["co", "deploy", app, "--name", ASSIGNMENT, "--wait"];
+            order.extend(targets.iter().flat_map(|target| ["--to", target]));
+            self.edgectl(&order).await?;
+        }
+        self.edgectl(&["co", "list", "deployments"]).await?;
+        let Some(command) = &self.args.then else {
+            println!(
+                "\nEverything runs; Ctrl-C ends it. In another terminal:\n\n    {} co status\n",
+                self.edgectl_line()
+            );
+            return Ok(None);
+        };
+        let status = Command::new(command)
+            .env("EDGEWRIGHT_CONTEXT", self.context_file())
+            .env("EDGEWRIGHT_DATA", self.data)
+            .env("EDGEWRIGHT_PROGRAMS", &self.programs)
+            .status()
+            .await
+            .with_context(|| format!("running {}", command.display()))?;
+        Ok(Some(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)))
+    }
+
+    fn context_file(&self) -> PathBuf {
+        self.data.join("edgectl.toml")
+    }
+
+    /// How a person calls edgectl for this platform: without `--context` when it is found by itself.
+    fn edgectl_line(&self) -> String {
+        let program = self.programs.join("edgectl").display().to_string();
+        let default = std::env::current_dir().is_ok_and(|here| here.join(".edgewright") == self.data);
+        if default { program } else { format!("{program} --context {}", self.context_file().display()) }
+    }
+
+    fn node(&self, folder: &Path, credentials: &Path, at: usize) -> Program {
+        let address = Ipv4Addr::from(u32::from(self.args.host) + 1 + at as u32);
+        let mut arguments: Vec<String> = [
+            ("--credentials", credentials.display().to_string()),
+            ("--data", folder.join("data").display().to_string()),
+            ("--workload-address", address.to_string()),
+            // Whoever ends `up` wants the machine back.
+            ("--on-exit", "stop".to_owned()),
+            ("--log", self.telemetry.log.clone()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect();
+        if let Some(endpoint) = &self.telemetry.otlp_endpoint {
+            arguments.extend(["--otlp-endpoint".to_owned(), endpoint.clone()]);
+        }
+        Program {
+            name: "edge-node".to_owned(),
+            path: self.programs.join("edge-node"),
+            arguments,
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Runs a command that writes a credentials file, unless the file is there.
+    async fn credentials(&self, command: &[&str], file: &Path) -> anyhow::Result<()> {
+        if file.exists() {
+            return Ok(());
+        }
+        let parent = file.parent().context("a credentials file has a folder")?;
+        fs::create_dir_all(parent)?;
+        let file = file.display().to_string();
+        self.edgectl(&[command, &["--credentials", &file]].concat()).await
+    }
+
+    /// Runs one command of edgectl, as a person would.
+    async fn edgectl(&self, command: &[&str]) -> anyhow::Result<()> {
+        println!("$ edgectl {}", command.join(" "));
+        let status = self.edgectl_command(command).status().await.context("running edgectl")?;
+        ensure!(status.success(), "edgectl {} failed", command.join(" "));
+        Ok(())
+    }
+
+    async fn knows_assignment(&self) -> anyhow::Result<bool> {
+        let output = self.edgectl_command(&["co", "list", "assignments", "-o", "json"]).output().await?;
+        if !output.status.success() {
+            bail!("edgectl co list assignments failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let assignments: Vec<api::Assignment> = serde_json::from_slice(&output.stdout)?;
+        Ok(assignments.iter().any(|assignment| assignment.name.as_str() == ASSIGNMENT))
+    }
+
+    fn edgectl_command(&self, command: &[&str]) -> Command {
+        let mut process = Command::new(self.programs.join("edgectl"));
+        process.arg("--context").arg(self.context_file()).args(command).kill_on_drop(true);
+        process
+    }
+}
+
+/// The folder of the programs that were built together.
+fn programs_folder() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("finding the folder of the programs")?;
+    Ok(own.parent().context("a program lies in a folder")?.to_owned())
+}
+
+/// Refuses a second `up` on the same folder.
+fn lock(data: &Path) -> anyhow::Result<fs::File> {
+    let path = data.join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("{} is in use by another `edgewright up`", data.display()))?;
+    Ok(file)
+}
+
+/// Waits until every service of this process can do its work.
+async fn ready(health: &Health) {
+    let mut look = tokio::time::interval(Duration::from_millis(50));
+    while !health.is_ready() {
+        look.tick().await;
+    }
+    info!("every service is ready");
+}
