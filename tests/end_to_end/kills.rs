@@ -1,0 +1,147 @@
+//! Any process may be killed at any line: what was answered is not lost, and an order arrives once.
+
+use std::path::Path;
+
+use reqwest::header::HeaderValue;
+use rustix::process::Signal;
+use testkit::wait_for;
+
+use crate::{
+    platform::{Platform, answers},
+    process::{Start, starts},
+};
+
+/// Where a process is stopped in the middle of an order, and which process is killed there.
+struct Cut {
+    /// The process that reaches the point.
+    runs: &'static str,
+    /// The point.
+    point: &'static str,
+    /// The process that is killed: the same, or a server that it depends on.
+    killed: &'static str,
+}
+
+const fn at(runs: &'static str, point: &'static str) -> Cut {
+    Cut { runs, point, killed: runs }
+}
+
+const CUTS: [Cut; 14] = [
+    at("deployment-registry", "deployment-registry.committed"),
+    at("deployment-registry", "outbox.before-publish"),
+    at("git-writer", "git-writer.objects-written"),
+    at("git-writer", "git-writer.fleet-moved"),
+    at("git-writer", "git-writer.committed"),
+    at("git-observer", "git-observer.before-publish"),
+    at("local-orchestrator", "local-orchestrator.staged"),
+    at("local-orchestrator", "local-orchestrator.before-adopt"),
+    at("local-orchestrator", "local-orchestrator.relayed"),
+    at("edge-node-press", "edge-node.adopted"),
+    at("edge-node-press", "edge-node.started"),
+    at("edge-node-press", "edge-node.before-report"),
+    Cut { runs: "git-observer", point: "git-observer.before-publish", killed: "hub-nats" },
+    Cut { runs: "local-orchestrator", point: "local-orchestrator.before-adopt", killed: "site-nats" },
+];
+
+#[tokio::test]
+async fn an_order_survives_every_kill_and_arrives_once() {
+    let mut platform = Platform::with_sample(None).await;
+    let mut digests = wanted(&platform);
+    for (number, Cut { runs, point, killed }) in CUTS.into_iter().enumerate() {
+        let greeting = format!("Cut {number}");
+        platform.kill(runs);
+        platform.run_to(runs, Some(point));
+
+        // Not through edgectl: when deployment-registry dies before its answer, the order stands all the same.
+        let revision = revision(&platform).await;
+        let order = tokio::spawn(update(platform.api(), platform.token(), revision, greeting.clone()));
+        platform.process(runs).stopped().await;
+        platform.kill(killed);
+        platform.run(killed);
+        if killed != runs {
+            platform.process(runs).signal(Signal::CONT);
+        }
+        let status = order.await.unwrap();
+        let died_before_its_answer = killed == "deployment-registry";
+        assert!(status == 202 || died_before_its_answer, "the order at {point} was answered {status}");
+
+        for node in ["press", "oven"] {
+            answers(platform.node_address(node), &greeting).await;
+        }
+        platform.all_installed().await;
+        let next = wanted(&platform);
+        for (node, digest) in &next {
+            let begun = starts_of(&platform.node(node), digest);
+            assert_eq!(begun.len(), 1, "{point}, {killed} killed: {node} started {digest} more than once: {begun:?}");
+            assert!(begun[0].is_alive(), "{point}, {killed} killed: {node} answers from another process");
+        }
+        assert!(next.iter().all(|now| !digests.contains(now)), "every update has a digest of its own");
+        digests = next;
+    }
+
+    // Every order stands in Git, each once: one commit for each revision.
+    let assignment = platform.edgectl_json(&["co", "list", "assignments"])[0].clone();
+    assert_eq!(assignment["revision"], 1 + CUTS.len());
+    let orders = platform.edgectl_json(&["co", "list", "orders"]);
+    let orders = orders.as_array().unwrap();
+    assert_eq!(orders.len(), 1 + CUTS.len());
+    assert!(orders.iter().all(|order| order["committed"] == true), "{orders:#?}");
+    let log = git(
+        &platform.hub().join("repositories/default/fleet.git"),
+        &["log", "--format=%(trailers:key=Order,valueonly)", "main"],
+    );
+    for order in orders {
+        let id = order["id"].as_str().unwrap();
+        assert_eq!(log.lines().filter(|line| *line == id).count(), 1, "order {id} in:\n{log}");
+    }
+    let repositories = platform.hub().join("repositories/default");
+    for repository in [repositories.join("fleet.git"), repositories.join("clients/plant.git")] {
+        git(&repository, &["fsck", "--strict"]);
+    }
+}
+
+/// The revision that an update has to name. A service that was started again has to be back before it can be asked.
+async fn revision(platform: &Platform) -> HeaderValue {
+    let client = reqwest::Client::new();
+    let url = format!("{}/assignments/hello", platform.api());
+    wait_for("the assignment's revision", async || {
+        let current = client.get(&url).bearer_auth(platform.token()).send().await.map_err(|error| error.to_string())?;
+        current.headers().get("etag").cloned().ok_or_else(|| current.status().to_string())
+    })
+    .await
+}
+
+/// Sends an update as the admin, and gives the status of the answer.
+async fn update(api: String, token: String, revision: HeaderValue, greeting: String) -> u16 {
+    let body = serde_json::json!({
+        "app": { "id": "hello", "version": "1.0.0" },
+        "parameters": { "greeting": greeting },
+        "targets": { "nodes": ["plant/press", "plant/oven"] },
+    });
+    let request = reqwest::Client::new().put(format!("{api}/assignments/hello")).bearer_auth(token);
+    let answer = request.header("if-match", revision).json(&body).send().await.unwrap();
+    answer.status().as_u16()
+}
+
+/// The digest that is wanted on each node.
+fn wanted(platform: &Platform) -> Vec<(String, String)> {
+    let deployments = platform.edgectl_json(&["co", "list", "deployments"]);
+    let node = |deployment: &serde_json::Value| deployment["node"].as_str().unwrap().replace("plant/", "");
+    deployments
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|deployment| (node(deployment), deployment["digest"].as_str().unwrap().to_owned()))
+        .collect()
+}
+
+fn starts_of(folder: &Path, digest: &str) -> Vec<Start> {
+    starts(folder).into_iter().filter(|start| start.digest == digest).collect()
+}
+
+/// Stock git, which has to succeed.
+pub fn git(repository: &Path, arguments: &[&str]) -> String {
+    let output = std::process::Command::new("git").arg("-C").arg(repository).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "git {arguments:?} in {}:\n{text}", repository.display());
+    text
+}

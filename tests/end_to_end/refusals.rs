@@ -1,0 +1,220 @@
+//! What is refused, with a reason that an operator sees, while the last good state stays in force.
+//!
+//! The forger here has git-observer's and a site's own NATS credentials: signatures and digests are all that protects.
+
+use std::path::Path;
+
+use bus::{Bus, Endpoint, Role, ServiceName, Subject, decode, encode, proto, streams};
+use identity::{SigningKey, trust};
+use margo::{Digest, Head, KeySet, ManifestVersion, TenantName};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use testkit::wait_for;
+
+use crate::{
+    kills::git,
+    platform::{Platform, answers},
+};
+
+/// Publishes what git-observer would, with its credentials.
+struct Forger {
+    bus: Bus,
+    head: proto::DesiredHead,
+    node: proto::DesiredNode,
+}
+
+impl Forger {
+    async fn at(platform: &Platform) -> Self {
+        let role = Role::Central(ServiceName::GitObserver);
+        let seed = std::fs::read_to_string(platform.hub().join("keys/nats/git-observer.seed")).unwrap();
+        let bus = Bus::connect(&Endpoint { url: platform.nats_url("hub"), seed, role }).await.unwrap();
+        bus.connected().await;
+        let stream = bus.jetstream().get_stream(streams::DESIRED).await.unwrap();
+        let last =
+            async |subject: Subject| stream.direct_get_last_for_subject(subject.to_string()).await.unwrap().payload;
+        let head = decode(&last(head_subject()).await).unwrap();
+        let node = decode(&last(node_subject()).await).unwrap();
+        Self { bus, head, node }
+    }
+
+    /// Puts a head and a node's desired state on the bus.
+    async fn publish(&self, head: &proto::DesiredHead, node: &proto::DesiredNode) {
+        let batch =
+            vec![bus::Outgoing::new(node_subject(), encode(node)), bus::Outgoing::new(head_subject(), encode(head))];
+        self.bus.publish_batch(batch).await.unwrap();
+    }
+
+    /// The last good state under the next version, signed by `key`; `change` alters it before that.
+    fn signed(&self, key: &SigningKey, change: impl FnOnce(&mut Head)) -> proto::DesiredHead {
+        let mut head = Head::parse(&self.head.head).unwrap();
+        head.version = head.version.next().unwrap();
+        change(&mut head);
+        let bytes = head.to_bytes();
+        let signature = key.sign(trust::HEAD_NAMESPACE, &bytes).unwrap();
+        proto::DesiredHead { head: bytes.into(), head_signature: signature.into(), ..self.head.clone() }
+    }
+}
+
+fn head_subject() -> Subject {
+    Subject::DesiredHead("plant".parse().unwrap())
+}
+
+fn node_subject() -> Subject {
+    Subject::DesiredNode("plant/press".parse().unwrap())
+}
+
+/// Waits until the site shows a refusal that speaks of this.
+async fn site_refuses(platform: &Platform, words: &str) {
+    wait_for(&format!("the site to refuse: {words}"), async || {
+        let status = platform.edgectl_json(&["lo", "status", "--site", "plant"]);
+        let refusals = status["refusals"].as_array().cloned().unwrap_or_default();
+        let told = refusals.iter().any(|refusal| refusal["reason"].as_str().unwrap().contains(words));
+        if told { Ok(()) } else { Err(refusals) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn forged_desired_state_is_refused_and_the_last_good_state_stays() {
+    let mut platform = Platform::with_sample(None).await;
+    platform.all_installed().await;
+    let forger = Forger::at(&platform).await;
+    // git-observer would repair at once what is forged here.
+    platform.kill("git-observer");
+    let key = |name: &str| SigningKey::load(&platform.hub().join("keys").join(name)).unwrap();
+    let (writer, root, foreign) = (key("git-writer"), key("root"), SigningKey::generate("foreign").unwrap());
+
+    forger.publish(&forger.signed(&foreign, |_| {}), &forger.node).await;
+    site_refuses(&platform, "not signed by a key in KEYS").await;
+
+    forger.publish(&forger.signed(&writer, |head| head.client = "other".parse().unwrap()), &forger.node).await;
+    site_refuses(&platform, "is of default/other, not of default/plant").await;
+
+    let keys = KeySet { tenant: TenantName::default(), number: 0, keys: vec![writer.public().to_string()] };
+    let (bytes, signature) = trust::sign_keys(&root, &keys).unwrap();
+    let head = forger.signed(&writer, |_| {});
+    let head = proto::DesiredHead { keys: bytes.into(), keys_signature: signature.into(), ..head };
+    forger.publish(&head, &forger.node).await;
+    site_refuses(&platform, "KEYS has number 0").await;
+
+    // An older version: the first one, as it was signed at its time.
+    let head = forger.signed(&writer, |head| {
+        head.version = ManifestVersion::FIRST;
+        head.list = Digest::of(b"");
+    });
+    let version = Head::parse(&forger.head.head).unwrap().version;
+    if version > ManifestVersion::FIRST {
+        forger.publish(&head, &proto::DesiredNode::default()).await;
+        site_refuses(&platform, "version 1").await;
+    }
+
+    // A document that does not hash to its digest.
+    let mut node = forger.node.clone();
+    node.deployments[0].document = "id: forged".into();
+    forger.publish(&forger.head, &node).await;
+    site_refuses(&platform, "digest").await;
+
+    // A message that does not decode.
+    let batch = vec![bus::Outgoing::new(node_subject(), "no message".into())];
+    forger.bus.publish_batch(batch).await.unwrap();
+    site_refuses(&platform, "decompressing").await;
+
+    for node in ["press", "oven"] {
+        answers(platform.node_address(node), "First").await;
+    }
+
+    // git-observer repairs the bus, and orders go through as before.
+    platform.run("git-observer");
+    platform.edgectl_ok(&["co", "update", "hello", "--set", "greeting=Second", "--wait"]);
+    answers(platform.node_address("press"), "Second").await;
+}
+
+#[tokio::test]
+async fn an_unsigned_commit_reaches_nobody() {
+    let mut platform = Platform::with_sample(None).await;
+    platform.all_installed().await;
+    forge_commit(&platform.hub().join("repositories/default/clients/plant.git"));
+    // It looks at its start, on every signal and every hour; an hour is too long here.
+    platform.kill("git-observer");
+    platform.run("git-observer");
+    wait_for("the centre to show the refusal", async || {
+        let status = platform.edgectl_json(&["co", "status"]);
+        let refusals = status["refusals"].as_array().cloned().unwrap_or_default();
+        let told = refusals.iter().any(|refusal| refusal["reason"].as_str().unwrap().contains("is not signed"));
+        if told { Ok(()) } else { Err(status) }
+    })
+    .await;
+    for node in ["press", "oven"] {
+        answers(platform.node_address(node), "First").await;
+    }
+}
+
+/// What somebody with a shell on the hub could do: a commit on `desired` that git-writer did not sign.
+fn forge_commit(repository: &Path) {
+    let tree = git(repository, &["rev-parse", "desired^{tree}"]);
+    let identity = ["-c", "user.name=Mallory", "-c", "user.email=mallory@example.org", "-c", "commit.gpgsign=false"];
+    let commit = [&identity[..], &["commit-tree", "-p", "desired", "-m", "harmless", tree.trim()]].concat();
+    let commit = git(repository, &commit);
+    git(repository, &["update-ref", "refs/heads/desired", commit.trim()]);
+}
+
+#[tokio::test]
+async fn a_report_of_an_earlier_incarnation_is_refused() {
+    let mut platform = Platform::with_sample(None).await;
+    platform.all_installed().await;
+    platform.kill("edge-node-press");
+    let seed = seed_of(&platform, "press");
+    let role = Role::Node("plant/press".parse().unwrap());
+    let bus = Bus::connect(&Endpoint { url: platform.nats_url("site"), seed, role }).await.unwrap();
+    bus.connected().await;
+    // The node lost its disk: it registers anew and gets the next incarnation. Then a report of the old one comes late.
+    let register = proto::RegisterRequest { incarnation: 0 };
+    let subject = Subject::Register("plant/press".parse().unwrap());
+    let answer = request(&bus, &subject, &register).await;
+    let answer: proto::RegisterAnswer = prost::Message::decode(answer).unwrap();
+    assert!(answer.incarnation > 1, "{answer:?}");
+    let status = proto::NodeStatus { incarnation: answer.incarnation - 1, sequence: 1 << 40, ..Default::default() };
+    let report = proto::ReportRequest { status: Some(status), ..Default::default() };
+    let answer = request(&bus, &Subject::Report("plant/press".parse().unwrap()), &report).await;
+    let answer: proto::ReportAnswer = prost::Message::decode(answer).unwrap();
+    assert!(!answer.stored && answer.refused.contains("incarnation"), "{answer:?}");
+    site_refuses(&platform, "incarnation").await;
+    let deployments = platform.edgectl_json(&["co", "list", "deployments"]);
+    assert!(deployments.as_array().unwrap().iter().all(|deployment| deployment["state"] == "installed"));
+}
+
+async fn request(bus: &Bus, subject: &Subject, message: &impl prost::Message) -> bytes::Bytes {
+    bus.request(subject, bus::trace::headers(), message.encode_to_vec().into()).await.unwrap().payload
+}
+
+fn seed_of(platform: &Platform, node: &str) -> String {
+    let file = platform.context().with_file_name(format!("{node}.toml"));
+    identity::credentials::load::<identity::credentials::NodeCredentials>(&file).unwrap().seed
+}
+
+#[tokio::test]
+async fn an_update_without_or_with_a_stale_revision_is_refused() {
+    let platform = Platform::with_sample(None).await;
+    let body = |greeting: &str| {
+        json!({
+            "app": { "id": "hello", "version": "1.0.0" },
+            "parameters": { "greeting": greeting },
+            "targets": { "nodes": ["plant/press"] },
+        })
+    };
+    let send = async |revision: Option<&str>, body: Value| {
+        let request = reqwest::Client::new().put(format!("{}/assignments/hello", platform.api()));
+        let request = request.bearer_auth(platform.token()).json(&body);
+        let request = revision.into_iter().fold(request, |request, revision| request.header("if-match", revision));
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success() || answer.headers()["content-type"] == "application/problem+json");
+        answer.status()
+    };
+    assert_eq!(send(None, body("A")).await, StatusCode::PRECONDITION_REQUIRED);
+    assert_eq!(send(Some("\"1\""), body("B")).await, StatusCode::ACCEPTED);
+    assert_eq!(send(Some("\"1\""), body("C")).await, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(send(Some("\"2\""), json!({ "app": 7 })).await, StatusCode::UNPROCESSABLE_ENTITY);
+    let anonymous = reqwest::get(format!("{}/assignments", platform.api())).await.unwrap();
+    assert_eq!(anonymous.status(), StatusCode::UNAUTHORIZED);
+    answers(platform.node_address("press"), "B").await;
+}

@@ -1,0 +1,245 @@
+//! A hostile client with the credentials of a node at the site, and one with those of a site at the hub: every cell of
+//! both matrices, on a real server with the configuration of production.
+//!
+//! The rows are made from the subject enum, so a new subject cannot be forgotten: [`expected`] does not compile
+//! without a word on it. What is expected is written here once more, by hand: the permissions are not their own judge.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bus::{Endpoint, Role, ServiceName, Subject};
+use margo::NodeId;
+use testkit::{NatsServer, wait_for};
+
+/// What a client may do with a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct May {
+    publish: bool,
+    subscribe: bool,
+}
+
+const NOTHING: May = May { publish: false, subscribe: false };
+const PUBLISH: May = May { publish: true, subscribe: false };
+const SUBSCRIBE: May = May { publish: false, subscribe: true };
+
+/// Whose credentials the hostile client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thief {
+    /// A node's, at its site.
+    Node,
+    /// A site's, at the hub.
+    Site,
+}
+
+/// Whom a subject is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    /// The one whose credentials were stolen.
+    Itself,
+    /// Another node of the same client (a neighbour at the site).
+    Neighbour,
+    /// Another client.
+    Stranger,
+}
+
+fn expected(thief: Thief, about: About, subject: &Subject) -> May {
+    let own = match thief {
+        Thief::Node => about == About::Itself,
+        // A site speaks for all its nodes.
+        Thief::Site => about != About::Stranger,
+    };
+    match (subject, thief) {
+        // A node reports, registers and beats for itself, and hears what is for itself.
+        (Subject::Report(_) | Subject::Register(_) | Subject::Alive(_), Thief::Node) if own => PUBLISH,
+        (Subject::ChangedNode(_) | Subject::Call(..), Thief::Node) if own => SUBSCRIBE,
+        // A site publishes its own state and events, asks for itself, and is called.
+        (Subject::Status(_) | Subject::Capabilities(_) | Subject::Health(_) | Subject::Event(_), Thief::Site)
+            if own =>
+        {
+            PUBLISH
+        }
+        (Subject::Site(..), Thief::Site) if own => PUBLISH,
+        (Subject::Call(..), Thief::Site) if own => SUBSCRIBE,
+        // Nobody else's, and nothing of the centre's.
+        (
+            Subject::Report(_)
+            | Subject::Register(_)
+            | Subject::Alive(_)
+            | Subject::ChangedNode(_)
+            | Subject::Call(..)
+            | Subject::Status(_)
+            | Subject::Capabilities(_)
+            | Subject::Health(_)
+            | Subject::Event(_)
+            | Subject::Site(..)
+            | Subject::DesiredHead(_)
+            | Subject::DesiredNode(_)
+            | Subject::ChangedHead(_)
+            | Subject::GitWriteFleet
+            | Subject::GitWriteClient(_)
+            | Subject::GitCommittedFleet
+            | Subject::GitCommittedClient(_)
+            | Subject::Service(..),
+            _,
+        ) => NOTHING,
+    }
+}
+
+/// The server's own interfaces: what may be published there. Everything else of them is refused.
+fn server_interfaces(thief: Thief) -> Vec<(String, bool)> {
+    let direct = |stream: &str, subject: Subject| format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+    let (own, neighbour, stranger) = (press(), oven(), other());
+    let mut cells = vec![
+        (direct("DESIRED", Subject::DesiredNode(own.clone())), true),
+        (direct("DESIRED", Subject::DesiredNode(neighbour.clone())), thief == Thief::Site),
+        (direct("DESIRED", Subject::DesiredNode(stranger.clone())), false),
+        (direct("DESIRED", Subject::DesiredHead(own.client.clone())), thief == Thief::Site),
+        (direct("DESIRED", Subject::DesiredHead(stranger.client.clone())), false),
+        (direct("STATE", Subject::Status(own.clone())), thief == Thief::Site),
+        (direct("STATE", Subject::Status(stranger)), false),
+        ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant".into(), thief == Thief::Site),
+        ("$JS.ACK.DESIRED.plant.1.1.1.1.0".into(), thief == Thief::Site),
+        ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.other".into(), false),
+        ("$JS.ACK.DESIRED.other.1.1.1.1.0".into(), false),
+        // `multi_last` names its subjects in the payload, where no permission limits them.
+        ("$JS.API.DIRECT.GET.DESIRED".into(), false),
+        ("$JS.API.DIRECT.GET.STATE".into(), false),
+        ("$JS.API.INFO".into(), false),
+        ("$SYS.REQ.SERVER.PING".into(), false),
+        ("$SRV.PING".into(), false),
+    ];
+    for stream in ["DESIRED", "STATE", "EVENTS", "GIT_WRITES", "DEAD_LETTERS"] {
+        for api in ["CREATE", "UPDATE", "DELETE", "PURGE", "INFO", "MSG.GET", "MSG.DELETE"] {
+            cells.push((format!("$JS.API.STREAM.{api}.{stream}"), false));
+        }
+        for api in ["CREATE", "DURABLE.CREATE", "DELETE", "INFO", "NAMES", "LIST"] {
+            cells.push((format!("$JS.API.CONSUMER.{api}.{stream}.plant"), false));
+            cells.push((format!("$JS.API.CONSUMER.{api}.{stream}"), false));
+        }
+    }
+    cells
+}
+
+fn press() -> NodeId {
+    "plant/press".parse().unwrap()
+}
+
+fn oven() -> NodeId {
+    "plant/oven".parse().unwrap()
+}
+
+fn other() -> NodeId {
+    "other/press".parse().unwrap()
+}
+
+/// A client that notes what the server refuses.
+struct Client {
+    client: async_nats::Client,
+    refused: Arc<Mutex<Vec<String>>>,
+    probes: AtomicUsize,
+}
+
+impl Client {
+    async fn connect(endpoint: &Endpoint) -> Self {
+        let refused = Arc::new(Mutex::new(Vec::new()));
+        let notes = refused.clone();
+        let client = async_nats::ConnectOptions::with_nkey(endpoint.seed.clone())
+            .custom_inbox_prefix(endpoint.role.inbox_prefix())
+            .event_callback(move |event| {
+                if let async_nats::Event::ServerError(error) = event {
+                    notes.lock().unwrap().push(error.to_string().to_lowercase());
+                }
+                std::future::ready(())
+            })
+            .connect(&endpoint.url)
+            .await
+            .unwrap();
+        Self { client, refused, probes: AtomicUsize::new(0) }
+    }
+
+    /// Whether the server refused what was just sent. It answers in order: once it has refused a subject that nobody
+    /// may use, it has said everything about what came before.
+    async fn was_refused(&self, direction: &str, subject: &str) -> bool {
+        let probe = format!("nobody.may.{}", self.probes.fetch_add(1, Ordering::SeqCst));
+        self.client.publish(probe.clone(), "".into()).await.unwrap();
+        self.client.flush().await.unwrap();
+        wait_for("the server to refuse the probe", async || {
+            let refused = self.refused.lock().unwrap();
+            if refused.iter().any(|text| text.contains(&format!("\"{probe}\""))) {
+                Ok(())
+            } else {
+                Err(refused.clone())
+            }
+        })
+        .await;
+        let words = format!("{direction} to \"{}\"", subject.to_lowercase());
+        self.refused.lock().unwrap().iter().any(|text| text.contains(&words))
+    }
+
+    async fn may_publish(&self, subject: &str) -> bool {
+        self.client.publish(subject.to_owned(), "{}".into()).await.unwrap();
+        !self.was_refused("publish", subject).await
+    }
+
+    async fn may_subscribe(&self, subject: &str) -> bool {
+        let _subscription = self.client.subscribe(subject.to_owned()).await.unwrap();
+        !self.was_refused("subscription", subject).await
+    }
+}
+
+async fn every_cell(thief: Thief, role: Role) {
+    let server = NatsServer::start(std::slice::from_ref(&role)).await;
+    let client = Client::connect(&server.endpoint(&role)).await;
+    let mut wrong = Vec::new();
+    let mut cells = 0;
+    for (about, node) in [(About::Itself, press()), (About::Neighbour, oven()), (About::Stranger, other())] {
+        for subject in Subject::one_of_each(&node) {
+            let may = expected(thief, about, &subject);
+            let text = subject.to_string();
+            let found = May { publish: client.may_publish(&text).await, subscribe: client.may_subscribe(&text).await };
+            cells += 2;
+            if found != may {
+                wrong.push(format!("{subject}: expected {may:?}, found {found:?}"));
+            }
+        }
+    }
+    for (subject, may) in server_interfaces(thief) {
+        cells += 1;
+        if client.may_publish(&subject).await != may {
+            wrong.push(format!("{subject}: expected publish {may}"));
+        }
+    }
+    // Wildcards would hear what no single subject shows; another's inbox would hear its answers.
+    for pattern in [">", "*.>", "desired.>", "changed.>", "state.>", "_INBOX.>", "$SYS.>", "$JS.>", "$SRV.>"] {
+        cells += 1;
+        if client.may_subscribe(pattern).await {
+            wrong.push(format!("{pattern}: may be subscribed"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {cells} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(cells > 150, "only {cells} cells");
+}
+
+#[tokio::test]
+async fn a_node_s_credentials_open_its_own_subjects_at_the_site_and_nothing_else() {
+    every_cell(Thief::Node, Role::Node(press())).await;
+}
+
+#[tokio::test]
+async fn a_site_s_credentials_open_its_own_subjects_at_the_hub_and_nothing_else() {
+    every_cell(Thief::Site, Role::Site(press().client)).await;
+}
+
+#[tokio::test]
+async fn without_credentials_nothing_is_open() {
+    let server = NatsServer::start(&[Role::Central(ServiceName::ApiGateway)]).await;
+    let connect = async_nats::ConnectOptions::new().connect(server.url()).await;
+    assert!(connect.is_err());
+    let (seed, _) = identity::nats::generate();
+    let connect = async_nats::ConnectOptions::with_nkey(seed).connect(server.url()).await;
+    assert!(connect.is_err());
+}
