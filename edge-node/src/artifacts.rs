@@ -16,7 +16,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{retry::Backoff, status::Obstacle, wanted::ArtifactId};
+use service::Backoff;
+
+use crate::{retry, status::Obstacle, wanted::ArtifactId};
 
 /// Pulls at once: enough to hide the pauses of one, and the site has other nodes.
 const CONCURRENCY: usize = 2;
@@ -101,7 +103,7 @@ impl Artifacts {
 
     /// Whether it is at hand. If not, it is fetched, unless the last attempt failed a moment ago.
     pub fn want(&mut self, id: &ArtifactId, now: Instant) -> bool {
-        let fresh = || Known { progress: Progress::Missed { retry_at: now }, obstacle: None, backoff: Backoff::WORK };
+        let fresh = || Known { progress: Progress::Missed { retry_at: now }, obstacle: None, backoff: retry::WORK };
         let known = self.known.entry(id.clone()).or_insert_with(fresh);
         match known.progress {
             Progress::Ready(_) => true,
@@ -178,7 +180,7 @@ impl Artifacts {
                 if obstacle.code == "unauthorized" {
                     self.site.refused.notify_one();
                 }
-                let pause = known.backoff.next();
+                let pause = known.backoff.pause();
                 known.progress = Progress::Missed { retry_at: Instant::now() + after.unwrap_or(pause) };
                 known.obstacle = Some(obstacle);
             }

@@ -6,7 +6,9 @@ use margo::Digest;
 use runtime::{Condition, RuntimeError, WorkloadId};
 use tokio::time::Instant;
 
-use crate::{retry::Backoff, status::Obstacle};
+use service::Backoff;
+
+use crate::{retry, status::Obstacle};
 
 /// Attempts by workload.
 #[derive(Default)]
@@ -26,7 +28,7 @@ struct Attempt {
 
 impl Attempt {
     fn new(digest: Option<Digest>) -> Self {
-        Self { digest, applied: false, starting: None, obstacle: None, retry_at: None, backoff: Backoff::WORK }
+        Self { digest, applied: false, starting: None, obstacle: None, retry_at: None, backoff: retry::WORK }
     }
 }
 
@@ -54,7 +56,7 @@ impl Attempts {
             }
             RuntimeError::Io { attempt: what, source } => {
                 let message = format!("{what}: {source}");
-                (Obstacle { code: "runtime", message, lasting: false }, Some(now + attempt.backoff.next()))
+                (Obstacle { code: "runtime", message, lasting: false }, Some(now + attempt.backoff.pause()))
             }
         };
         *attempt = Attempt { obstacle: Some(obstacle), retry_at, backoff: attempt.backoff, ..Attempt::new(digest) };

@@ -10,10 +10,8 @@ use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{
-    reconciler::Candidate,
-    retry::{Backoff, jitter},
-};
+use crate::{reconciler::Candidate, retry};
+use service::jittered;
 
 /// Signals can get lost; a look costs one small request.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
@@ -35,7 +33,7 @@ async fn follow(bus: &Bus, node: &NodeId, candidates: &mpsc::Sender<Candidate>) 
     let mut connections = bus.connections();
     // Before the first look, so that no change falls between the two. The client renews it with each connection.
     let mut signals = bus.subscribe(Subject::ChangedNode(node.clone())).await?;
-    let mut backoff = Backoff::SITE;
+    let mut backoff = retry::SITE;
     loop {
         bus.connected().await;
         connections.borrow_and_update();
@@ -43,16 +41,16 @@ async fn follow(bus: &Bus, node: &NodeId, candidates: &mpsc::Sender<Candidate>) 
         while let Some(Some(_)) = signals.next().now_or_never() {}
         let pause = match look(bus, node).await {
             Ok(found) => {
-                backoff = Backoff::SITE;
+                backoff = retry::SITE;
                 if let Some(candidate) = found {
                     // The reconciler lives as long as we do, or both end.
                     let _ = candidates.send(candidate).await;
                 }
-                jitter(LOOK_AGAIN)
+                jittered(LOOK_AGAIN)
             }
             Err(reason) => {
                 warn!(error = &*reason as &dyn std::error::Error, "the desired state could not be read; trying again");
-                backoff.next()
+                backoff.pause()
             }
         };
         tokio::select! {

@@ -15,9 +15,10 @@ use crate::{
     artifacts::{Access, SiteStore},
     journal::{Draft, Journal},
     metrics::Gauges,
-    retry::{Backoff, jitter},
+    retry,
     telemetry::SpanBuffer,
 };
+use service::jittered;
 
 /// Changes that follow each other so closely go in one report.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -94,7 +95,7 @@ impl Reporter {
 
     /// Asks until the site has accepted us: each attempt waits for a connection.
     async fn register(&self, refused: &mut Option<String>) -> String {
-        let mut backoff = Backoff::SITE;
+        let mut backoff = retry::SITE;
         loop {
             self.bus.connected().await;
             match self.ask_to_register().await {
@@ -109,7 +110,7 @@ impl Reporter {
                 }
                 Err(reason) => warn!(error = &*reason as &dyn std::error::Error, "not registered; asking again"),
             }
-            sleep(backoff.next()).await;
+            sleep(backoff.pause()).await;
         }
     }
 
@@ -134,7 +135,7 @@ impl Reporter {
 
     /// Reports until the site refuses a report: then we have to register again.
     async fn report(&self, mut stream: String) {
-        let mut backoff = Backoff::SITE;
+        let mut backoff = retry::SITE;
         loop {
             while !self.journal.is_due(&stream) && self.spans.is_empty() {
                 tokio::select! {
@@ -145,19 +146,19 @@ impl Reporter {
             match self.send(&stream).await {
                 Ok(Outcome::Stored(current)) => {
                     stream = current;
-                    backoff = Backoff::SITE;
+                    backoff = retry::SITE;
                 }
                 Ok(Outcome::Kept) => {
                     info!("the site could not store everything; reporting again");
-                    sleep(backoff.next()).await;
+                    sleep(backoff.pause()).await;
                 }
                 Ok(Outcome::Refused(reason)) => {
                     error!(reason, "the site refuses the report");
-                    return sleep(jitter(REFUSED_PAUSE)).await;
+                    return sleep(jittered(REFUSED_PAUSE)).await;
                 }
                 Err(reason) => {
                     warn!(error = &*reason as &dyn std::error::Error, "report not answered; sending it again");
-                    sleep(backoff.next()).await;
+                    sleep(backoff.pause()).await;
                 }
             }
         }

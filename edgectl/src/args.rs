@@ -220,12 +220,12 @@ pub(crate) enum Lo {
 }
 
 #[derive(Debug, ClapArgs)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct LoStatus {
     /// Base URL of the LO's own interface.
     #[arg(long)]
     url: Option<String>,
-    /// A site of the context.
+    /// A site of the context. Absent: the only one there.
     #[arg(long)]
     site: Option<SiteName>,
 }
@@ -292,8 +292,12 @@ impl Connection {
         if let Some(url) = url {
             return Client::new(url, self.token_file.as_deref().ok_or_else(|| no_token(url))?);
         }
-        let site = site.as_ref().expect("clap asks for one of the two");
-        let known = self.context()?.sites.remove(site).unwrap_or_default();
+        let mut sites = self.context()?.sites;
+        let only = || sites.keys().next().filter(|_| sites.len() == 1).cloned();
+        let site = site.clone().or_else(only).ok_or_else(|| {
+            Failure::Usage("which site? give --site SITE of the context, or --url URL and --token-file FILE".to_owned())
+        })?;
+        let known = sites.remove(&site).unwrap_or_default();
         let url = known.status.ok_or_else(|| {
             let next = "give --url URL and --token-file FILE";
             Failure::Usage(format!("the context does not say where the LO of {site} answers\n  next: {next}"))
@@ -354,7 +358,6 @@ mod tests {
             "edgectl co add site Plant --credentials f",
             "edgectl co update hello --set times",
             "edgectl co history 7",
-            "edgectl lo status",
             "edgectl lo status --url x --site y",
         ] {
             assert_eq!(Args::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");

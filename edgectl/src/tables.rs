@@ -15,6 +15,16 @@ fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
 }
 
+/// A time to the second: people compare lines, and machines ask for JSON.
+fn second(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(seconds, _)| format!("{seconds}Z"))
+}
+
+/// The first digits of a digest, as Git shows those of a commit.
+fn short(digest: &str) -> String {
+    digest.chars().take("sha256:".len() + 12).collect()
+}
+
 fn joined(items: impl IntoIterator<Item = impl ToString>) -> String {
     let text = items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ");
     if text.is_empty() { NONE.to_owned() } else { text }
@@ -24,7 +34,7 @@ pub(crate) fn platform(status: &PlatformStatus) -> String {
     let mut services = Table::new(["SERVICE", "VERSION", "REQUESTS", "ERRORS", "STARTED"]);
     for it in &status.services {
         let (requests, errors) = (it.requests.to_string(), it.errors.to_string());
-        services.row([it.name.clone(), it.version.clone(), requests, errors, it.started.clone()]);
+        services.row([it.name.clone(), it.version.clone(), requests, errors, second(&it.started)]);
     }
     for name in &status.missing {
         services.row([name.clone(), "missing".to_owned()]);
@@ -44,7 +54,7 @@ fn refusals(refusals: &[RefusalInfo]) -> String {
     }
     let mut table = Table::new(["REFUSED", "AT", "WHY"]);
     for RefusalInfo { subject, reason, at } in refusals {
-        table.row([subject.clone(), at.clone(), reason.clone()]);
+        table.row([subject.clone(), second(at), reason.clone()]);
     }
     format!("\n{table}")
 }
@@ -54,7 +64,7 @@ pub(crate) fn apps(apps: &[App]) -> String {
     for it in apps {
         let profiles = joined(it.profiles.iter().map(|profile| format!("{} ({})", profile.id, profile.kind)));
         let app = format!("{}@{}", it.id, it.version);
-        table.row([app, it.name.clone(), profiles, it.added_by.clone(), it.added_at.clone()]);
+        table.row([app, it.name.clone(), profiles, it.added_by.clone(), second(&it.added_at)]);
     }
     table.to_string()
 }
@@ -66,7 +76,7 @@ pub(crate) fn sites(sites: &[Site]) -> String {
             it.name.to_string(),
             it.nodes.to_string(),
             or_none(it.adopted_manifest_version),
-            or_none(it.last_seen.as_ref()),
+            or_none(it.last_seen.as_deref().map(second)),
             it.refusals.len().to_string(),
         ]);
     }
@@ -78,7 +88,7 @@ pub(crate) fn nodes(nodes: &[Node]) -> String {
     let mut table = Table::new(["NODE", "STATE", "REACHABILITY", "SINCE"]);
     for it in nodes {
         let (state, reachability) = (node_state(it.state).to_owned(), reachability(it.reachability).to_owned());
-        table.row([it.name.to_string(), state, reachability, or_none(it.since.as_ref())]);
+        table.row([it.name.to_string(), state, reachability, or_none(it.since.as_deref().map(second))]);
     }
     table.to_string()
 }
@@ -212,7 +222,7 @@ pub(crate) fn deployment(it: &Deployment) -> String {
     if let Some(actual) = &it.actual {
         fields.field("node holds", &actual.digest);
         fields.field("node says", actual.state);
-        fields.field("node said so at", &actual.reported_at);
+        fields.field("node said so at", second(&actual.reported_at));
     }
     if let Some(failure) = failure(it) {
         fields.field("failure", reason(failure));
@@ -233,12 +243,12 @@ pub(crate) fn history(entries: &[HistoryEntry]) -> String {
     let mut table = Table::new(["AT", "NODE", "COMPONENT", "STATE", "FAILURE", "DIGEST"]);
     for it in entries {
         table.row([
-            it.at.clone(),
+            second(&it.at),
             it.node.to_string(),
             or_none(it.component.as_ref()),
             it.state.to_string(),
             or_none(it.failure.as_ref().map(reason)),
-            it.digest.clone(),
+            short(&it.digest),
         ]);
     }
     table.to_string()
@@ -248,7 +258,7 @@ pub(crate) fn orders(orders: &[Order]) -> String {
     let mut table = Table::new(["AT", "KIND", "ASSIGNMENT", "REVISION", "BY", "IN GIT", "REASON", "ORDER"]);
     for it in orders {
         table.row([
-            it.requested_at.clone(),
+            second(&it.requested_at),
             it.kind.clone(),
             it.assignment.to_string(),
             it.revision.to_string(),

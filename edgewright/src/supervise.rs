@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use service::Backoff;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
+
+/// The pause after a first failure: most pass quickly.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -18,30 +22,24 @@ pub async fn restarting<F: Future<Output = anyhow::Result<()>>>(
     shutdown: &CancellationToken,
     mut attempt: impl FnMut() -> F,
 ) -> anyhow::Result<()> {
-    let mut pause = Duration::from_millis(200);
+    let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
     loop {
         let begin = Instant::now();
-        match attempt().await {
+        let result = attempt().await;
+        if begin.elapsed() > GOOD_RUN {
+            backoff.reset();
+        }
+        let pause = backoff.pause();
+        match result {
             Ok(()) => return Ok(()),
             Err(failure) if shutdown.is_cancelled() => return Err(failure),
-            Err(failure) => error!(name, error = format!("{failure:#}"), pause = ?pause, "ended; starting it again"),
-        }
-        if begin.elapsed() > GOOD_RUN {
-            pause = Duration::from_millis(200);
+            Err(failure) => error!(name, error = format!("{failure:#}"), ?pause, "ended; starting it again"),
         }
         tokio::select! {
-            () = tokio::time::sleep(jittered(pause)) => {}
+            () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return Ok(()),
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-/// Between half of it and all of it, so that things that fell together do not rise together.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0];
-    let share = getrandom::fill(&mut byte).map_or(1.0, |()| 0.5 + f64::from(byte[0]) / 512.0);
-    pause.mul_f64(share)
 }
 
 /// Tasks that live as long as the process. None dies unseen.

@@ -39,6 +39,7 @@ pub struct Bus {
     client: Client,
     jetstream: jetstream::Context,
     connections: watch::Receiver<u64>,
+    up: watch::Receiver<bool>,
     role: Role,
 }
 
@@ -46,6 +47,7 @@ impl Bus {
     /// Connects, or goes on trying in the background: an agent starts before its server does.
     pub async fn connect(endpoint: &Endpoint) -> anyhow::Result<Self> {
         let (count, connections) = watch::channel(0);
+        let (now, up) = watch::channel(false);
         let role = endpoint.role.to_string();
         let client = ConnectOptions::with_nkey(endpoint.seed.clone())
             .name(&role)
@@ -61,9 +63,13 @@ impl Bus {
                 match &event {
                     Event::Connected => {
                         info!(role, "connected to NATS");
+                        now.send_replace(true);
                         count.send_modify(|count| *count += 1);
                     }
-                    Event::Disconnected => warn!(role, "disconnected from NATS"),
+                    Event::Disconnected => {
+                        warn!(role, "disconnected from NATS");
+                        now.send_replace(false);
+                    }
                     Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
                         warn!(role, %event, "NATS");
                     }
@@ -76,7 +82,7 @@ impl Bus {
             .with_context(|| format!("connecting to NATS at {} as {}", endpoint.url, endpoint.role))?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(REQUEST_TIMEOUT);
-        Ok(Self { client, jetstream, connections, role: endpoint.role.clone() })
+        Ok(Self { client, jetstream, connections, up, role: endpoint.role.clone() })
     }
 
     /// The client itself, for what this type does not wrap.
@@ -97,6 +103,12 @@ impl Bus {
     /// Counts connections: a change means "connected again, look again".
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
+    }
+
+    /// Whether the server is connected, for who only looks: unlike a clone of this value, it does not keep the connection
+    /// open. Its sender ends with the connection.
+    pub fn up(&self) -> watch::Receiver<bool> {
+        self.up.clone()
     }
 
     /// Whether the server is connected now.

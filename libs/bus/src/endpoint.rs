@@ -78,7 +78,7 @@ impl ServiceEndpoints {
         let pattern = pattern.into();
         let endpoint = self.service.endpoint_builder().name(name).add(pattern.to_string()).await;
         let endpoint = endpoint.map_err(anyhow::Error::from_boxed).with_context(|| format!("answering {pattern}"))?;
-        self.loops.spawn(serve(endpoint, Arc::new(handler)));
+        self.loops.spawn(serve(endpoint, Arc::new(handler), self.bus.clone()));
         Ok(())
     }
 
@@ -97,7 +97,17 @@ impl ServiceEndpoints {
     }
 }
 
-async fn serve<T, R, F, Fut>(mut endpoint: NatsEndpoint, handler: Arc<F>)
+/// A larger answer than the server takes would be lost, and look like silence to whoever asked.
+fn fits(body: Vec<u8>, largest: usize) -> Result<Vec<u8>, Problem> {
+    if body.len() > largest {
+        let detail =
+            format!("the answer has {} bytes, more than the bus carries ({largest}); ask for less", body.len());
+        return Err(Problem::new(413, detail));
+    }
+    Ok(body)
+}
+
+async fn serve<T, R, F, Fut>(mut endpoint: NatsEndpoint, handler: Arc<F>, bus: Bus)
 where
     T: DeserializeOwned + Send + 'static,
     R: Serialize + Send + 'static,
@@ -108,12 +118,14 @@ where
     let mut requests = JoinSet::new();
     while let Some(request) = endpoint.next().await {
         let place = places.clone().acquire_owned().await.expect("nobody closes this semaphore");
-        let handler = handler.clone();
+        let (handler, bus) = (handler.clone(), bus.clone());
         while requests.try_join_next().is_some() {}
         requests.spawn(async move {
             let span = info_span!("request", subject = %request.message.subject, trace_id = tracing::field::Empty);
             trace::continue_from(&span, request.message.headers.as_ref());
             let answer = answer_one(&request.message, &*handler).instrument(span).await;
+            // Asked now: before the first connection the server's limit is not known.
+            let answer = answer.and_then(|body| fits(body, bus.client().server_info().max_payload));
             let answer = match answer {
                 Ok(body) => request.respond(Ok(body.into())).await,
                 Err(problem) => respond_problem(&request, &problem).await,

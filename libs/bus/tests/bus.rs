@@ -46,6 +46,7 @@ async fn a_request_is_answered_or_refused_with_its_problem() {
     let mut service = answers.register(ServiceName::GitWriter).await.unwrap();
     let double = async |call: bus::Call<u64>| match call.body {
         13 => Err(api::Problem::conflict("13 is not doubled")),
+        99 => Ok((0, "x".repeat(9 << 20))),
         number => Ok((number * 2, call.actor)),
     };
     service.verb("double", double).await.unwrap();
@@ -56,6 +57,8 @@ async fn a_request_is_answered_or_refused_with_its_problem() {
     assert_eq!(answer, (42, "ada".to_owned()));
     let refusal = asks.call::<_, (u64, String)>(&subject, &13, None).await.unwrap_err();
     assert_eq!((refusal.status, refusal.detail.as_deref()), (409, Some("13 is not doubled")));
+    let too_large = asks.call::<_, (u64, String)>(&subject, &99, None).await.unwrap_err();
+    assert_eq!(too_large.status, 413);
     let malformed = asks.call::<_, (u64, String)>(&subject, &"x", None).await.unwrap_err();
     assert_eq!(malformed.status, 400);
     service.stop().await.unwrap();

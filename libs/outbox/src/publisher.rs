@@ -7,6 +7,7 @@ use api::{Handled, HandledRequest, Problem};
 use bus::{BatchError, Bus, MAX_BATCH, Outgoing, Pattern, Repository, ServiceName, Subject, proto, trace};
 use futures::StreamExt;
 use prometheus::{IntGaugeVec, register_int_gauge_vec};
+use service::{Backoff, jittered};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -39,23 +40,29 @@ pub(crate) struct Publisher {
     outbox: Outbox,
     bus: Bus,
     progress: Progress,
-    failures: u32,
+    backoff: Backoff,
     /// Not to publish before.
     retry_at: Instant,
 }
 
 impl Publisher {
     pub(crate) fn new(outbox: Outbox, bus: Bus) -> Self {
-        Self { outbox, bus, progress: Progress::default(), failures: 0, retry_at: Instant::now() }
+        Self {
+            outbox,
+            bus,
+            progress: Progress::default(),
+            backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
+            retry_at: Instant::now(),
+        }
     }
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut committed = self.bus.subscribe(announcements(self.outbox.source)).await?;
         let mut connections = self.bus.connections();
-        let mut ask_at = Instant::now() + with_jitter(ASK_INTERVAL);
+        let mut ask_at = Instant::now() + jittered(ASK_INTERVAL);
         loop {
             if self.progress.waiting().is_empty() {
-                ask_at = Instant::now() + with_jitter(ASK_INTERVAL);
+                ask_at = Instant::now() + jittered(ASK_INTERVAL);
             }
             let retry = self.publish_due().await?;
             self.measure().await?;
@@ -77,7 +84,7 @@ impl Publisher {
                 () = tokio::time::sleep_until(self.retry_at), if retry => {}
                 () = tokio::time::sleep_until(ask_at), if !self.progress.waiting().is_empty() => {
                     self.ask().await?;
-                    ask_at = Instant::now() + with_jitter(ASK_INTERVAL);
+                    ask_at = Instant::now() + jittered(ASK_INTERVAL);
                 }
             }
         }
@@ -97,12 +104,11 @@ impl Publisher {
             let batch = self.progress.next_batch(&page);
             match self.publish(&batch).await? {
                 Ok(()) => {
-                    self.failures = 0;
+                    self.backoff.reset();
                     self.progress.published(&batch);
                 }
                 Err(error) => {
-                    let wait = with_jitter((FIRST_RETRY * 2u32.pow(self.failures.min(6))).min(LONGEST_RETRY));
-                    self.failures += 1;
+                    let wait = self.backoff.pause();
                     self.retry_at = Instant::now() + wait;
                     warn!(
                         rows = batch.rows.len(),
@@ -222,11 +228,4 @@ fn announcements(source: ServiceName) -> Pattern {
         ServiceName::DeploymentRegistry => Pattern::GitCommitted,
         _ => Subject::GitCommittedFleet.into(),
     }
-}
-
-/// Up to a quarter more or less, so that sources that failed together do not come back together.
-fn with_jitter(wait: Duration) -> Duration {
-    // Without randomness there is no jitter, and no harm.
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    wait.mul_f64(0.75 + 0.5 * f64::from(random) / f64::from(u32::MAX))
 }

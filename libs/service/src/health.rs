@@ -8,15 +8,33 @@ use std::{
 
 use anyhow::Context;
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
-use bus::ServiceName;
+use bus::{Bus, ServiceName};
 use prometheus::{Encoder, TextEncoder};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-/// What the services of this process say of themselves: `None` is ready, else why not.
+use crate::http;
+
+/// What the services of this process say of themselves.
 #[derive(Clone, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<ServiceName, Option<String>>>>);
+pub struct Health(Arc<Mutex<BTreeMap<ServiceName, Said>>>);
+
+/// What one service says of itself.
+#[derive(Default)]
+struct Said {
+    /// Why it cannot do its work.
+    not_ready: Option<String>,
+    /// The connection without which it cannot. Not the connection itself: it must end with the service that made it.
+    needs: Option<watch::Receiver<bool>>,
+}
+
+impl Said {
+    fn state(&self) -> Option<String> {
+        let lost = self.needs.as_ref().is_some_and(|up| !*up.borrow() || up.has_changed().is_err());
+        self.not_ready.clone().or_else(|| lost.then(|| "not connected to NATS".to_owned()))
+    }
+}
 
 impl Health {
     /// A service that is not ready yet.
@@ -29,8 +47,9 @@ impl Health {
     /// Whether every service is ready, and what each says.
     fn report(&self) -> (bool, Value) {
         let services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ready = services.values().all(Option::is_none);
-        (ready, json!({ "ready": ready, "services": *services }))
+        let states: BTreeMap<_, _> = services.iter().map(|(name, said)| (name, said.state())).collect();
+        let ready = states.values().all(Option::is_none);
+        (ready, json!({ "ready": ready, "services": states }))
     }
 
     /// Whether every service of this process is ready.
@@ -57,9 +76,18 @@ impl Readiness {
         self.set(Some(why.to_owned()));
     }
 
+    /// It cannot while this connection is lost. A connection of an earlier life of the service no longer counts.
+    pub fn needs(&self, bus: &Bus) {
+        self.change(|said| said.needs = Some(bus.up()));
+    }
+
     fn set(&self, state: Option<String>) {
+        self.change(|said| said.not_ready = state);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Said)) {
         let mut services = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
-        services.insert(self.name, state);
+        change(services.entry(self.name).or_default());
     }
 }
 
@@ -73,10 +101,7 @@ pub async fn serve(listen: SocketAddr, health: Health, shutdown: CancellationTok
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(health);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-        .context("serving health checks")
+    http::serve(listener, router, shutdown).await
 }
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, Json<Value>) {

@@ -29,7 +29,7 @@ use anyhow::Context;
 use bus::{Bus, ServiceName, Subject};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use service::Readiness;
+
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -38,9 +38,6 @@ pub use config::Config;
 pub use routes::openapi;
 
 use crate::{access::Caller, error::Refusal, tokens::Tokens};
-
-/// How often readiness follows the connection to the bus.
-const READINESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// app-registry is in the same house: who does not take a connection by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,6 +72,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let tokens = Tokens::open(&config.tokens)?;
     let bus = Bus::connect(&config.bus).await?;
+    config.readiness.needs(&bus);
     // Ours alone: a proxy of the environment would send uploads out of the house.
     let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
     let http = http.context("preparing HTTP requests to app-registry")?;
@@ -84,35 +82,16 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let router = edge::wrap(router, &document, gateway);
     info!(address = %listener.local_addr().context("asking for the address of REST")?, "REST is served");
 
-    let served = async {
-        axum::serve(listener, router)
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-            .await
-            .context("serving REST")
-    };
+    let served = service::http::serve(listener, router, shutdown.clone());
     let registered = async {
         tokio::select! {
             () = bus.connected() => {}
             () = shutdown.cancelled() => return Ok(()),
         }
         let service = bus.register(ServiceName::ApiGateway).await?;
-        follow_connection(&bus, &config.readiness, &shutdown).await;
+        config.readiness.ready();
+        shutdown.cancelled().await;
         service.stop().await
     };
     service::within_grace(async { tokio::try_join!(served, registered).map(|_| ()) }, &shutdown).await
-}
-
-/// Ready is who can reach the other services.
-async fn follow_connection(bus: &Bus, readiness: &Readiness, shutdown: &CancellationToken) {
-    loop {
-        if bus.is_connected() {
-            readiness.ready();
-        } else {
-            readiness.not_ready("not connected to NATS");
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(READINESS_INTERVAL) => {}
-        }
-    }
 }

@@ -61,13 +61,11 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let router = uploads.router().merge(oci::server::router(content, readers));
     let access = StoreAccess { url: url.trim_end_matches('/').to_owned(), token };
     let bus = Bus::connect(&config.bus).await?;
+    config.readiness.needs(&bus);
 
     let served = async {
         info!(%address, "uploads and the store are served");
-        axum::serve(listener, router)
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-            .await
-            .context("serving uploads and the store")
+        service::http::serve(listener, router, shutdown.clone()).await
     };
     let answered = async {
         tokio::select! {

@@ -33,6 +33,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let outbox = Outbox::open(ServiceName::DeploymentRegistry, pool.clone()).await?;
     let store = Store::open(pool, outbox.clone(), tenant.clone()).await.context("preparing the database")?;
     let bus = Bus::connect(&bus).await?;
+    readiness.needs(&bus);
     tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),

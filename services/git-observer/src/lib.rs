@@ -58,6 +58,7 @@ const RESYNCS: usize = 64;
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let root = PublicKey::parse(&config.root_key).context("reading the root key")?;
     let bus = Bus::connect(&config.bus).await?;
+    config.readiness.needs(&bus);
     let store = Store { folder: config.repositories, tenant: config.tenant };
     let refusals = Refusals::default();
     let hub = Hub::new(bus.clone());

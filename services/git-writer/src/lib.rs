@@ -46,6 +46,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let bus = Bus::connect(&config.bus).await?;
     let readiness = config.readiness.clone();
+    readiness.needs(&bus);
     let store = spawn_blocking(move || Store::open(&config)).await.context("opening the repositories")??;
     let store: SharedStore = Arc::new(Mutex::new(store));
     let refusals = Refusals::default();

@@ -8,11 +8,12 @@ use bus::{Bus, CallVerb, Pattern, Role, SiteVerb, Subject};
 use futures::StreamExt;
 use identity::nats::{check_public_key, users_conf};
 use serde::Deserialize;
+use service::Backoff;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{backoff::Backoff, files, health::Pulses, site::Site};
+use crate::{files, health::Pulses, site::Site};
 
 /// Between questions. Signals and reconnects bring every change at once; this finds what they lost.
 const ASK: Duration = Duration::from_secs(3600);
@@ -85,7 +86,7 @@ impl Admission {
                     }
                     Err(error) => {
                         debug!(error = format!("{error:#}"), "the hub was asked for the site's nodes");
-                        ask = Instant::now() + backoff.delay();
+                        ask = Instant::now() + backoff.pause();
                         continue;
                     }
                 },
@@ -94,7 +95,7 @@ impl Admission {
                 Ok(()) => Instant::now() + ASK,
                 Err(error) => {
                     warn!(error = format!("{error:#}"), "the server's list of users is not up to date");
-                    Instant::now() + backoff.delay()
+                    Instant::now() + backoff.pause()
                 }
             };
         }

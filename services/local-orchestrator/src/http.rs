@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use anyhow::Context;
 use api::{Problem, Reachability, SiteNodeStatus, SiteStatus};
 use axum::{
     Json, Router,
@@ -36,8 +35,7 @@ pub struct View {
 /// Answers until shutdown.
 pub async fn serve(listener: TcpListener, view: View, shutdown: CancellationToken) -> anyhow::Result<()> {
     let router = Router::new().route("/api/v1/status", get(status)).with_state(Arc::new(view));
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-    served.context("serving the site's status")
+    service::http::serve(listener, router, shutdown).await
 }
 
 async fn status(State(view): State<Arc<View>>, headers: HeaderMap) -> Response {

@@ -13,7 +13,6 @@
 
 mod admission;
 mod adoption;
-mod backoff;
 mod config;
 mod endpoints;
 mod files;
@@ -53,6 +52,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 pub async fn run_on(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (bus, hub) = (Bus::connect(&config.bus).await?, Bus::connect(&config.hub).await?);
     let reloader = Bus::connect(&config.reloader).await?;
+    // Its own server's: being without the hub is normal.
+    config.readiness.needs(&bus);
     let site = Site::new(config.tenant, config.site, bus, hub);
     let data = &config.data;
     std::fs::create_dir_all(data).with_context(|| format!("making {}", data.display()))?;
@@ -117,13 +118,13 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
 
 /// Waits for the site's server and makes its streams.
 async fn streams_are_there(site: &Site) {
-    let mut backoff = backoff::Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(5));
+    let mut backoff = service::Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(5));
     loop {
         site.bus.connected().await;
         match site.ensure_streams().await {
             Ok(()) => return,
             Err(error) => tracing::warn!(error = format!("{error:#}"), "the site's streams"),
         }
-        tokio::time::sleep(backoff.delay()).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }

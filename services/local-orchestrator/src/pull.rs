@@ -6,9 +6,8 @@ use async_nats::{Subscriber, jetstream::Message};
 use bus::Bus;
 use futures::StreamExt;
 use serde_json::json;
+use service::Backoff;
 use tokio::time::{Instant, sleep_until, timeout};
-
-use crate::backoff::Backoff;
 
 /// Messages of one group: what a batch towards a stream may hold, with room for what goes along with it.
 pub const GROUP: usize = 500;
@@ -82,7 +81,7 @@ impl Pull {
                     return Ok(pulled);
                 }
                 lost @ Pulled::Lost(_) => {
-                    self.not_before = Instant::now() + self.backoff.delay();
+                    self.not_before = Instant::now() + self.backoff.pause();
                     return Ok(lost);
                 }
             }

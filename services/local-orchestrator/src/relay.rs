@@ -14,12 +14,12 @@ use async_nats::{
     },
 };
 use bus::{Outgoing, Pattern, Subject, streams, trace};
+use service::Backoff;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    backoff::Backoff,
     metrics,
     pull::{Pull, Pulled},
     site::{Site, last},
@@ -83,7 +83,7 @@ impl Relay {
             match done {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
-                    let delay = backoff.delay();
+                    let delay = backoff.pause();
                     warn!(stream = self.stream, error = %format!("{error:#}"), ?delay, "relay");
                     tokio::select! {
                         () = shutdown.cancelled() => return Ok(()),

@@ -34,6 +34,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let store = Store::open(pool.clone(), config.tenant).await.context("preparing the database of nodes")?;
     let outbox = Outbox::open(ServiceName::NodeCapabilities, pool).await?;
     let (bus, reloader) = (Bus::connect(&config.bus).await?, Bus::connect(&config.reloader).await?);
+    config.readiness.needs(&bus);
     let reloader_key = identity::nats::public_key(&config.reloader.seed).context("reading the reloader's seed")?;
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),

@@ -16,6 +16,7 @@ use oci::{
     server::{Availability, Policy},
 };
 use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
+use service::{Backoff, jittered};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, sleep_until, timeout},
@@ -23,7 +24,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, field::Empty, info, info_span, warn};
 
-use crate::backoff::{Backoff, with_jitter};
+/// A store that restarts is back within seconds.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A hub that was away for days is found again within a minute.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Between looks when nothing signals: a lost signal costs this much time.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
@@ -85,7 +90,7 @@ impl Fetcher {
     pub async fn run(&self, client: &ClientName, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut signals = self.0.bus.subscribe(Pattern::ChangedOf(client.clone())).await?;
         let mut connections = self.0.bus.connections();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut missing = BTreeSet::new();
         let mut in_work = BTreeSet::new();
         let mut pulls = FuturesUnordered::new();
@@ -100,7 +105,7 @@ impl Fetcher {
                         missing.remove(&artifact);
                         backoff.reset();
                     } else {
-                        next_look = next_look.min(Instant::now() + backoff.next());
+                        next_look = next_look.min(Instant::now() + backoff.pause());
                     }
                     MISSING.set(missing.len() as i64);
                     continue;
@@ -121,11 +126,11 @@ impl Fetcher {
             match self.missing().await {
                 Ok(found) => {
                     missing = found;
-                    next_look = looked + with_jitter(LOOK_AGAIN);
+                    next_look = looked + jittered(LOOK_AGAIN);
                 }
                 Err(error) => {
                     warn!(error = format!("{error:#}"), "what is wanted is not known; trying again");
-                    next_look = looked + backoff.next();
+                    next_look = looked + backoff.pause();
                 }
             }
             MISSING.set(missing.len() as i64);

@@ -5,7 +5,6 @@
 //! that is not here, and on a timer. With the hub away it serves what it has and goes on trying. The store on disk is all
 //! its memory, so it may die at any time.
 
-mod backoff;
 mod config;
 mod fetcher;
 
@@ -31,15 +30,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let store = ContentStore::open(config.data).await?;
     let bus = Bus::connect(&config.bus).await?;
+    config.readiness.needs(&bus);
     let fetcher = Fetcher::new(bus.clone(), store.clone());
     let router = oci::server::router(store, Nodes::new(fetcher.clone(), &config.token));
 
     let served = async {
         info!(address = ?listener.local_addr(), "artifacts are served");
-        axum::serve(listener, router)
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-            .await
-            .context("serving artifacts")
+        service::http::serve(listener, router, shutdown.clone()).await
     };
     let fetched = async {
         tokio::select! {

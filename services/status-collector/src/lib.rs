@@ -32,6 +32,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let pool = ::store::open(&config.database).await?;
     let store = Store::open(pool, config.tenant).await.context("preparing the database of statuses")?;
     let bus = Bus::connect(&config.bus).await?;
+    config.readiness.needs(&bus);
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         () = bus.connected() => {}

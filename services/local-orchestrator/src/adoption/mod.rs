@@ -18,6 +18,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, anyhow};
 pub use artifacts::wanted;
 use bus::{Subject, proto, streams};
+use service::Backoff;
 pub use staging::Adopted;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,6 @@ use self::{
     trust::Trust,
 };
 use crate::{
-    backoff::Backoff,
     files, metrics,
     pull::Pulled,
     site::{InForce, Site, last},
@@ -191,7 +191,7 @@ impl Adopter {
             }
             Err(error) => {
                 warn!(error = format!("{error:#}"), "the site's stream DESIRED is not up to date");
-                self.writes.delay()
+                self.writes.pause()
             }
         };
         self.next_look_at_site = Instant::now() + wait;
@@ -205,7 +205,7 @@ impl Adopter {
             Ok(Missing::Nothing) => {}
             Ok(Missing::Something) if Instant::now() >= self.next_resync => {
                 info!("the hub holds what has not arrived here: asking for everything");
-                self.next_resync = Instant::now() + self.resyncs.delay();
+                self.next_resync = Instant::now() + self.resyncs.pause();
                 if let Err(error) = self.road.start_over().await {
                     warn!(error = format!("{error:#}"), "resync");
                     // Nobody was bothered: ask soon.

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use margo::NodeName;
 use prost::Message as _;
 use pulse::Judgement;
+use service::Backoff;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until},
@@ -20,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::{backoff::Backoff, refusals::wall_clock, site::Site};
+use crate::{refusals::wall_clock, site::Site};
 
 /// Between signs of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
@@ -108,7 +109,7 @@ pub async fn run(site: Arc<Site>, pulses: Arc<Pulses>, shutdown: CancellationTok
             }
             Err(error) => {
                 debug!(%error, "the site's health is not stored");
-                Instant::now() + backoff.delay()
+                Instant::now() + backoff.pause()
             }
         };
     }

@@ -11,12 +11,12 @@ use check::{Position, Refused};
 use futures::StreamExt;
 use margo::{NodeId, NodeName};
 use prost::Message as _;
+use service::Backoff;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, info_span, warn};
 
 use crate::{
-    backoff::Backoff,
     health::Pulses,
     incarnations::Incarnations,
     metrics,
@@ -237,7 +237,7 @@ impl Reporter {
                 warn!(stream, count = messages.len(), error = &error as &dyn Error, "reports not stored");
                 return false;
             }
-            sleep(backoff.delay()).await;
+            sleep(backoff.pause()).await;
         }
         false
     }

@@ -1,0 +1,59 @@
+//! Serving HTTP: the limits that every listener has.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// How long a client may take for the headers of a request: a slow one would hold a place for ever.
+const HEADERS_WITHIN: Duration = Duration::from_secs(15);
+
+/// Connections at once. More wait in the socket's own queue.
+const CONNECTIONS: usize = 1_024;
+
+/// Serves HTTP/1.1 until shutdown; then finishes the requests in work. The caller bounds how long that may take.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let place = tokio::select! {
+            () = shutdown.cancelled() => break,
+            place = places.clone().acquire_owned() => place.context("nobody closes this semaphore")?,
+        };
+        let stream = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // Of one connection, or of the process (too many files): neither ends the listener.
+                Err(error) => {
+                    debug!(%error, "a connection was not accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_WITHIN)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let served = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                debug!(%error, "a connection ended early");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+    Ok(())
+}
