@@ -14,7 +14,7 @@ build: setup     ## Build every program
 	@cargo build --workspace
 
 up: build        ## Start the whole platform here; Ctrl-C ends it
-	@target/debug/edgewright up
+	@target/debug/edgewright --log error,async_nats=off up
 
 demo: build      ## From nothing to an answering application and its audit trail; ends by itself
 	@scripts/demo.sh

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 if [ -z "${EDGEWRIGHT_PROGRAMS:-}" ]; then
     data=$(mktemp -d)
     trap 'rm -rf "$data"' EXIT
-    target/debug/edgewright --log warn up --data "$data" --host 127.0.77.1 --then scripts/demo.sh
+    target/debug/edgewright --log error,async_nats=off up --data "$data" --host 127.0.77.1 --then scripts/demo.sh
     exit
 fi
 

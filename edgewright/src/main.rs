@@ -48,7 +48,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 code = up::run(args, &arguments.telemetry, &health, &shutdown).await?;
                 Ok(())
             }
-            Command::Site(args) => site::run(args, otlp, &health, &shutdown).await,
+            Command::Site(args) => {
+                let site = site::init(&args.data, &args.credentials, &args.settings())?;
+                site::run(&site, &args.nats_server, otlp, &health, &shutdown).await
+            }
             Command::Service(command) => match command.service() {
                 (service, Tier::Central, args) => hub::run_one(service, &args.data, &health, &shutdown).await,
                 (service, Tier::Site, args) => site::run_one(service, &args.data, otlp, &health, &shutdown).await,

@@ -29,7 +29,6 @@ use service::{Health, Readiness};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    arguments::InitSiteArgs,
     children::{check_nats_server, nats_server},
     hub::{make_seed, read_seed},
     supervise::{Tasks, restarting},
@@ -210,15 +209,15 @@ pub async fn run_one(
 
 /// Runs a whole site as this process, its NATS server as a child.
 pub async fn run(
-    args: &InitSiteArgs,
+    site: &Site,
+    server: &Path,
     otlp_endpoint: Option<&str>,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    check_nats_server(&args.nats_server).await?;
-    let site = init(&args.data, &args.credentials, &args.settings())?;
+    check_nats_server(server).await?;
     let mut tasks = Tasks::default();
-    site.spawn(&mut tasks, &args.nats_server, otlp_endpoint, health, shutdown);
+    site.spawn(&mut tasks, server, otlp_endpoint, health, shutdown);
     tasks.join(shutdown).await
 }
 

@@ -173,7 +173,7 @@ impl Up<'_> {
 
     fn node(&self, folder: &Path, credentials: &Path, at: usize) -> Program {
         let address = Ipv4Addr::from(u32::from(self.args.host) + 1 + at as u32);
-        let mut arguments: Vec<String> = [
+        let arguments = [
             ("--credentials", credentials.display().to_string()),
             ("--data", folder.join("data").display().to_string()),
             ("--workload-address", address.to_string()),
@@ -184,9 +184,6 @@ impl Up<'_> {
         .into_iter()
         .flat_map(|(name, value)| [name.to_owned(), value])
         .collect();
-        if let Some(endpoint) = &self.telemetry.otlp_endpoint {
-            arguments.extend(["--otlp-endpoint".to_owned(), endpoint.clone()]);
-        }
         Program {
             name: "edge-node".to_owned(),
             path: self.programs.join("edge-node"),

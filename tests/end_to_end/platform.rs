@@ -11,7 +11,7 @@ use edgectl::context::{Context, SiteContext};
 use margo::State;
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{nats_server_binary, wait_for};
+use testkit::{loopback, nats_server_binary, wait_for};
 
 use crate::process::{Process, kill_runners, output, program};
 
@@ -29,12 +29,6 @@ pub const CENTRAL: [&str; 7] = [
 /// The sample application.
 pub fn sample() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/hello")
-}
-
-/// A loopback address that no other test uses; the few after it are free, too.
-pub fn address() -> Ipv4Addr {
-    let [a, b, c, ..] = *uuid::Uuid::new_v4().as_bytes();
-    Ipv4Addr::new(127, 1 + a % 250, b, (c & 0xf0) + 1)
 }
 
 /// The address `offset` places after another.
@@ -95,7 +89,7 @@ impl Platform {
     /// Everything up, no application yet.
     pub async fn start(otlp: Option<String>) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let mut platform = Self { folder, address: address(), otlp, processes: BTreeMap::new() };
+        let mut platform = Self { folder, address: loopback(), otlp, processes: BTreeMap::new() };
         platform.command_ok(
             Command::new(program("edgewright"))
                 .arg("init")

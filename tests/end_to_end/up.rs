@@ -8,11 +8,11 @@ use std::{
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use testkit::{nats_server_binary, wait_for};
+use testkit::{loopback, nats_server_binary, wait_for};
 
 use crate::{
     kills::git,
-    platform::{address, after, answers, edgectl, edgectl_json, edgectl_ok, falls_silent, sample},
+    platform::{after, answers, edgectl, edgectl_json, edgectl_ok, falls_silent, sample},
     process::{Process, kill_runners, program},
 };
 
@@ -42,7 +42,7 @@ async fn up_runs_the_sample_on_both_nodes_and_everything_grows_from_there() {
     let folder = Workloads(TempDir::new().unwrap());
     let data = folder.0.path().join("data");
     let context = data.join("edgectl.toml");
-    let here = address();
+    let here = loopback();
     let mut platform = up(folder.0.path(), here);
     answers(after(here, 1), "Hello").await;
     answers(after(here, 2), "Hello").await;
@@ -124,7 +124,7 @@ async fn up_runs_the_sample_on_both_nodes_and_everything_grows_from_there() {
 async fn up_goes_on_where_it_was_ended_even_by_a_kill() {
     let folder = Workloads(TempDir::new().unwrap());
     let context = folder.0.path().join("data/edgectl.toml");
-    let here = address();
+    let here = loopback();
     let mut platform = up(folder.0.path(), here);
     answers(after(here, 2), "Hello").await;
     wait_for("`up` to say that everything runs", async || {

@@ -1,8 +1,9 @@
-//! A NATS server per test: own port, own folder, the users and permissions of production.
+//! A NATS server per test: own address, own folder, the users and permissions of production.
 
 use std::{
     collections::HashMap,
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -14,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::wait_for;
+use crate::{loopback, wait_for};
 
 /// The server that `make setup` installed: `$EDGEWRIGHT_NATS_SERVER`, else `.tools/bin/nats-server` of the project.
 pub fn nats_server_binary() -> PathBuf {
@@ -26,7 +27,7 @@ pub fn nats_server_binary() -> PathBuf {
 pub struct NatsServer {
     child: Child,
     folder: TempDir,
-    port: u16,
+    address: Ipv4Addr,
     users: HashMap<Role, (String, String)>,
     reloader: (String, String),
 }
@@ -37,7 +38,7 @@ impl NatsServer {
         let folder = TempDir::new().expect("a folder for a server");
         let users: HashMap<_, _> = roles.iter().map(|role| (role.clone(), generate())).collect();
         let reloader = generate();
-        let mut server = Self { child: spawn_nothing(), folder, port: 0, users, reloader };
+        let mut server = Self { child: spawn_nothing(), folder, address: loopback(), users, reloader };
         server.write_users();
         server.launch().await;
         server
@@ -53,9 +54,9 @@ impl NatsServer {
         Endpoint { url: self.url(), seed: seed.clone(), role: role.clone() }
     }
 
-    /// `nats://127.0.0.1:port`
+    /// `nats://127.x.y.z:4222`
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}:4222", self.address)
     }
 
     /// The file that lists the users, for services that write it themselves.
@@ -76,7 +77,7 @@ impl NatsServer {
         self.child.kill().await.expect("killing a server of ours");
     }
 
-    /// Starts it again on the same port with the same data.
+    /// Starts it again at the same address with the same data.
     pub async fn restart(&mut self) {
         self.launch().await;
     }
@@ -97,10 +98,9 @@ impl NatsServer {
     }
 
     async fn launch(&mut self) {
-        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
         let folder = self.folder.path();
         let conf = server_conf(&Server {
-            listen: &format!("127.0.0.1:{port}"),
+            listen: &format!("{}:4222", self.address),
             monitor: None,
             name: "test",
             store: &folder.join("data"),
@@ -119,12 +119,9 @@ impl NatsServer {
             .spawn()
             .expect("nats-server starts (make setup installs it)");
         let ports = folder.join(format!("nats-server_{}.ports", self.pid()));
-        self.port = wait_for("nats-server to open its port", async || {
-            let log = || fs::read_to_string(folder.join("log")).unwrap_or_default();
-            let ports: serde_json::Value =
-                serde_json::from_slice(&fs::read(&ports).map_err(|_| log())?).map_err(|_| log())?;
-            let port = ports["nats"][0].as_str().and_then(|url| url.rsplit(':').next()?.parse().ok());
-            port.ok_or_else(log)
+        wait_for("nats-server to open its port", async || {
+            // It writes this file when it listens.
+            if ports.exists() { Ok(()) } else { Err(fs::read_to_string(folder.join("log")).unwrap_or_default()) }
         })
         .await;
     }
