@@ -180,7 +180,9 @@ impl Committer {
             match self.stalled.get_mut(&queued.repository).filter(|stall| stall.retry > now) {
                 None => admitted.push(queued),
                 Some(stall) if stall.rows.len() < MAX_WAITING => stall.rows.push(queued),
-                Some(_) => debug!(repository = %queued.repository, number = queued.row.number, "row left out for now"),
+                Some(_) => {
+                    debug!(repository = %queued.repository, number = queued.row.number, "row left out: it is not its turn")
+                }
             }
         }
         admitted
