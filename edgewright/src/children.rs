@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -89,22 +89,26 @@ impl Program {
         Ok(())
     }
 
+    /// Whether this process runs the program. The number may belong to another one by now: only one with our arguments is
+    /// ours. One that has ended and that nobody waited for has no arguments any longer.
+    fn is_run_by(&self, pid: Pid) -> bool {
+        let command_line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        String::from_utf8_lossy(&command_line).replace('\0', " ").contains(&self.arguments.join(" "))
+    }
+
     /// Ends the child of a supervisor that was killed.
     async fn end_leftover(&self) -> anyhow::Result<()> {
         let Some(pid) = fs::read_to_string(self.pid_file()).ok().and_then(|text| text.trim().parse().ok()) else {
             return Ok(());
         };
         let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
-        // The number may belong to another program by now: only one with our arguments is ours.
-        let command_line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
-        if !command_line.contains(&self.arguments.join(" ")) {
+        if !self.is_run_by(pid) {
             return Ok(());
         }
         info!(name = self.name, %pid, "ending the child of an earlier supervisor");
         let _ = kill_process(pid, Signal::TERM);
         let begin = std::time::Instant::now();
-        while test_kill_process(pid).is_ok() {
+        while self.is_run_by(pid) {
             if begin.elapsed() > GRACE {
                 let _ = kill_process(pid, Signal::KILL);
             }

@@ -48,7 +48,7 @@ pub async fn run(
     let _lock = lock(&data)?;
     ensure!(
         IpAddr::V4(args.host) == hub.settings.api_listen.ip(),
-        "{} was made for {}: give --host {0}, or another --data",
+        "{} was made for {}: give --host {1}, or another --data",
         data.display(),
         hub.settings.api_listen.ip(),
     );
