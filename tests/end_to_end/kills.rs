@@ -6,10 +6,7 @@ use reqwest::header::HeaderValue;
 use rustix::process::Signal;
 use testkit::wait_for;
 
-use crate::{
-    platform::{Platform, answers},
-    process::{Start, starts},
-};
+use end_to_end::{Platform, Start, answers, starts};
 
 /// Where a process is stopped in the middle of an order, and which process is killed there.
 struct Cut {
@@ -32,14 +29,14 @@ const CUTS: [Cut; 14] = [
     at("git-writer", "git-writer.fleet-moved"),
     at("git-writer", "git-writer.committed"),
     at("git-observer", "git-observer.before-publish"),
-    at("local-orchestrator", "local-orchestrator.staged"),
-    at("local-orchestrator", "local-orchestrator.before-adopt"),
-    at("local-orchestrator", "local-orchestrator.relayed"),
-    at("edge-node-press", "edge-node.adopted"),
-    at("edge-node-press", "edge-node.started"),
-    at("edge-node-press", "edge-node.before-report"),
+    at("plant.local-orchestrator", "local-orchestrator.staged"),
+    at("plant.local-orchestrator", "local-orchestrator.before-adopt"),
+    at("plant.local-orchestrator", "local-orchestrator.relayed"),
+    at("plant.press", "edge-node.adopted"),
+    at("plant.press", "edge-node.started"),
+    at("plant.press", "edge-node.before-report"),
     Cut { runs: "git-observer", point: "git-observer.before-publish", killed: "hub-nats" },
-    Cut { runs: "local-orchestrator", point: "local-orchestrator.before-adopt", killed: "site-nats" },
+    Cut { runs: "plant.local-orchestrator", point: "local-orchestrator.before-adopt", killed: "plant.nats" },
 ];
 
 #[tokio::test]

@@ -7,8 +7,6 @@
 
 mod kills;
 mod offline;
-mod platform;
-mod process;
 mod receiver;
 mod refusals;
 mod trace;

@@ -2,10 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{
-    platform::{CENTRAL, Platform, answers, edgectl},
-    process::{kill_runners, starts},
-};
+use end_to_end::{CENTRAL, Platform, answers, edgectl, kill_runners, starts};
 
 #[tokio::test]
 async fn a_site_and_its_nodes_restart_without_the_hub() {
@@ -15,17 +12,17 @@ async fn a_site_and_its_nodes_restart_without_the_hub() {
     }
 
     // The whole site loses power: servers, agents and workloads.
-    for name in ["edge-node-press", "edge-node-oven", "oci-fetcher", "local-orchestrator", "site-nats"] {
+    for name in ["plant.press", "plant.oven", "plant.oci-fetcher", "plant.local-orchestrator", "plant.nats"] {
         platform.kill(name);
     }
     kill_runners(&platform.node("press"));
     kill_runners(&platform.node("oven"));
 
     // One node comes back alone, without even its site.
-    platform.run("edge-node-press");
+    platform.run("plant.press");
     answers(platform.node_address("press"), "First").await;
 
-    for name in ["site-nats", "local-orchestrator", "oci-fetcher", "edge-node-oven"] {
+    for name in ["plant.nats", "plant.local-orchestrator", "plant.oci-fetcher", "plant.oven"] {
         platform.run(name);
     }
     answers(platform.node_address("oven"), "First").await;
@@ -58,9 +55,9 @@ async fn running_workloads_are_taken_up_untouched_when_their_agent_restarts() {
     let mut platform = Platform::with_sample(None).await;
     platform.all_installed().await;
     let before = starts(&platform.node("press"));
-    platform.kill("edge-node-press");
+    platform.kill("plant.press");
     answers(platform.node_address("press"), "First").await;
-    platform.run("edge-node-press");
+    platform.run("plant.press");
     platform.edgectl_ok(&["co", "update", "hello", "--set", "greeting=Second", "--wait"]);
     answers(platform.node_address("press"), "Second").await;
     let after = starts(&platform.node("press"));

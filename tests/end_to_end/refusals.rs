@@ -11,10 +11,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::wait_for;
 
-use crate::{
-    kills::git,
-    platform::{Platform, answers},
-};
+use crate::kills::git;
+use end_to_end::{Platform, answers};
 
 /// Publishes what git-observer would, with its credentials.
 struct Forger {
@@ -159,10 +157,10 @@ fn forge_commit(repository: &Path) {
 async fn a_report_of_an_earlier_incarnation_is_refused() {
     let mut platform = Platform::with_sample(None).await;
     platform.all_installed().await;
-    platform.kill("edge-node-press");
+    platform.kill("plant.press");
     let seed = seed_of(&platform, "press");
     let role = Role::Node("plant/press".parse().unwrap());
-    let bus = Bus::connect(&Endpoint { url: platform.nats_url("site"), seed, role }).await.unwrap();
+    let bus = Bus::connect(&Endpoint { url: platform.nats_url("plant"), seed, role }).await.unwrap();
     bus.connected().await;
     // The node lost its disk: it registers anew and gets the next incarnation. Then a report of the old one comes late.
     let register = proto::RegisterRequest { incarnation: 0 };

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 
 use testkit::wait_for;
 
-use crate::{
-    platform::Platform,
-    receiver::{Receiver, Span, Spans},
-};
+use crate::receiver::{Receiver, Span, Spans};
+use end_to_end::Platform;
 
 /// In the order in which an order passes through them.
 const PATH: [&str; 7] = [

@@ -10,10 +10,9 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use testkit::{loopback, nats_server_binary, wait_for};
 
-use crate::{
-    kills::git,
-    platform::{after, answers, edgectl, edgectl_json, edgectl_ok, falls_silent, sample},
-    process::{Process, kill_runners, program},
+use crate::kills::git;
+use end_to_end::{
+    Process, after, answers, edgectl, edgectl_json, edgectl_ok, falls_silent, kill_runners, program, sample,
 };
 
 fn up(folder: &Path, address: Ipv4Addr) -> Process {

@@ -11,8 +11,10 @@ use testkit::wait_for;
 
 /// A program that `cargo build --workspace` made.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let folder = test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps");
+    let own = std::env::current_exe().expect("a program has a path");
+    let folder = own.parent().expect("a program lies in a folder");
+    // A test lies in target/<profile>/deps, one below the programs; a program lies beside them.
+    let folder = if folder.ends_with("deps") { folder.parent().expect("deps lies in a folder") } else { folder };
     let path = folder.join(name);
     assert!(path.exists(), "{} is missing: run `cargo build --workspace` first (`make test` does)", path.display());
     path
@@ -118,8 +120,11 @@ pub fn kill_runners(folder: &Path) {
 /// One line that a wasm-runner wrote before it listened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
+    /// Its process id.
     pub pid: i32,
+    /// When the kernel started it, in ticks since the machine's start: with the id, this names one process for ever.
     pub kernel_start: u64,
+    /// The deployment's document for which it was started.
     pub digest: String,
 }
 

@@ -76,20 +76,61 @@ pub async fn falls_silent(address: Ipv4Addr) {
     .await;
 }
 
-/// Hub, site `plant`, nodes `press` and `oven`: each service, server and agent a process of its own.
+/// A site and its nodes. Node names are unique over all sites of a platform, so that a test may call a node by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct SiteLayout {
+    pub name: &'static str,
+    pub nodes: &'static [&'static str],
+}
+
+/// What most tests need: one site with two nodes.
+const PLANT: &[SiteLayout] = &[SiteLayout { name: "plant", nodes: &["press", "oven"] }];
+
+/// The application that a new platform is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Application {
+    /// The catalogue stays empty.
+    Nothing,
+    /// The sample application runs on every node with the greeting `First`.
+    Sample,
+}
+
+/// A hub and its sites, each service, server and agent a process of its own.
+///
+/// A process is called `hub-nats`, by the name of a central service, `<site>.nats`, `<site>.local-orchestrator`,
+/// `<site>.oci-fetcher` or `<site>.<node>`.
 pub struct Platform {
     address: Ipv4Addr,
     otlp: Option<String>,
+    sites: &'static [SiteLayout],
     processes: BTreeMap<String, Process>,
     // Last, so that the logs are there for as long as the processes are.
     folder: TempDir,
 }
 
 impl Platform {
-    /// Everything up, no application yet.
-    pub async fn start(otlp: Option<String>) -> Self {
+    /// Starts a hub, these sites and their nodes.
+    pub async fn start(sites: &'static [SiteLayout], application: Application) -> Self {
+        let mut platform = Self::hub_only(sites, None).await;
+        platform.start_sites();
+        if application == Application::Sample {
+            platform.deploy_sample().await;
+        }
+        platform
+    }
+
+    /// Starts a hub and the site `plant` with the nodes `press` and `oven`, which run the sample application. Traces go
+    /// to `otlp`, the base URL of a receiver.
+    pub async fn with_sample(otlp: Option<String>) -> Self {
+        let mut platform = Self::hub_only(PLANT, otlp).await;
+        platform.start_sites();
+        platform.deploy_sample().await;
+        platform
+    }
+
+    async fn hub_only(sites: &'static [SiteLayout], otlp: Option<String>) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let mut platform = Self { folder, address: loopback(), otlp, processes: BTreeMap::new() };
+        let mut platform = Self { folder, address: loopback(), otlp, sites, processes: BTreeMap::new() };
         platform.command_ok(
             Command::new(program("edgewright"))
                 .arg("init")
@@ -108,40 +149,47 @@ impl Platform {
             if status["missing"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(text) }
         })
         .await;
-
-        let credentials = platform.file("plant.toml");
-        platform.edgectl_ok(&["co", "add", "site", "plant", "--credentials", &credentials]);
-        platform.command_ok(
-            Command::new(program("edgewright")).arg("init-site").arg("--data").arg(platform.site()).args([
-                "--credentials",
-                &credentials,
-                "--host",
-                &platform.address.to_string(),
-            ]),
-        );
-        for name in ["site-nats", "local-orchestrator", "oci-fetcher"] {
-            platform.run(name);
-        }
-        for node in ["press", "oven"] {
-            let credentials = platform.file(&format!("{node}.toml"));
-            let name = format!("plant/{node}");
-            let server = format!("nats://{}:4323", platform.address);
-            platform.edgectl_ok(&["co", "add", "node", &name, "--credentials", &credentials, "--server", &server]);
-            platform.run(&format!("edge-node-{node}"));
-        }
         platform
     }
 
-    /// With the sample application on both nodes.
-    pub async fn with_sample(otlp: Option<String>) -> Self {
-        let platform = Self::start(otlp).await;
-        platform.edgectl_ok(&["co", "add", "app", &sample().display().to_string()]);
-        let deploy = "co deploy hello@1.0.0 --name hello --to plant/press --to plant/oven --set greeting=First --wait";
-        platform.edgectl_ok(&deploy.split(' ').collect::<Vec<_>>());
-        for node in ["press", "oven"] {
-            answers(platform.node_address(node), "First").await;
+    fn start_sites(&mut self) {
+        for site in self.sites {
+            self.start_site(site);
         }
-        platform
+    }
+
+    fn start_site(&mut self, SiteLayout { name: site, nodes }: &SiteLayout) {
+        let credentials = self.file(&format!("{site}.toml"));
+        self.edgectl_ok(&["co", "add", "site", site, "--credentials", &credentials]);
+        self.command_ok(
+            Command::new(program("edgewright"))
+                .arg("init-site")
+                .arg("--data")
+                .arg(self.site(site))
+                .args(["--credentials", &credentials])
+                .args(["--host", &self.address.to_string(), "--port", &self.port(site).to_string()]),
+        );
+        for part in ["nats", "local-orchestrator", "oci-fetcher"] {
+            self.run(&format!("{site}.{part}"));
+        }
+        for node in *nodes {
+            let credentials = self.file(&format!("{node}.toml"));
+            let (name, server) = (format!("{site}/{node}"), self.nats_url(site));
+            self.edgectl_ok(&["co", "add", "node", &name, "--credentials", &credentials, "--server", &server]);
+            self.run(&format!("{site}.{node}"));
+        }
+    }
+
+    async fn deploy_sample(&mut self) {
+        self.edgectl_ok(&["co", "add", "app", &sample().display().to_string()]);
+        let nodes = self.nodes();
+        let mut order: Vec<&str> =
+            "co deploy hello@1.0.0 --name hello --set greeting=First --wait".split(' ').collect();
+        order.extend(nodes.iter().flat_map(|node| ["--to", node]));
+        self.edgectl_ok(&order);
+        for node in self.sites.iter().flat_map(|site| site.nodes) {
+            answers(self.node_address(node), "First").await;
+        }
     }
 
     /// The hub's data folder.
@@ -149,9 +197,21 @@ impl Platform {
         self.folder.path().join("hub")
     }
 
-    /// The site's data folder.
-    pub fn site(&self) -> PathBuf {
-        self.folder.path().join("site")
+    /// A site's data folder.
+    pub fn site(&self, site: &str) -> PathBuf {
+        self.folder.path().join(site)
+    }
+
+    /// Every node as `site/node`.
+    pub fn nodes(&self) -> Vec<String> {
+        let nodes =
+            |site: &SiteLayout| site.nodes.iter().map(|node| format!("{}/{node}", site.name)).collect::<Vec<_>>();
+        self.sites.iter().flat_map(nodes).collect()
+    }
+
+    /// Every process that was started, by name.
+    pub fn process_names(&self) -> Vec<String> {
+        self.processes.keys().cloned().collect()
     }
 
     /// A node's data folder.
@@ -161,12 +221,20 @@ impl Platform {
 
     /// Where a node's workloads listen.
     pub fn node_address(&self, node: &str) -> Ipv4Addr {
-        after(self.address, if node == "press" { 1 } else { 2 })
+        let mut nodes = self.sites.iter().flat_map(|site| site.nodes);
+        let at = nodes.position(|name| *name == node).unwrap_or_else(|| panic!("there is no node {node}"));
+        after(self.address, 1 + at as u32)
     }
 
-    /// The hub's or the site's NATS server.
-    pub fn nats_url(&self, tier: &str) -> String {
-        format!("nats://{}:{}", self.address, if tier == "hub" { 4222 } else { 4323 })
+    /// The NATS server of the `hub` or of a site.
+    pub fn nats_url(&self, owner: &str) -> String {
+        format!("nats://{}:{}", self.address, if owner == "hub" { 4222 } else { self.port(owner) })
+    }
+
+    /// The first of a site's three ports.
+    fn port(&self, site: &str) -> u16 {
+        let at = self.sites.iter().position(|layout| layout.name == site);
+        4323 + 100 * at.unwrap_or_else(|| panic!("there is no site {site}")) as u16
     }
 
     /// The context file of edgectl.
@@ -234,9 +302,9 @@ impl Platform {
     }
 
     fn command(&self, name: &str) -> Command {
-        let edgewright = |data: PathBuf| {
+        let edgewright = |part: &str, data: PathBuf| {
             let mut command = Command::new(program("edgewright"));
-            command.arg(name).arg("--data").arg(data);
+            command.arg(part).arg("--data").arg(data);
             command
         };
         let nats = |data: PathBuf| {
@@ -244,19 +312,17 @@ impl Platform {
             command.arg("--config").arg(data.join("nats/nats.conf"));
             command
         };
-        match name {
-            "hub-nats" => nats(self.hub()),
-            "site-nats" => nats(self.site()),
-            "local-orchestrator" | "oci-fetcher" => edgewright(self.site()),
-            _ => match name.strip_prefix("edge-node-") {
-                None => edgewright(self.hub()),
-                Some(node) => {
-                    let mut command = Command::new(program("edge-node"));
-                    command.args(["--credentials", &self.file(&format!("{node}.toml")), "--data"]);
-                    command.arg(self.node(node)).args(["--workload-address", &self.node_address(node).to_string()]);
-                    command
-                }
-            },
+        match name.split_once('.') {
+            None if name == "hub-nats" => nats(self.hub()),
+            None => edgewright(name, self.hub()),
+            Some((site, "nats")) => nats(self.site(site)),
+            Some((site, part @ ("local-orchestrator" | "oci-fetcher"))) => edgewright(part, self.site(site)),
+            Some((_, node)) => {
+                let mut command = Command::new(program("edge-node"));
+                command.args(["--credentials", &self.file(&format!("{node}.toml")), "--data"]);
+                command.arg(self.node(node)).args(["--workload-address", &self.node_address(node).to_string()]);
+                command
+            }
         }
     }
 
@@ -270,15 +336,18 @@ impl Platform {
     }
 
     fn save_context(&self) {
-        let site = SiteContext {
-            status: Some(format!("http://{}:4325", self.address)),
-            token_file: Some(self.site().join("keys/status.token")),
-            server: Some(self.nats_url("site")),
+        let site = |layout: &SiteLayout| {
+            let context = SiteContext {
+                status: Some(format!("http://{}:{}", self.address, self.port(layout.name) + 2)),
+                token_file: Some(self.site(layout.name).join("keys/status.token")),
+                server: Some(self.nats_url(layout.name)),
+            };
+            (layout.name.parse().expect("a name"), context)
         };
         let context = Context {
             api: Some(format!("http://{}:8080", self.address)),
             token_file: Some(self.hub().join("admin.token")),
-            sites: [("plant".parse().expect("a name"), site)].into(),
+            sites: self.sites.iter().map(site).collect(),
         };
         context.save(&self.context()).expect("writing the context");
     }
@@ -287,7 +356,8 @@ impl Platform {
 impl Drop for Platform {
     fn drop(&mut self) {
         // Agents first, or they would start again what is killed after them.
-        self.processes.retain(|name, _| !name.starts_with("edge-node"));
+        let nodes: Vec<String> = self.nodes().iter().map(|node| node.replace('/', ".")).collect();
+        self.processes.retain(|name, _| !nodes.contains(name));
         kill_runners(self.folder.path());
     }
 }
