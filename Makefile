@@ -2,10 +2,10 @@
 
 export EDGEWRIGHT_NATS_SERVER := $(CURDIR)/.tools/bin/nats-server
 
-.PHONY: help setup build up demo test check
+.PHONY: help setup build up demo test check bench bench-long bench-build
 
 help:            ## This list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup:           ## Install what is missing: nats-server, git, ssh-keygen, a C compiler
 	@scripts/setup.sh
@@ -27,3 +27,14 @@ check: setup     ## Format, lints, documentation, and one TLS provider only
 	@cargo clippy --workspace --all-targets -- --deny warnings
 	@RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
 	@scripts/check-tls.sh
+
+bench: bench-build   ## Measure everything within 15 minutes; ONLY=start_ms measures one figure (docs/performance.md)
+	@target/release/bench run --only "$(ONLY)"
+
+bench-long: bench-build ## Measure the same with more runs, in about an hour
+	@target/release/bench run --only "$(ONLY)" --effort long
+
+# Agents and runners also as they are shipped: their memory is measured.
+bench-build: setup
+	@cargo build --release --workspace
+	@cargo build --profile dist -p edge-node -p wasm-runner

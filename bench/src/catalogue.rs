@@ -1,0 +1,154 @@
+//! Every figure by name: its unit, its good direction, what it includes and what stands beside it.
+
+use crate::figure::{Better, Kind};
+
+const fn lower(
+    name: &'static str,
+    unit: &'static str,
+    includes: &'static str,
+    reference: Option<&'static str>,
+) -> Kind {
+    Kind { name, unit, better: Better::Lower, includes, reference }
+}
+
+const fn rate(name: &'static str, includes: &'static str, reference: &'static str) -> Kind {
+    Kind { name, unit: "1/s", better: Better::Higher, includes, reference: Some(reference) }
+}
+
+/// In the order of the report.
+pub const FIGURES: [Kind; 16] = [
+    lower(
+        "order_to_wasm_ms",
+        "ms",
+        "The time from sending `PUT /assignments/hello` (another value of the parameter) until both nodes of the site have \
+         answered HTTP with the new value. It includes the transaction, the signed commits, the signed head's way to the \
+         site, the stop of the old workload and the start of the new one on both nodes. Every service, NATS server and \
+         agent is a process of its own on this machine. Each node is asked every 3 ms while the old workload answers, and \
+         every 0.2 ms while nothing does.",
+        Some(
+            "the same component started by hand: wasm-runner alone, until its first answer, compiled code in the cache",
+        ),
+    ),
+    lower(
+        "accepted_ms",
+        "ms",
+        "The time from sending the same `PUT` until the 202: the order is checked, placed and durable.",
+        Some("`GET` of the same assignment: the same way through gateway and bus, without a transaction"),
+    ),
+    lower(
+        "start_ms",
+        "ms",
+        "The time from starting `edgewright up` on existing data (hub, one site, two nodes, one workload on each) until both \
+         nodes have answered HTTP. Nothing runs before.",
+        Some("the two NATS servers alone on the same data, until both have said their first word"),
+    ),
+    lower(
+        "start_10k_orders_ms",
+        "ms",
+        "The same start on data that holds more than 10,000 orders: 10,000 assignments on a hundred further nodes, which have \
+         no agent.",
+        Some("the two NATS servers alone on the same data, until both have said their first word"),
+    ),
+    rate(
+        "signed_orders_per_second",
+        "The worse one of the two figures that follow.",
+        "`git fast-import` of the same commits, without their signatures, and one `sync`",
+    ),
+    rate(
+        "signed_orders_per_second_2k",
+        "The first 2,000 orders of a new platform. Sixteen clients create assignments by REST, each on one of a hundred \
+         nodes without an agent. Time runs from the first request until both `fleet.git` and the repository of the site's \
+         client hold a signed commit for each order. git-observer and the site adopt meanwhile, as always.",
+        "`git fast-import` of the same commits, without their signatures, and one `sync`",
+    ),
+    rate(
+        "signed_orders_per_second_10k",
+        "Batches of 500 orders as above, on a platform that has taken 10,000 before.",
+        "`git fast-import` of the same commits, without their signatures, and one `sync`; it continues a copy of the \
+         repositories",
+    ),
+    rate(
+        "deployments_per_second",
+        "One order (an update of one assignment) to ten sites with a hundred nodes each. Time runs from sending the order \
+         until REST shows each of the 1,000 deployments as installed; the figure is 1,000 divided by that time. Hub and \
+         sites are real processes with their NATS servers. The nodes are 1,000 agents of edge-node's library in one \
+         process, each with its own credentials, connection and folder, and with a runtime that starts nothing. Artifacts \
+         are on the nodes already.",
+        "durable replacements of a small file a second, by as many threads as the simulated agents have",
+    ),
+    rate(
+        "reports_per_second",
+        "1,000 simulated LOs with their own credentials and the permissions of production publish at the same time to a hub \
+         that syncs always, as the LO's relay does: each one a window of ten statuses and one of ten transitions. A report \
+         is one status with its transition. Time runs from the first window until status-collector has acknowledged all, \
+         which it does when its database holds them.",
+        "the same messages from one connection in raw atomic batches of 500, to a server with the same settings that \
+         nobody reads",
+    ),
+    lower(
+        "edge_node_pss_mib",
+        "MiB",
+        "Memory (PSS) of the one agent of the `dist` profile, connected and idle, with one workload.",
+        None,
+    ),
+    lower(
+        "edge_node_pss_100_mib",
+        "MiB",
+        "Memory (PSS) of the same agent, idle, with a hundred WebAssembly workloads, each an application of its own.",
+        Some("the same agent with one workload, before"),
+    ),
+    lower(
+        "wasm_workload_pss_mib",
+        "MiB",
+        "Memory (PSS) of one wasm-runner of the `dist` profile, idle: the mean of the hundred on that node.",
+        Some("the program `sleep`"),
+    ),
+    lower(
+        "idle_cpu_percent_hub",
+        "%",
+        "Processor time of the hub's processes (NATS server and seven services) over 20 seconds in which nothing is ordered, \
+         in percent of one processor. One site with two nodes is connected.",
+        Some("the hub's NATS server among them"),
+    ),
+    lower(
+        "idle_cpu_percent_site",
+        "%",
+        "The same for the site's NATS server, local-orchestrator and oci-fetcher.",
+        Some("the site's NATS server among them"),
+    ),
+    lower(
+        "idle_cpu_percent_node",
+        "%",
+        "The same for one agent with one workload.",
+        Some("the workload's wasm-runner among them"),
+    ),
+    lower(
+        "hub_memory_10k_orders_mib",
+        "MiB",
+        "Memory (PSS) of all processes of the hub together when they have taken 10,000 orders and rest.",
+        Some("the same processes before the first of these orders"),
+    ),
+];
+
+/// The figure with this name.
+pub fn find(name: &str) -> Option<&'static Kind> {
+    FIGURES.iter().find(|kind| kind.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_figure_has_a_name_of_its_own_and_says_what_it_includes() {
+        let names: BTreeSet<_> = FIGURES.iter().map(|kind| kind.name).collect();
+        assert_eq!(names.len(), FIGURES.len());
+        for kind in &FIGURES {
+            assert!(kind.includes.ends_with('.') && !kind.unit.is_empty(), "{}", kind.name);
+            assert_eq!(find(kind.name).map(|found| found.name), Some(kind.name));
+        }
+        assert!(find("no_such_figure").is_none());
+    }
+}

@@ -1,0 +1,195 @@
+//! Figures for people: a table for the terminal, and `docs/performance.md` with before and after.
+
+use std::fmt::Write;
+
+use crate::{
+    catalogue::FIGURES,
+    figure::{Better, Figure, Kind},
+};
+
+/// Changes within this share are noise: two runs of the same code differ by as much.
+const NOISE: f64 = 0.05;
+
+/// Cells of the longest bar.
+const BAR: f64 = 40.0;
+
+/// How a figure compares with the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Better,
+    Same,
+    Worse,
+}
+
+/// Compares two values of a figure.
+pub fn compare(better: Better, before: f64, now: f64) -> Change {
+    let (good, bad) = match better {
+        Better::Lower => (now < before * (1.0 - NOISE), now > before * (1.0 + NOISE)),
+        Better::Higher => (now > before * (1.0 + NOISE), now < before * (1.0 - NOISE)),
+    };
+    match (good, bad) {
+        (true, _) => Change::Better,
+        (_, true) => Change::Worse,
+        _ => Change::Same,
+    }
+}
+
+/// What was measured, for the terminal.
+pub fn table(figures: &[Figure]) -> String {
+    let mut text = format!(
+        "{:<30} {:>9} {:<4} {:>9} {:>10} {:>7} {:>5}\n",
+        "FIGURE", "P50", "", "P99", "REFERENCE", "RATIO", "RUNS"
+    );
+    for figure in figures {
+        let Figure { name, unit, p50, p99, reference_value, ratio, runs, .. } = figure;
+        let (reference, ratio) = (optional(*reference_value), optional(*ratio));
+        writeln!(text, "{name:<30} {p50:>9} {unit:<4} {p99:>9} {reference:>10} {ratio:>7} {runs:>5}")
+            .expect("writing to a String cannot fail");
+    }
+    text
+}
+
+/// The whole of `docs/performance.md`.
+pub fn document(before: &[Figure], now: &[Figure]) -> String {
+    let mut text = String::from(HEAD);
+    text.push_str(
+        "| figure | unit | before | now | change | worst of now | reference now | ratio now |\n\
+         | --- | --- | ---: | ---: | --- | ---: | ---: | ---: |\n",
+    );
+    for kind in &FIGURES {
+        text.push_str(&row(kind, of(before, kind), of(now, kind)));
+    }
+    text.push_str("\n## Each figure\n");
+    for kind in &FIGURES {
+        text.push_str(&section(kind, of(before, kind), of(now, kind)));
+    }
+    text
+}
+
+const HEAD: &str = "# Performance\n\n\
+    This page is written by `make bench` from `bench/before.json` (the figures before the latest large change) and \
+    `bench/results.json` (the figures now). Do not edit it by hand.\n\n\
+    - `make bench` builds what it needs and measures everything within 15 minutes; `make bench ONLY=start_ms` measures one \
+    figure. `make bench-long` measures the same with more runs.\n\
+    - Each figure is the median of several runs of the release build, and its reference is measured between these runs, on \
+    the same machine. A ratio therefore says more than the figure itself, and figures of two machines do not compare.\n\
+    - \"Worst\" is the value that 99 of 100 runs reach or better; with fewer than 100 runs it is the worst run.\n\
+    - A change is **worse** or better when it is larger than 5 %; what is smaller is noise.\n\n\
+    ## All figures\n\n";
+
+fn of<'a>(figures: &'a [Figure], kind: &Kind) -> Option<&'a Figure> {
+    figures.iter().find(|figure| figure.name == kind.name)
+}
+
+fn row(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
+    let value = |figure: Option<&Figure>| optional(figure.map(|figure| figure.value));
+    format!(
+        "| [`{0}`](#{0}) | {1} | {2} | {3} | {4} | {5} | {6} | {7} |\n",
+        kind.name,
+        kind.unit,
+        value(before),
+        value(now),
+        change(kind, before, now),
+        optional(now.map(|figure| figure.p99)),
+        optional(now.and_then(|figure| figure.reference_value)),
+        optional(now.and_then(|figure| figure.ratio)),
+    )
+}
+
+fn change(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
+    let (Some(before), Some(now)) = (before, now) else { return String::new() };
+    if before.value == 0.0 {
+        return if now.value == 0.0 { "same".to_owned() } else { "was 0".to_owned() };
+    }
+    let percent = (now.value / before.value - 1.0) * 100.0;
+    match compare(kind.better, before.value, now.value) {
+        Change::Same => "same".to_owned(),
+        Change::Better => format!("{percent:+.0} %"),
+        Change::Worse => format!("**worse: {percent:+.0} %**"),
+    }
+}
+
+fn section(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
+    let better = match kind.better {
+        Better::Lower => "Lower is better.",
+        Better::Higher => "Higher is better.",
+    };
+    let mut text = format!("\n### {}\n\n{} {better}\n", kind.name, kind.includes);
+    if let Some(reference) = kind.reference {
+        write!(text, "\nReference: {reference}.\n").expect("writing to a String cannot fail");
+    }
+    let reference = now.or(before).and_then(|figure| figure.reference_value);
+    let bars = [
+        ("before", before.map(|figure| figure.value)),
+        ("now", now.map(|figure| figure.value)),
+        ("reference", reference),
+    ];
+    let longest = bars.iter().filter_map(|(_, value)| *value).fold(0.0, f64::max);
+    text.push_str("\n```text\n");
+    for (label, value) in bars {
+        if let Some(value) = value {
+            writeln!(text, "{label:<10}{} {value} {}", bar(value, longest), kind.unit)
+                .expect("writing to a String cannot fail");
+        }
+    }
+    text.push_str("```\n");
+    text
+}
+
+/// A bar in whole cells; what is not nothing has at least one.
+fn bar(value: f64, longest: f64) -> String {
+    let cells = if longest > 0.0 { (value / longest * BAR).round() as usize } else { 0 };
+    "█".repeat(if value > 0.0 { cells.max(1) } else { 0 })
+}
+
+fn optional(value: Option<f64>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::find;
+
+    fn figure(name: &str, value: f64) -> Figure {
+        Figure::new(find(name).unwrap(), &[value], &[10.0]).unwrap()
+    }
+
+    #[test]
+    fn worse_depends_on_the_direction_and_noise_is_no_change() {
+        assert_eq!(compare(Better::Lower, 100.0, 90.0), Change::Better);
+        assert_eq!(compare(Better::Lower, 100.0, 104.0), Change::Same);
+        assert_eq!(compare(Better::Lower, 100.0, 106.0), Change::Worse);
+        assert_eq!(compare(Better::Higher, 100.0, 90.0), Change::Worse);
+        assert_eq!(compare(Better::Higher, 100.0, 110.0), Change::Better);
+    }
+
+    #[test]
+    fn what_got_worse_is_marked_and_what_was_not_measured_stays_empty() {
+        let before = [figure("start_ms", 100.0), figure("reports_per_second", 1_000.0)];
+        let now = [figure("start_ms", 150.0), figure("reports_per_second", 1_500.0)];
+        let text = document(&before, &now);
+        assert!(
+            text.contains("| [`start_ms`](#start_ms) | ms | 100 | 150 | **worse: +50 %** | 150 | 10 | 15 |"),
+            "{text}"
+        );
+        assert!(text.contains("| 1000 | 1500 | +50 % |"), "{text}");
+        assert!(text.contains("| [`accepted_ms`](#accepted_ms) | ms |  |  |  |  |  |  |"), "{text}");
+    }
+
+    #[test]
+    fn bars_are_in_proportion_and_never_vanish() {
+        assert_eq!(bar(10.0, 10.0).chars().count(), 40);
+        assert_eq!(bar(5.0, 10.0).chars().count(), 20);
+        assert_eq!(bar(0.001, 10.0).chars().count(), 1);
+        assert_eq!(bar(0.0, 0.0), "");
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_figure() {
+        let text = table(&[figure("start_ms", 200.0), figure("edge_node_pss_mib", 4.5)]);
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.lines().nth(1).unwrap().contains("200"), "{text}");
+        assert!(!text.lines().nth(2).unwrap().contains("10 "), "a figure without a reference shows none: {text}");
+    }
+}
