@@ -17,7 +17,7 @@ use edge_node::{Config, SpanBuffer};
 use end_to_end::{Application, Platform, SiteLayout, sample};
 use margo::NodeId;
 use runtime::Runtime;
-use runtime_null::NullRuntime;
+use runtime_null::{NullRuntime, Settings};
 use tempfile::TempDir;
 use tokio::{
     runtime::{Builder, Runtime as Executor},
@@ -53,8 +53,11 @@ const SITES: &[SiteLayout] = &[
 /// for a thousand disks: with few threads they would wait for each other.
 const THREADS: usize = 64;
 
-/// The name of the application and of its assignment.
-const APP: &str = "nothing";
+/// The sample application and its assignment.
+const APP: &str = "hello";
+
+/// The sample application asks for this runtime; here it finds one that starts nothing.
+const RUNTIME: &str = "wasm";
 
 /// How long one order may take until all nodes have carried it out.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -65,7 +68,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let mut running = Platform::start(SITES, Application::Nothing).await;
     let rest = Rest::of(&running);
     let folder = TempDir::new().context("a folder for the agents")?;
-    add_app(&running, folder.path())?;
+    running.edgectl_ok(&["co", "add", "app", &sample().display().to_string()]);
 
     let fleet = Fleet::start(&running, &rest, folder.path(), per_site).await?;
     fleet.known(&rest, count).await?;
@@ -91,19 +94,6 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     }
     fleet.stop().await?;
     Ok(vec![samples])
-}
-
-/// The sample application, for the runtime that starts nothing.
-fn add_app(running: &Platform, folder: &Path) -> anyhow::Result<()> {
-    let package = folder.join("package");
-    fs::create_dir_all(&package)?;
-    let description = fs::read_to_string(sample().join("margo.yaml")).context("reading the sample application")?;
-    let description = description.replacen("id: hello", &format!("id: {APP}"), 1);
-    let description = description.replacen("runtime: wasm", &format!("runtime: \"{}\"", runtime_null::NAME), 1);
-    fs::write(package.join("margo.yaml"), description)?;
-    fs::copy(sample().join("hello.wasm"), package.join("hello.wasm"))?;
-    running.edgectl_ok(&["co", "add", "app", &package.display().to_string()]);
-    Ok(())
 }
 
 /// The simulated nodes.
@@ -146,7 +136,7 @@ impl Fleet {
             fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
             let bus = Endpoint { url: running.nats_url(site), seed: seed.clone(), role: Role::Node(node.clone()) };
             let config = Config { node, bus, data, workload_address: platform::address(running)?.into() };
-            let runtime = Arc::new(NullRuntime::default());
+            let runtime = Arc::new(NullRuntime::new(Settings { name: RUNTIME, ..Settings::default() }));
             runtimes.push(runtime.clone());
             let agent =
                 edge_node::run(config, vec![runtime as Arc<dyn Runtime>], SpanBuffer::default(), shutdown.clone());

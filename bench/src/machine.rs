@@ -52,21 +52,6 @@ pub async fn rest(pids: &[u32]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The processes below this one, with their children.
-pub fn descendants(root: u32) -> Vec<u32> {
-    let mut found = vec![root];
-    let mut at = 0;
-    while let Some(pid) = found.get(at) {
-        // A process that has ended meanwhile has no children either.
-        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        }
-        at += 1;
-    }
-    found
-}
-
 fn parse_pss(rollup: &str) -> Option<u64> {
     rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?.split_whitespace().next()?.parse().ok()
 }
@@ -102,6 +87,5 @@ mod tests {
         let own = [std::process::id()];
         assert!(pss_mib(&own).unwrap() > 0.1);
         assert!(cpu_seconds(&own).unwrap() >= 0.0);
-        assert_eq!(descendants(own[0])[0], own[0]);
     }
 }

@@ -59,6 +59,9 @@ impl Existing {
             let own = data.join("nodes/plant").join(node);
             put(&platform.node(node), own.join("data"))?;
             put(&platform.node(node).with_extension("toml"), own.join("credentials.toml"))?;
+            // What it says of running workloads names the folders of before; the agent makes it anew.
+            let workloads = own.join("data/wasm/workloads");
+            fs::remove_dir_all(&workloads).with_context(|| format!("removing {}", workloads.display()))?;
         }
         Ok(Self { folder, address })
     }

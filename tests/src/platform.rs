@@ -79,7 +79,9 @@ pub async fn falls_silent(address: Ipv4Addr) {
 /// A site and its nodes. Node names are unique over all sites of a platform, so that a test may call a node by its name.
 #[derive(Clone, Copy, Debug)]
 pub struct SiteLayout {
+    /// Of the site and of the client that is its LO.
     pub name: &'static str,
+    /// Their names, in the order of their addresses.
     pub nodes: &'static [&'static str],
 }
 

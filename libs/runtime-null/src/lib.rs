@@ -18,18 +18,27 @@ use margo::{Digest, ProfileType};
 use runtime::{Condition, Observed, Runtime, RuntimeError, Workload, WorkloadId};
 use tokio::{sync::Notify, time::sleep};
 
-/// The name by which a profile asks for this runtime.
+/// The name by which a profile asks for this runtime when the settings give no other.
 pub const NAME: &str = "null";
 
 /// How the runtime behaves. By default everything succeeds at once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// The name by which a profile asks for it: the name of another runtime where that one's applications are to be
+    /// ordered and not run.
+    pub name: &'static str,
     /// How long each start takes before it is recorded.
     pub start_delay: Duration,
     /// How long each stop takes before it is recorded.
     pub stop_delay: Duration,
     /// How many starts fail, from the first one on; the later ones succeed.
     pub failing_starts: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { name: NAME, start_delay: Duration::ZERO, stop_delay: Duration::ZERO, failing_starts: 0 }
+    }
 }
 
 /// One thing that the runtime did, in the order in which it did them.
@@ -96,7 +105,7 @@ impl NullRuntime {
 
 impl Runtime for NullRuntime {
     fn name(&self) -> &'static str {
-        NAME
+        self.settings.name
     }
 
     fn deployment_type(&self) -> ProfileType {
