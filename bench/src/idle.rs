@@ -23,7 +23,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         ("idle_cpu_percent_node", [&[agent], runners.as_slice()].concat(), runners.clone()),
     ];
     let mut samples = groups.each_ref().map(|(name, ..)| Samples::new(name));
-    for _ in 0..effort.of(1, 5, 5) {
+    for _ in 0..effort.of(1, 3, 5) {
         let used = || -> anyhow::Result<Vec<(f64, f64)>> {
             groups.iter().map(|(_, all, part)| Ok((machine::cpu_seconds(all)?, machine::cpu_seconds(part)?))).collect()
         };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use end_to_end::{Platform, sample};
+use end_to_end::Platform;
 use tempfile::TempDir;
 use tokio::{process::Command, time::sleep};
 
@@ -101,7 +101,6 @@ impl Stage {
     async fn set() -> anyhow::Result<Self> {
         let mut platform = Platform::with_sample(None).await;
         let rest = Rest::of(&platform);
-        ensure!(sample().is_dir(), "the sample application is there");
         let nodes = rest.clone();
         by_clients(8, NODES, move |number| {
             let rest = nodes.clone();

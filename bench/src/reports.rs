@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use bus::{BatchError, Bus, Outgoing, Role, ServiceName, Subject, proto, streams};
+use bus::{Bus, Outgoing, Role, ServiceName, Subject, proto, streams};
 use bytes::Bytes;
 use margo::{ClientName, DeploymentId, Digest, NodeId, TenantName};
 use prost::Message;
@@ -168,18 +168,18 @@ impl Hub {
     }
 }
 
-/// One window, as the relay publishes it: again after a pause when the server is busy.
+/// One window, as the relay publishes it: whatever the server says against it, again after a pause. With a thousand sites at
+/// once the server is often busy, or has given up a batch that it had begun to take.
 async fn relay(bus: &Bus, window: Vec<Outgoing>) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let begin = Instant::now();
     loop {
         match bus.publish_batch(window.clone()).await {
             Ok(_) => return Ok(()),
-            Err(error @ (BatchError::Busy | BatchError::Unknown(_))) => {
+            Err(error) => {
                 ensure!(begin.elapsed() < PATIENCE, "a window was not taken within {PATIENCE:?}: {error}");
                 sleep(backoff.pause()).await;
             }
-            Err(error) => return Err(error.into()),
         }
     }
 }
