@@ -347,7 +347,6 @@ async fn a_site_that_was_away_is_found_again() {
     let (mut site, _data, _runtime, agent, hello) = start_with_hello().await;
     site.nats.kill().await;
     site.nats.restart().await;
-    site.bus.connected().await;
     site.desire(2, vec![hello]).await;
     site.state(2, State::Installed).await;
     assert_eq!(registered(&site), [0, 3]);

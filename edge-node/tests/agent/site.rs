@@ -188,10 +188,16 @@ impl Site {
         self.publish(&testing::message(version, deployments), HeaderMap::new()).await;
     }
 
+    /// After a restart of the server, the connection may have to be made again first; a desired state that came twice is
+    /// the same as one.
     pub async fn publish(&self, message: &proto::DesiredNode, headers: HeaderMap) {
-        let subject = Subject::DesiredNode(testing::node());
-        let outgoing = Outgoing { headers, ..Outgoing::new(subject, bus::encode(message)) };
-        self.bus.publish_batch(vec![outgoing]).await.unwrap();
+        wait_for("the desired state to be published", async || {
+            let headers = headers.clone();
+            let subject = Subject::DesiredNode(testing::node());
+            let outgoing = Outgoing { headers, ..Outgoing::new(subject, bus::encode(message)) };
+            self.bus.publish_batch(vec![outgoing]).await
+        })
+        .await;
     }
 
     /// Puts a WebAssembly artifact `hello` into the site's store; gives the digest of its manifest.

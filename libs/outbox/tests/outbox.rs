@@ -124,8 +124,12 @@ impl GitWriter {
         Self { bus: connect(server, ServiceName::GitWriter).await, seen: Arc::default() }
     }
 
+    /// After a restart of the server, the connection may have to be made again first.
     async fn create_stream(&self) {
-        self.bus.jetstream().create_stream(streams::git_writes()).await.unwrap();
+        wait_for("the stream to be created", async || {
+            self.bus.jetstream().create_stream(streams::git_writes()).await.map(drop)
+        })
+        .await;
     }
 
     /// How many messages wait in the stream.
@@ -314,7 +318,6 @@ async fn without_a_server_or_a_stream_rows_wait_and_then_go_in_order() {
     wait_for("the loss to be noticed", async || if bus.is_connected() { Err("connected") } else { Ok(()) }).await;
     source.order(&[Repository::Fleet, Repository::Fleet]).await;
     server.restart().await;
-    git.bus.connected().await;
     git.create_stream().await;
     let _service = git.work(Announce::Yes).await;
     source.wait_until_closed(&Repository::Fleet, 3).await;

@@ -91,9 +91,14 @@ impl Stage {
         Self { server, folder, service, site, gateway }
     }
 
+    /// Brings a status to the hub. After a restart of the server, the connection may have to be made again first; a
+    /// status that came twice is the same as one.
     async fn report(&self, status: proto::NodeStatus) {
-        let message = Outgoing::new(Subject::Status(node()), status.encode_to_vec().into());
-        self.site.publish_batch(vec![message]).await.unwrap();
+        wait_for("the status to be published", async || {
+            let message = Outgoing::new(Subject::Status(node()), status.encode_to_vec().into());
+            self.site.publish_batch(vec![message]).await
+        })
+        .await;
     }
 
     async fn transitions(&self, incarnation: u64, transitions: Vec<proto::Transition>) {
@@ -102,8 +107,10 @@ impl Stage {
         self.site.publish_batch(vec![message]).await.unwrap();
     }
 
+    /// Reads something. Nobody answers while the service subscribes again after a restart of the server.
     async fn ask<T: serde::Serialize, R: serde::de::DeserializeOwned>(&self, verb: &str, body: &T) -> R {
-        self.gateway.call(&Subject::service(ServiceName::StatusCollector, verb), body, None).await.unwrap()
+        let subject = Subject::service(ServiceName::StatusCollector, verb);
+        wait_for(&format!("an answer to {subject}"), async || self.gateway.call(&subject, body, None).await).await
     }
 
     async fn list(&self) -> Vec<ActualDeployment> {
@@ -299,8 +306,6 @@ async fn the_service_outlives_a_power_cut_of_the_server() {
     let mut stage = Stage::set().await;
     stage.server.kill().await;
     stage.server.restart().await;
-    stage.site.connected().await;
-    stage.gateway.connected().await;
     stage.report(status(1, 1, &[(HELLO, proto::State::Installed)])).await;
     stage.states_become(&[(HELLO, State::Installed)]).await;
     stage.service.stop().await;
