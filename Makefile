@@ -2,7 +2,10 @@
 
 export EDGEWRIGHT_NATS_SERVER := $(CURDIR)/.tools/bin/nats-server
 
-.PHONY: help setup build up demo test check bench bench-long bench-build
+.PHONY: help setup build up demo test chaos check bench bench-long bench-build
+
+# Campaigns of `test` follow from this one, so that a failure can be had again.
+CHAOS_SEED := 1
 
 help:            ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,7 +23,10 @@ demo: build      ## From nothing to an answering application and its audit trail
 	@scripts/demo.sh
 
 test: build      ## Run every test; the end-to-end tests run the programs that `build` made
-	@cargo test --workspace
+	@EDGEWRIGHT_CHAOS_SEED=$(CHAOS_SEED) cargo test --workspace
+
+chaos: build     ## Kill everything at random under orders, and check what is left: SEED=7 SECONDS=600
+	@EDGEWRIGHT_CHAOS_SEED=$(SEED) EDGEWRIGHT_CHAOS_SECONDS=$(SECONDS) cargo test --workspace --test chaos -- --nocapture every_promise_is_kept
 
 check: setup     ## Format, lints, documentation, and one TLS provider only
 	@cargo fmt --all --check

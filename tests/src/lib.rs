@@ -9,4 +9,4 @@ mod process;
 pub use platform::{
     Application, CENTRAL, Platform, SiteLayout, after, answers, edgectl, edgectl_json, edgectl_ok, falls_silent, sample,
 };
-pub use process::{Process, Start, kill_runners, last_lines, output, program, starts};
+pub use process::{Process, Runner, Start, kill_runners, last_lines, output, program, runners, starts};

@@ -79,9 +79,9 @@ pub async fn falls_silent(address: Ipv4Addr) {
 /// A site and its nodes. Node names are unique over all sites of a platform, so that a test may call a node by its name.
 #[derive(Clone, Copy, Debug)]
 pub struct SiteLayout {
-    /// Of the site and of the client that is its LO.
+    /// The name of the site, and of its client.
     pub name: &'static str,
-    /// Their names, in the order of their addresses.
+    /// The names of its nodes, without that of the site.
     pub nodes: &'static [&'static str],
 }
 
@@ -192,6 +192,11 @@ impl Platform {
         for node in self.sites.iter().flat_map(|site| site.nodes) {
             answers(self.node_address(node), "First").await;
         }
+    }
+
+    /// The folder of everything: all data, logs and credentials.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The hub's data folder.

@@ -58,6 +58,11 @@ impl Process {
         self.child.wait().expect("waiting for a child");
     }
 
+    /// How it ended, when it has ended.
+    pub fn exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("waiting for a child")
+    }
+
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let (name, log) = (self.name.clone(), self.log.clone());
@@ -136,13 +141,71 @@ pub struct Start {
 impl Start {
     /// Whether that very process still runs: the same number may be another's by now, the start time is not.
     pub fn is_alive(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        let fields = stat.rsplit(") ").next().unwrap_or_default();
-        let state = fields.split(' ').next().unwrap_or_default();
-        // Field 22 of the whole line; the first after the name is field 3.
-        let start = fields.split(' ').nth(19).and_then(|field| field.parse::<u64>().ok());
-        start == Some(self.kernel_start) && state != "Z"
+        living(self.pid).is_some_and(|(_, kernel_start)| kernel_start == self.kernel_start)
     }
+}
+
+/// The parent of the process that has this number now, and when the kernel started it; `None` when there is no such
+/// process, or only its exit status.
+fn living(pid: i32) -> Option<(i32, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit(") ").next()?.split(' ');
+    // After the program's name come state and parent, fields 3 and 4 of the whole line; the start is field 22.
+    let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
+    let kernel_start = fields.nth(17)?.parse().ok()?;
+    (state != "Z").then_some((parent, kernel_start))
+}
+
+/// A wasm-runner that serves, or is about to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runner {
+    /// Its process id.
+    pub pid: i32,
+    /// When the kernel started it, in ticks since the machine's start.
+    pub kernel_start: u64,
+    /// The folder of its workload.
+    pub folder: PathBuf,
+}
+
+impl Runner {
+    /// Whether that very process still runs. A process that has given its memory back counts as ended: it closes its
+    /// files after that, and with them the lock of its workload.
+    pub fn is_alive(&self) -> bool {
+        runner(self.pid).is_some_and(|(_, runner)| runner == *self)
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&self) {
+        if self.is_alive()
+            && let Some(pid) = Pid::from_raw(self.pid)
+        {
+            // It may have ended since.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// All wasm-runners whose workload has its folder somewhere under this one, as the kernel lists them: also those that
+/// have not noted their start yet. The processes are looked at one after another, so two of them need not have run at the
+/// same moment.
+pub fn runners(folder: &Path) -> Vec<Runner> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let found: Vec<_> = pids.filter_map(runner).filter(|(_, runner)| runner.folder.starts_with(folder)).collect();
+    // Between its fork and its exec, a runner's compiler looks like the runner.
+    let is_child = |parent: &i32| found.iter().any(|(_, runner)| runner.pid == *parent);
+    found.iter().filter(|(parent, _)| !is_child(parent)).map(|(_, runner)| runner.clone()).collect()
+}
+
+/// The wasm-runner that has this process id, and its parent; `None` for other programs, also for one that compiles.
+fn runner(pid: i32) -> Option<(i32, Runner)> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let arguments: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    let [program, option, spec, _end] = arguments.as_slice() else { return None };
+    let is_runner = Path::new(program.as_ref()).file_name().is_some_and(|name| name == "wasm-runner");
+    let folder = Path::new(spec.as_ref()).parent().filter(|_| is_runner && option == "--spec")?.to_owned();
+    let (parent, kernel_start) = living(pid)?;
+    Some((parent, Runner { pid, kernel_start, folder }))
 }
 
 /// All starts that were noted anywhere under a folder.

@@ -8,4 +8,4 @@ mod wait;
 pub use address::loopback;
 pub use nats::{NatsServer, nats_server_binary};
 pub use proxy::Proxy;
-pub use wait::wait_for;
+pub use wait::{wait_for, wait_for_within};
