@@ -350,13 +350,14 @@ fn a_document_of_a_site_that_is_old_missing_or_unwished() {
 #[test]
 fn a_head_that_is_not_the_summary_or_is_not_in_force() {
     let wrong = Finding::WrongHead { site: "north".to_owned() };
-    assert_eq!(found(|evidence| drop(north(evidence).files.remove("head"))), [wrong.clone()]);
+    let removed = found(|evidence| drop(north(evidence).files.remove("head")));
     let south = |evidence: &mut Evidence| evidence.sites["south"].repository.files["head"].clone();
     let of_another = found(|evidence| {
         let head = south(evidence);
         north(evidence).files.insert("head".to_owned(), head);
     });
-    assert_eq!(of_another, [wrong]);
+    let wrong = [wrong];
+    assert_eq!((removed.as_slice(), of_another.as_slice()), (&wrong[..], &wrong[..]));
     for in_force in [None, Some(3)] {
         let expected = Finding::NotInForce { site: "north".to_owned(), expected: 4, found: in_force };
         assert_eq!(found(|evidence| evidence.sites.get_mut("north").unwrap().in_force = in_force), [expected]);
@@ -365,7 +366,8 @@ fn a_head_that_is_not_the_summary_or_is_not_in_force() {
 
 #[test]
 fn an_interface_that_answers_something_else_than_git_holds() {
-    let corruptions: [(&str, fn(&mut Interface)); 9] = [
+    type Corrupt = fn(&mut Interface);
+    let corruptions: [(&str, Corrupt); 9] = [
         ("ada-1", |interface| interface.assignments[0].revision = 2),
         ("ada-1", |interface| interface.assignments[0].state = "removed".to_owned()),
         ("ada-1", |interface| interface.assignments[0].parameters.clear()),
