@@ -2,6 +2,9 @@
 
 export EDGEWRIGHT_NATS_SERVER := $(CURDIR)/.tools/bin/nats-server
 
+# Crates that serve tests and measurements only: the rules in clippy.toml do not bind them.
+NOT_SHIPPED := --exclude testkit --exclude end-to-end --exclude bench
+
 .PHONY: help setup build up demo test chaos check bench bench-long bench-build
 
 # Campaigns of `test` follow from this one, so that a failure can be had again.
@@ -10,7 +13,7 @@ CHAOS_SEED := 1
 help:            ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup:           ## Install what is missing: nats-server, git, ssh-keygen, a C compiler
+setup:           ## Install what is missing: nats-server, PostgreSQL for tests, git, ssh-keygen, a C compiler
 	@scripts/setup.sh
 
 build: setup     ## Build every program
@@ -28,11 +31,13 @@ test: build      ## Run every test; the end-to-end tests run the programs that `
 chaos: build     ## Kill everything at random under orders, and check what is left: SEED=7 SECONDS=600
 	@EDGEWRIGHT_CHAOS_SEED=$(SEED) EDGEWRIGHT_CHAOS_SECONDS=$(SECONDS) cargo test --workspace --test chaos -- --nocapture every_promise_is_kept
 
-check: setup     ## Format, lints, documentation, and one TLS provider only
+check: setup     ## Format, lints, documentation, one TLS provider only, and no circles among crates or modules
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- --deny warnings
+	@cargo clippy --workspace $(NOT_SHIPPED) --lib --bins -- --deny warnings --deny clippy::disallowed_methods
 	@RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
 	@scripts/check-tls.sh
+	@scripts/check-graph.sh
 
 bench: bench-build   ## Measure everything within 15 minutes; ONLY=start_ms measures one figure (docs/performance.md)
 	@target/release/bench run --only "$(ONLY)"

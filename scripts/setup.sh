@@ -18,8 +18,15 @@ need cc gcc
 need git git
 need ssh-keygen openssh-client
 need curl curl
+need setpriv util-linux # lets tests run a server as another user
+# PostgreSQL's programs are in no search path on Debian, and only tests start them: no cluster is made.
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need initdb postgresql-15
 if ((${#missing[@]})); then
     if ((EUID == 0)) && command -v apt-get >/dev/null; then
+        # Debian makes and starts a cluster with the package, unless it is told not to.
+        if [[ " ${missing[*]} " == *" postgresql-15 "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+            install -D -m 644 /dev/stdin /etc/postgresql-common/createcluster.conf <<<'create_main_cluster = false'
+        fi
         apt-get update -qq && apt-get install -y -qq --no-install-recommends libc6-dev "${missing[@]}" >/dev/null ||
             fail "apt-get could not install: ${missing[*]}"
     else

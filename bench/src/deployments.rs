@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use bus::{Endpoint, Role};
+use bus::{Login, User};
 use edge_node::{Config, SpanBuffer};
 use end_to_end::{Application, Platform, SiteLayout, sample};
 use margo::NodeId;
@@ -111,8 +111,8 @@ impl Fleet {
         let mut nodes = Vec::new();
         for site in SITES {
             for number in 0..per_site {
-                let (seed, public_key) = identity::nats::generate();
-                nodes.push((site.name, format!("{}/n{number}", site.name), seed, public_key));
+                let (seed, key) = identity::nats::generate();
+                nodes.push((site.name, format!("{}/n{number}", site.name), seed, key));
             }
         }
         let nodes = Arc::new(nodes);
@@ -120,8 +120,8 @@ impl Fleet {
         by_clients(16, nodes.len(), move |number| {
             let (rest, nodes) = (rest.clone(), adding.clone());
             async move {
-                let (_, name, _, public_key) = &nodes[number];
-                rest.add_node(name, public_key).await
+                let (_, name, _, key) = &nodes[number];
+                rest.add_node(name, key).await
             }
         })
         .await?;
@@ -134,7 +134,7 @@ impl Fleet {
             let node: NodeId = name.parse().context("the name of a node")?;
             let data = folder.join(name);
             fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
-            let bus = Endpoint { url: running.nats_url(site), seed: seed.clone(), role: Role::Node(node.clone()) };
+            let bus = Login { url: running.nats_url(site), seed: seed.clone(), user: User::Node(node.clone()) };
             let config = Config { node, bus, data, workload_address: platform::address(running)?.into() };
             let runtime = Arc::new(NullRuntime::new(Settings { name: RUNTIME, ..Settings::default() }));
             runtimes.push(runtime.clone());

@@ -183,7 +183,7 @@ fn main() -> ExitCode {
 
 async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<()> {
     let wanted = wanted(only)?;
-    let shutdown = service::shutdown_token()?;
+    let shutdown = process::shutdown_token()?;
     let (mut measured, mut failed) = (Vec::new(), Vec::new());
     for group in &GROUPS {
         let names: BTreeSet<_> = group.figures.iter().copied().filter(|name| wanted.contains(name)).collect();

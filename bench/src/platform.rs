@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use end_to_end::{Application, CENTRAL, Platform, SiteLayout, kill_runners, starts};
+use end_to_end::{Application, Platform, SiteLayout, central, kill_runners, starts};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A site without agents: its nodes are known to the platform, and nobody runs what is ordered for them.
@@ -29,7 +29,7 @@ pub fn address(platform: &Platform) -> anyhow::Result<Ipv4Addr> {
 
 /// The processes of the hub: its NATS server and each central service.
 pub fn hub_processes(platform: &mut Platform) -> Vec<u32> {
-    ["hub-nats"].iter().chain(&CENTRAL).map(|name| platform.process(name).id()).collect()
+    ["hub-nats"].into_iter().chain(central()).map(|name| platform.process(name).id()).collect()
 }
 
 /// The processes of the site `plant`: its NATS server and services.

@@ -10,12 +10,14 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use bus::{Bus, Outgoing, Role, ServiceName, Subject, proto, streams};
+use bus::{Bus, Outgoing, ServiceName, Subject, User, proto, streams};
 use bytes::Bytes;
 use margo::{ClientName, DeploymentId, Digest, NodeId, TenantName};
+use process::Backoff;
 use prost::Message;
-use service::{Backoff, Health};
+use service::Health;
 use status_collector::Config;
+use store::Location;
 use tempfile::TempDir;
 use testkit::NatsServer;
 use tokio::{
@@ -35,8 +37,8 @@ const RAW_BATCH: usize = 500;
 /// How long the reports of one run may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn collector() -> Role {
-    Role::Central(ServiceName::StatusCollector)
+fn collector() -> User {
+    User::Central(ServiceName::StatusCollector)
 }
 
 pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
@@ -101,18 +103,18 @@ impl Windows {
 
 impl Hub {
     async fn start(clients: &[ClientName]) -> anyhow::Result<Self> {
-        let gateway = Role::Central(ServiceName::ApiGateway);
-        let mut roles = vec![collector(), gateway.clone()];
-        roles.extend(clients.iter().cloned().map(Role::Site));
-        let server = NatsServer::start(&roles).await;
+        let gateway = User::Central(ServiceName::ApiGateway);
+        let mut users = vec![collector(), gateway.clone()];
+        users.extend(clients.iter().cloned().map(User::Site));
+        let server = NatsServer::start(&users).await;
         let folder = TempDir::new().context("a folder for the status-collector")?;
         let health = Health::default();
         let shutdown = CancellationToken::new();
         let config = Config {
-            bus: server.endpoint(&collector()),
+            bus: server.login(&collector()),
             readiness: health.service(ServiceName::StatusCollector),
             tenant: TenantName::default(),
-            database: folder.path().join("status-collector.sqlite"),
+            database: Location::File(folder.path().join("status-collector.sqlite")),
         };
         let task = tokio::spawn(status_collector::run(config, shutdown.clone()));
         let begin = Instant::now();
@@ -122,12 +124,12 @@ impl Hub {
         }
         let mut sites = Vec::new();
         for client in clients {
-            let bus = Bus::connect(&server.endpoint(&Role::Site(client.clone()))).await?;
+            let bus = Bus::connect(&server.login(&User::Site(client.clone()))).await?;
             bus.connected().await;
             sites.push(Arc::new(Site { client: client.clone(), bus }));
         }
-        let observer = Bus::connect(&server.endpoint(&collector())).await?;
-        let gateway = Bus::connect(&server.endpoint(&gateway)).await?;
+        let observer = Bus::connect(&server.login(&collector())).await?;
+        let gateway = Bus::connect(&server.login(&gateway)).await?;
         Ok(Self { sites, collector: task, shutdown, observer, gateway, _server: server, _folder: folder })
     }
 
@@ -195,13 +197,13 @@ struct Raw {
 impl Raw {
     async fn start() -> anyhow::Result<Self> {
         let client: ClientName = "plant".parse().context("the name of a site")?;
-        let server = NatsServer::start(&[collector(), Role::Site(client.clone())]).await;
-        let owner = Bus::connect(&server.endpoint(&collector())).await?;
+        let server = NatsServer::start(&[collector(), User::Site(client.clone())]).await;
+        let owner = Bus::connect(&server.login(&collector())).await?;
         owner.connected().await;
         for config in [streams::state(bus::Pattern::State), streams::events_at_hub()] {
             owner.jetstream().create_stream(config).await.context("making a stream of the reference")?;
         }
-        let site = Bus::connect(&server.endpoint(&Role::Site(client.clone()))).await?;
+        let site = Bus::connect(&server.login(&User::Site(client.clone()))).await?;
         site.connected().await;
         Ok(Self { site, client, _owner: owner, _server: server })
     }

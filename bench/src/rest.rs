@@ -4,6 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use end_to_end::Platform;
+use margo::UserNkey;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -103,8 +104,8 @@ impl Rest {
     }
 
     /// Adds a node, `site/node`.
-    pub async fn add_node(&self, name: &str, public_key: &str) -> anyhow::Result<()> {
-        let body = json!({ "name": name, "publicKey": public_key });
+    pub async fn add_node(&self, name: &str, key: &UserNkey) -> anyhow::Result<()> {
+        let body = json!({ "name": name, "identity": { "nkey": key } });
         let request = self.with_token(self.client.post(format!("{}/nodes", self.base))).json(&body);
         Self::send(request, StatusCode::CREATED, &format!("adding node {name}")).await?;
         Ok(())

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use service::Backoff;
+use process::Backoff;
 
 use crate::{retry, status::Obstacle, wanted::ArtifactId};
 

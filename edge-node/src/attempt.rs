@@ -6,7 +6,7 @@ use margo::Digest;
 use runtime::{Condition, RuntimeError, WorkloadId};
 use tokio::time::Instant;
 
-use service::Backoff;
+use process::Backoff;
 
 use crate::{retry, status::Obstacle};
 

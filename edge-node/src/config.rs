@@ -3,11 +3,11 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, ensure};
-use bus::{Endpoint, Role};
+use bus::{Login, User};
 use clap::{Parser, ValueEnum};
 use identity::credentials::{self, NodeCredentials};
 use margo::NodeId;
-use service::args::TelemetryArgs;
+use process::args::TelemetryArgs;
 
 /// Runs workloads on one host as its site orders, and reports how they are.
 #[derive(Debug, Parser)]
@@ -47,7 +47,7 @@ pub struct Config {
     /// Who this node is.
     pub node: NodeId,
     /// The site's NATS server.
-    pub bus: Endpoint,
+    pub bus: Login,
     /// An existing folder, or one that can be made.
     pub data: PathBuf,
     /// Where workloads listen.
@@ -83,7 +83,7 @@ impl TryFrom<Args> for Program {
             "{} is not there: give the program wasm-runner with --wasm-runner or EDGEWRIGHT_NODE_WASM_RUNNER",
             wasm_runner.display()
         );
-        let bus = Endpoint { url: server, seed, role: Role::Node(node.clone()) };
+        let bus = Login { url: server, seed, user: User::Node(node.clone()) };
         let agent = Config { node, bus, data: args.data, workload_address: args.workload_address };
         Ok(Self { agent, wasm_runner, on_exit: args.on_exit })
     }

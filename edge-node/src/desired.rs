@@ -183,7 +183,7 @@ pub fn save(path: &Path, desired: &Desired) -> io::Result<()> {
     });
     let file = OnDisk { version: desired.version, deployments: deployments.collect() };
     // The values of parameters in it are nobody else's business.
-    identity::write_secret(path, &serde_json::to_vec(&file)?)
+    disk::write_private(path, &serde_json::to_vec(&file)?)
 }
 
 /// Why the desired state on disk cannot be used.

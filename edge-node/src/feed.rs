@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{reconciler::Candidate, retry};
-use service::jittered;
+use process::jittered;
 
 /// Signals can get lost; a look costs one small request.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);

@@ -300,7 +300,7 @@ impl Inner {
     }
 
     fn save_identity(&mut self, identity: Identity) -> io::Result<()> {
-        identity::write_secret(&self.folder.join("identity.json"), &serde_json::to_vec(&identity)?)?;
+        disk::write_private(&self.folder.join("identity.json"), &serde_json::to_vec(&identity)?)?;
         self.identity = identity;
         Ok(())
     }
@@ -313,7 +313,7 @@ impl Inner {
 
     fn write_status(&self) {
         let text = serde_json::to_vec(&self.status).expect("names, numbers and texts have a JSON form");
-        if let Err(reason) = identity::write_secret(&self.folder.join("status.json"), &text) {
+        if let Err(reason) = disk::write_private(&self.folder.join("status.json"), &text) {
             warn!(error = &reason as &dyn std::error::Error, "status not kept on disk");
         }
     }
@@ -362,6 +362,7 @@ fn refusal_to_proto(refusal: &RefusalOnDisk) -> proto::Refusal {
 }
 
 /// The wall clock, for people.
+#[expect(clippy::disallowed_methods, reason = "the time is shown to people and never compared")]
 fn now() -> u64 {
     let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)

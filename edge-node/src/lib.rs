@@ -65,6 +65,7 @@ pub const PROGRAM: &str = "edge-node";
 /// Locks a data folder, and makes it when it is not there. The lock ends with the file.
 pub fn lock(data: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(data).with_context(|| format!("making the data folder {}", data.display()))?;
+    #[expect(clippy::disallowed_methods, reason = "a lock file holds nothing")]
     let file =
         File::create(data.join("lock")).with_context(|| format!("locking the data folder {}", data.display()))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)

@@ -14,11 +14,11 @@ use tracing::info;
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let spans = SpanBuffer::default();
-    let _telemetry = service::telemetry::init_with(PROGRAM, &args.telemetry, Some(spans.exporter()))?;
+    let _telemetry = process::telemetry::init_with(PROGRAM, &args.telemetry, Some(spans.exporter()))?;
     if args.telemetry.otlp_endpoint.is_some() {
         info!("traces ride on reports, and the site exports them: the OTLP endpoint given here is not used");
     }
-    let shutdown = service::shutdown_token()?;
+    let shutdown = process::shutdown_token()?;
     let Program { agent, wasm_runner, on_exit } = args.try_into()?;
 
     let _lock = edge_node::lock(&agent.data)?;
@@ -29,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let wasm = Arc::new(WasmRuntime::new(wasm).await.context("starting the wasm runtime")?);
     let runtimes: Vec<Arc<dyn Runtime>> = vec![wasm.clone()];
-    let ended = service::within_grace(edge_node::run(agent, runtimes, spans, shutdown.clone()), &shutdown).await;
+    let ended = process::within_grace(edge_node::run(agent, runtimes, spans, shutdown.clone()), &shutdown).await;
     if on_exit == OnExit::Stop {
         wasm.stop_all().await.context("stopping the workloads")?;
     }

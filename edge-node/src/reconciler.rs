@@ -177,7 +177,7 @@ impl Reconciler {
             self.journal.refuse(self.subject(), &reason);
             return false;
         }
-        service::stop_point("edge-node.adopted");
+        process::stop_point("edge-node.adopted");
         info!(version = %next.version, deployments = next.deployments.len(), "adopted");
         self.trace = trace::current_text();
         self.enforce(next);
@@ -311,7 +311,7 @@ impl Reconciler {
         info!(workload = %id, %digest, runtime = order.runtime, "starting");
         let span = info_span!("apply", workload = %id, %digest, runtime = order.runtime);
         let applied: Result<(), RuntimeError> = runtime.apply(workload).instrument(span).await;
-        service::stop_point("edge-node.started");
+        process::stop_point("edge-node.started");
         match applied {
             Ok(()) => self.attempts.applied(&id, *digest, Instant::now()),
             Err(reason) => {

@@ -18,7 +18,7 @@ use crate::{
     retry,
     telemetry::SpanBuffer,
 };
-use service::jittered;
+use process::jittered;
 
 /// Changes that follow each other so closely go in one report.
 const COALESCE: Duration = Duration::from_millis(50);
@@ -183,7 +183,7 @@ impl Reporter {
         draft.request.traces = spans.encode().into();
         draft.request.metrics = self.gauges.read(self.journal.waiting());
         let headers = if draft.trace.is_some() { trace::headers() } else { HeaderMap::new() };
-        service::stop_point("edge-node.before-report");
+        process::stop_point("edge-node.before-report");
         let body = draft.request.encode_to_vec().into();
         let answer = match self.bus.request(&Subject::Report(self.node.clone()), headers, body).await {
             Ok(answer) => proto::ReportAnswer::decode(answer.payload).context("decoding the answer to a report"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use service::Backoff;
+use process::Backoff;
 
 const FIRST: Duration = Duration::from_millis(500);
 

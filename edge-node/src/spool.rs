@@ -157,7 +157,7 @@ fn replace(path: &Path, header: &Header, transitions: &VecDeque<Transition>) -> 
         serde_json::to_writer(&mut text, transition)?;
         text.push(b'\n');
     }
-    identity::write_secret(path, &text)?;
+    disk::write_private(path, &text)?;
     Ok(text)
 }
 

@@ -45,7 +45,17 @@ pub fn deployment(assignment: &str, manifest: Digest) -> ApplicationDeployment {
     let parameters = BTreeMap::from([("greeting".to_owned(), ParameterValue::Integer(120))]);
     let lock = Lock { components: BTreeMap::from([("hello".parse().unwrap(), manifest)]) };
     let tenant = TenantName::default();
-    ApplicationDeployment::new(&tenant, &assignment, &node(), &description, "wasm", &parameters, &lock).unwrap()
+    ApplicationDeployment::new(
+        &tenant,
+        &assignment,
+        &node(),
+        (&node()).into(),
+        &description,
+        "wasm",
+        &parameters,
+        &lock,
+    )
+    .unwrap()
 }
 
 pub fn entry(deployment: &ApplicationDeployment) -> proto::DesiredDeployment {

@@ -1,4 +1,4 @@
-//! Adding applications, sites and nodes.
+//! Adding applications to the catalogue, and sites and nodes to the fleet.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use api::{App, CreateNode, CreateSite, NodeCreated, SiteCreated};
 use futures::TryStreamExt;
 use identity::credentials::{self, NodeCredentials, SiteCredentials};
 use indicatif::{ProgressBar, ProgressStyle};
-use margo::{NodeId, SiteName, TenantName};
+use margo::{DeviceId, Identity, NodeId, SiteName, TenantName, UserNkey};
 use reqwest::{Method, header};
 use serde::{Deserialize, Serialize};
 use tokio_util::io::ReaderStream;
@@ -22,7 +22,7 @@ use crate::{
     tables,
 };
 
-/// Packs a folder and uploads it.
+/// Packs an application's folder and uploads the archive; a bar on a terminal shows how far the upload is.
 pub(crate) async fn app(client: &Client, folder: &Path, format: Format) -> Result<(), Failure> {
     let attempt = format!("adding the app in {}", folder.display());
     let failed = |error: anyhow::Error| Failure::Failed(format!("{attempt}: {error:#}"));
@@ -55,10 +55,10 @@ fn upload_bar(size: u64) -> ProgressBar {
     ProgressBar::new(size).with_style(style.expect("the template is fixed"))
 }
 
-/// Adds a site and writes its credentials file.
+/// Adds a site and writes its credentials file. The key pair is made here; only the public key is sent.
 pub(crate) async fn site(client: &Client, name: &SiteName, file: &Path, format: Format) -> Result<(), Failure> {
     let key = Key::make(file, name.as_str())?;
-    let body = CreateSite { name: name.clone(), public_key: key.public.clone(), reason: None };
+    let body = CreateSite { name: name.clone(), identity: Identity::Nkey(key.public.clone()), reason: None };
     let request = client.request(Method::POST, "sites").json(&body);
     let attempt = format!("adding the site {name}");
     let created = client.order::<SiteCreated>(&attempt, request).await.map_err(|failure| key.not_added(failure))?;
@@ -73,16 +73,17 @@ pub(crate) async fn site(client: &Client, name: &SiteName, file: &Path, format: 
     print(format, &created.json, || tables::site_created(&created.body, &file.display().to_string()))
 }
 
-/// Adds a node and writes its credentials file.
+/// Adds a node and writes its credentials file. The key pair is made here; only the public key is sent.
 pub(crate) async fn node(
     client: &Client,
     name: &NodeId,
     file: &Path,
     server: &str,
+    device_id: Option<DeviceId>,
     format: Format,
 ) -> Result<(), Failure> {
     let key = Key::make(file, &name.to_string())?;
-    let body = CreateNode { name: name.clone(), public_key: key.public.clone(), reason: None };
+    let body = CreateNode { name: name.clone(), identity: Identity::Nkey(key.public.clone()), device_id, reason: None };
     let request = client.request(Method::POST, "nodes").json(&body);
     let attempt = format!("adding the node {name}");
     let created = client.order::<NodeCreated>(&attempt, request).await.map_err(|failure| key.not_added(failure))?;
@@ -91,18 +92,19 @@ pub(crate) async fn node(
     print(format, &created.json, || tables::node_created(&created.body, &file.display().to_string()))
 }
 
-/// A key pair that is on disk before anybody hears of it: `FILE.pending` holds it until `FILE` does. So an answer that
-/// is lost costs nothing: the same command again asks with the same key, and the platform answers the same key the same.
+/// A key pair that is on disk before the platform hears of it. `FILE.pending` holds it until the credentials file `FILE`
+/// does, so a lost answer costs nothing: the same command asks again with the same key, and the platform gives the same
+/// answer to the same key.
 struct Key {
     file: PathBuf,
     pending: PathBuf,
     seed: String,
-    public: String,
-    /// From an earlier attempt, whose answer was lost: it may be in force.
+    public: UserNkey,
+    /// Whether an earlier attempt made the key. Its answer was lost, so the key may be in force.
     resumed: bool,
 }
 
-/// What `FILE.pending` holds.
+/// The content of `FILE.pending`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pending {
@@ -111,6 +113,8 @@ struct Pending {
 }
 
 impl Key {
+    /// Takes up the key of an earlier attempt for the same name, or makes one and saves it. Fails when `file` exists, or when
+    /// the pending key is that of another name.
     fn make(file: &Path, name: &str) -> Result<Self, Failure> {
         if fs::symlink_metadata(file).is_ok() {
             let next = "name another file, or move this one away";
@@ -122,10 +126,10 @@ impl Key {
         if fs::symlink_metadata(&pending).is_err() {
             let (seed, public) = identity::nats::generate();
             let content = Pending { name: name.to_owned(), seed: seed.clone() };
-            credentials::save(&pending, &content).map_err(|error| Failure::Failed(chain(error)))?;
+            credentials::save(&pending, &content).map_err(|error| Failure::Failed(process::chain(&error)))?;
             return Ok(Self { file, pending, seed, public, resumed: false });
         }
-        let held: Pending = credentials::load(&pending).map_err(|error| Failure::Usage(chain(error)))?;
+        let held: Pending = credentials::load(&pending).map_err(|error| Failure::Usage(process::chain(&error)))?;
         if held.name != name {
             let path = pending.display();
             return Err(Failure::Usage(format!(
@@ -138,10 +142,11 @@ impl Key {
         Ok(Self { file, pending, seed: held.seed, public, resumed: true })
     }
 
-    /// The platform has not taken the key, or it is not known whether. A key that may be in force is kept.
+    /// Called when the platform has refused the key, or when that is not known. Deletes a key that cannot be in force, and
+    /// keeps any other for the next attempt.
     fn not_added(&self, failure: Failure) -> Failure {
         if !failure.is_open() && !self.resumed {
-            // Of no use to anybody; if it stays, the next attempt uses it.
+            // The key is of no use to anybody. If the file stays, the next attempt uses its key.
             let _ = fs::remove_file(&self.pending);
             return failure;
         }
@@ -149,14 +154,11 @@ impl Key {
         failure
     }
 
+    /// Writes the credentials file, then deletes the pending one.
     fn keep_as(&self, credentials: &impl Serialize) -> Result<(), Failure> {
-        credentials::save(&self.file, credentials).map_err(|error| Failure::Failed(chain(error)))?;
+        credentials::save(&self.file, credentials).map_err(|error| Failure::Failed(process::chain(&error)))?;
         fs::remove_file(&self.pending).map_err(|error| Failure::file("removing", &self.pending, error))
     }
-}
-
-fn chain(error: impl Into<anyhow::Error>) -> String {
-    format!("{:#}", error.into())
 }
 
 #[cfg(test)]

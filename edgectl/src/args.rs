@@ -1,11 +1,11 @@
-//! The command line.
+//! The command line of edgectl, and the addresses and tokens that follow from it and from the context file.
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use api::AppRef;
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use margo::{AssignmentName, DeploymentId, NodeId, SiteName};
-use service::args::duration;
+use margo::{AssignmentName, DeploymentId, DeviceId, NodeId, SiteName};
+use process::args::duration;
 
 use crate::{client::Client, context::Context, failure::Failure, output::Format};
 
@@ -26,60 +26,60 @@ folder (`edgewright up` writes it), else ~/.config/edgewright/edgectl.toml.";
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) connection: Connection,
-    /// How answers are shown; json is exactly what the interface answered.
+    /// How answers are shown. JSON is exactly what the interface answered.
     #[arg(short, long, global = true, value_enum, default_value_t)]
     pub(crate) output: Format,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// Where the platform is.
+/// Says where the platform is and with which token; what is absent here comes from the context file.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Connection {
     /// Base URL of the REST interface, such as http://127.0.0.1:8080.
     #[arg(long, env = "EDGEWRIGHT_API", global = true, value_name = "URL")]
     api: Option<String>,
-    /// File that holds the token.
+    /// File that holds the token to present there.
     #[arg(long, env = "EDGEWRIGHT_TOKEN_FILE", global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Context file that says both.
+    /// Context file that names the interface and the token file, of the platform and of its sites.
     #[arg(long, env = "EDGEWRIGHT_CONTEXT", global = true, value_name = "FILE")]
     context: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The Central Orchestrator: applications, sites, nodes, assignments.
+    /// Speak to the Central Orchestrator about applications, sites, nodes and assignments.
     #[command(subcommand)]
     Co(Co),
-    /// The Local Orchestrator of a site, also when the centre cannot be reached.
+    /// Speak to the Local Orchestrator of a site, also when the centre cannot be reached.
     #[command(subcommand)]
     Lo(Lo),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Co {
-    /// The platform as a whole.
+    /// Show which services answer, how many sites and nodes there are, and what was refused.
     Status,
     /// Add an application, a site or a node.
     #[command(subcommand)]
     Add(Add),
-    /// List what there is.
+    /// List all things of one kind.
     #[command(subcommand)]
     List(List),
-    /// Show one thing.
+    /// Show one assignment or deployment with all its details.
     #[command(subcommand)]
     Show(Show),
-    /// What a node said of a deployment.
+    /// Show every change of state that a node reported of a deployment.
     History {
-        /// Id of the deployment.
+        /// Id of the deployment, as `list deployments` shows it.
         deployment: DeploymentId,
     },
-    /// Have an application run on nodes.
+    /// Have an application run on nodes, by a new assignment.
     Deploy(Deploy),
-    /// Change an assignment: what is not given stays.
+    /// Change an assignment. What is not given stays; given targets take the place of all that there were.
     Update(Update),
-    /// Take an application off its nodes.
+    /// Remove an assignment, which takes its application off every node.
     Remove(Remove),
 }
 
@@ -87,12 +87,12 @@ pub(crate) enum Co {
 pub(crate) enum Add {
     /// Pack a folder (margo.yaml, and <component>.wasm of each component) and add it to the catalogue.
     App {
-        /// The folder.
+        /// The folder to pack.
         folder: PathBuf,
     },
     /// Add a site. Makes its key pair here and writes its credentials file; the seed is sent nowhere.
     Site {
-        /// Its name.
+        /// Name of the new site. A name is never used again.
         name: SiteName,
         /// The file to write. An existing one is never overwritten.
         #[arg(long, value_name = "FILE")]
@@ -100,56 +100,59 @@ pub(crate) enum Add {
     },
     /// Add a node. Makes its key pair here and writes its credentials file; the seed is sent nowhere.
     Node {
-        /// Its name.
+        /// Site and name of the new node. A name is never used again.
         #[arg(value_name = "SITE/NAME")]
         name: NodeId,
         /// The file to write. An existing one is never overwritten.
         #[arg(long, value_name = "FILE")]
         credentials: PathBuf,
-        /// The site's NATS server as the node reaches it; else from the context.
+        /// Address of the site's NATS server as the node reaches it. Absent: the one in the context.
         #[arg(long, value_name = "URL")]
         server: Option<String>,
+        /// The DeviceId by which Margo documents shall name the node, such as Gateway-1/cell_7. Absent: SITE/NAME.
+        #[arg(long, value_name = "ID")]
+        device_id: Option<DeviceId>,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum List {
-    /// The catalogue.
+    /// List the versions of applications in the catalogue.
     Apps,
-    /// Sites.
+    /// List the sites, and when each was last heard.
     Sites,
-    /// Nodes.
+    /// List the nodes, and whether they can be reached.
     Nodes,
-    /// Assignments.
+    /// List the assignments: which application shall run where.
     Assignments,
-    /// Deployments: what is wanted and what is.
+    /// List the deployments: what is wanted on each node, and what runs there.
     Deployments,
-    /// Orders, newest first.
+    /// List the orders, newest first.
     Orders,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Show {
-    /// One assignment.
+    /// Show an assignment with its parameters, and where it is placed.
     Assignment {
-        /// Its name.
+        /// Name of the assignment.
         name: AssignmentName,
     },
-    /// One deployment.
+    /// Show a deployment with its components, and why it failed if it did.
     Deployment {
-        /// Its id.
+        /// Id of the deployment, as `list deployments` shows it.
         id: DeploymentId,
     },
 }
 
-/// Where an assignment shall run.
+/// The nodes and sites on which an assignment shall run.
 #[derive(Debug, ClapArgs)]
 #[group(multiple = true)]
 pub(crate) struct TargetArgs {
-    /// These nodes.
+    /// Nodes on which it shall run.
     #[arg(long, value_name = "SITE/NODE", num_args = 1..)]
     pub(crate) to: Vec<NodeId>,
-    /// Every node of these sites, also those that join later.
+    /// Sites on whose every node it shall run, also on those that join later.
     #[arg(long, value_name = "SITE", num_args = 1..)]
     pub(crate) to_site: Vec<SiteName>,
 }
@@ -157,31 +160,31 @@ pub(crate) struct TargetArgs {
 /// How an order is given and awaited.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct OrderArgs {
-    /// Why, for the audit.
+    /// Why this is ordered, for the audit trail.
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
-    /// Return only when it is carried out everywhere, or failed.
+    /// Return only when the order is carried out everywhere, or has failed.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// How long to wait.
+    /// How long --wait waits. The order goes on afterwards.
     #[arg(long, default_value = "2m", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Deploy {
-    /// Which application.
+    /// Application and version from the catalogue.
     #[arg(value_name = "APP@VERSION")]
     pub(crate) app: AppAt,
-    /// Name of the assignment; else the application's id.
+    /// Name of the assignment. Absent: the application's id.
     #[arg(long)]
     pub(crate) name: Option<AssignmentName>,
     #[command(flatten)]
     pub(crate) targets: TargetArgs,
-    /// A parameter. The value is read as the type that the application gives it; lists with commas.
+    /// Values of parameters, each read in the type that the application gives it. Commas part the items of a list.
     #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
     pub(crate) set: Vec<Setting>,
-    /// The way to deploy it, when the application has several.
+    /// Deployment profile to use. Needed only when several of the application's fit.
     #[arg(long)]
     pub(crate) profile: Option<String>,
     #[command(flatten)]
@@ -192,13 +195,13 @@ pub(crate) struct Deploy {
 pub(crate) struct Update {
     /// Name of the assignment.
     pub(crate) name: AssignmentName,
-    /// Another application or version.
+    /// Application and version to run instead.
     #[arg(long, value_name = "APP@VERSION")]
     pub(crate) app: Option<AppAt>,
-    /// A parameter; the others stay.
+    /// Values of parameters that shall change; the others stay.
     #[arg(long, value_name = "KEY=VALUE", num_args = 1..)]
     pub(crate) set: Vec<Setting>,
-    /// Other targets: those given, nodes and sites, take the place of all that there were.
+    // Nodes and sites together are one thing: those given take the place of all that there were.
     #[command(flatten)]
     pub(crate) targets: TargetArgs,
     #[command(flatten)]
@@ -215,22 +218,22 @@ pub(crate) struct Remove {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Lo {
-    /// What the site knows without the centre. Its token is named with --token-file or in the context.
+    /// Show what the site knows without the centre. Its token is named with --token-file or in the context.
     Status(LoStatus),
 }
 
 #[derive(Debug, ClapArgs)]
 #[group(multiple = false)]
 pub(crate) struct LoStatus {
-    /// Base URL of the LO's own interface.
+    /// Base URL of the interface of the site's Local Orchestrator.
     #[arg(long)]
     url: Option<String>,
-    /// A site of the context. Absent: the only one there.
+    /// A site that the context knows. Absent: the only one there.
     #[arg(long)]
     site: Option<SiteName>,
 }
 
-/// `APP@VERSION`
+/// One version of an application, written `APP@VERSION`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AppAt(pub(crate) AppRef);
 
@@ -245,7 +248,7 @@ impl FromStr for AppAt {
     }
 }
 
-/// `KEY=VALUE`
+/// One `KEY=VALUE` of `--set`; its value has no type yet (see `parameters`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     pub(crate) key: String,
@@ -262,7 +265,7 @@ impl FromStr for Setting {
 }
 
 impl Connection {
-    /// The context, and where it stands.
+    /// Reads the context file that is named or found; an empty context when there is none.
     fn context(&self) -> Result<Context, Failure> {
         let home = std::env::home_dir();
         let path = self.context.clone().or_else(|| Context::find(".".as_ref(), home.as_deref()));
@@ -273,7 +276,7 @@ impl Connection {
         })
     }
 
-    /// The centre.
+    /// A client of the Central Orchestrator. Fails when its address or the token's file is named nowhere.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let context = self.context()?;
         let api = self.api.clone().or(context.api).ok_or_else(|| {
@@ -287,7 +290,7 @@ impl Connection {
         Client::new(&api, &token_file.ok_or_else(|| no_token(&api))?)
     }
 
-    /// A site's LO.
+    /// A client of a site's Local Orchestrator. Fails when its address or the token's file is named nowhere.
     pub(crate) fn site_client(&self, LoStatus { url, site }: &LoStatus) -> Result<Client, Failure> {
         if let Some(url) = url {
             return Client::new(url, self.token_file.as_deref().ok_or_else(|| no_token(url))?);
@@ -302,12 +305,12 @@ impl Connection {
             let next = "give --url URL and --token-file FILE";
             Failure::Usage(format!("the context does not say where the LO of {site} answers\n  next: {next}"))
         })?;
-        // That of the site first: the other one may come from the environment, for the centre.
+        // The site's own token first: --token-file may come from the environment, where it is the centre's.
         let token_file = known.token_file.or(self.token_file.clone());
         Client::new(&url, &token_file.ok_or_else(|| no_token(&url))?)
     }
 
-    /// The NATS server that a node of this site connects to.
+    /// The address at which a node reaches its site's NATS server: the one given, else the context's.
     pub(crate) fn site_server(&self, node: &NodeId, given: Option<String>) -> Result<String, Failure> {
         if let Some(server) = given {
             return Ok(server);

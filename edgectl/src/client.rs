@@ -1,4 +1,4 @@
-//! Requests to a REST interface of the platform.
+//! Requests to a REST interface of the platform, and how its answers and refusals are understood.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -15,22 +15,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the 30 s after which the gateway gives up a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// One interface, with one token.
+/// Speaks to one interface with one token.
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
     token: String,
 }
 
-/// What was answered.
+/// What the platform answered, in two forms.
 pub(crate) struct Answer<T> {
-    /// Exactly.
+    /// The answer exactly as it came, for `-o json`.
     pub(crate) json: Value,
-    /// Understood.
+    /// The part of the answer that edgectl understands, for tables and decisions.
     pub(crate) body: T,
 }
 
 impl Client {
+    /// Fails with wrong usage when the address is not one, or when the file holds nothing that can be a token.
     pub(crate) fn new(base: &str, token_file: &Path) -> Result<Self, Failure> {
         let invalid = |reason: &str| Failure::Usage(format!("{base:?} is no address of the platform: {reason}"));
         let url = Url::parse(base).map_err(|error| invalid(&error.to_string()))?;
@@ -43,17 +44,17 @@ impl Client {
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Failure::Usage(format!("the token file {} holds no token", token_file.display())));
         }
-        // A token goes nowhere but to the address that was named.
+        // No redirects: the token goes nowhere but to the address that was named.
         let mut builder =
             reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(redirect::Policy::none());
-        if is_here(&url) {
+        if is_this_machine(&url) {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| Failure::Failed(format!("preparing HTTP requests: {error}")))?;
         Ok(Self { http, base: url, token })
     }
 
-    /// A request to a path below `/api/v1`. Paths are made of checked names only.
+    /// A request to a path below `/api/v1`. Callers make paths of checked names only, so nothing is escaped.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}/api/v1/{path}", self.base.as_str().trim_end_matches('/'));
         self.http.request(method, url).bearer_auth(&self.token)
@@ -63,7 +64,7 @@ impl Client {
         self.send(attempt, self.request(Method::GET, path).timeout(REQUEST_TIMEOUT)).await
     }
 
-    /// Sends a request with a body or a condition of its own.
+    /// Sends a request that gives an order. The gateway answers within seconds, or gives up.
     pub(crate) async fn order<T: DeserializeOwned>(
         &self,
         attempt: &str,
@@ -72,7 +73,7 @@ impl Client {
         self.send(attempt, request.timeout(REQUEST_TIMEOUT)).await
     }
 
-    /// Sends a request that takes as long as it takes.
+    /// Sends a request without a limit of time, such as an upload.
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         attempt: &str,
@@ -95,29 +96,20 @@ impl Client {
     }
 }
 
-/// An error answer without a problem: of a proxy, say.
+/// Stands for the reason when an error answer holds none, such as that of a proxy.
 fn foreign(status: StatusCode) -> Problem {
     Problem::new(status.as_u16(), format!("the answer was {status}, without a reason"))
 }
 
-/// Whether a proxy could not reach it anyway.
-fn is_here(url: &Url) -> bool {
+/// Whether the address is of this machine, which no proxy could reach.
+fn is_this_machine(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The error and what it came from, without the URL in each.
+/// What an error came from. The error itself only repeats the URL, which the failure names already.
 fn causes(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    if text.is_empty() { error.to_string() } else { text }
+    std::error::Error::source(error).map_or_else(|| error.to_string(), process::chain)
 }
 
 #[cfg(test)]
@@ -146,7 +138,7 @@ mod tests {
             ("http://localhost", true),
             ("http://10.0.0.1", false),
         ] {
-            assert_eq!(is_here(&Url::parse(url).unwrap()), here, "{url}");
+            assert_eq!(is_this_machine(&Url::parse(url).unwrap()), here, "{url}");
         }
     }
 }

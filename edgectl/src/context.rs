@@ -1,4 +1,4 @@
-//! Where the platform is, and with which token: a TOML file.
+//! The context file: a TOML file that says where a platform and its sites are, and with which tokens.
 //!
 //! ```toml
 //! api = "http://127.0.0.1:8080"
@@ -19,7 +19,7 @@ use std::{
 use margo::SiteName;
 use serde::{Deserialize, Serialize};
 
-/// One platform as a user knows it. Relative paths are relative to the file.
+/// One platform as a user knows it. In the file, relative paths are relative to the file's folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Context {
@@ -29,19 +29,19 @@ pub struct Context {
     /// The file that holds the API token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// What is known of sites by themselves.
+    /// Sites that can be reached without the centre.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sites: BTreeMap<SiteName, SiteContext>,
 }
 
-/// One site as a user on the spot knows it.
+/// One site as somebody at the site knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SiteContext {
-    /// Base URL of the LO's own interface, without `/api/v1`.
+    /// Base URL of the interface of the Local Orchestrator, without `/api/v1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
-    /// The file that holds its token.
+    /// The file that holds the token for that interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// Address of the site's NATS server, as its nodes use it.
@@ -52,26 +52,26 @@ pub struct SiteContext {
 /// Why a context cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("context file {}", path.display())]
     File {
-        /// Which file.
+        /// The context file.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
-    /// It is no context.
+    /// The file can be read, but does not hold a context.
     #[error("context file {} is not valid: {reason}", path.display())]
     Invalid {
-        /// Which file.
+        /// The context file.
         path: PathBuf,
-        /// Field, rule and place.
+        /// The field, the rule that it breaks, and the line.
         reason: String,
     },
 }
 
 impl Context {
-    /// Reads a context; its paths are then as good as absolute.
+    /// Reads a context file. Its relative paths are resolved against the file's folder.
     pub fn load(path: &Path) -> Result<Self, ContextError> {
         let text = fs::read_to_string(path).map_err(|source| ContextError::File { path: path.to_owned(), source })?;
         let mut context: Self = toml::from_str(&text)
@@ -84,14 +84,14 @@ impl Context {
         Ok(context)
     }
 
-    /// Writes a context, whole or not at all, for its owner only.
+    /// Writes the context file whole or not at all, readable for its owner only.
     pub fn save(&self, path: &Path) -> Result<(), ContextError> {
         let text = toml::to_string(self).expect("texts and maps of texts always have a TOML form");
-        identity::write_secret(path, text.as_bytes())
+        disk::write_private(path, text.as_bytes())
             .map_err(|source| ContextError::File { path: path.to_owned(), source })
     }
 
-    /// The file to use when none is named: that of this folder, else that of the user.
+    /// The context file to use when none is named: that of `folder`, else that of the user. `None` when neither exists.
     pub fn find(folder: &Path, home: Option<&Path>) -> Option<PathBuf> {
         let here = folder.join(".edgewright/edgectl.toml");
         let of_user = home.map(|home| home.join(".config/edgewright/edgectl.toml"));

@@ -4,31 +4,31 @@ use std::{fmt, path::PathBuf};
 
 use api::Problem;
 
-/// Each kind has an exit code of its own.
+/// Why a command ends without having done its work. [`Failure::exit_code`] tells scripts which kind it was.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The command line, the context or a file of the user's does not fit.
+    /// The command line, the context or a file of the user is wrong; repeating the command would not help.
     #[error("{0}")]
     Usage(String),
-    /// The platform said no.
+    /// The platform answered with a problem.
     #[error("{attempt}: {problem}{}", Next(.problem))]
     Refused { attempt: String, problem: Box<Problem> },
-    /// It was accepted and did not come out as wanted, or something here failed.
+    /// An accepted order did not come out as ordered, or something on this machine failed.
     #[error("{0}")]
     Failed(String),
-    /// Nobody answers, or not like the platform.
+    /// Nobody answers at the address, or something that is not the platform.
     #[error(
         "{attempt}: {url} cannot be reached: {reason}\n  \
          next: see that the platform runs (`edgewright up` starts one), or name another address with --api"
     )]
     Unreachable { attempt: String, url: String, reason: String },
-    /// It may still come.
+    /// The wait ended before the order was carried out, which may still happen.
     #[error("{0}\n  next: it goes on without you; `edgectl co list deployments` shows how far it is")]
     TimedOut(String),
 }
 
 impl Failure {
-    /// 1 refused or failed, 2 wrong usage, 3 unreachable, 4 timed out waiting.
+    /// The exit code of the process: 1 refused or failed, 2 wrong usage, 3 unreachable, 4 timed out waiting.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Refused { .. } | Self::Failed(_) => 1,
@@ -42,7 +42,7 @@ impl Failure {
         Self::Refused { attempt: attempt.into(), problem: Box::new(problem) }
     }
 
-    /// Whether the platform may or may not have done it: the answer was lost, or it did not know itself.
+    /// Whether the platform may have done what was asked all the same: its answer was lost, or was an error of its own.
     pub(crate) fn is_open(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
@@ -51,13 +51,13 @@ impl Failure {
         }
     }
 
-    /// Something with a file of the user's.
+    /// A file of the user could not be used as attempted.
     pub(crate) fn file(attempt: &str, path: impl Into<PathBuf>, reason: impl fmt::Display) -> Self {
         Self::Failed(format!("{attempt} {}: {reason}", path.into().display()))
     }
 }
 
-/// What to do next about a problem, as a line of its own.
+/// Shows what to do next about a problem, on a line of its own; nothing when the problem says it all.
 struct Next<'a>(&'a Problem);
 
 impl fmt::Display for Next<'_> {

@@ -1,5 +1,5 @@
-//! edgectl: the platform from a terminal. `edgectl co …` speaks to the Central Orchestrator's REST interface,
-//! `edgectl lo …` to a site's own.
+//! edgectl operates the platform from a terminal. `edgectl co …` speaks to the REST interface of the Central Orchestrator,
+//! `edgectl lo …` to that of a site's Local Orchestrator.
 //!
 //! Tables for people, `-o json` for programs (exactly what the interface answered); progress and errors go to stderr.
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 unreachable, 4 timed out waiting.
@@ -29,9 +29,9 @@ use crate::{
     output::{Format, print},
 };
 
-/// Does what the command line says.
+/// Does what the command line says, and gives the exit code. Answers go to stdout, all else to stderr.
 pub async fn run() -> ExitCode {
-    // Refused only when there is one already, and then it is the same one.
+    // This fails only when a provider is installed already, and then it is the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let args = Args::parse();
     let done = match args.command {
@@ -53,9 +53,9 @@ async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), 
         Co::Status => show(&client, "asking for the status", "status", format, tables::platform).await,
         Co::Add(Add::App { folder }) => add::app(&client, &folder, format).await,
         Co::Add(Add::Site { name, credentials }) => add::site(&client, &name, &credentials, format).await,
-        Co::Add(Add::Node { name, credentials, server }) => {
+        Co::Add(Add::Node { name, credentials, server, device_id }) => {
             let server = connection.site_server(&name, server)?;
-            add::node(&client, &name, &credentials, &server, format).await
+            add::node(&client, &name, &credentials, &server, device_id, format).await
         }
         Co::List(List::Apps) => list(&client, "apps", format, tables::apps).await,
         Co::List(List::Sites) => list(&client, "sites", format, tables::sites).await,
@@ -82,7 +82,7 @@ async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), 
     }
 }
 
-/// Asks for all things of a kind and shows them.
+/// Asks for all things of a kind, such as `sites`, and shows them as a table or as JSON.
 async fn list<T: DeserializeOwned>(
     client: &Client,
     kind: &str,
@@ -92,7 +92,7 @@ async fn list<T: DeserializeOwned>(
     show(client, &format!("listing the {kind}"), kind, format, |things: &Vec<T>| table(things)).await
 }
 
-/// Asks for one thing and shows it.
+/// Asks for what is at `path` and shows it as a table or as JSON.
 async fn show<T: DeserializeOwned>(
     client: &Client,
     attempt: &str,

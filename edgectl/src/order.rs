@@ -1,4 +1,4 @@
-//! Orders: deploy, update, remove.
+//! The three orders about assignments: deploy, update and remove.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     parameters, tables, wait,
 };
 
-/// Creates an assignment.
+/// Orders a new assignment. Fails with wrong usage when no target is given.
 pub(crate) async fn deploy(client: &Client, deploy: Deploy, format: Format) -> Result<(), Failure> {
     let app = deploy.app.0;
     let name = match deploy.name {
@@ -33,7 +33,7 @@ pub(crate) async fn deploy(client: &Client, deploy: Deploy, format: Format) -> R
     follow(client, accepted, &deploy.order, format).await
 }
 
-/// Changes an assignment, at the revision that was read.
+/// Orders a change of an assignment, on the condition that it is still at the revision that was read.
 pub(crate) async fn update(client: &Client, update: Update, format: Format) -> Result<(), Failure> {
     let Update { name, app, set, targets: target_args, order } = update;
     let targets = targets(target_args);
@@ -44,7 +44,7 @@ pub(crate) async fn update(client: &Client, update: Update, format: Format) -> R
     let held = get(client, &attempt, &name).await?;
     let app = app.map(|app| app.0);
     let parameters = typed(client, &attempt, app.as_ref().unwrap_or(&held.spec.app), &set).await?;
-    let spec = merged(held.spec, Change { app, parameters, targets });
+    let spec = merged(held.spec, Replacements { app, parameters, targets });
     let body = UpdateAssignment { spec, reason: order.reason.clone() };
     let request = client.request(Method::PUT, &format!("assignments/{name}"));
     let request = request.header(header::IF_MATCH, etag(held.revision)).json(&body);
@@ -52,7 +52,7 @@ pub(crate) async fn update(client: &Client, update: Update, format: Format) -> R
     follow(client, accepted, &order, format).await
 }
 
-/// Removes an assignment, at the revision that was read.
+/// Orders the removal of an assignment, on the condition that it is still at the revision that was read.
 pub(crate) async fn remove(client: &Client, remove: Remove, format: Format) -> Result<(), Failure> {
     let Remove { name, order } = remove;
     let attempt = format!("removing {name}");
@@ -71,12 +71,13 @@ fn etag(revision: u64) -> String {
     format!("\"{revision}\"")
 }
 
+/// `None` when no target is given.
 fn targets(TargetArgs { to, to_site }: TargetArgs) -> Option<Targets> {
     let targets = Targets { nodes: to, sites: to_site };
     (targets != Targets::default()).then_some(targets)
 }
 
-/// The values of `--set` in the types of this application.
+/// The values of `--set` in the types that the application's description gives them.
 async fn typed(
     client: &Client,
     attempt: &str,
@@ -92,27 +93,27 @@ async fn typed(
     parameters::typed(&description, settings).map_err(|problem| Failure::refused(attempt, problem))
 }
 
-/// What an update was given.
-struct Change {
+/// What an update puts in the place of what an assignment has. Everything that it does not name stays.
+struct Replacements {
     app: Option<AppRef>,
     parameters: BTreeMap<String, ParameterValue>,
     targets: Option<Targets>,
 }
 
-/// The assignment as it stands, with what was given in its place. Targets are one thing: those given take the place of
-/// all that there were.
-fn merged(held: AssignmentSpec, change: Change) -> AssignmentSpec {
+/// The held assignment with the replacements in their places. A parameter replaces the one of its name; targets are one
+/// thing, so given ones replace all that there were.
+fn merged(held: AssignmentSpec, replacements: Replacements) -> AssignmentSpec {
     let mut parameters = held.parameters;
-    parameters.extend(change.parameters);
+    parameters.extend(replacements.parameters);
     AssignmentSpec {
-        app: change.app.unwrap_or(held.app),
+        app: replacements.app.unwrap_or(held.app),
         profile: held.profile,
         parameters,
-        targets: change.targets.unwrap_or(held.targets),
+        targets: replacements.targets.unwrap_or(held.targets),
     }
 }
 
-/// Shows what was accepted, or waits and shows what came of it.
+/// Shows the accepted order; with `--wait`, waits until it is carried out and shows the deployments instead.
 async fn follow(client: &Client, accepted: Answer<Accepted>, order: &OrderArgs, format: Format) -> Result<(), Failure> {
     if !order.wait {
         return print(format, &accepted.json, || tables::accepted(&accepted.body));
@@ -140,22 +141,22 @@ mod tests {
         }
     }
 
-    fn nothing() -> Change {
-        Change { app: None, parameters: BTreeMap::new(), targets: None }
+    fn nothing() -> Replacements {
+        Replacements { app: None, parameters: BTreeMap::new(), targets: None }
     }
 
     #[test]
     fn what_an_update_is_not_given_stays() {
         assert_eq!(merged(held(), nothing()), held());
         let app = AppRef { version: "2.0.0".parse().unwrap(), ..held().app };
-        let change = Change { app: Some(app.clone()), ..nothing() };
-        assert_eq!(merged(held(), change), AssignmentSpec { app, ..held() });
+        let replacements = Replacements { app: Some(app.clone()), ..nothing() };
+        assert_eq!(merged(held(), replacements), AssignmentSpec { app, ..held() });
     }
 
     #[test]
     fn a_set_parameter_takes_the_place_of_its_own_only() {
         let set = BTreeMap::from([("greeting".to_owned(), ParameterValue::Integer(7))]);
-        let spec = merged(held(), Change { parameters: set, ..nothing() });
+        let spec = merged(held(), Replacements { parameters: set, ..nothing() });
         assert_eq!(spec.parameters["greeting"], ParameterValue::Integer(7));
         assert_eq!(spec.parameters["name"], held().parameters["name"]);
     }
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn given_targets_take_the_place_of_all() {
         let to = TargetArgs { to: vec!["plant/oven".parse().unwrap()], to_site: Vec::new() };
-        let spec = merged(held(), Change { targets: targets(to), ..nothing() });
+        let spec = merged(held(), Replacements { targets: targets(to), ..nothing() });
         assert_eq!(spec.targets, Targets { nodes: vec!["plant/oven".parse().unwrap()], sites: Vec::new() });
         assert_eq!(targets(TargetArgs { to: Vec::new(), to_site: Vec::new() }), None);
     }

@@ -1,4 +1,4 @@
-//! What goes to stdout: tables for people, JSON for programs. No colours.
+//! What goes to stdout: tables for people, JSON for programs. There are no colours, so both may be redirected.
 
 use std::{
     fmt,
@@ -10,33 +10,34 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
-/// How answers are shown.
+/// The form in which answers are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Aligned columns.
+    /// Aligned columns for people.
     #[default]
     Table,
-    /// Exactly what the interface answered.
+    /// Exactly what the interface answered, indented.
     Json,
 }
 
-/// Rows of cells under a heading, or without one.
+/// Rows of cells that are shown in aligned columns, under a heading or without one.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// With a heading.
+    /// A table whose first row is this heading.
     pub(crate) fn new<const N: usize>(heading: [&str; N]) -> Self {
         Self { rows: vec![heading.map(str::to_owned).to_vec()] }
     }
 
+    /// Adds a row. Control characters in its cells are replaced (see [`clean`]).
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.map(|cell| clean(&cell)).to_vec());
     }
 
-    /// A name and its value, in tables about one thing.
+    /// Adds a row of a name and its value, for tables about one thing.
     pub(crate) fn field(&mut self, name: &str, value: impl fmt::Display) {
         self.row([name.to_owned(), value.to_string()]);
     }
@@ -56,24 +57,24 @@ impl fmt::Display for Table {
     }
 }
 
-/// Texts of nodes and applications reach the terminal: nothing in them may steer it.
+/// Replaces control characters: texts of nodes and applications are shown too, and must not steer the terminal.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// The same for a text of several lines.
+/// Like [`clean`], but keeps the line breaks of a text of several lines.
 pub(crate) fn clean_lines(text: &str) -> String {
     text.split('\n').map(clean).collect::<Vec<_>>().join("\n")
 }
 
-/// Shows an answer.
+/// Writes an answer to stdout. A reader that has closed the pipe is no failure.
 pub(crate) fn print(format: Format, json: &Value, table: impl FnOnce() -> String) -> Result<(), Failure> {
     let text = match format {
         Format::Json => format!("{json:#}\n"),
         Format::Table => table(),
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever read it has seen enough (`| head`).
+        // The reader has seen enough, as in `edgectl … | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(|error| Failure::Failed(format!("writing the answer: {error}"))),
     }

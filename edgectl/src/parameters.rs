@@ -1,4 +1,4 @@
-//! `--set KEY=VALUE`: texts that become what the application says they are.
+//! The texts of `--set KEY=VALUE` become values of the types that the application's description gives them.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use margo::{ApplicationDescription, DataType, ParameterValue};
 
 use crate::args::Setting;
 
-/// The values in the types that the application gives them: that of its configuration, else that of the default, else
-/// text. All that is wrong is told at once.
+/// Reads each value in the type that the application's configuration gives the parameter, else in that of its default
+/// value, else as text. A refusal names everything that is wrong, not only the first.
 pub(crate) fn typed(
     description: &ApplicationDescription,
     settings: &[Setting],
@@ -37,14 +37,14 @@ pub(crate) fn typed(
     }
 }
 
-/// `None`: the application has no such parameter.
+/// The type of a parameter; `None` when the application has no parameter of this name.
 fn data_type(description: &ApplicationDescription, name: &str) -> Option<DataType> {
     let parameter = description.parameters.get(name)?;
     let of_default = || parameter.value.as_ref().and_then(own_type);
     Some(description.data_type(name).or_else(of_default).unwrap_or(DataType::Text))
 }
 
-/// The narrowest type that a default shows. An empty list shows none.
+/// The narrowest type that a default value fits. An empty list fits every list, and counts as one of texts.
 fn own_type(value: &ParameterValue) -> Option<DataType> {
     use DataType::{Boolean, BooleanList, Double, DoubleList, Integer, IntegerList, Text, TextList};
     match value {

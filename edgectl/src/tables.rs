@@ -1,30 +1,31 @@
-//! What each answer looks like to people. A flat catalogue.
+//! What each answer looks like to people: one function for each kind of answer, as text that ends with a line break.
 
 use api::{
-    Accepted, ActualComponent, App, Assignment, AssignmentState, Deployment, FailureInfo, HistoryEntry, Node,
-    NodeCreated, NodeState, Order, PlatformStatus, Reachability, RefusalInfo, Site, SiteCreated, SiteStatus,
+    Accepted, ActualComponent, App, Assignment, AssignmentState, Deployment, Failure, HistoryEntry, Node, NodeCreated,
+    NodeState, Order, PlatformStatus, Reachability, Refusal, Site, SiteCreated, SiteStatus,
 };
 use margo::ParameterValue;
 
 use crate::output::Table;
 
-/// Stands where nothing is known.
+/// Stands in a cell whose value is not known.
 const NONE: &str = "-";
 
 fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
 }
 
-/// A time to the second: people compare lines, and machines ask for JSON.
+/// A time without the fraction of its second, so that lines are easy to compare.
 fn second(time: &str) -> String {
     time.split_once('.').map_or_else(|| time.to_owned(), |(seconds, _)| format!("{seconds}Z"))
 }
 
-/// The first digits of a digest, as Git shows those of a commit.
+/// The first twelve hexadecimal digits of a digest: enough to tell two apart by eye.
 fn short(digest: &str) -> String {
     digest.chars().take("sha256:".len() + 12).collect()
 }
 
+/// Items parted by commas, or the mark for "nothing known" when there are none.
 fn joined(items: impl IntoIterator<Item = impl ToString>) -> String {
     let text = items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ");
     if text.is_empty() { NONE.to_owned() } else { text }
@@ -32,9 +33,9 @@ fn joined(items: impl IntoIterator<Item = impl ToString>) -> String {
 
 pub(crate) fn platform(status: &PlatformStatus) -> String {
     let mut services = Table::new(["SERVICE", "VERSION", "REQUESTS", "ERRORS", "STARTED"]);
-    for it in &status.services {
-        let (requests, errors) = (it.requests.to_string(), it.errors.to_string());
-        services.row([it.name.clone(), it.version.clone(), requests, errors, second(&it.started)]);
+    for service in &status.services {
+        let (requests, errors) = (service.requests.to_string(), service.errors.to_string());
+        services.row([service.name.clone(), service.version.clone(), requests, errors, second(&service.started)]);
     }
     for name in &status.missing {
         services.row([name.clone(), "missing".to_owned()]);
@@ -47,13 +48,13 @@ pub(crate) fn platform(status: &PlatformStatus) -> String {
     format!("{services}\n{counts}{}", refusals(&status.refusals))
 }
 
-/// Nothing when there are none.
-fn refusals(refusals: &[RefusalInfo]) -> String {
+/// A table of refusals, or no text at all when there are none.
+fn refusals(refusals: &[Refusal]) -> String {
     if refusals.is_empty() {
         return String::new();
     }
     let mut table = Table::new(["REFUSED", "AT", "WHY"]);
-    for RefusalInfo { subject, reason, at } in refusals {
+    for Refusal { subject, reason, at } in refusals {
         table.row([subject.clone(), second(at), reason.clone()]);
     }
     format!("\n{table}")
@@ -61,23 +62,23 @@ fn refusals(refusals: &[RefusalInfo]) -> String {
 
 pub(crate) fn apps(apps: &[App]) -> String {
     let mut table = Table::new(["APP", "NAME", "PROFILES", "ADDED BY", "ADDED AT"]);
-    for it in apps {
-        let profiles = joined(it.profiles.iter().map(|profile| format!("{} ({})", profile.id, profile.kind)));
-        let app = format!("{}@{}", it.id, it.version);
-        table.row([app, it.name.clone(), profiles, it.added_by.clone(), second(&it.added_at)]);
+    for app in apps {
+        let profiles = joined(app.profiles.iter().map(|profile| format!("{} ({})", profile.id, profile.kind)));
+        let version = format!("{}@{}", app.id, app.version);
+        table.row([version, app.name.clone(), profiles, app.added_by.clone(), second(&app.added_at)]);
     }
     table.to_string()
 }
 
 pub(crate) fn sites(sites: &[Site]) -> String {
     let mut table = Table::new(["SITE", "NODES", "MANIFEST", "LAST SEEN", "REFUSALS"]);
-    for it in sites {
+    for site in sites {
         table.row([
-            it.name.to_string(),
-            it.nodes.to_string(),
-            or_none(it.adopted_manifest_version),
-            or_none(it.last_seen.as_deref().map(second)),
-            it.refusals.len().to_string(),
+            site.name.to_string(),
+            site.nodes.to_string(),
+            or_none(site.adopted_manifest_version),
+            or_none(site.last_seen.as_deref().map(second)),
+            site.refusals.len().to_string(),
         ]);
     }
     let all = sites.iter().flat_map(|site| site.refusals.iter().cloned()).collect::<Vec<_>>();
@@ -86,9 +87,9 @@ pub(crate) fn sites(sites: &[Site]) -> String {
 
 pub(crate) fn nodes(nodes: &[Node]) -> String {
     let mut table = Table::new(["NODE", "STATE", "REACHABILITY", "SINCE"]);
-    for it in nodes {
-        let (state, reachability) = (node_state(it.state).to_owned(), reachability(it.reachability).to_owned());
-        table.row([it.name.to_string(), state, reachability, or_none(it.since.as_deref().map(second))]);
+    for node in nodes {
+        let (state, reachability) = (node_state(node.state).to_owned(), reachability(node.reachability).to_owned());
+        table.row([node.name.to_string(), state, reachability, or_none(node.since.as_deref().map(second))]);
     }
     table.to_string()
 }
@@ -127,16 +128,23 @@ fn targets_of(assignment: &Assignment) -> String {
 
 pub(crate) fn assignments(assignments: &[Assignment]) -> String {
     let mut table = Table::new(["ASSIGNMENT", "REVISION", "STATE", "APP", "TARGETS", "PLACED ON"]);
-    for it in assignments {
-        let state = assignment_state(it.state).to_owned();
-        let placed = it.placement.iter().filter(|placed| placed.digest.is_some()).count().to_string();
-        table.row([it.name.to_string(), it.revision.to_string(), state, app_of(it), targets_of(it), placed]);
+    for assignment in assignments {
+        let state = assignment_state(assignment.state).to_owned();
+        let placed = assignment.placement.iter().filter(|placed| placed.digest.is_some()).count().to_string();
+        table.row([
+            assignment.name.to_string(),
+            assignment.revision.to_string(),
+            state,
+            app_of(assignment),
+            targets_of(assignment),
+            placed,
+        ]);
     }
     table.to_string()
 }
 
-pub(crate) fn assignment(it: &Assignment) -> String {
-    assignment_after(Table::default(), it)
+pub(crate) fn assignment(assignment: &Assignment) -> String {
+    assignment_after(Table::default(), assignment)
 }
 
 pub(crate) fn accepted(accepted: &Accepted) -> String {
@@ -145,28 +153,28 @@ pub(crate) fn accepted(accepted: &Accepted) -> String {
     assignment_after(fields, &accepted.assignment)
 }
 
-fn assignment_after(mut fields: Table, it: &Assignment) -> String {
-    fields.field("assignment", &it.name);
-    fields.field("revision", it.revision);
-    fields.field("state", assignment_state(it.state));
-    fields.field("app", app_of(it));
-    fields.field("profile", or_none(it.spec.profile.as_ref()));
-    fields.field("targets", targets_of(it));
-    for (name, value) in &it.spec.parameters {
+fn assignment_after(mut fields: Table, assignment: &Assignment) -> String {
+    fields.field("assignment", &assignment.name);
+    fields.field("revision", assignment.revision);
+    fields.field("state", assignment_state(assignment.state));
+    fields.field("app", app_of(assignment));
+    fields.field("profile", or_none(assignment.spec.profile.as_ref()));
+    fields.field("targets", targets_of(assignment));
+    for (name, value) in &assignment.spec.parameters {
         fields.field(&format!("set {name}"), ParameterValue::to_env(value));
     }
-    format!("{fields}{}", placement(it))
+    format!("{fields}{}", placement(assignment))
 }
 
-/// Nothing when it is placed nowhere.
+/// A table of the nodes on which the assignment is placed, or no text at all when there is none.
 fn placement(assignment: &Assignment) -> String {
     if assignment.placement.is_empty() {
         return String::new();
     }
     let mut table = Table::new(["NODE", "DEPLOYMENT", "PROFILE", "DIGEST"]);
-    for it in &assignment.placement {
-        let digest = it.digest.clone().unwrap_or_else(|| "to be removed".to_owned());
-        table.row([it.node.to_string(), it.deployment.to_string(), it.profile.clone(), digest]);
+    for placed in &assignment.placement {
+        let digest = placed.digest.clone().unwrap_or_else(|| "to be removed".to_owned());
+        table.row([placed.node.to_string(), placed.deployment.to_string(), placed.profile.clone(), digest]);
     }
     format!("\n{table}")
 }
@@ -175,7 +183,7 @@ fn components(deployment: &Deployment) -> &[ActualComponent] {
     deployment.actual.as_ref().map_or(&[], |actual| actual.components.as_slice())
 }
 
-/// Where it answers; why it failed, if it did.
+/// Why the deployment failed if it did, else where its components answer.
 fn details(deployment: &Deployment) -> String {
     match failure(deployment) {
         Some(failure) => reason(failure),
@@ -183,55 +191,58 @@ fn details(deployment: &Deployment) -> String {
     }
 }
 
-/// Why it failed: itself, or the first of its components that says so.
-pub(crate) fn failure(deployment: &Deployment) -> Option<&FailureInfo> {
+/// The failure of a failed deployment: its own, else that of its first component that reports one.
+pub(crate) fn failure(deployment: &Deployment) -> Option<&Failure> {
     let actual = deployment.actual.as_ref().filter(|_| deployment.state == margo::State::Failed)?;
     actual.failure.as_ref().or_else(|| actual.components.iter().find_map(|component| component.failure.as_ref()))
 }
 
-/// Code and message.
-pub(crate) fn reason(failure: &FailureInfo) -> String {
+/// The code and the message of a failure in one line.
+pub(crate) fn reason(failure: &Failure) -> String {
     format!("{}: {}", failure.code, failure.message)
 }
 
 pub(crate) fn deployments(deployments: &[Deployment]) -> String {
     let mut table = Table::new(["NODE", "ASSIGNMENT", "APP", "STATE", "DETAILS", "DEPLOYMENT"]);
-    for it in deployments {
-        let desired = &it.desired;
+    for deployment in deployments {
+        let desired = &deployment.desired;
         table.row([
             desired.node.to_string(),
             desired.assignment.to_string(),
             format!("{}@{}", desired.app, desired.version),
-            it.state.to_string(),
-            details(it),
+            deployment.state.to_string(),
+            details(deployment),
             desired.id.to_string(),
         ]);
     }
     table.to_string()
 }
 
-pub(crate) fn deployment(it: &Deployment) -> String {
+pub(crate) fn deployment(deployment: &Deployment) -> String {
     let mut fields = Table::default();
-    fields.field("deployment", it.desired.id);
-    fields.field("node", &it.desired.node);
-    fields.field("assignment", format_args!("{}, revision {}", it.desired.assignment, it.desired.revision));
-    fields.field("app", format_args!("{}@{}", it.desired.app, it.desired.version));
-    fields.field("profile", &it.desired.profile);
-    fields.field("wanted", it.desired.digest.as_deref().unwrap_or("to be removed"));
-    fields.field("state", it.state);
-    if let Some(actual) = &it.actual {
+    fields.field("deployment", deployment.desired.id);
+    fields.field("node", &deployment.desired.node);
+    fields.field(
+        "assignment",
+        format_args!("{}, revision {}", deployment.desired.assignment, deployment.desired.revision),
+    );
+    fields.field("app", format_args!("{}@{}", deployment.desired.app, deployment.desired.version));
+    fields.field("profile", &deployment.desired.profile);
+    fields.field("wanted", deployment.desired.digest.as_deref().unwrap_or("to be removed"));
+    fields.field("state", deployment.state);
+    if let Some(actual) = &deployment.actual {
         fields.field("node holds", &actual.digest);
         fields.field("node says", actual.state);
         fields.field("node said so at", second(&actual.reported_at));
     }
-    if let Some(failure) = failure(it) {
+    if let Some(failure) = failure(deployment) {
         fields.field("failure", reason(failure));
     }
-    if components(it).is_empty() {
+    if components(deployment).is_empty() {
         return fields.to_string();
     }
     let mut table = Table::new(["COMPONENT", "STATE", "ENDPOINT", "FAILURE"]);
-    for component in components(it) {
+    for component in components(deployment) {
         let failure = component.failure.as_ref().map(reason);
         let (endpoint, failure) = (or_none(component.endpoint.as_ref()), or_none(failure));
         table.row([component.name.clone(), component.state.to_string(), endpoint, failure]);
@@ -241,14 +252,14 @@ pub(crate) fn deployment(it: &Deployment) -> String {
 
 pub(crate) fn history(entries: &[HistoryEntry]) -> String {
     let mut table = Table::new(["AT", "NODE", "COMPONENT", "STATE", "FAILURE", "DIGEST"]);
-    for it in entries {
+    for entry in entries {
         table.row([
-            second(&it.at),
-            it.node.to_string(),
-            or_none(it.component.as_ref()),
-            it.state.to_string(),
-            or_none(it.failure.as_ref().map(reason)),
-            short(&it.digest),
+            second(&entry.at),
+            entry.node.to_string(),
+            or_none(entry.component.as_ref()),
+            entry.state.to_string(),
+            or_none(entry.failure.as_ref().map(reason)),
+            short(&entry.digest),
         ]);
     }
     table.to_string()
@@ -256,16 +267,16 @@ pub(crate) fn history(entries: &[HistoryEntry]) -> String {
 
 pub(crate) fn orders(orders: &[Order]) -> String {
     let mut table = Table::new(["AT", "KIND", "ASSIGNMENT", "REVISION", "BY", "IN GIT", "REASON", "ORDER"]);
-    for it in orders {
+    for order in orders {
         table.row([
-            second(&it.requested_at),
-            it.kind.clone(),
-            it.assignment.to_string(),
-            it.revision.to_string(),
-            it.requested_by.clone(),
-            if it.committed { "yes" } else { "not yet" }.to_owned(),
-            or_none(it.reason.as_ref()),
-            it.id.clone(),
+            second(&order.requested_at),
+            order.kind.clone(),
+            order.assignment.to_string(),
+            order.revision.to_string(),
+            order.requested_by.clone(),
+            if order.committed { "yes" } else { "not yet" }.to_owned(),
+            or_none(order.reason.as_ref()),
+            order.id.clone(),
         ]);
     }
     table.to_string()
@@ -295,13 +306,13 @@ pub(crate) fn site(status: &SiteStatus) -> String {
     fields.field("commit", or_none(status.commit.as_ref()));
     fields.field("waiting for the hub", status.waiting);
     let mut nodes = Table::new(["NODE", "REACHABILITY", "INCARNATION", "DESIRED", "INSTALLED"]);
-    for it in &status.nodes {
+    for node in &status.nodes {
         nodes.row([
-            it.name.clone(),
-            reachability(it.reachability).to_owned(),
-            it.incarnation.to_string(),
-            it.desired.to_string(),
-            it.installed.to_string(),
+            node.name.clone(),
+            reachability(node.reachability).to_owned(),
+            node.incarnation.to_string(),
+            node.desired.to_string(),
+            node.installed.to_string(),
         ]);
     }
     format!("{fields}\n{nodes}{}", refusals(&status.refusals))
@@ -313,6 +324,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// A public NKey of a user; its seed is nobody's.
+    const KEY: &str = "UDLVVGABQKYQVN6VJP7NHSLEA45A5YLS6PNKMIZFV4BBU2HXA5IRUVAL";
 
     fn of<T: DeserializeOwned>(json: serde_json::Value) -> T {
         serde_json::from_value(json).unwrap()
@@ -357,14 +371,14 @@ mod tests {
             "digest": margo::Digest::of(b""), "addedBy": "ada", "addedAt": "2026-11-21T10:00:00Z",
         });
         let all_sites = json!([
-            { "name": "bakery", "publicKey": "U", "nodes": 0 },
+            { "name": "bakery", "identity": {"nkey": KEY}, "nodes": 0 },
             {
-                "name": "plant", "publicKey": "U", "nodes": 2, "adoptedManifestVersion": 7,
+                "name": "plant", "identity": {"nkey": KEY}, "nodes": 2, "adoptedManifestVersion": 7,
                 "lastSeen": "2026-11-21T10:00:00Z", "refusals": refusals,
             },
         ]);
         let all_nodes = json!([{
-            "name": "plant/press", "deviceId": "plant/press", "publicKey": "U", "state": "active",
+            "name": "plant/press", "deviceId": "plant/press", "identity": {"nkey": KEY}, "state": "active",
             "reachability": "reachable", "since": "2026-11-21T10:00:00Z",
         }]);
         let order = json!({

@@ -1,4 +1,4 @@
-//! Waiting until an order is carried out, and showing how far it is.
+//! Waiting until an order is carried out on every node, and showing meanwhile how far each of them is.
 
 use std::{
     collections::BTreeMap,
@@ -17,21 +17,22 @@ use crate::{
     tables,
 };
 
-/// Between two looks: a person does not notice, and the platform neither.
+/// The pause between two questions: short for a person, and no load for the platform.
 const INTERVAL: Duration = Duration::from_millis(300);
 
-/// What one deployment shall come to.
+/// The state that one deployment shall reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
-    /// Installed with this digest.
+    /// The node reports the deployment with this digest as installed.
     Installed(String),
+    /// The deployment is wanted no longer, and its node reports it as removed or does not know it.
     Removed,
 }
 
-/// What an order shall come to.
+/// The goal of each deployment that an order touches, with its node for messages.
 pub(crate) type Goals = BTreeMap<DeploymentId, (NodeId, Goal)>;
 
-/// The goals of the order that made this assignment.
+/// The goals of the order whose answer was this assignment.
 pub(crate) fn goals(assignment: &Assignment) -> Goals {
     let placed = assignment.placement.iter().map(|placed| {
         let goal = placed.digest.clone().map_or(Goal::Removed, Goal::Installed);
@@ -40,18 +41,19 @@ pub(crate) fn goals(assignment: &Assignment) -> Goals {
     placed.collect()
 }
 
-/// How far an order is.
+/// What the deployments say about an order.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// These are not there yet.
+    /// Deployments are still on their way: a line for each of them.
     Waiting(Vec<String>),
+    /// Every deployment is where it shall be.
     Reached,
-    /// It will not come out as ordered, and why.
+    /// The order will not come out as given: a line for each deployment that says why.
     Failed(Vec<String>),
 }
 
-/// Compares what was ordered with what is. A deployment that failed, or that another order has changed since, decides
-/// at once.
+/// Compares the goals with the deployments. One that failed, or that another order has changed since, makes the whole
+/// verdict a failure, whatever the others do.
 pub(crate) fn judge(goals: &Goals, deployments: &[Deployment]) -> Verdict {
     let mut waiting = Vec::new();
     let mut failed = Vec::new();
@@ -82,8 +84,8 @@ pub(crate) fn judge(goals: &Goals, deployments: &[Deployment]) -> Verdict {
     }
 }
 
-/// Looks until the goals are reached, one fails, or the time is over. Lasting through outages of the interface: the
-/// order goes on meanwhile.
+/// Asks again and again until the goals are reached, one fails, or the time is over. An outage of the interface does not
+/// end the wait, because the order goes on meanwhile.
 pub(crate) async fn until_reached(
     client: &Client,
     name: &AssignmentName,
@@ -120,7 +122,7 @@ pub(crate) async fn until_reached(
     }
 }
 
-/// The state of each deployment, on stderr: a line that changes on a terminal, else a line for each change.
+/// Shows the state of each deployment on stderr: on a terminal as a line that changes, else as a line for each change.
 struct Progress {
     bars: Option<MultiProgress>,
     shown: BTreeMap<DeploymentId, (State, Option<ProgressBar>)>,

@@ -1,4 +1,4 @@
-//! The program against a small server that answers as the contract says: exit codes, errors, what goes where.
+//! The program against a small server that answers as the contract says: exit codes, errors, and what goes to which stream.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -26,20 +26,21 @@ use tokio::{net::TcpListener, process::Command};
 
 const ID: &str = "9db79949-86fb-5e45-910d-8a83dd7391cc";
 
-/// The platform as far as these tests go: what it is told to say, and what it was asked.
+/// Stands for the platform: it says what a test tells it to say, and notes what it was asked.
 #[derive(Clone, Default)]
 struct Platform(Arc<Mutex<Told>>);
 
 #[derive(Default)]
 struct Told {
-    /// State that `/deployments` shows.
+    /// The state in which `/deployments` shows the only deployment.
     state: String,
-    /// The next POST is carried out, but its answer is this problem.
+    /// Whether the next POST is carried out but answered with a timeout.
     lose_answer: bool,
-    /// Keys of what was added.
+    /// Public keys of the sites and nodes that were added.
     keys: Vec<String>,
-    /// Bodies and `If-Match` of orders.
+    /// The body and the `If-Match` header of each order.
     orders: Vec<(Value, Option<String>)>,
+    /// Bytes of all uploads.
     uploaded: usize,
 }
 
@@ -48,10 +49,10 @@ impl Platform {
         self.0.lock().unwrap()
     }
 
-    /// The answer to something that was added with this key.
+    /// Notes the key of what is added, and gives the answer unless it shall be lost.
     fn added(&self, body: &Value, answer: impl IntoResponse) -> Response {
         let mut told = self.told();
-        told.keys.push(body["publicKey"].as_str().unwrap().to_owned());
+        told.keys.push(body["identity"]["nkey"].as_str().unwrap().to_owned());
         if std::mem::take(&mut told.lose_answer) {
             return problem(&Problem::new(504, "no answer in time"));
         }
@@ -112,7 +113,7 @@ fn app() -> Value {
     })
 }
 
-/// A platform, and a folder whose context names it.
+/// A running [`Platform`] and a folder whose context file names it.
 struct World {
     platform: Platform,
     folder: TempDir,
@@ -124,28 +125,30 @@ impl World {
         let router = Router::new()
             .route(
                 "/api/v1/sites",
-                get(async || Json(json!([]))).post(async |State(it): State<Platform>, Json(body): Json<Value>| {
-                    let name = body["name"].as_str().unwrap().parse().unwrap();
-                    let (hub, root_key) = ("nats://hub:4222".to_owned(), "ssh-ed25519 AAAA".to_owned());
-                    it.added(&body, Json(SiteCreated { order: "1".to_owned(), name, hub, root_key }))
-                }),
+                get(async || Json(json!([]))).post(
+                    async |State(platform): State<Platform>, Json(body): Json<Value>| {
+                        let name = body["name"].as_str().unwrap().parse().unwrap();
+                        let (hub, root_key) = ("nats://hub:4222".to_owned(), "ssh-ed25519 AAAA".to_owned());
+                        platform.added(&body, Json(SiteCreated { order: "1".to_owned(), name, hub, root_key }))
+                    },
+                ),
             )
             .route(
                 "/api/v1/nodes",
                 get(async || problem(&Problem::new(403, "this needs the role viewer"))).post(
-                    async |State(it): State<Platform>, Json(body): Json<Value>| {
+                    async |State(platform): State<Platform>, Json(body): Json<Value>| {
                         if body["name"] == "plant/taken" {
                             return problem(&Problem::conflict("node plant/taken exists"));
                         }
                         let name = body["name"].as_str().unwrap().parse().unwrap();
-                        it.added(&body, Json(NodeCreated { order: "1".to_owned(), name }))
+                        platform.added(&body, Json(NodeCreated { order: "1".to_owned(), name }))
                     },
                 ),
             )
             .route(
                 "/api/v1/apps",
-                post(async |State(it): State<Platform>, body: Bytes| {
-                    it.told().uploaded += body.len();
+                post(async |State(platform): State<Platform>, body: Bytes| {
+                    platform.told().uploaded += body.len();
                     (StatusCode::CREATED, Json(app()))
                 }),
             )
@@ -155,8 +158,8 @@ impl World {
             )
             .route(
                 "/api/v1/assignments",
-                post(async |State(it): State<Platform>, headers: HeaderMap, Json(body): Json<Value>| {
-                    it.ordered(body, &headers)
+                post(async |State(platform): State<Platform>, headers: HeaderMap, Json(body): Json<Value>| {
+                    platform.ordered(body, &headers)
                 }),
             )
             .route(
@@ -165,12 +168,17 @@ impl World {
                     "hello" => Json(assignment()).into_response(),
                     _ => problem(&Problem::not_found(format!("there is no assignment {name}"))),
                 })
-                .put(async |State(it): State<Platform>, headers: HeaderMap, Json(body): Json<Value>| {
-                    it.ordered(body, &headers)
+                .put(async |State(platform): State<Platform>, headers: HeaderMap, Json(body): Json<Value>| {
+                    platform.ordered(body, &headers)
                 })
-                .delete(async |State(it): State<Platform>, headers: HeaderMap| it.ordered(Value::Null, &headers)),
+                .delete(async |State(platform): State<Platform>, headers: HeaderMap| {
+                    platform.ordered(Value::Null, &headers)
+                }),
             )
-            .route("/api/v1/deployments", get(async |State(it): State<Platform>| Json(deployments(&it.told().state))))
+            .route(
+                "/api/v1/deployments",
+                get(async |State(platform): State<Platform>| Json(deployments(&platform.told().state))),
+            )
             .route("/api/v1/orders", get(async || "not JSON"))
             .route(
                 "/api/v1/status",
@@ -200,19 +208,19 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// Runs a command line; words are parted by one space.
+    /// Runs edgectl in the folder with the words of `line`, which are parted by one space.
     async fn run(&self, line: &str) -> Output {
         run(self.folder.path(), line).await
     }
 
-    /// The same, done: gives what it wrote to stdout.
+    /// Runs a command that has to succeed, and gives what it wrote to stdout.
     async fn done(&self, line: &str) -> String {
         let output = self.run(line).await;
         assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The same, not done: gives what it wrote to stderr.
+    /// Runs a command that has to end with this code and write nothing to stdout; gives what it wrote to stderr.
     async fn fails(&self, line: &str, code: i32) -> String {
         let output = self.run(line).await;
         assert_eq!(output.status.code(), Some(code), "{line}: {}", stderr(&output));
@@ -313,7 +321,7 @@ async fn a_site_gets_its_credentials_and_its_seed_stays_here() {
     world.done("co add site plant --credentials plant.toml").await;
     let credentials: SiteCredentials = credentials::load(&world.path("plant.toml")).unwrap();
     let public = identity::nats::public_key(&credentials.seed).unwrap();
-    assert_eq!(world.platform.told().keys, [public]);
+    assert_eq!(world.platform.told().keys, [public.to_string()]);
     assert_eq!((credentials.hub.as_str(), credentials.root_key.as_str()), ("nats://hub:4222", "ssh-ed25519 AAAA"));
     let told = world.fails("co add site plant --credentials plant.toml", 2).await;
     assert!(told.contains("never overwritten"), "{told}");
@@ -330,7 +338,7 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key() {
     let credentials: NodeCredentials = credentials::load(&world.path("press.toml")).unwrap();
     assert_eq!(credentials.server, "nats://elsewhere:4222");
     let keys = world.platform.told().keys.clone();
-    assert_eq!(keys, vec![identity::nats::public_key(&credentials.seed).unwrap(); 2]);
+    assert_eq!(keys, vec![identity::nats::public_key(&credentials.seed).unwrap().to_string(); 2]);
 
     let before = fs::read_dir(world.folder.path()).unwrap().count();
     world.fails("co add node plant/taken --credentials taken.toml", 1).await;

@@ -1,13 +1,15 @@
-//! The command line.
+//! The command line of edgewright; it becomes settings in `hub`, `site` and `up`.
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use bus::ServiceName;
-use clap::{Args, Parser, Subcommand};
-use service::args::TelemetryArgs;
+use anyhow::{Context, bail};
+use bus::{ServiceName, service::SERVICES};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use process::args::TelemetryArgs;
+use store::PostgresUrl;
 
 use crate::{hub::HubSettings, site::SiteSettings};
 
@@ -19,60 +21,101 @@ pub struct Arguments {
     pub command: Command,
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
-    /// Serve /healthz, /readyz and /metrics here, such as 127.0.0.1:8081.
+    /// Address on which to serve /healthz, /readyz and /metrics, such as 127.0.0.1:8081. Absent: nowhere.
     #[arg(long, env = "EDGEWRIGHT_HEALTH", global = true)]
     pub health: Option<SocketAddr>,
+    /// A file with the URL of the PostgreSQL database in which the central services keep their tables. Absent: each keeps
+    /// a SQLite file in the data folder. The URL may also stand in the environment, as DATABASE_URL; it is no argument
+    /// because it may hold a password.
+    #[arg(long, env = "DATABASE_URL_FILE", global = true)]
+    pub database_url_file: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// The PostgreSQL database of the central services, if there is one.
+    pub fn database(&self) -> anyhow::Result<Option<PostgresUrl>> {
+        let url = std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty());
+        database(url, self.database_url_file.as_deref())
+    }
+}
+
+/// The database that the environment or a file names.
+fn database(url: Option<String>, file: Option<&Path>) -> anyhow::Result<Option<PostgresUrl>> {
+    let url = match (url, file) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => bail!("DATABASE_URL and DATABASE_URL_FILE name a database: set one of them alone"),
+        (Some(url), None) => url.parse().context("reading DATABASE_URL")?,
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+            text.trim().parse().with_context(|| format!("reading {}", file.display()))?
+        }
+    };
+    Ok(Some(url))
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Everything on this machine: hub, one site, two nodes, a sample application.
+    /// Run everything on this machine: a hub, one site, two nodes and a sample application.
     Up(UpArgs),
-    /// Make the hub's keys, users and settings in a data folder; what is there stays.
+    /// Make the hub's keys, users and settings in a data folder. What is there already stays.
     Init(InitArgs),
-    /// A site: its NATS server, local-orchestrator and oci-fetcher.
+    /// Run a site: its NATS server, local-orchestrator and oci-fetcher. Makes its data folder first where that is missing.
     Site(InitSiteArgs),
-    /// Make a site's keys, users and settings in a data folder; what is there stays.
+    /// Make a site's keys, users and settings in a data folder. What is there already stays.
     InitSite(InitSiteArgs),
     #[command(flatten)]
     Service(ServiceCommand),
 }
 
-/// One service as a process of its own.
-#[derive(Debug, Subcommand)]
-pub enum ServiceCommand {
-    /// REST for people and programs.
-    ApiGateway(DataArgs),
-    /// The catalogue, and the platform's OCI store.
-    AppRegistry(DataArgs),
-    /// Orders: what is meant becomes what each node shall run.
-    DeploymentRegistry(DataArgs),
-    /// Orders become signed commits.
-    GitWriter(DataArgs),
-    /// Commits become desired state on the bus.
-    GitObserver(DataArgs),
-    /// Reports become status and history.
-    StatusCollector(DataArgs),
-    /// Sites and nodes.
-    NodeCapabilities(DataArgs),
-    /// Head of a site.
-    LocalOrchestrator(DataArgs),
-    /// Artifacts of a site.
-    OciFetcher(DataArgs),
+/// One service as a process of its own: a subcommand for each row of the table of services.
+#[derive(Debug)]
+pub struct ServiceCommand {
+    /// The service that the subcommand names.
+    pub service: ServiceName,
+    pub data: DataArgs,
 }
 
-/// Where a process of its own finds its keys and settings.
+impl Subcommand for ServiceCommand {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        SERVICES.iter().fold(command, |command, service| {
+            let subcommand = clap::Command::new(service.name.as_str()).about(service.about);
+            command.subcommand(DataArgs::augment_args(subcommand))
+        })
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        name.parse::<ServiceName>().is_ok()
+    }
+}
+
+impl FromArgMatches for ServiceCommand {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let found = matches.subcommand().and_then(|(name, matches)| Some((name.parse().ok()?, matches)));
+        let (service, matches) = found.ok_or_else(|| clap::Error::new(ErrorKind::InvalidSubcommand))?;
+        Ok(Self { service, data: DataArgs::from_arg_matches(matches)? })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Says where a service that runs as its own process finds its keys and settings.
 #[derive(Debug, Args)]
 pub struct DataArgs {
-    /// The folder that `edgewright init` (or `init-site`) made.
+    /// Data folder that `edgewright init` made, or `init-site` for a service of a site.
     #[arg(long, env = "EDGEWRIGHT_DATA")]
     pub data: PathBuf,
 }
 
-/// Arguments of `init`.
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// Where the hub keeps everything.
+    /// Data folder in which the hub keeps everything.
     #[arg(long, env = "EDGEWRIGHT_DATA")]
     pub data: PathBuf,
     /// Address on which the hub's servers listen.
@@ -81,83 +124,56 @@ pub struct InitArgs {
 }
 
 impl InitArgs {
-    /// The settings of a hub on one address.
+    /// The settings of a new hub whose servers all listen on the given address.
     pub fn settings(&self) -> HubSettings {
         HubSettings::on(self.host)
     }
 }
 
-/// Arguments of `site` and `init-site`.
+/// Arguments of `site` and of `init-site`, which makes the same folder without running it.
 #[derive(Debug, Args)]
 pub struct InitSiteArgs {
-    /// Where the site keeps everything.
+    /// Data folder in which the site keeps everything.
     #[arg(long, env = "EDGEWRIGHT_DATA")]
     pub data: PathBuf,
-    /// The file that `edgectl co add site` wrote.
+    /// Credentials file that `edgectl co add site` wrote.
     #[arg(long)]
     pub credentials: PathBuf,
     /// Address on which the site's servers listen.
     #[arg(long, default_value = "127.0.0.1")]
     pub host: IpAddr,
-    /// First of the site's three ports: NATS, artifacts, status.
+    /// First of the site's three ports, which follow each other: NATS, artifacts, status.
     #[arg(long, default_value_t = 4323)]
     pub port: u16,
-    /// The nats-server program. Absent: `nats-server` in the search path.
+    /// Path of the nats-server program. Absent: the one in the search path.
     #[arg(long, env = "EDGEWRIGHT_NATS_SERVER", default_value = "nats-server")]
     pub nats_server: PathBuf,
 }
 
 impl InitSiteArgs {
-    /// The settings of a site on one address.
+    /// The settings of a new site whose servers all listen on the given address.
     pub fn settings(&self) -> SiteSettings {
         SiteSettings::on(self.host, self.port)
     }
 }
 
-/// Arguments of `up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// Where everything is kept. What is there from an earlier time goes on.
+    /// Data folder in which everything is kept. What is there from an earlier run goes on.
     #[arg(long, env = "EDGEWRIGHT_DATA", default_value = ".edgewright")]
     pub data: PathBuf,
     /// Loopback address of hub and site. The two nodes' workloads listen on the two addresses after it.
     #[arg(long, default_value = "127.0.0.1")]
     pub host: std::net::Ipv4Addr,
-    /// The nats-server program. Absent: `nats-server` in the search path.
+    /// Path of the nats-server program. Absent: the one in the search path.
     #[arg(long, env = "EDGEWRIGHT_NATS_SERVER", default_value = "nats-server")]
     pub nats_server: PathBuf,
-    /// Folder of the sample application.
+    /// Folder of the sample application to pack and deploy.
     #[arg(long, default_value = "examples/hello")]
     pub sample: PathBuf,
-    /// When everything runs, run this command, stop, and end with its exit code.
+    /// Command to run when everything runs. Its end stops everything, and its exit code is that of `up`.
     #[arg(long)]
     pub then: Option<PathBuf>,
-}
-
-/// Where a service runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
-    /// At the hub.
-    Central,
-    /// At a site.
-    Site,
-}
-
-impl ServiceCommand {
-    /// Which service, and where.
-    pub fn service(&self) -> (ServiceName, Tier, &DataArgs) {
-        match self {
-            Self::ApiGateway(data) => (ServiceName::ApiGateway, Tier::Central, data),
-            Self::AppRegistry(data) => (ServiceName::AppRegistry, Tier::Central, data),
-            Self::DeploymentRegistry(data) => (ServiceName::DeploymentRegistry, Tier::Central, data),
-            Self::GitWriter(data) => (ServiceName::GitWriter, Tier::Central, data),
-            Self::GitObserver(data) => (ServiceName::GitObserver, Tier::Central, data),
-            Self::StatusCollector(data) => (ServiceName::StatusCollector, Tier::Central, data),
-            Self::NodeCapabilities(data) => (ServiceName::NodeCapabilities, Tier::Central, data),
-            Self::LocalOrchestrator(data) => (ServiceName::LocalOrchestrator, Tier::Site, data),
-            Self::OciFetcher(data) => (ServiceName::OciFetcher, Tier::Site, data),
-        }
-    }
 }
 
 impl Command {
@@ -165,7 +181,40 @@ impl Command {
     pub fn program(&self) -> &'static str {
         match self {
             Self::Up(_) | Self::Init(_) | Self::InitSite(_) | Self::Site(_) => "edgewright",
-            Self::Service(command) => command.service().0.as_str(),
+            Self::Service(command) => command.service.as_str(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_named_once_and_its_password_is_told_to_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("url");
+        let url = || "postgres://ada:s3cret@db.example/edgewright".to_owned();
+        std::fs::write(&file, format!("{}\n", url())).unwrap();
+        assert!(database(None, None).unwrap().is_none());
+        let named = [database(Some(url()), None), database(None, Some(&file))];
+        for named in named.map(|named| named.unwrap().unwrap().to_string()) {
+            assert_eq!(named, "the PostgreSQL database edgewright at db.example:5432");
+        }
+        assert!(database(Some(url()), Some(&file)).is_err());
+        let wrong = database(Some("mysql://ada:s3cret@db".to_owned()), None).unwrap_err();
+        assert!(!format!("{wrong:?}").contains("s3cret"), "{wrong:?}");
+        assert!(database(None, Some(folder.path())).is_err());
+    }
+
+    #[test]
+    fn every_service_is_a_subcommand_that_runs_as_its_own_process() {
+        for name in ServiceName::ALL {
+            let arguments = Arguments::try_parse_from(["edgewright", name.as_str(), "--data", "/d"]).unwrap();
+            let Command::Service(ServiceCommand { service, data }) = &arguments.command else { panic!("{name}") };
+            assert_eq!((service, data.data.to_str(), arguments.command.program()), (name, Some("/d"), name.as_str()));
+        }
+        assert!(Arguments::try_parse_from(["edgewright", "nobody", "--data", "/d"]).is_err());
+        assert!(Arguments::try_parse_from(["edgewright", "git-writer"]).is_err(), "a service needs its folder");
     }
 }

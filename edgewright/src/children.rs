@@ -1,7 +1,7 @@
-//! Child processes: nats-servers and edge-nodes.
+//! Child processes, which are nats-servers and edge-nodes: started, restarted, and ended in order.
 //!
-//! A supervisor that is killed leaves its children running. Each child's process id stands in a file; the next start
-//! ends a child that is still there before it starts a new one, so there is never more than one for a folder.
+//! A supervisor that is killed leaves its children running. Each child's process id stands in a file, by which the next
+//! start ends a child that still runs before it starts a new one. So a folder never has two children of the same name.
 
 use std::{
     fs,
@@ -19,18 +19,18 @@ use tracing::{info, warn};
 /// How long a child may take to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(6);
 
-/// The server version that the platform was measured with.
+/// The version of nats-server that the platform was tested and measured with; it starts no other.
 pub const NATS_SERVER_VERSION: &str = "2.15.1";
 
-/// A program to keep running.
+/// A program that shall be kept running.
 pub struct Program {
-    /// What it is called in logs.
+    /// The name in logs and of the files in `folder`.
     pub name: String,
-    /// The program.
     pub path: PathBuf,
-    /// Its arguments.
+    /// The whole command line after the program's name. It must be that of no other process on the machine, because a
+    /// leftover child is recognised by it.
     pub arguments: Vec<String>,
-    /// Where its process id and its output go.
+    /// The folder of `<name>.pid` and `<name>.log`, which holds all that the program writes.
     pub folder: PathBuf,
 }
 
@@ -39,7 +39,8 @@ impl Program {
         self.folder.join(format!("{}.pid", self.name))
     }
 
-    /// Keeps the program running until shutdown; restarts it with growing pauses.
+    /// Ends what an earlier supervisor left, then keeps the program running until shutdown, with growing pauses between
+    /// its starts.
     pub async fn supervise(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
         self.end_leftover().await?;
@@ -70,7 +71,7 @@ impl Program {
             .spawn()
             .with_context(|| format!("starting {}", self.path.display()))?;
         if let Some(pid) = child.id() {
-            fs::write(self.pid_file(), pid.to_string())?;
+            disk::write_private(&self.pid_file(), pid.to_string().as_bytes())?;
             info!(name = self.name, pid, "started");
         }
         Ok(child)
@@ -78,7 +79,7 @@ impl Program {
 
     async fn end(&self, child: &mut Child) -> anyhow::Result<()> {
         if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) {
-            // It may have ended by itself since.
+            // The child may have ended by itself since, and then there is nobody to signal.
             let _ = kill_process(pid, Signal::TERM);
         }
         if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
@@ -89,14 +90,14 @@ impl Program {
         Ok(())
     }
 
-    /// Whether this process runs the program. The number may belong to another one by now: only one with our arguments is
-    /// ours. One that has ended and that nobody waited for has no arguments any longer.
+    /// Whether the process with this id runs the program. The id may belong to another process by now, so its arguments have
+    /// to be ours. A process that has ended has none any longer, even while nobody has waited for it.
     fn is_run_by(&self, pid: Pid) -> bool {
         let command_line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
         String::from_utf8_lossy(&command_line).replace('\0', " ").contains(&self.arguments.join(" "))
     }
 
-    /// Ends the child of a supervisor that was killed.
+    /// Ends a child that a killed supervisor left running, and waits until it has ended.
     async fn end_leftover(&self) -> anyhow::Result<()> {
         let Some(pid) = fs::read_to_string(self.pid_file()).ok().and_then(|text| text.trim().parse().ok()) else {
             return Ok(());
@@ -118,7 +119,7 @@ impl Program {
     }
 }
 
-/// Refuses a server of another version: the bus relies on what was measured with this one.
+/// Fails when the program is missing or is of another version than [`NATS_SERVER_VERSION`].
 pub async fn check_nats_server(path: &Path) -> anyhow::Result<()> {
     let output = Command::new(path).arg("--version").output().await.with_context(|| {
         format!("running {} (`make setup` installs it; EDGEWRIGHT_NATS_SERVER names another place)", path.display())
@@ -133,7 +134,7 @@ pub async fn check_nats_server(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A nats-server with the configuration `nats.conf` of a folder.
+/// The nats-server that runs with `nats.conf` of this folder.
 pub fn nats_server(path: &Path, folder: &Path) -> Program {
     Program {
         name: "nats-server".to_owned(),

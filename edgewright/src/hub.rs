@@ -1,4 +1,4 @@
-//! The hub: its data folder, and the central services made from it.
+//! The hub: what its data folder holds, and the central services that are configured from it.
 //!
 //! ```text
 //! hub.toml                    addresses
@@ -12,50 +12,42 @@
 //! ```
 
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
-use bus::{Endpoint, Role, ServiceName};
-use identity::{SigningKey, nats, trust, write_secret};
-use margo::{KeySet, TenantName};
+use anyhow::bail;
+use bus::{Login, Role, ServiceName, Tier, User};
+use identity::{SigningKey, trust};
+use margo::{KeySet, TenantName, UserNkey};
 use serde::{Deserialize, Serialize};
 use service::{Health, Readiness};
+use store::{Location, PostgresUrl};
 use tokio_util::sync::CancellationToken;
 
-use crate::supervise::{Tasks, restarting};
+use crate::{
+    folder::Folder,
+    supervise::{Tasks, restarting},
+};
 
-/// The services of the hub, in the order in which their logs read best.
-pub const CENTRAL: [ServiceName; 7] = [
-    ServiceName::GitWriter,
-    ServiceName::GitObserver,
-    ServiceName::StatusCollector,
-    ServiceName::NodeCapabilities,
-    ServiceName::AppRegistry,
-    ServiceName::DeploymentRegistry,
-    ServiceName::ApiGateway,
-];
-
-/// `hub.toml`
+/// The addresses in `hub.toml`, which the operator may change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct HubSettings {
-    /// Where the NATS server listens.
+    /// The address on which the NATS server listens.
     pub nats_listen: SocketAddr,
-    /// How sites reach it.
+    /// The URL at which sites reach the NATS server; new sites are told this one.
     pub nats_url: String,
-    /// Where the REST interface listens.
+    /// The address on which the REST interface listens.
     pub api_listen: SocketAddr,
-    /// Where the platform's OCI store listens.
+    /// The address on which the platform's artifact store listens.
     pub store_listen: SocketAddr,
-    /// How sites reach it.
+    /// The URL at which sites reach the artifact store.
     pub store_url: String,
 }
 
 impl HubSettings {
-    /// Everything on one address, with the default ports.
+    /// Every server on one address, each with its default port.
     pub fn on(host: IpAddr) -> Self {
         let at = |port| SocketAddr::new(host, port);
         Self {
@@ -68,71 +60,62 @@ impl HubSettings {
     }
 }
 
-/// The hub's data folder.
+/// A hub whose data folder is complete.
 #[derive(Clone)]
 pub struct Hub {
-    data: PathBuf,
-    /// `hub.toml`
+    folder: Folder,
     pub settings: HubSettings,
+    /// Absent: each service has a SQLite file in the folder.
+    database: Option<PostgresUrl>,
 }
 
 impl Hub {
-    /// Opens what [`init`] made.
+    /// Opens a data folder that [`init`] made, and reads its settings.
     pub fn open(data: &Path) -> anyhow::Result<Self> {
-        let path = data.join("hub.toml");
-        let text = fs::read_to_string(&path).with_context(|| {
-            format!("reading {} (`edgewright init --data {}` makes it)", path.display(), data.display())
-        })?;
-        let settings = toml::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-        Ok(Self { data: data.to_owned(), settings })
+        let folder = Folder::open(data);
+        let settings = folder.settings("hub.toml", "edgewright init")?;
+        Ok(Self { folder, settings, database: None })
     }
 
-    /// The folder of the NATS server.
+    /// The folder in which the hub's NATS server runs.
     pub fn nats(&self) -> PathBuf {
-        self.data.join("nats")
+        self.folder.nats()
     }
 
-    /// The file with the first API token.
+    /// The file that holds the first API token in clear.
     pub fn admin_token(&self) -> PathBuf {
-        self.data.join("admin.token")
+        self.folder.path("admin.token")
     }
 
-    fn key(&self, name: &str) -> PathBuf {
-        self.data.join("keys").join(name)
+    /// The same hub, whose services keep their tables in this PostgreSQL database, if one is given.
+    pub fn with_database(self, database: Option<PostgresUrl>) -> Self {
+        Self { database, ..self }
     }
 
-    fn database(&self, service: ServiceName) -> PathBuf {
-        self.data.join("database").join(format!("{service}.sqlite"))
+    fn database(&self, service: ServiceName) -> Location {
+        match &self.database {
+            Some(url) => Location::schema_of(url.clone(), service.as_str()),
+            None => Location::File(self.folder.path(&format!("database/{service}.sqlite"))),
+        }
     }
 
-    fn seed(&self, role: &Role) -> anyhow::Result<String> {
-        read_seed(&self.data.join("keys/nats"), role)
-    }
-
-    fn endpoint(&self, role: Role) -> anyhow::Result<Endpoint> {
-        Ok(Endpoint { url: format!("nats://{}", self.settings.nats_listen), seed: self.seed(&role)?, role })
+    fn login(&self, user: User) -> anyhow::Result<Login> {
+        self.folder.login(user, self.settings.nats_listen)
     }
 
     fn root_key(&self) -> anyhow::Result<String> {
-        Ok(fs::read_to_string(self.key("root.pub")).context("reading the tenant's root public key")?.trim().to_owned())
+        self.folder.line("keys/root.pub")
     }
 
-    fn service_users(&self) -> anyhow::Result<Vec<(Role, String)>> {
-        CENTRAL
-            .into_iter()
-            .map(|service| {
-                let role = Role::Central(service);
-                let public = nats::public_key(&self.seed(&role)?)?;
-                Ok((role, public))
-            })
-            .collect()
+    fn service_users(&self) -> anyhow::Result<Vec<(User, UserNkey)>> {
+        self.folder.public_keys(ServiceName::at(Tier::Hub).map(User::Central))
     }
 
-    /// Runs one central service until shutdown.
+    /// Runs one central service until shutdown or failure.
     async fn run(&self, name: ServiceName, readiness: Readiness, shutdown: CancellationToken) -> anyhow::Result<()> {
         let tenant = TenantName::default();
-        let bus = self.endpoint(Role::Central(name))?;
-        let repositories = self.data.join("repositories");
+        let bus = self.login(User::Central(name))?;
+        let repositories = self.folder.path("repositories");
         match name {
             ServiceName::GitWriter => {
                 let config = git_writer::Config {
@@ -140,9 +123,9 @@ impl Hub {
                     readiness,
                     tenant,
                     repositories,
-                    signing_key: self.key("git-writer"),
-                    keys: self.key("KEYS"),
-                    keys_signature: self.key("KEYS.sig"),
+                    signing_key: self.folder.path("keys/git-writer"),
+                    keys: self.folder.path("keys/KEYS"),
+                    keys_signature: self.folder.path("keys/KEYS.sig"),
                 };
                 git_writer::run(config, shutdown).await
             }
@@ -163,9 +146,9 @@ impl Hub {
                     database: self.database(name),
                     hub_url: self.settings.nats_url.clone(),
                     root_key: self.root_key()?,
-                    users_file: self.nats().join("users.conf"),
+                    users_file: self.folder.users_file(),
                     service_users: self.service_users()?,
-                    reloader: self.endpoint(Role::Reloader)?,
+                    reloader: self.login(User::Reloader)?,
                 };
                 node_capabilities::run(config, shutdown).await
             }
@@ -175,7 +158,7 @@ impl Hub {
                     readiness,
                     tenant,
                     database: self.database(name),
-                    store: self.data.join("store"),
+                    store: self.folder.path("store"),
                     listen: self.settings.store_listen,
                     public_url: Some(self.settings.store_url.clone()),
                 };
@@ -191,20 +174,20 @@ impl Hub {
                     readiness,
                     tenant,
                     listen: self.settings.api_listen,
-                    tokens: self.data.join("tokens.json"),
+                    tokens: self.folder.path("tokens.json"),
                 };
                 api_gateway::run(config, shutdown).await
             }
             ServiceName::LocalOrchestrator | ServiceName::OciFetcher => {
-                unreachable!("the arguments name the tier of every service")
+                bail!("{name} runs at a site")
             }
         }
     }
 
-    /// Adds every central service to the tasks, each restarted by itself.
+    /// Starts every central service as a task of its own, which is restarted when the service fails.
     pub fn spawn(&self, tasks: &mut Tasks, health: &Health, shutdown: &CancellationToken) {
-        for name in CENTRAL {
-            // Known before its task begins, so that nobody takes silence for readiness.
+        for name in ServiceName::at(Tier::Hub) {
+            // Made known here, before the task begins: else the hub counts as ready while a service has yet to start.
             let readiness = health.service(name);
             let (hub, shutdown) = (self.clone(), shutdown.clone());
             tasks.spawn(name.as_str(), async move {
@@ -215,66 +198,47 @@ impl Hub {
     }
 }
 
-/// Runs one central service as this process.
+/// Runs one central service in this process until shutdown, and restarts it when it fails.
 pub async fn run_one(
     service: ServiceName,
     data: &Path,
+    database: Option<PostgresUrl>,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let hub = Hub::open(data)?;
+    let hub = Hub::open(data)?.with_database(database);
     let attempt = || hub.run(service, health.service(service), shutdown.clone());
     restarting(service.as_str(), shutdown, attempt).await
 }
 
-/// Makes what a hub needs. What is there stays: keys are identities.
+/// Makes what a hub needs and lacks, with these settings if it has none. What is there already stays, for keys are
+/// identities.
 pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
-    fs::create_dir_all(data.join("keys/nats")).with_context(|| format!("making {}", data.display()))?;
-    let data = data.canonicalize()?;
-    if !data.join("hub.toml").exists() {
-        write_secret(&data.join("hub.toml"), toml::to_string(settings)?.as_bytes())?;
-    }
-    let hub = Hub::open(&data)?;
-    let tenant = TenantName::default();
+    let folder = Folder::make(data)?;
+    folder.keep_settings("hub.toml", settings)?;
+    let hub = Hub { settings: folder.settings("hub.toml", "edgewright init")?, folder, database: None };
+    let (folder, tenant) = (&hub.folder, TenantName::default());
 
-    let root = signing_key(&hub.key("root"), &format!("root of {tenant}"))?;
-    let writer = signing_key(&hub.key("git-writer"), "git-writer")?;
-    if !hub.key("root.pub").exists() {
-        write_secret(&hub.key("root.pub"), format!("{}\n", root.public()).as_bytes())?;
-    }
-    if !hub.key("KEYS.sig").exists() {
+    let root = signing_key(&folder.path("keys/root"), &format!("root of {tenant}"))?;
+    let writer = signing_key(&folder.path("keys/git-writer"), "git-writer")?;
+    folder.keep("keys/root.pub", || Ok(format!("{}\n", root.public()).into_bytes()))?;
+    if !folder.path("keys/KEYS.sig").exists() {
         let keys = KeySet { tenant: tenant.clone(), number: 1, keys: vec![writer.public().to_string()] };
         let (bytes, signature) = trust::sign_keys(&root, &keys)?;
-        write_secret(&hub.key("KEYS"), &bytes)?;
-        write_secret(&hub.key("KEYS.sig"), signature.as_bytes())?;
+        disk::write_private(&folder.path("keys/KEYS"), &bytes)?;
+        disk::write_private(&folder.path("keys/KEYS.sig"), signature.as_bytes())?;
     }
-    for role in CENTRAL.map(Role::Central).iter().chain([&Role::Reloader]) {
-        make_seed(&data.join("keys/nats"), role)?;
-    }
+    let users: Vec<User> = ServiceName::at(Tier::Hub).map(User::Central).chain([User::Reloader]).collect();
+    folder.keep_seeds(&users)?;
     if !hub.admin_token().exists() {
-        let token = api_gateway::tokens::create(&data.join("tokens.json"), "admin", api_gateway::tokens::Role::Admin)?;
-        write_secret(&hub.admin_token(), token.as_bytes())?;
+        let token = api_gateway::tokens::create(&folder.path("tokens.json"), "admin", Role::Admin)?;
+        disk::write_private(&hub.admin_token(), token.as_bytes())?;
     }
-    fs::create_dir_all(hub.nats())?;
-    let conf = nats::server_conf(&nats::Server {
-        listen: &hub.settings.nats_listen.to_string(),
-        monitor: None,
-        name: "hub",
-        store: &hub.nats().join("data"),
-        tenant: &tenant,
-        users: "users.conf",
-        reloader: &nats::public_key(&hub.seed(&Role::Reloader)?)?,
-    });
-    write_secret(&hub.nats().join("nats.conf"), conf.as_bytes())?;
-    // node-capabilities keeps this file from then on.
-    if !hub.nats().join("users.conf").exists() {
-        let users = hub.service_users()?;
-        let text = nats::users_conf(users.iter().map(|(role, public)| (role, public.as_str())));
-        write_secret(&hub.nats().join("users.conf"), text.as_bytes())?;
-    }
+    folder.write_server("hub", hub.settings.nats_listen, &tenant, &hub.service_users()?)?;
     Ok(hub)
 }
 
+/// Loads the key, or makes it when the file is missing.
 fn signing_key(path: &Path, comment: &str) -> anyhow::Result<SigningKey> {
     if path.exists() {
         return Ok(SigningKey::load(path)?);
@@ -282,23 +246,4 @@ fn signing_key(path: &Path, comment: &str) -> anyhow::Result<SigningKey> {
     let key = SigningKey::generate(comment)?;
     key.save(path)?;
     Ok(key)
-}
-
-/// Makes the NKey seed of a user, unless it has one.
-pub fn make_seed(folder: &Path, role: &Role) -> anyhow::Result<()> {
-    let path = seed_file(folder, role);
-    if !path.exists() {
-        write_secret(&path, nats::generate().0.as_bytes())?;
-    }
-    Ok(())
-}
-
-/// Reads the NKey seed of a user.
-pub fn read_seed(folder: &Path, role: &Role) -> anyhow::Result<String> {
-    let path = seed_file(folder, role);
-    Ok(fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?.trim().to_owned())
-}
-
-fn seed_file(folder: &Path, role: &Role) -> PathBuf {
-    folder.join(format!("{role}.seed"))
 }

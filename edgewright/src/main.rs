@@ -3,6 +3,7 @@
 
 mod arguments;
 mod children;
+mod folder;
 mod hub;
 mod site;
 mod supervise;
@@ -11,16 +12,18 @@ mod up;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use arguments::{Arguments, Command, Tier};
+use arguments::{Arguments, Command, ServiceCommand};
+use bus::Tier;
 use clap::Parser;
-use service::{Health, health, shutdown_token, telemetry, within_grace};
+use process::{shutdown_token, telemetry, within_grace};
+use service::{Health, health};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime").and_then(
             |runtime| {
-                // The exporter of traces blocks, so it must neither start nor end inside the runtime.
+                // The exporter of traces blocks its thread, so it must neither start nor end inside the runtime.
                 let _telemetry = telemetry::init(arguments.command.program(), &arguments.telemetry)?;
                 rustls::crypto::aws_lc_rs::default_provider()
                     .install_default()
@@ -39,22 +42,23 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let shutdown = shutdown_token()?;
     let checks = arguments.health.map(|listen| tokio::spawn(health::serve(listen, health.clone(), shutdown.clone())));
     let otlp = arguments.telemetry.otlp_endpoint.as_deref();
+    let database = arguments.database()?;
     let mut code = ExitCode::SUCCESS;
     let work = async {
         match &arguments.command {
             Command::Init(args) => hub::init(&args.data, &args.settings()).map(drop),
             Command::InitSite(args) => site::init(&args.data, &args.credentials, &args.settings()).map(drop),
             Command::Up(args) => {
-                code = up::run(args, &arguments.telemetry, &health, &shutdown).await?;
+                code = up::run(args, database, &arguments.telemetry, &health, &shutdown).await?;
                 Ok(())
             }
             Command::Site(args) => {
                 let site = site::init(&args.data, &args.credentials, &args.settings())?;
                 site::run(&site, &args.nats_server, otlp, &health, &shutdown).await
             }
-            Command::Service(command) => match command.service() {
-                (service, Tier::Central, args) => hub::run_one(service, &args.data, &health, &shutdown).await,
-                (service, Tier::Site, args) => site::run_one(service, &args.data, otlp, &health, &shutdown).await,
+            Command::Service(ServiceCommand { service, data }) => match service.service().tier {
+                Tier::Hub => hub::run_one(*service, &data.data, database, &health, &shutdown).await,
+                Tier::Site => site::run_one(*service, &data.data, otlp, &health, &shutdown).await,
             },
         }
     };

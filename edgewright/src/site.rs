@@ -1,4 +1,4 @@
-//! A site: its data folder, its NATS server, its two services.
+//! A site: what its data folder holds, its NATS server, and its two services that are configured from the folder.
 //!
 //! ```text
 //! site.toml                   addresses
@@ -11,17 +11,16 @@
 //! ```
 
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
-use bus::{Endpoint, Role, ServiceName};
+use anyhow::{Context, bail, ensure};
+use bus::{Login, ServiceName, Tier, User};
 use identity::{
     credentials::{self, SiteCredentials},
-    nats, write_secret,
+    random_token,
 };
 use margo::{ClientName, SiteName};
 use serde::{Deserialize, Serialize};
@@ -30,31 +29,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     children::{check_nats_server, nats_server},
-    hub::{make_seed, read_seed},
+    folder::Folder,
     supervise::{Tasks, restarting},
 };
 
-/// Three heartbeats: one lost message makes no node unreachable.
+/// Silence after which a node counts as unreachable: three heartbeats, so that one lost message changes nothing.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
 
-const SERVICES: [ServiceName; 2] = [ServiceName::LocalOrchestrator, ServiceName::OciFetcher];
-
-/// `site.toml`
+/// The addresses in `site.toml`, which the operator may change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SiteSettings {
-    /// Where the NATS server listens.
+    /// The address on which the site's NATS server listens.
     pub nats_listen: SocketAddr,
-    /// Where artifacts are served to nodes.
+    /// The address on which artifacts are served to nodes.
     pub artifacts_listen: SocketAddr,
-    /// How nodes reach them.
+    /// The URL at which nodes reach the artifacts; each is told when it registers.
     pub artifacts_url: String,
-    /// Where the site's status is served.
+    /// The address on which the site's own REST interface shows its status.
     pub status_listen: SocketAddr,
 }
 
 impl SiteSettings {
-    /// Everything on one address, on three ports in a row.
+    /// Every server on one address, on three ports that follow each other.
     pub fn on(host: IpAddr, port: u16) -> Self {
         let at = |offset| SocketAddr::new(host, port + offset);
         Self {
@@ -66,69 +63,44 @@ impl SiteSettings {
     }
 }
 
-/// A site's data folder.
+/// A site whose data folder is complete.
 #[derive(Clone)]
 pub struct Site {
-    data: PathBuf,
-    /// `site.toml`
+    folder: Folder,
     pub settings: SiteSettings,
     credentials: SiteCredentials,
 }
 
 impl Site {
-    /// Opens what [`init`] made.
+    /// Opens a data folder that [`init`] made, and reads its settings and credentials.
     pub fn open(data: &Path) -> anyhow::Result<Self> {
-        let path = data.join("site.toml");
-        let text = fs::read_to_string(&path).with_context(|| {
-            format!("reading {} (`edgewright init-site --data {} …` makes it)", path.display(), data.display())
-        })?;
-        let settings = toml::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
-        let credentials = credentials::load(&data.join("credentials.toml"))?;
-        Ok(Self { data: data.to_owned(), settings, credentials })
+        Self::read(Folder::open(data))
     }
 
-    /// The folder of the NATS server.
-    pub fn nats(&self) -> PathBuf {
-        self.data.join("nats")
+    fn read(folder: Folder) -> anyhow::Result<Self> {
+        let settings = folder.settings("site.toml", "edgewright init-site")?;
+        let credentials = credentials::load(&folder.path("credentials.toml"))?;
+        Ok(Self { folder, settings, credentials })
     }
 
-    /// The file with the token that opens the site's status.
+    /// The file that holds the token for the site's own REST interface.
     pub fn status_token(&self) -> PathBuf {
-        self.data.join("keys/status.token")
+        self.folder.path("keys/status.token")
     }
 
     fn client(&self) -> ClientName {
         self.credentials.site.client()
     }
 
-    fn seed(&self, role: &Role) -> anyhow::Result<String> {
-        read_seed(&self.data.join("keys/nats"), role)
+    fn login(&self, user: User) -> anyhow::Result<Login> {
+        self.folder.login(user, self.settings.nats_listen)
     }
 
-    fn endpoint(&self, role: Role) -> anyhow::Result<Endpoint> {
-        Ok(Endpoint { url: format!("nats://{}", self.settings.nats_listen), seed: self.seed(&role)?, role })
+    fn own_users(&self) -> [User; 2] {
+        [User::LocalOrchestrator(self.client()), User::OciFetcher(self.client())]
     }
 
-    fn own_roles(&self) -> [Role; 2] {
-        [Role::LocalOrchestrator(self.client()), Role::OciFetcher(self.client())]
-    }
-
-    fn own_users(&self) -> anyhow::Result<Vec<(Role, String)>> {
-        self.own_roles()
-            .into_iter()
-            .map(|role| {
-                let public = nats::public_key(&self.seed(&role)?)?;
-                Ok((role, public))
-            })
-            .collect()
-    }
-
-    fn token(&self, name: &str) -> anyhow::Result<String> {
-        let path = self.data.join("keys").join(name);
-        Ok(fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?.trim().to_owned())
-    }
-
-    /// Runs one of the site's services until shutdown.
+    /// Runs one of the site's services until shutdown or failure.
     async fn run(
         &self,
         name: ServiceName,
@@ -137,41 +109,53 @@ impl Site {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let SiteCredentials { tenant, site, hub, seed, root_key } = self.credentials.clone();
-        let [orchestrator, fetcher] = self.own_roles();
-        if name == ServiceName::OciFetcher {
-            let config = oci_fetcher::Config {
-                bus: self.endpoint(fetcher)?,
-                readiness,
-                tenant,
-                client: self.client(),
-                data: self.data.join("store"),
-                listen: self.settings.artifacts_listen,
-                token: self.token("artifacts.token")?,
-            };
-            return oci_fetcher::run(config, shutdown).await;
+        let [orchestrator, fetcher] = self.own_users();
+        let artifacts_token = self.folder.line("keys/artifacts.token")?;
+        match name {
+            ServiceName::OciFetcher => {
+                let config = oci_fetcher::Config {
+                    bus: self.login(fetcher)?,
+                    readiness,
+                    tenant,
+                    client: self.client(),
+                    data: self.folder.path("store"),
+                    listen: self.settings.artifacts_listen,
+                    token: artifacts_token,
+                };
+                oci_fetcher::run(config, shutdown).await
+            }
+            ServiceName::LocalOrchestrator => {
+                let config = local_orchestrator::Config {
+                    bus: self.login(orchestrator)?,
+                    readiness,
+                    tenant,
+                    hub: Login { url: hub, seed, user: User::Site(site.client()) },
+                    reloader: self.login(User::Reloader)?,
+                    site,
+                    users_file: self.folder.users_file(),
+                    own_users: self.folder.public_keys(self.own_users())?,
+                    data: self.folder.path("orchestrator"),
+                    root_key,
+                    listen: self.settings.status_listen,
+                    status_token: self.folder.line("keys/status.token")?,
+                    artifacts_url: self.settings.artifacts_url.clone(),
+                    artifacts_token,
+                    unreachable_after: UNREACHABLE_AFTER,
+                    otlp_endpoint,
+                };
+                local_orchestrator::run(config, shutdown).await
+            }
+            ServiceName::ApiGateway
+            | ServiceName::AppRegistry
+            | ServiceName::DeploymentRegistry
+            | ServiceName::GitWriter
+            | ServiceName::GitObserver
+            | ServiceName::StatusCollector
+            | ServiceName::NodeCapabilities => bail!("{name} runs at the hub"),
         }
-        let config = local_orchestrator::Config {
-            bus: self.endpoint(orchestrator)?,
-            readiness,
-            tenant,
-            hub: Endpoint { url: hub, seed, role: Role::Site(site.client()) },
-            reloader: self.endpoint(Role::Reloader)?,
-            site,
-            users_file: self.nats().join("users.conf"),
-            own_users: self.own_users()?,
-            data: self.data.join("orchestrator"),
-            root_key,
-            listen: self.settings.status_listen,
-            status_token: self.token("status.token")?,
-            artifacts_url: self.settings.artifacts_url.clone(),
-            artifacts_token: self.token("artifacts.token")?,
-            unreachable_after: UNREACHABLE_AFTER,
-            otlp_endpoint,
-        };
-        local_orchestrator::run(config, shutdown).await
     }
 
-    /// Adds the site's NATS server and services to the tasks.
+    /// Starts the site's NATS server as a child and its services as tasks, each restarted when it fails.
     pub fn spawn(
         &self,
         tasks: &mut Tasks,
@@ -180,9 +164,9 @@ impl Site {
         health: &Health,
         shutdown: &CancellationToken,
     ) {
-        tasks.spawn("nats-server of the site", nats_server(server, &self.nats()).supervise(shutdown.clone()));
-        for name in SERVICES {
-            // Known before its task begins, so that nobody takes silence for readiness.
+        tasks.spawn("nats-server of the site", nats_server(server, &self.folder.nats()).supervise(shutdown.clone()));
+        for name in ServiceName::at(Tier::Site) {
+            // Made known here, before the task begins: else the site counts as ready while a service has yet to start.
             let readiness = health.service(name);
             let (site, shutdown) = (self.clone(), shutdown.clone());
             let otlp_endpoint = otlp_endpoint.map(str::to_owned);
@@ -194,7 +178,7 @@ impl Site {
     }
 }
 
-/// Runs one of the site's services as this process.
+/// Runs one of the site's services in this process until shutdown, and restarts it when it fails.
 pub async fn run_one(
     service: ServiceName,
     data: &Path,
@@ -207,7 +191,7 @@ pub async fn run_one(
     restarting(service.as_str(), shutdown, attempt).await
 }
 
-/// Runs a whole site as this process, its NATS server as a child.
+/// Runs a whole site until shutdown: its services in this process, its NATS server as a child.
 pub async fn run(
     site: &Site,
     server: &Path,
@@ -221,64 +205,36 @@ pub async fn run(
     tasks.join(shutdown).await
 }
 
-/// Makes what a site needs. What is there stays: keys are identities.
+/// Makes what a site needs and lacks, with these settings if it has none. What is there already stays, for keys are
+/// identities; only the credentials are replaced by those given. Fails when these are of another site.
 pub fn init(data: &Path, credentials: &Path, settings: &SiteSettings) -> anyhow::Result<Site> {
-    fs::create_dir_all(data.join("keys/nats")).with_context(|| format!("making {}", data.display()))?;
-    let data = data.canonicalize()?;
+    let folder = Folder::make(data)?;
     let given: SiteCredentials = credentials::load(credentials)?;
-    let kept = data.join("credentials.toml");
+    let kept = folder.path("credentials.toml");
     if kept.exists() {
         let held: SiteCredentials = credentials::load(&kept)?;
         ensure!(
             held.site == given.site,
             "{} belongs to site {}, but the credentials are of site {}: use another folder",
-            data.display(),
+            folder.display(),
             held.site,
             given.site,
         );
     }
     credentials::save(&kept, &given)?;
-    if !data.join("site.toml").exists() {
-        write_secret(&data.join("site.toml"), toml::to_string(settings)?.as_bytes())?;
+    folder.keep_settings("site.toml", settings)?;
+    let site = Site::read(folder)?;
+    let folder = &site.folder;
+    folder.keep_seeds(site.own_users().iter().chain([&User::Reloader]))?;
+    for name in ["keys/status.token", "keys/artifacts.token"] {
+        folder.keep(name, || Ok(random_token().context("making a token")?.into_bytes()))?;
     }
-    let site = Site::open(&data)?;
-    for role in site.own_roles().iter().chain([&Role::Reloader]) {
-        make_seed(&data.join("keys/nats"), role)?;
-    }
-    for name in ["status.token", "artifacts.token"] {
-        let path = data.join("keys").join(name);
-        if !path.exists() {
-            write_secret(&path, random_token()?.as_bytes())?;
-        }
-    }
-    fs::create_dir_all(site.nats())?;
-    let conf = nats::server_conf(&nats::Server {
-        listen: &site.settings.nats_listen.to_string(),
-        monitor: None,
-        name: &format!("site-{}", given.site),
-        store: &site.nats().join("data"),
-        tenant: &given.tenant,
-        users: "users.conf",
-        reloader: &nats::public_key(&site.seed(&Role::Reloader)?)?,
-    });
-    write_secret(&site.nats().join("nats.conf"), conf.as_bytes())?;
-    // local-orchestrator keeps this file from then on.
-    if !site.nats().join("users.conf").exists() {
-        let users = site.own_users()?;
-        let text = nats::users_conf(users.iter().map(|(role, public)| (role, public.as_str())));
-        write_secret(&site.nats().join("users.conf"), text.as_bytes())?;
-    }
+    let users = folder.public_keys(site.own_users())?;
+    folder.write_server(&format!("site-{}", given.site), site.settings.nats_listen, &given.tenant, &users)?;
     Ok(site)
 }
 
-/// 256 random bits in hex.
-fn random_token() -> anyhow::Result<String> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// The folder of a site inside the folder of `up`.
+/// The data folder of a site inside that of `up`.
 pub fn folder(data: &Path, site: &SiteName) -> PathBuf {
     data.join("sites").join(site.as_str())
 }

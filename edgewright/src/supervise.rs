@@ -1,22 +1,23 @@
-//! Keeping services and children running.
+//! Keeping services and child processes running.
 
 use std::time::{Duration, Instant};
 
-use service::Backoff;
+use process::Backoff;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-/// The pause after a first failure: most pass quickly.
+/// The pause after a first failure. It is short because most failures pass quickly, such as a server that restarts.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// The longest pause between two attempts.
+/// The longest pause between two attempts, and so the longest time that a repaired fault goes unnoticed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A run this long was a good one: the next pause is short again.
+/// A run of this length shows that the fault had passed, so the pause after it is the shortest again.
 const GOOD_RUN: Duration = Duration::from_secs(60);
 
-/// Runs `attempt` until it ends well (which it does at shutdown); after a failure again, after a growing pause.
+/// Runs `attempt` again after each failure, with growing pauses, until it succeeds, which it does at shutdown. A failure
+/// during shutdown is returned.
 pub async fn restarting<F: Future<Output = anyhow::Result<()>>>(
     name: &str,
     shutdown: &CancellationToken,
@@ -42,18 +43,18 @@ pub async fn restarting<F: Future<Output = anyhow::Result<()>>>(
     }
 }
 
-/// Tasks that live as long as the process. None dies unseen.
+/// Tasks that live as long as the process. [`Tasks::join`] awaits all of them, so that none dies unseen.
 #[derive(Default)]
 pub struct Tasks(JoinSet<(String, anyhow::Result<()>)>);
 
 impl Tasks {
-    /// Adds one.
+    /// Starts a task; logs call it by this name.
     pub fn spawn(&mut self, name: impl Into<String>, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let name = name.into();
         self.0.spawn(async move { (name, task.await) });
     }
 
-    /// Waits until all have ended. A task that fails ends the others.
+    /// Waits until all tasks have ended, and returns the first failure. A task that fails has the others shut down.
     pub async fn join(mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut result = Ok(());
         while let Some(ended) = self.0.join_next().await {

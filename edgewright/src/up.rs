@@ -1,7 +1,7 @@
-//! `edgewright up`: from nothing to a running application, on one machine.
+//! `edgewright up` leads from nothing to a running application, on one machine.
 //!
-//! Hub and site run in this process, nats-servers and edge-nodes are its children. Site, nodes, application and order
-//! are made with `edgectl`, with the same commands that a person uses; what exists from an earlier time goes on.
+//! The services of hub and site run in this process; nats-servers and edge-nodes are its children. Site, nodes, application
+//! and order are made by `edgectl`, with the same commands that a person uses. What exists from an earlier run goes on.
 
 use std::{
     fs,
@@ -12,10 +12,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use disk::FolderLock;
 use edgectl::context::{Context, SiteContext};
 use margo::{NodeName, SiteName};
-use rustix::fs::{FlockOperation, flock};
-use service::{Health, args::TelemetryArgs};
+use process::args::TelemetryArgs;
+use service::Health;
+use store::PostgresUrl;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -32,18 +34,19 @@ const SITE: &str = "plant";
 const NODES: [&str; 2] = ["press", "oven"];
 const ASSIGNMENT: &str = "hello";
 
-/// The first of the site's three ports, beside those of the hub.
+/// The first of the site's three ports; the hub has others, and both share one address.
 const SITE_PORT: u16 = 4323;
 
 /// Runs everything until shutdown, or until the command of `--then` has ended.
 pub async fn run(
     args: &UpArgs,
+    database: Option<PostgresUrl>,
     telemetry: &TelemetryArgs,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     check_nats_server(&args.nats_server).await?;
-    let hub = hub::init(&args.data, &hub::HubSettings::on(IpAddr::V4(args.host)))?;
+    let hub = hub::init(&args.data, &hub::HubSettings::on(IpAddr::V4(args.host)))?.with_database(database);
     let data = args.data.canonicalize()?;
     let _lock = lock(&data)?;
     ensure!(
@@ -73,7 +76,7 @@ pub async fn run(
         }
         Err(error) => {
             shutdown.cancel();
-            // The first failure is the one to tell.
+            // This failure came first; those of the tasks most likely follow from it.
             let _ = tasks.join(shutdown).await;
             Err(error)
         }
@@ -88,7 +91,8 @@ struct Up<'a> {
 }
 
 impl Up<'_> {
-    /// Gives the exit code of `--then`, or nothing when everything shall go on running.
+    /// Makes and starts what is missing. Returns the exit code of the command of `--then`, or `None` without one, when
+    /// everything shall go on running.
     async fn make(
         &self,
         hub: &hub::Hub,
@@ -164,20 +168,21 @@ impl Up<'_> {
         self.data.join("edgectl.toml")
     }
 
-    /// How a person calls edgectl for this platform: without `--context` when it is found by itself.
+    /// What a person types to call edgectl for this platform: without `--context` where edgectl finds the file by itself.
     fn edgectl_line(&self) -> String {
         let program = self.programs.join("edgectl").display().to_string();
         let default = std::env::current_dir().is_ok_and(|here| here.join(".edgewright") == self.data);
         if default { program } else { format!("{program} --context {}", self.context_file().display()) }
     }
 
+    /// The agent of the node with this index: it selects the loopback address of its workloads.
     fn node(&self, folder: &Path, credentials: &Path, at: usize) -> Program {
         let address = Ipv4Addr::from(u32::from(self.args.host) + 1 + at as u32);
         let arguments = [
             ("--credentials", credentials.display().to_string()),
             ("--data", folder.join("data").display().to_string()),
             ("--workload-address", address.to_string()),
-            // Whoever ends `up` wants the machine back.
+            // Workloads outlive their agent elsewhere; whoever ends `up` wants the machine back.
             ("--on-exit", "stop".to_owned()),
             ("--log", self.telemetry.log.clone()),
         ]
@@ -192,7 +197,7 @@ impl Up<'_> {
         }
     }
 
-    /// Runs a command that writes a credentials file, unless the file is there.
+    /// Runs a command of edgectl that writes a credentials file, unless the file is there already.
     async fn credentials(&self, command: &[&str], file: &Path) -> anyhow::Result<()> {
         if file.exists() {
             return Ok(());
@@ -203,7 +208,7 @@ impl Up<'_> {
         self.edgectl(&[command, &["--credentials", &file]].concat()).await
     }
 
-    /// Runs one command of edgectl, as a person would.
+    /// Shows and runs one command of edgectl, which has to succeed.
     async fn edgectl(&self, command: &[&str]) -> anyhow::Result<()> {
         println!("$ edgectl {}", command.join(" "));
         let status = self.edgectl_command(command).status().await.context("running edgectl")?;
@@ -227,22 +232,20 @@ impl Up<'_> {
     }
 }
 
-/// The folder of the programs that were built together.
+/// The folder of this program, in which `edgectl` and `edge-node` lie as well.
 fn programs_folder() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding the folder of the programs")?;
     Ok(own.parent().context("a program lies in a folder")?.to_owned())
 }
 
-/// Refuses a second `up` on the same folder.
-fn lock(data: &Path) -> anyhow::Result<fs::File> {
+/// Holds the data folder for this process; fails while another `up` runs on it.
+fn lock(data: &Path) -> anyhow::Result<FolderLock> {
     let path = data.join("lock");
-    let file = fs::File::create(&path).with_context(|| format!("opening {}", path.display()))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("{} is in use by another `edgewright up`", data.display()))?;
-    Ok(file)
+    let lock = FolderLock::take(&path).with_context(|| format!("opening {}", path.display()))?;
+    lock.with_context(|| format!("{} is in use by another `edgewright up`", data.display()))
 }
 
-/// Waits until every service of this process can do its work.
+/// Waits until every service of this process says that it can do its work.
 async fn ready(health: &Health) {
     let mut look = tokio::time::interval(Duration::from_millis(50));
     while !health.is_ready() {

@@ -10,11 +10,11 @@ use end_to_end::{Platform, Start, answers, starts};
 
 /// Where a process is stopped in the middle of an order, and which process is killed there.
 struct Cut {
-    /// The process that reaches the point.
+    /// The process that stops itself at the point.
     runs: &'static str,
-    /// The point.
+    /// The name of the stop point.
     point: &'static str,
-    /// The process that is killed: the same, or a server that it depends on.
+    /// The process that is killed meanwhile: the same one, or a server that it depends on.
     killed: &'static str,
 }
 
@@ -29,8 +29,8 @@ const CUTS: [Cut; 14] = [
     at("git-writer", "git-writer.fleet-moved"),
     at("git-writer", "git-writer.committed"),
     at("git-observer", "git-observer.before-publish"),
-    at("plant.local-orchestrator", "local-orchestrator.staged"),
     at("plant.local-orchestrator", "local-orchestrator.before-adopt"),
+    at("plant.local-orchestrator", "local-orchestrator.adopted"),
     at("plant.local-orchestrator", "local-orchestrator.relayed"),
     at("plant.press", "edge-node.adopted"),
     at("plant.press", "edge-node.started"),
@@ -75,7 +75,7 @@ async fn an_order_survives_every_kill_and_arrives_once() {
         digests = next;
     }
 
-    // Every order stands in Git, each once: one commit for each revision.
+    // Every order stands in Git exactly once: there is one commit for each revision.
     let assignment = platform.edgectl_json(&["co", "list", "assignments"])[0].clone();
     assert_eq!(assignment["revision"], 1 + CUTS.len());
     let orders = platform.edgectl_json(&["co", "list", "orders"]);
@@ -96,7 +96,8 @@ async fn an_order_survives_every_kill_and_arrives_once() {
     }
 }
 
-/// The revision that an update has to name. A service that was started again has to be back before it can be asked.
+/// The revision that an update has to name. Waits for it, because a service that was started again answers only after a
+/// while.
 async fn revision(platform: &Platform) -> HeaderValue {
     let client = reqwest::Client::new();
     let url = format!("{}/assignments/hello", platform.api());
@@ -107,7 +108,7 @@ async fn revision(platform: &Platform) -> HeaderValue {
     .await
 }
 
-/// Sends an update as the admin, and gives the status of the answer.
+/// Sends an update as the admin, and returns the status of the answer.
 async fn update(api: String, token: String, revision: HeaderValue, greeting: String) -> u16 {
     let body = serde_json::json!({
         "app": { "id": "hello", "version": "1.0.0" },
@@ -119,7 +120,7 @@ async fn update(api: String, token: String, revision: HeaderValue, greeting: Str
     answer.status().as_u16()
 }
 
-/// The digest that is wanted on each node.
+/// Each node with the digest that is wanted there.
 fn wanted(platform: &Platform) -> Vec<(String, String)> {
     let deployments = platform.edgectl_json(&["co", "list", "deployments"]);
     let node = |deployment: &serde_json::Value| deployment["node"].as_str().unwrap().replace("plant/", "");
@@ -135,7 +136,7 @@ fn starts_of(folder: &Path, digest: &str) -> Vec<Start> {
     starts(folder).into_iter().filter(|start| start.digest == digest).collect()
 }
 
-/// Stock git, which has to succeed.
+/// Runs stock git, which has to succeed, and returns all that it wrote.
 pub fn git(repository: &Path, arguments: &[&str]) -> String {
     let output = std::process::Command::new("git").arg("-C").arg(repository).args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -1,13 +1,13 @@
-//! Without the hub.
+//! What a site and its nodes still do while the hub, or even the site itself, is away.
 
 use serde_json::Value;
 
-use end_to_end::{CENTRAL, Platform, answers, edgectl, kill_runners, starts};
+use end_to_end::{Platform, answers, central, edgectl, kill_runners, starts};
 
 #[tokio::test]
 async fn a_site_and_its_nodes_restart_without_the_hub() {
     let mut platform = Platform::with_sample(None).await;
-    for name in CENTRAL.into_iter().chain(["hub-nats"]) {
+    for name in central().chain(["hub-nats"]) {
         platform.kill(name);
     }
 
@@ -38,7 +38,7 @@ async fn a_site_and_its_nodes_restart_without_the_hub() {
 
     // The hub returns; an order goes through as before.
     platform.run("hub-nats");
-    CENTRAL.iter().for_each(|service| platform.run(service));
+    central().for_each(|service| platform.run(service));
     testkit::wait_for("the hub to take orders again", async || {
         let order = ["co", "update", "hello", "--set", "greeting=Back"];
         let output = edgectl(&platform.context(), &order);

@@ -1,4 +1,4 @@
-//! An OTLP/HTTP receiver that keeps every span.
+//! A receiver of traces by OTLP/HTTP that keeps every span.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest
 use prost::Message;
 use tokio::net::TcpListener;
 
-/// One span as it was received.
+/// The fields of a received span by which traces are followed.
 #[derive(Clone, Debug)]
 pub struct Span {
     pub service: String,
@@ -23,14 +23,14 @@ pub struct Span {
 /// Spans by their id.
 pub type Spans = HashMap<Vec<u8>, Span>;
 
-/// A receiver on a port of its own.
+/// A receiver that listens on a port of its own.
 pub struct Receiver {
     spans: Arc<Mutex<Spans>>,
     endpoint: String,
 }
 
 impl Receiver {
-    /// Listens until the test ends.
+    /// Starts a receiver, which listens until the test ends.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("a bound listener has an address"));
@@ -40,12 +40,12 @@ impl Receiver {
         Self { spans, endpoint }
     }
 
-    /// What OTEL_EXPORTER_OTLP_ENDPOINT has to be.
+    /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT` that sends traces here.
     pub fn endpoint(&self) -> String {
         self.endpoint.clone()
     }
 
-    /// Everything received so far.
+    /// Every span that was received so far.
     pub fn spans(&self) -> Spans {
         self.spans.lock().unwrap().clone()
     }

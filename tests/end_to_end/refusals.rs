@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use bus::{Bus, Endpoint, Role, ServiceName, Subject, decode, encode, proto, streams};
+use bus::{Bus, Login, ServiceName, Subject, User, decode, encode, proto, streams};
 use identity::{SigningKey, trust};
 use margo::{Digest, Head, KeySet, ManifestVersion, TenantName};
 use reqwest::StatusCode;
@@ -23,9 +23,9 @@ struct Forger {
 
 impl Forger {
     async fn at(platform: &Platform) -> Self {
-        let role = Role::Central(ServiceName::GitObserver);
+        let user = User::Central(ServiceName::GitObserver);
         let seed = std::fs::read_to_string(platform.hub().join("keys/nats/git-observer.seed")).unwrap();
-        let bus = Bus::connect(&Endpoint { url: platform.nats_url("hub"), seed, role }).await.unwrap();
+        let bus = Bus::connect(&Login { url: platform.nats_url("hub"), seed, user }).await.unwrap();
         bus.connected().await;
         let stream = bus.jetstream().get_stream(streams::DESIRED).await.unwrap();
         let last =
@@ -42,7 +42,7 @@ impl Forger {
         self.bus.publish_batch(batch).await.unwrap();
     }
 
-    /// The last good state under the next version, signed by `key`; `change` alters it before that.
+    /// The last good state under the next version, altered by `change` and then signed by `key`.
     fn signed(&self, key: &SigningKey, change: impl FnOnce(&mut Head)) -> proto::DesiredHead {
         let mut head = Head::parse(&self.head.head).unwrap();
         head.version = head.version.next().unwrap();
@@ -61,7 +61,7 @@ fn node_subject() -> Subject {
     Subject::DesiredNode("plant/press".parse().unwrap())
 }
 
-/// Waits until the site shows a refusal that speaks of this.
+/// Waits until the site shows a refusal whose reason contains these words.
 async fn site_refuses(platform: &Platform, words: &str) {
     wait_for(&format!("the site to refuse: {words}"), async || {
         let status = platform.edgectl_json(&["lo", "status", "--site", "plant"]);
@@ -95,7 +95,7 @@ async fn forged_desired_state_is_refused_and_the_last_good_state_stays() {
     forger.publish(&head, &forger.node).await;
     site_refuses(&platform, "KEYS has number 0").await;
 
-    // An older version, as it was signed at its time.
+    // An older version comes again, as it was signed at its time.
     let head = forger.signed(&writer, |head| {
         head.version = ManifestVersion::FIRST;
         head.list = Digest::of(b"");
@@ -103,13 +103,13 @@ async fn forged_desired_state_is_refused_and_the_last_good_state_stays() {
     forger.publish(&head, &proto::DesiredNode::default()).await;
     site_refuses(&platform, "version 1 is older than version 2").await;
 
-    // A document that does not hash to its digest.
+    // A document does not hash to its digest.
     let mut node = forger.node.clone();
     node.deployments[0].document = "id: forged".into();
     forger.publish(&forger.head, &node).await;
     site_refuses(&platform, "digest").await;
 
-    // A message that does not decode.
+    // A message does not decode.
     let batch = vec![bus::Outgoing::new(node_subject(), "no message".into())];
     forger.bus.publish_batch(batch).await.unwrap();
     site_refuses(&platform, "decompressing").await;
@@ -129,7 +129,7 @@ async fn an_unsigned_commit_reaches_nobody() {
     let mut platform = Platform::with_sample(None).await;
     platform.all_installed().await;
     forge_commit(&platform.hub().join("repositories/default/clients/plant.git"));
-    // It looks at its start, on every signal and every hour; an hour is too long here.
+    // git-observer looks at its start, on every signal and every hour. An hour is too long here.
     platform.kill("git-observer");
     platform.run("git-observer");
     wait_for("the centre to show the refusal", async || {
@@ -159,8 +159,8 @@ async fn a_report_of_an_earlier_incarnation_is_refused() {
     platform.all_installed().await;
     platform.kill("plant.press");
     let seed = seed_of(&platform, "press");
-    let role = Role::Node("plant/press".parse().unwrap());
-    let bus = Bus::connect(&Endpoint { url: platform.nats_url("plant"), seed, role }).await.unwrap();
+    let user = User::Node("plant/press".parse().unwrap());
+    let bus = Bus::connect(&Login { url: platform.nats_url("plant"), seed, user }).await.unwrap();
     bus.connected().await;
     // The node lost its disk: it registers anew and gets the next incarnation. Then a report of the old one comes late.
     let register = proto::RegisterRequest { incarnation: 0 };

@@ -1,4 +1,4 @@
-//! One trace from the HTTP request to the status of what runs.
+//! One trace leads from the HTTP request to the status of what runs.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use testkit::wait_for;
 use crate::receiver::{Receiver, Span, Spans};
 use end_to_end::Platform;
 
-/// In the order in which an order passes through them.
+/// The services and the agent, as an order passes through them.
 const PATH: [&str; 7] = [
     "api-gateway",
     "deployment-registry",
@@ -37,7 +37,7 @@ async fn one_trace_leads_from_the_request_to_the_status() {
     assert!(receiver.spans().values().any(|span| hex(&span.trace) == trace));
 }
 
-/// Whether this is a span of the last service, and its ancestors pass through every service up to the root.
+/// Whether this span is one of the last service on the path, and its ancestors lead through all the others up to the root.
 fn reaches_from_end(span: &Span, root: &Span, spans: &Spans) -> bool {
     let mut services = vec![span.service.as_str()];
     let mut at = span;

@@ -27,7 +27,7 @@ fn up(folder: &Path, address: Ipv4Addr) -> Process {
     Process::start("up", folder, &mut command)
 }
 
-/// Workloads outlive a test that fails; this ends them.
+/// A folder whose workloads are killed with it, because they outlive their agents when a test fails.
 struct Workloads(TempDir);
 
 impl Drop for Workloads {

@@ -11,7 +11,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use bus::{Endpoint, Role, ServiceName, Subject};
+use bus::{Login, ServiceName, Subject, User};
 use margo::NodeId;
 use testkit::{NatsServer, wait_for};
 
@@ -29,9 +29,9 @@ const SUBSCRIBE: May = May { publish: false, subscribe: true };
 /// Whose credentials the hostile client has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Thief {
-    /// A node's, at its site.
+    /// Those of a node, at its site's server.
     Node,
-    /// A site's, at the hub.
+    /// Those of a site, at the hub's server.
     Site,
 }
 
@@ -46,6 +46,7 @@ enum About {
     Stranger,
 }
 
+/// What each subject must be open for, written by hand.
 fn expected(thief: Thief, about: About, subject: &Subject) -> May {
     let own = match thief {
         Thief::Node => about == About::Itself,
@@ -89,7 +90,7 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
     }
 }
 
-/// The server's own interfaces: what may be published there. Everything else of them is refused.
+/// Subjects of the server's own interfaces, each with whether the thief may publish there.
 fn server_interfaces(thief: Thief) -> Vec<(String, bool)> {
     let direct = |stream: &str, subject: Subject| format!("$JS.API.DIRECT.GET.{stream}.{subject}");
     let (own, neighbour, stranger) = (press(), oven(), other());
@@ -144,18 +145,18 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(endpoint: &Endpoint) -> Self {
+    async fn connect(login: &Login) -> Self {
         let refused = Arc::new(Mutex::new(Vec::new()));
         let notes = refused.clone();
-        let client = async_nats::ConnectOptions::with_nkey(endpoint.seed.clone())
-            .custom_inbox_prefix(endpoint.role.inbox_prefix())
+        let client = async_nats::ConnectOptions::with_nkey(login.seed.clone())
+            .custom_inbox_prefix(login.user.inbox_prefix())
             .event_callback(move |event| {
                 if let async_nats::Event::ServerError(error) = event {
                     notes.lock().unwrap().push(error.to_string().to_lowercase());
                 }
                 std::future::ready(())
             })
-            .connect(&endpoint.url)
+            .connect(&login.url)
             .await
             .unwrap();
         Self { client, refused, probes: AtomicUsize::new(0) }
@@ -191,9 +192,9 @@ impl Client {
     }
 }
 
-async fn every_cell(thief: Thief, role: Role) {
-    let server = NatsServer::start(std::slice::from_ref(&role)).await;
-    let client = Client::connect(&server.endpoint(&role)).await;
+async fn every_cell(thief: Thief, user: User) {
+    let server = NatsServer::start(std::slice::from_ref(&user)).await;
+    let client = Client::connect(&server.login(&user)).await;
     let mut wrong = Vec::new();
     let mut cells = 0;
     for (about, node) in [(About::Itself, press()), (About::Neighbour, oven()), (About::Stranger, other())] {
@@ -226,17 +227,17 @@ async fn every_cell(thief: Thief, role: Role) {
 
 #[tokio::test]
 async fn a_node_s_credentials_open_its_own_subjects_at_the_site_and_nothing_else() {
-    every_cell(Thief::Node, Role::Node(press())).await;
+    every_cell(Thief::Node, User::Node(press())).await;
 }
 
 #[tokio::test]
 async fn a_site_s_credentials_open_its_own_subjects_at_the_hub_and_nothing_else() {
-    every_cell(Thief::Site, Role::Site(press().client)).await;
+    every_cell(Thief::Site, User::Site(press().client)).await;
 }
 
 #[tokio::test]
 async fn without_credentials_nothing_is_open() {
-    let server = NatsServer::start(&[Role::Central(ServiceName::ApiGateway)]).await;
+    let server = NatsServer::start(&[User::Central(ServiceName::ApiGateway)]).await;
     let connect = async_nats::ConnectOptions::new().connect(server.url()).await;
     assert!(connect.is_err());
     let (seed, _) = identity::nats::generate();

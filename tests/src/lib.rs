@@ -1,12 +1,12 @@
 //! A whole platform of real processes, for tests and measurements that kill, count or time them.
 //!
-//! [`Platform`] starts each service, NATS server and agent as a process of its own, on loopback addresses of its own; what it
-//! starts ends with it. The programs are those that `cargo build --workspace` made in the same target folder.
+//! [`Platform`] starts each service, NATS server and agent as a process of its own, on loopback addresses of its own, and
+//! ends them when it is dropped. The programs are those that `cargo build --workspace` made in the same target folder.
 
 mod platform;
 mod process;
 
 pub use platform::{
-    Application, CENTRAL, Platform, SiteLayout, after, answers, edgectl, edgectl_json, edgectl_ok, falls_silent, sample,
+    Application, Platform, SiteLayout, after, answers, central, edgectl, edgectl_json, edgectl_ok, falls_silent, sample,
 };
 pub use process::{Process, Runner, Start, kill_runners, last_lines, output, program, runners, starts};

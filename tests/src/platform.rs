@@ -1,4 +1,4 @@
-//! A whole platform, one process for each service.
+//! Starting, calling and killing the parts of a whole platform that runs one process for each service.
 
 use std::{
     collections::BTreeMap,
@@ -7,6 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
+use bus::{ServiceName, Tier};
 use edgectl::context::{Context, SiteContext};
 use margo::State;
 use serde_json::Value;
@@ -15,33 +16,27 @@ use testkit::{loopback, nats_server_binary, wait_for};
 
 use crate::process::{Process, kill_runners, output, program};
 
-/// The central services; each is a subcommand of `edgewright`.
-pub const CENTRAL: [&str; 7] = [
-    "git-writer",
-    "git-observer",
-    "status-collector",
-    "node-capabilities",
-    "app-registry",
-    "deployment-registry",
-    "api-gateway",
-];
+/// The names of the central services, each of which is also its subcommand of `edgewright`.
+pub fn central() -> impl Iterator<Item = &'static str> {
+    ServiceName::at(Tier::Hub).map(ServiceName::as_str)
+}
 
-/// The sample application.
+/// The folder of the sample application.
 pub fn sample() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/hello")
 }
 
-/// The address `offset` places after another.
+/// The address that many places after another.
 pub fn after(address: Ipv4Addr, offset: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(address) + offset)
 }
 
-/// Calls edgectl with a context file.
+/// Runs edgectl with a context file and returns what came of it, success or not.
 pub fn edgectl(context: &Path, arguments: &[&str]) -> Output {
     output(Command::new(program("edgectl")).arg("--context").arg(context).args(arguments))
 }
 
-/// Calls edgectl, which has to succeed.
+/// Runs edgectl, which has to succeed, and returns what it wrote to stdout.
 pub fn edgectl_ok(context: &Path, arguments: &[&str]) -> String {
     let output = edgectl(context, arguments);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -49,13 +44,13 @@ pub fn edgectl_ok(context: &Path, arguments: &[&str]) -> String {
     out.into_owned()
 }
 
-/// Calls edgectl with `-o json`.
+/// Runs edgectl with `-o json`, which has to succeed, and returns the answer.
 pub fn edgectl_json(context: &Path, arguments: &[&str]) -> Value {
     let text = edgectl_ok(context, &[arguments, &["-o", "json"]].concat());
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
 
-/// Waits until the application on this address answers with this text.
+/// Waits until the application on this address answers with a text that contains `wanted`.
 pub async fn answers(address: Ipv4Addr, wanted: &str) {
     let url = format!("http://{address}:8080/");
     wait_for(&format!("{url} to answer {wanted:?}"), async || {
@@ -66,7 +61,7 @@ pub async fn answers(address: Ipv4Addr, wanted: &str) {
     .await;
 }
 
-/// Whether nothing listens for the application on this address any longer.
+/// Waits until nothing listens for the application on this address any longer.
 pub async fn falls_silent(address: Ipv4Addr) {
     let url = format!("http://{address}:8080/");
     wait_for(&format!("{url} to fall silent"), async || match reqwest::get(&url).await {
@@ -79,13 +74,13 @@ pub async fn falls_silent(address: Ipv4Addr) {
 /// A site and its nodes. Node names are unique over all sites of a platform, so that a test may call a node by its name.
 #[derive(Clone, Copy, Debug)]
 pub struct SiteLayout {
-    /// The name of the site, and of its client.
+    /// The site's name, which is also its client's.
     pub name: &'static str,
-    /// The names of its nodes, without that of the site.
+    /// The names of the nodes, without that of the site.
     pub nodes: &'static [&'static str],
 }
 
-/// What most tests need: one site with two nodes.
+/// One site with two nodes, which is what most tests need.
 const PLANT: &[SiteLayout] = &[SiteLayout { name: "plant", nodes: &["press", "oven"] }];
 
 /// The application that a new platform is given.
@@ -141,7 +136,7 @@ impl Platform {
                 .args(["--host", &platform.address.to_string()]),
         );
         platform.run("hub-nats");
-        CENTRAL.iter().for_each(|service| platform.run(service));
+        central().for_each(|service| platform.run(service));
         platform.save_context();
         wait_for("every central service to answer", async || {
             let output = edgectl(&platform.context(), &["co", "status", "-o", "json"]);
@@ -199,41 +194,41 @@ impl Platform {
         self.folder.path()
     }
 
-    /// The hub's data folder.
+    /// The path of the hub's data folder.
     pub fn hub(&self) -> PathBuf {
         self.folder.path().join("hub")
     }
 
-    /// A site's data folder.
+    /// The path of a site's data folder.
     pub fn site(&self, site: &str) -> PathBuf {
         self.folder.path().join(site)
     }
 
-    /// Every node as `site/node`.
+    /// The name of every node as `site/node`.
     pub fn nodes(&self) -> Vec<String> {
         let nodes =
             |site: &SiteLayout| site.nodes.iter().map(|node| format!("{}/{node}", site.name)).collect::<Vec<_>>();
         self.sites.iter().flat_map(nodes).collect()
     }
 
-    /// Every process that was started, by name.
+    /// The name of every process that was started, also of those that were killed since.
     pub fn process_names(&self) -> Vec<String> {
         self.processes.keys().cloned().collect()
     }
 
-    /// A node's data folder.
+    /// The path of a node's data folder.
     pub fn node(&self, node: &str) -> PathBuf {
         self.folder.path().join(node)
     }
 
-    /// Where a node's workloads listen.
+    /// The address on which a node's workloads listen.
     pub fn node_address(&self, node: &str) -> Ipv4Addr {
         let mut nodes = self.sites.iter().flat_map(|site| site.nodes);
         let at = nodes.position(|name| *name == node).unwrap_or_else(|| panic!("there is no node {node}"));
         after(self.address, 1 + at as u32)
     }
 
-    /// The NATS server of the `hub` or of a site.
+    /// The URL of the NATS server of a site, or of the hub when `owner` is `hub`.
     pub fn nats_url(&self, owner: &str) -> String {
         format!("nats://{}:{}", self.address, if owner == "hub" { 4222 } else { self.port(owner) })
     }
@@ -244,32 +239,32 @@ impl Platform {
         4323 + 100 * at.unwrap_or_else(|| panic!("there is no site {site}")) as u16
     }
 
-    /// The context file of edgectl.
+    /// The path of the context file for edgectl.
     pub fn context(&self) -> PathBuf {
         self.folder.path().join("edgectl.toml")
     }
 
-    /// The admin's token.
+    /// The API token of the admin.
     pub fn token(&self) -> String {
         std::fs::read_to_string(self.hub().join("admin.token")).expect("`init` writes it")
     }
 
-    /// Base of the REST interface.
+    /// The URL of the REST interface, with `/api/v1`.
     pub fn api(&self) -> String {
         format!("http://{}:8080/api/v1", self.address)
     }
 
-    /// Calls edgectl, which has to succeed.
+    /// Runs edgectl on this platform, which has to succeed, and returns what it wrote to stdout.
     pub fn edgectl_ok(&self, arguments: &[&str]) -> String {
         edgectl_ok(&self.context(), arguments)
     }
 
-    /// Calls edgectl with `-o json`.
+    /// Runs edgectl on this platform with `-o json`, which has to succeed, and returns the answer.
     pub fn edgectl_json(&self, arguments: &[&str]) -> Value {
         edgectl_json(&self.context(), arguments)
     }
 
-    /// Waits until every deployment is installed as wanted.
+    /// Waits until there are deployments and every one of them is installed.
     pub async fn all_installed(&self) {
         wait_for("every deployment to be installed", async || {
             let deployments = self.edgectl_json(&["co", "list", "deployments"]);
@@ -280,12 +275,12 @@ impl Platform {
         .await;
     }
 
-    /// Starts a process by its name; one that was killed goes on where it was.
+    /// Starts a process by its name. One that was killed goes on with the data that it left.
     pub fn run(&mut self, name: &str) {
         self.run_to(name, None);
     }
 
-    /// The same, with a point at which it stops itself.
+    /// Like [`Platform::run`], but the process stops itself when it reaches this point (see `process::stop_point`).
     pub fn run_to(&mut self, name: &str, stop_point: Option<&str>) {
         let mut command = self.command(name);
         if let Some(point) = stop_point {
@@ -298,12 +293,12 @@ impl Platform {
         self.processes.insert(name.to_owned(), process);
     }
 
-    /// A process by its name.
+    /// A process that was started, by its name.
     pub fn process(&mut self, name: &str) -> &mut Process {
         self.processes.get_mut(name).unwrap_or_else(|| panic!("{name} was not started"))
     }
 
-    /// Ends a process without warning.
+    /// Sends SIGKILL to a process and waits for its end.
     pub fn kill(&mut self, name: &str) {
         self.process(name).kill();
     }

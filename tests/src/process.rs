@@ -1,4 +1,4 @@
-//! Programs as children of a test.
+//! Programs that run as children of a test, and the runners that their agents leave behind.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::wait_for;
 
-/// A program that `cargo build --workspace` made.
+/// The path of a program that `cargo build --workspace` made in the target folder of this test.
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a program has a path");
     let folder = own.parent().expect("a program lies in a folder");
@@ -20,7 +20,7 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A running program. It is killed with this value.
+/// A running program, which is killed when this value is dropped.
 pub struct Process {
     name: String,
     child: Child,
@@ -28,7 +28,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program; its output goes to `<folder>/<name>.log`.
+    /// Starts a program. What it writes is appended to `<folder>/<name>.log`.
     pub fn start(name: &str, folder: &Path, command: &mut Command) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = fs::File::options().create(true).append(true).open(&log).expect("a log file");
@@ -41,18 +41,18 @@ impl Process {
         Self { name: name.to_owned(), child, log }
     }
 
-    /// Its process id.
+    /// The process id, which the kernel gives to nobody else while this value lives.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process, which must still be there.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id() as i32).expect("a process id is not zero");
         kill_process(pid, signal).unwrap_or_else(|error| panic!("signalling {}: {error}", self.name));
     }
 
-    /// Ends it without warning.
+    /// Sends SIGKILL to the program and waits for its end.
     pub fn kill(&mut self) {
         self.child.kill().expect("killing a child");
         self.child.wait().expect("waiting for a child");
@@ -63,7 +63,7 @@ impl Process {
         self.child.try_wait().expect("waiting for a child")
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the program has ended by itself, and returns how.
     pub async fn ended(&mut self) -> ExitStatus {
         let (name, log) = (self.name.clone(), self.log.clone());
         wait_for(&format!("{name} to end"), async || {
@@ -73,20 +73,20 @@ impl Process {
         .await
     }
 
-    /// Waits until it stands still at its stop point.
+    /// Waits until the program stands still at its stop point.
     pub async fn stopped(&mut self) {
         let stat = format!("/proc/{}/stat", self.child.id());
         let (name, log) = (self.name.clone(), self.log.clone());
         wait_for(&format!("{name} to reach its stop point"), async || {
             let stat = fs::read_to_string(&stat).map_err(|error| error.to_string())?;
-            // After the program's name, which stands in parentheses and may hold anything.
+            // The state follows the program's name, which stands in parentheses and may hold anything.
             let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
             if state == Some('T') { Ok(()) } else { Err(last_lines(&log)) }
         })
         .await;
     }
 
-    /// What it wrote.
+    /// All that the program wrote, also in earlier runs with the same name and folder.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -97,20 +97,20 @@ impl Drop for Process {
         if std::thread::panicking() {
             eprintln!("--- {}\n{}", self.name, last_lines(&self.log));
         }
-        // It may have ended by itself.
+        // Both fail when the program has ended by itself, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The end of a log.
+/// The last 25 lines of a log, for messages; empty when there is no log.
 pub fn last_lines(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(25)..].join("\n")
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end and returns what it wrote.
 pub fn output(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"))
 }
@@ -121,25 +121,26 @@ pub fn kill_runners(folder: &Path) {
         if line.is_alive()
             && let Some(pid) = Pid::from_raw(line.pid)
         {
-            // It may have ended since.
+            // The runner may have ended since, and then there is nobody to kill.
             let _ = kill_process(pid, Signal::KILL);
         }
     }
 }
 
-/// One line that a wasm-runner wrote before it listened.
+/// A start of a wasm-runner, as it noted it in `starts.log` before it listened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
-    /// Its process id.
+    /// The process id of the runner.
     pub pid: i32,
-    /// When the kernel started it, in ticks since the machine's start: with the id, this names one process for ever.
+    /// When the kernel started the process, in ticks since the machine's start. Together with the id this names one process
+    /// for ever.
     pub kernel_start: u64,
-    /// The deployment's document for which it was started.
+    /// The digest of the deployment's document for which the runner was started.
     pub digest: String,
 }
 
 impl Start {
-    /// Whether that very process still runs: the same number may be another's by now, the start time is not.
+    /// Whether that very process still runs. Its id may be another's by now, but then the start time differs.
     pub fn is_alive(&self) -> bool {
         living(self.pid).is_some_and(|(_, kernel_start)| kernel_start == self.kernel_start)
     }

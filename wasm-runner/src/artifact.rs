@@ -122,6 +122,10 @@ impl Cached {
 }
 
 /// By rename, under a name of our own: another runner may compile the same component.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runners that compile the same component must not share an unfinished file"
+)]
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_added_extension(std::process::id().to_string());
     fs::write(&new, bytes)?;

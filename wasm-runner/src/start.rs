@@ -45,6 +45,10 @@ impl StartError {
 
 /// Says which process runs the workload. The first thing a runner does: until then, an agent that finds the lock taken
 /// does not know by whom.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the record need not outlast a power cut, which ends the process as well"
+)]
 pub fn record(spec: &Spec) -> anyhow::Result<()> {
     let process = ProcessId::own().context("reading /proc/self/stat")?;
     let record = serde_json::to_vec(&Record { process, digest: spec.digest }).context("encoding the record")?;

@@ -31,6 +31,7 @@ impl Ticker {
     pub fn start(engine: Engine) -> anyhow::Result<Self> {
         let ticker = Self(Arc::default());
         let shared = ticker.0.clone();
+        #[expect(clippy::disallowed_methods, reason = "the thread is the ticker's own, and no task waits on it")]
         let tick = move || loop {
             let idle = shared.in_work.lock().unwrap_or_else(PoisonError::into_inner);
             drop(shared.begun.wait_while(idle, |in_work| *in_work == 0).unwrap_or_else(PoisonError::into_inner));

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use bus::Role;
+use bus::User;
 use edge_node::{Config, SpanBuffer};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ impl Agent {
     pub fn start(site: &Site, data: &Path, runtime: &Arc<Double>, spans: SpanBuffer) -> Self {
         let config = Config {
             node: node(),
-            bus: site.nats.endpoint(&Role::Node(node())),
+            bus: site.nats.login(&User::Node(node())),
             data: data.to_owned(),
             workload_address: [127, 0, 0, 1].into(),
         };

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::HeaderMap;
-use bus::{Bus, Outgoing, Pattern, Role, Subject, proto, streams};
+use bus::{Bus, Outgoing, Pattern, Subject, User, proto, streams};
 use futures::StreamExt;
 use margo::{ClientName, Digest, State};
 use oci::{
@@ -68,9 +68,9 @@ fn plant() -> ClientName {
 
 impl Site {
     pub async fn start() -> Self {
-        let local = Role::LocalOrchestrator(plant());
-        let nats = NatsServer::start(&[local.clone(), Role::Node(testing::node())]).await;
-        let bus = Bus::connect(&nats.endpoint(&local)).await.unwrap();
+        let local = User::LocalOrchestrator(plant());
+        let nats = NatsServer::start(&[local.clone(), User::Node(testing::node())]).await;
+        let bus = Bus::connect(&nats.login(&local)).await.unwrap();
         bus.connected().await;
         bus.jetstream().create_stream(streams::desired(Pattern::DesiredOf(plant()))).await.unwrap();
         let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! The catalogue.
+//! The catalogue of applications, and how artifacts come to the platform's store and leave it.
 
 use std::collections::BTreeMap;
 
@@ -6,26 +6,26 @@ use margo::{AppId, AppVersion, ComponentName, Digest};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// An application at a version.
+/// An application at one version, as the catalogue lists it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct App {
-    /// The id of its description.
+    /// The `id` of its ApplicationDescription.
     #[schema(value_type = String)]
     pub id: AppId,
-    /// Its version.
+    /// The version, which is also the tag of its package.
     #[schema(value_type = String)]
     pub version: AppVersion,
-    /// For people.
+    /// The application's name for people.
     pub name: String,
-    /// The ways to deploy it.
+    /// The ways to deploy the application.
     pub profiles: Vec<AppProfile>,
-    /// Digest of the package's OCI manifest.
+    /// Digest of the OCI manifest of the package.
     #[schema(value_type = String)]
     pub digest: Digest,
-    /// Who added it.
+    /// The name of the caller who added it.
     pub added_by: String,
-    /// When.
+    /// When it was added, RFC 3339.
     pub added_at: String,
 }
 
@@ -33,55 +33,56 @@ pub struct App {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AppProfile {
-    /// The profile's id.
+    /// The profile's id, which an assignment names.
     pub id: String,
-    /// helm, compose or custom.
+    /// The kind of runtime that the profile needs: `helm`, `compose` or `custom`.
     #[serde(rename = "type")]
     #[schema(value_type = String)]
     pub kind: margo::ProfileType,
 }
 
-/// `svc.app-registry.get`: an application with all that a deployment is made of.
+/// Answer to `svc.app-registry.get`: an application with all that a deployment of it is made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AppContent {
-    /// The catalogue's entry.
+    /// The application as the catalogue lists it.
     pub app: App,
-    /// Exact text of `margo.yaml`.
+    /// The exact text of `margo.yaml`.
     pub description: String,
-    /// Component → digest of its OCI manifest.
+    /// The digest of the OCI manifest of each component.
     #[schema(value_type = Object)]
     pub lock: BTreeMap<ComponentName, Digest>,
 }
 
-/// Names one application at a version.
+/// Names one application at one version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AppRef {
-    /// The id of its description.
+    /// The `id` of its ApplicationDescription.
     #[schema(value_type = String)]
     pub id: AppId,
-    /// Its version.
+    /// The version, as the catalogue has it.
     #[schema(value_type = String)]
     pub version: AppVersion,
 }
 
-/// `svc.app-registry.upload`: where one upload may go, once.
+/// Answer to `svc.app-registry.upload`: the place to which one upload may go, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UploadTicket {
-    /// PUT the tar of an OCI image layout here.
+    /// The URL to which the tar of an OCI image layout is PUT.
     pub url: String,
-    /// As a bearer token.
+    /// The bearer token of that request. It is accepted once.
     pub token: String,
 }
 
-/// `site.<client>.store`: where the platform's artifacts are read. The token ends with the service that gave it.
+/// Answer to `site.<client>.store`: where a site reads the platform's artifacts. The token becomes invalid when the
+/// service that gave it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreAccess {
-    /// Base of the OCI Distribution API, without `/v2`.
+    /// The base URL of the OCI Distribution API, without `/v2`.
     pub url: String,
-    /// As a bearer token.
+    /// The bearer token of each request.
     pub token: String,
 }

@@ -1,4 +1,4 @@
-//! Assignments and orders.
+//! Assignments, and the orders that change them.
 
 use std::collections::BTreeMap;
 
@@ -8,24 +8,24 @@ use utoipa::ToSchema;
 
 use crate::AppRef;
 
-/// What an assignment means: POST creates it, PUT (with `If-Match`) updates it.
+/// What an assignment means. POST creates it with these fields, and PUT (with `If-Match`) replaces all of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AssignmentSpec {
-    /// Which application.
+    /// The application that shall run, at one version.
     pub app: AppRef,
-    /// Which profile. Absent: the only one the application has.
+    /// The id of the profile to deploy. It may be absent when the application has only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// Values by name; what is absent has its default.
+    /// Values of parameters by name. A parameter that is absent has its default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = Object)]
     pub parameters: BTreeMap<String, ParameterValue>,
-    /// Where it shall run.
+    /// Where the application shall run.
     pub targets: Targets,
 }
 
-/// Where an assignment shall run.
+/// Where an assignment shall run: on the nodes that are named, and on all nodes of the sites that are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Targets {
@@ -33,35 +33,35 @@ pub struct Targets {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub nodes: Vec<NodeId>,
-    /// Every node of these sites, also those that join later.
+    /// Sites by name. Every node of such a site counts, also one that joins later.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub sites: Vec<SiteName>,
 }
 
-/// Body of POST.
+/// Body of POST `/assignments`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateAssignment {
-    /// Never to be renamed or reused.
+    /// The name of the new assignment. It is never changed, and never given to another assignment.
     #[schema(value_type = String)]
     pub name: AssignmentName,
-    /// What it means.
+    /// What the assignment means.
     #[serde(flatten)]
     pub spec: AssignmentSpec,
-    /// Why, for the audit.
+    /// Why the caller orders it, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// Body of PUT.
+/// Body of PUT `/assignments/{name}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateAssignment {
-    /// What it means from now on, whole.
+    /// What the assignment means from now on; nothing of the earlier meaning is kept.
     #[serde(flatten)]
     pub spec: AssignmentSpec,
-    /// Why, for the audit.
+    /// Why the caller orders it, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -70,17 +70,18 @@ pub struct UpdateAssignment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Assignment {
-    /// Its name.
+    /// The name that its creator chose.
     #[schema(value_type = String)]
     pub name: AssignmentName,
-    /// Rises by one with every order of a person; a `place` order leaves it.
+    /// Rises by one with every order of a person. An order by which the system places the assignment leaves it as it
+    /// is.
     pub revision: u64,
-    /// What it means.
+    /// What the assignment means.
     #[serde(flatten)]
     pub spec: AssignmentSpec,
-    /// `active` or `removed`.
+    /// Whether the assignment stands or was removed.
     pub state: AssignmentState,
-    /// The deployments that follow from it.
+    /// The deployments that follow from the assignment, one for each node.
     pub placement: Vec<Placed>,
 }
 
@@ -88,9 +89,9 @@ pub struct Assignment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AssignmentState {
-    /// It stands.
+    /// The assignment stands, and its deployments are kept as it says.
     Active,
-    /// It was removed; its name stays taken.
+    /// The assignment was removed. Its name stays taken.
     Removed,
 }
 
@@ -98,84 +99,84 @@ pub enum AssignmentState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Placed {
-    /// `SITE/NODE`.
+    /// The node on which the assignment was placed, `SITE/NODE`.
     #[schema(value_type = String)]
     pub node: NodeId,
-    /// The deployment there.
+    /// The id of the deployment on this node.
     #[schema(value_type = String)]
     pub deployment: DeploymentId,
-    /// The profile there.
+    /// The id of the profile that was chosen for this node.
     pub profile: String,
-    /// sha256 of the document; absent when it is to be removed.
+    /// Digest of the deployment's document. It is absent when the deployment is to be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
 
-/// Answer to an order, 202: it is durable and will be carried out.
+/// Answer to an order, 202: the order is durable and will be carried out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Accepted {
-    /// The order's id.
+    /// The order's id, which the audit and the commit name.
     pub order: String,
-    /// The assignment as it stands now.
+    /// The assignment as it stands with the order.
     pub assignment: Assignment,
 }
 
-/// `svc.deployment-registry.update`.
+/// Body of `svc.deployment-registry.update`: the PUT of an assignment, passed on by the gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateRequest {
-    /// Which assignment.
+    /// The assignment to change.
     pub name: AssignmentName,
-    /// Revision that `If-Match` names.
+    /// The revision that `If-Match` names. The request is refused when the assignment has another one.
     pub revision: u64,
-    /// The body.
+    /// The body of the PUT.
     pub update: UpdateAssignment,
 }
 
-/// `svc.deployment-registry.remove`.
+/// Body of `svc.deployment-registry.remove`: the DELETE of an assignment, passed on by the gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RemoveRequest {
-    /// Which assignment.
+    /// The assignment to remove.
     pub name: AssignmentName,
-    /// Revision that `If-Match` names.
+    /// The revision that `If-Match` names. The request is refused when the assignment has another one.
     pub revision: u64,
-    /// Why, for the audit.
+    /// Why the caller orders it, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// `svc.<service>.get` of something that has a name.
+/// Body of a request about one thing that has a name, such as `svc.<service>.get`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ByName<T> {
-    /// The name.
+    /// The name of the thing.
     pub name: T,
 }
 
-/// One change of what is meant.
+/// One change of what is meant, as the audit keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
-    /// Its id.
+    /// The order's id, which the audit and the commit name.
     pub id: String,
-    /// create, update, remove or place.
+    /// The kind of change: `create`, `update`, `remove` or `place`.
     pub kind: String,
-    /// The assignment it is about.
+    /// The assignment that was changed.
     #[schema(value_type = String)]
     pub assignment: AssignmentName,
-    /// The revision it made.
+    /// The revision that the assignment has with this order.
     pub revision: u64,
-    /// Who: the name of the token, or the service.
+    /// Who gave the order: the name of the caller's token, or of the service.
     pub requested_by: String,
-    /// When, RFC 3339.
+    /// When the order was given, RFC 3339.
     pub requested_at: String,
-    /// Why.
+    /// Why the order was given, in the caller's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The trace it began.
+    /// The id of the trace that the order began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
-    /// Whether it stands in Git.
+    /// Whether the order stands in Git.
     pub committed: bool,
 }

@@ -1,4 +1,4 @@
-//! Deployments and what is known of them.
+//! Deployments: what is wanted of them, and what nodes said of them.
 
 use margo::{AppId, AppVersion, AssignmentName, DeploymentId, NodeId, State};
 use serde::{Deserialize, Serialize};
@@ -8,39 +8,39 @@ use utoipa::ToSchema;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DesiredDeployment {
-    /// Its id.
+    /// The deployment's id, which survives every change of content.
     #[schema(value_type = String)]
     pub id: DeploymentId,
-    /// The assignment it follows from.
+    /// The assignment that the deployment follows from.
     #[schema(value_type = String)]
     pub assignment: AssignmentName,
-    /// `SITE/NODE`.
+    /// The node that shall run it, `SITE/NODE`.
     #[schema(value_type = String)]
     pub node: NodeId,
-    /// Which application.
+    /// The application that shall run.
     #[schema(value_type = String)]
     pub app: AppId,
-    /// At which version.
+    /// The version of the application.
     #[schema(value_type = String)]
     pub version: AppVersion,
-    /// In which profile.
+    /// The id of the profile that was chosen for the node.
     pub profile: String,
-    /// sha256 of the document; absent when it is to be removed.
+    /// Digest of the deployment's document. It is absent when the deployment is to be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Revision of the assignment that it follows from.
+    /// The revision of the assignment that the document was made from.
     pub revision: u64,
 }
 
-/// Why something failed.
+/// Why a deployment or a component failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct FailureInfo {
-    /// A stable word.
+pub struct Failure {
+    /// A stable word that programs may compare, such as `digest-mismatch`.
     pub code: String,
-    /// The deployment's or the component's name.
+    /// The name of the deployment or of the component that failed.
     pub source: String,
-    /// For people.
+    /// What happened, in words for people.
     pub message: String,
 }
 
@@ -48,15 +48,15 @@ pub struct FailureInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ActualComponent {
-    /// Its name.
+    /// The component's name, unique in its profile.
     pub name: String,
-    /// Its state.
+    /// The state that the component is in.
     #[schema(value_type = String)]
     pub state: State,
-    /// Why it failed.
+    /// Why the component failed. It is absent when it did not fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<FailureInfo>,
-    /// Where it answers.
+    pub failure: Option<Failure>,
+    /// The address at which the component answers. It is absent when the component does not listen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
 }
@@ -65,70 +65,71 @@ pub struct ActualComponent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ActualDeployment {
-    /// Its id.
+    /// The deployment's id, which survives every change of content.
     #[schema(value_type = String)]
     pub id: DeploymentId,
-    /// Who said it, `SITE/NODE`.
+    /// The node that said it, `SITE/NODE`.
     #[schema(value_type = String)]
     pub node: NodeId,
-    /// The digest it is about.
+    /// Digest of the document that the status is about; it may be older than the one that is wanted.
     pub digest: String,
-    /// The overall state.
+    /// The overall state, which is that of the most severe component.
     #[schema(value_type = String)]
     pub state: State,
-    /// Why it failed.
+    /// Why the deployment failed. It is absent when it did not fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<FailureInfo>,
-    /// Its components.
+    pub failure: Option<Failure>,
+    /// What the node said of each component.
     pub components: Vec<ActualComponent>,
-    /// Manifest version whose revision of this deployment the node holds.
+    /// The manifest version whose revision of this deployment the node holds.
     pub adopted_manifest_version: u64,
-    /// The node's clock, RFC 3339.
+    /// The node's clock when it reported, RFC 3339.
     pub reported_at: String,
 }
 
-/// A deployment for people: what is wanted and what is.
+/// A deployment for people: what is wanted of it, and what its node last said.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Deployment {
-    /// What is wanted.
+    /// What is wanted of the deployment.
     #[serde(flatten)]
     pub desired: DesiredDeployment,
-    /// `pending` until the node speaks of the wanted digest.
+    /// The state that the node reported for the wanted document; `pending` until the node speaks of that document.
     #[schema(value_type = String)]
     pub state: State,
-    /// What the node last said.
+    /// What the node last said. It is absent until the node has spoken of this deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actual: Option<ActualDeployment>,
 }
 
-/// One line of a deployment's history (`svc.status-collector.history`).
+/// One line of a deployment's history (`svc.status-collector.history`): a deployment or a component came to a
+/// state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEntry {
-    /// Who said it, `SITE/NODE`.
+    /// The node that said it, `SITE/NODE`.
     #[schema(value_type = String)]
     pub node: NodeId,
-    /// The digest it is about.
+    /// Digest of the document that the node was carrying out.
     pub digest: String,
-    /// Absent for the deployment as a whole.
+    /// The component's name. It is absent for the deployment as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component: Option<String>,
-    /// The state it came to.
+    /// The state that it came to.
     #[schema(value_type = String)]
     pub state: State,
-    /// Why it failed.
+    /// Why it failed. It is absent when it did not fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<FailureInfo>,
-    /// Manifest version whose revision of this deployment the node held.
+    pub failure: Option<Failure>,
+    /// The manifest version whose revision of this deployment the node held.
     pub adopted_manifest_version: u64,
-    /// The node's clock, RFC 3339.
+    /// The node's clock at that moment, RFC 3339.
     pub at: String,
 }
 
-/// Names one deployment.
+/// Body of a request about one deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ById {
-    /// Its id.
+    /// The deployment's id, which survives every change of content.
     pub id: DeploymentId,
 }

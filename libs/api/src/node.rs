@@ -1,19 +1,29 @@
-//! Sites and nodes.
+//! Sites and nodes, and what is known of them.
 
-use margo::{NodeId, SiteName};
+use margo::{DeviceId, Identity, NodeId, SiteName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+/// An accepted identity as it stands in JSON: one field, which names the kind.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase", as = Identity)]
+#[expect(dead_code, reason = "it only tells the OpenAPI document what margo::Identity looks like")]
+pub(crate) enum IdentityForm {
+    /// The public NKey of a NATS user: 56 characters beginning with `U`.
+    Nkey(String),
+}
 
 /// Body of POST `/sites`: a site and the client that is its LO, of the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateSite {
-    /// Never to be renamed or reused.
+    /// The name of the site and of its client. It is never changed, and never given to another site.
     #[schema(value_type = String)]
     pub name: SiteName,
-    /// Public NKey (`U…`) of the LO. Its seed never leaves the credentials file.
-    pub public_key: String,
-    /// Why, for the audit.
+    /// What the LO proves to hold when it connects to the hub. Its seed never leaves the credentials file.
+    #[schema(value_type = IdentityForm)]
+    pub identity: Identity,
+    /// Why the caller orders it, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -22,12 +32,17 @@ pub struct CreateSite {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateNode {
-    /// `SITE/NODE`, never to be renamed or reused.
+    /// The node's name, `SITE/NODE`. It is never changed, and never given to another node.
     #[schema(value_type = String)]
     pub name: NodeId,
-    /// Public NKey (`U…`) of the node. Its seed never leaves the credentials file.
-    pub public_key: String,
-    /// Why, for the audit.
+    /// What the node proves to hold when it connects to its site. Its seed never leaves the credentials file.
+    #[schema(value_type = IdentityForm)]
+    pub identity: Identity,
+    /// The DeviceId by which Margo documents name the node; never to be changed. Absent: `SITE/NODE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub device_id: Option<DeviceId>,
+    /// Why the caller orders it, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -36,12 +51,12 @@ pub struct CreateNode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SiteCreated {
-    /// The order's id.
+    /// The order's id, which the audit and the commit name.
     pub order: String,
-    /// The site.
+    /// The name of the site that was created.
     #[schema(value_type = String)]
     pub name: SiteName,
-    /// Address of the hub's NATS server.
+    /// The address of the hub's NATS server, which the LO connects to.
     pub hub: String,
     /// The tenant's root public key (OpenSSH): the one thing a site pins.
     pub root_key: String,
@@ -51,9 +66,9 @@ pub struct SiteCreated {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeCreated {
-    /// The order's id.
+    /// The order's id, which the audit and the commit name.
     pub order: String,
-    /// The node.
+    /// The name of the node that was created.
     #[schema(value_type = String)]
     pub name: NodeId,
 }
@@ -62,33 +77,34 @@ pub struct NodeCreated {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Site {
-    /// Its name.
+    /// The name of the site and of its client.
     #[schema(value_type = String)]
     pub name: SiteName,
-    /// Public NKey of its LO.
-    pub public_key: String,
-    /// How many nodes it has.
+    /// What the site's LO proves to hold when it connects to the hub.
+    #[schema(value_type = IdentityForm)]
+    pub identity: Identity,
+    /// How many nodes the site has.
     pub nodes: u64,
-    /// Manifest version adopted by the site; absent until it spoke.
+    /// The manifest version that the site has adopted. It is absent until the site has spoken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted_manifest_version: Option<u64>,
-    /// The LO's clock at its last sign of life, RFC 3339.
+    /// The LO's clock at its last sign of life, RFC 3339. It is absent until the site has spoken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<String>,
-    /// What the site refused, newest last.
+    /// What the site did not accept, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refusals: Vec<RefusalInfo>,
+    pub refusals: Vec<Refusal>,
 }
 
-/// Something that was not accepted, for operators.
+/// Something that was not accepted, for operators to look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct RefusalInfo {
-    /// What was refused.
+pub struct Refusal {
+    /// What was refused, such as the subject of a message.
     pub subject: String,
-    /// Why.
+    /// Why it was refused, in words for people.
     pub reason: String,
-    /// RFC 3339.
+    /// When it was refused, RFC 3339.
     pub at: String,
 }
 
@@ -96,55 +112,57 @@ pub struct RefusalInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
-    /// `SITE/NODE`.
+    /// The node's name, `SITE/NODE`.
     #[schema(value_type = String)]
     pub name: NodeId,
-    /// Its Margo DeviceId.
-    pub device_id: String,
-    /// Public NKey.
-    pub public_key: String,
-    /// Life as ordered.
+    /// The DeviceId by which Margo documents name the node.
+    #[schema(value_type = String)]
+    pub device_id: DeviceId,
+    /// What the node proves to hold when it connects to its site.
+    #[schema(value_type = IdentityForm)]
+    pub identity: Identity,
+    /// Whether the node was ordered to be there.
     pub state: NodeState,
-    /// As its LO judges it.
+    /// Whether the node can be reached, as its LO judges.
     pub reachability: Reachability,
-    /// Since when, RFC 3339.
+    /// The time since which the LO judges so, RFC 3339. It is absent until the LO has judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// Margo DeviceCapabilitiesManifest; absent until it spoke.
+    /// The Margo DeviceCapabilitiesManifest. It is absent until the node has spoken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object)]
     pub capabilities: Option<serde_json::Value>,
 }
 
-/// Life of a node as ordered.
+/// Whether a node was ordered to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// It takes deployments.
+    /// The node takes deployments.
     Active,
-    /// It is being removed.
+    /// The node is being removed.
     Leaving,
-    /// It is gone; its name stays taken.
+    /// The node is gone. Its name stays taken.
     Retired,
 }
 
-/// What the LO knows of a node.
+/// What the LO knows of a node from its heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Reachability {
-    /// Its heartbeat is heard.
+    /// The LO hears the node's heartbeats.
     Reachable,
-    /// It was heard, and is no longer.
+    /// The LO has heard the node, and hears it no longer.
     Unreachable,
-    /// Never heard.
+    /// The LO has not heard the node.
     Unknown,
 }
 
-/// `site.<client>.nodes`: who may connect at a site.
+/// Answer to `site.<client>.nodes`: the nodes that may connect at a site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AdmittedNodes {
-    /// All of them, sorted by name.
+    /// All nodes that may connect, sorted by name.
     pub nodes: Vec<AdmittedNode>,
 }
 
@@ -152,8 +170,8 @@ pub struct AdmittedNodes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AdmittedNode {
-    /// Its name at the site.
+    /// The node's name within its site.
     pub name: margo::NodeName,
-    /// Public NKey.
-    pub public_key: String,
+    /// What the node proves to hold when it connects.
+    pub identity: Identity,
 }

@@ -1,43 +1,43 @@
-//! `application/problem+json` (RFC 9457): the one form of every refusal.
+//! Problems (`application/problem+json`, RFC 9457): the one form in which a request is refused.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Why a request was not carried out.
+/// Why a request was not carried out, in the form of RFC 9457.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// `about:blank`, or a URI that names the kind of problem.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The kind in a few words.
+    /// The kind of problem in a few words.
     pub title: String,
-    /// The HTTP status.
+    /// The HTTP status of the answer.
     pub status: u16,
-    /// This occurrence: what was attempted, what is wrong, what to do next.
+    /// What was attempted, what is wrong, and what to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Each field that is wrong.
+    /// The fields of the request that are wrong, each with its rule.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed later without being changed.
     #[serde(default)]
     pub retryable: bool,
 }
 
-/// One wrong field.
+/// One field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
-    /// Its path.
+    /// The path of the field in the request.
     pub field: String,
-    /// The rule it breaks.
+    /// The rule that the field breaks.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem of this status with its usual title.
+    /// Makes a problem of this status with its usual title. `detail` tells people what is wrong and what to do.
     pub fn new(status: u16, detail: impl Into<String>) -> Self {
         let title = match status {
             400 => "Bad Request",
@@ -66,37 +66,37 @@ impl Problem {
         }
     }
 
-    /// 400: the request cannot be read.
+    /// The request cannot be read (400).
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(400, detail)
     }
 
-    /// 404.
+    /// Nothing has this name, or nothing stands at this path (404).
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(404, detail)
     }
 
-    /// 409: it contradicts what is there.
+    /// The request contradicts what is there, such as a name that is taken (409).
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(409, detail)
     }
 
-    /// 412: what is there is no longer at the revision that `If-Match` names.
+    /// What is there no longer has the revision that `If-Match` names (412).
     pub fn precondition_failed(detail: impl Into<String>) -> Self {
         Self::new(412, detail)
     }
 
-    /// 422: readable, but fields break rules.
+    /// The request can be read, but the fields in `errors` break rules (422).
     pub fn invalid(detail: impl Into<String>, errors: Vec<FieldError>) -> Self {
         Self { errors, ..Self::new(422, detail) }
     }
 
-    /// 503: not now.
+    /// The request cannot be carried out now and may succeed later (503).
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(503, detail)
     }
 
-    /// 500: our fault; the log knows more.
+    /// The service itself failed (500). The cause is told in its log and not to the caller.
     pub fn internal() -> Self {
         Self::new(500, "the request failed inside the service; its log has the cause")
     }

@@ -1,50 +1,50 @@
-//! The platform itself.
+//! The state of the platform itself, and requests that only its services make.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::RefusalInfo;
+use crate::Refusal;
 
-/// Answer to GET `/status`.
+/// Answer to GET `/status`: the state of the whole platform.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlatformStatus {
     /// Every service that answered.
     pub services: Vec<ServiceStatus>,
-    /// Named services that did not answer.
+    /// The names of central services that did not answer.
     pub missing: Vec<String>,
-    /// Sites in all, and nodes by reachability.
+    /// How many sites there are.
     pub sites: u64,
-    /// Nodes in all.
+    /// How many nodes there are.
     pub nodes: u64,
-    /// Nodes that their LO hears.
+    /// How many nodes their LO hears.
     pub reachable: u64,
-    /// Deployments wanted.
+    /// How many deployments are wanted.
     pub deployments: u64,
-    /// Deployments that run as wanted.
+    /// How many deployments run as wanted.
     pub installed: u64,
-    /// Messages that no consumer could handle.
+    /// How many messages no consumer could handle.
     pub dead_letters: u64,
-    /// What central services refused, newest last.
+    /// What central services did not accept, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refusals: Vec<RefusalInfo>,
+    pub refusals: Vec<Refusal>,
 }
 
-/// One running service.
+/// One running service, as it answers discovery on the bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceStatus {
-    /// Its name.
+    /// The service's name, such as `git-writer`.
     pub name: String,
-    /// Of this process.
+    /// The id of this process, which a restart changes.
     pub id: String,
-    /// Of the program.
+    /// The version of the program.
     pub version: String,
-    /// Since when, RFC 3339.
+    /// When the process started, RFC 3339.
     pub started: String,
-    /// Requests answered and refused on the bus.
+    /// How many requests the service has answered or refused on the bus.
     pub requests: u64,
-    /// Requests that failed.
+    /// How many requests failed.
     pub errors: u64,
 }
 
@@ -52,69 +52,69 @@ pub struct ServiceStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SiteStatus {
-    /// The site.
+    /// The name of the site that the LO heads.
     pub site: String,
-    /// Whether the hub is connected now.
+    /// Whether the LO is connected to the hub now.
     pub hub_connected: bool,
-    /// Manifest version in force; absent before the first.
+    /// The manifest version in force. It is absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_version: Option<u64>,
-    /// The commit it came from.
+    /// The commit that the manifest came from. It is absent when it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Messages waiting for the hub.
+    /// How many messages wait for the hub.
     pub waiting: u64,
-    /// Its nodes.
+    /// The nodes of the site.
     pub nodes: Vec<SiteNodeStatus>,
-    /// What it refused, newest last.
-    pub refusals: Vec<RefusalInfo>,
+    /// What the site did not accept, the newest last.
+    pub refusals: Vec<Refusal>,
 }
 
 /// A node as its LO knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SiteNodeStatus {
-    /// Its name at the site.
+    /// The node's name within its site.
     pub name: String,
-    /// As judged by heartbeats.
+    /// Whether the node can be reached, judged by its heartbeats.
     pub reachability: crate::Reachability,
-    /// Its incarnation; 0 before it registered.
+    /// The node's incarnation, which rises when it begins anew without its disk. It is 0 before the node registered.
     pub incarnation: u64,
-    /// Deployments desired.
+    /// How many deployments are desired of the node.
     pub desired: u64,
-    /// Deployments that run as wanted.
+    /// How many deployments run as wanted.
     pub installed: u64,
 }
 
-/// `svc.git-writer.handled`: how far a repository is.
+/// Body of `svc.git-writer.handled`, which asks how far a repository is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandledRequest {
-    /// `fleet` or `clients/<client>`.
+    /// The repository's name, `fleet` or `clients/<client>`.
     pub repository: String,
 }
 
-/// What the tip of a repository says of its sources.
+/// What the newest commit of a repository says of the sources of its writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handled {
-    /// The tip; absent when the repository does not exist yet.
+    /// The newest commit. It is absent when the repository does not exist yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Source → number of its last row that stands in Git.
+    /// By source, the number of its last row that stands in Git.
     pub handled: std::collections::BTreeMap<String, u64>,
 }
 
-/// `svc.local-orchestrator.artifacts`: OCI manifests that the site's deployments name.
+/// Answer to `svc.local-orchestrator.artifacts`: the OCI manifests that the site's deployments name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantedArtifacts {
-    /// Repository name at the platform's store and manifest digest, sorted.
+    /// Names and digests of the manifests, sorted.
     pub artifacts: Vec<WantedArtifact>,
 }
 
-/// One OCI manifest by name and digest.
+/// One OCI manifest, by name and digest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WantedArtifact {
-    /// Repository name, such as `hello`.
+    /// The repository's name in the platform's store, such as `hello`.
     pub name: String,
-    /// Digest of the manifest.
+    /// The digest of the manifest.
     pub digest: margo::Digest,
 }

@@ -8,30 +8,31 @@ use serde::Deserialize;
 
 use crate::{Bus, Subject, trace};
 
-/// The server refuses larger batches as a whole (10199).
+/// The largest number of messages in a batch. The server refuses a larger batch as a whole (10199).
 pub const MAX_BATCH: usize = 1_000;
 
 /// How long the server may take to put a batch on its disk.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A message to be published.
+/// A message that is to be published in a batch.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Where to.
+    /// The subject on which it is published.
     pub subject: Subject,
-    /// With which headers; the current trace is added when none is there.
+    /// Its headers. The current trace is added when they carry none.
     pub headers: HeaderMap,
-    /// What.
+    /// The body of the message.
     pub payload: Bytes,
 }
 
 impl Outgoing {
-    /// A message without headers.
+    /// Makes a message without headers.
     pub fn new(subject: Subject, payload: Bytes) -> Self {
         Self { subject, headers: HeaderMap::new(), payload }
     }
 
-    /// Refuses the whole batch unless the last message on this subject has this sequence; 0: there is none.
+    /// Has the server refuse the whole batch unless the last message on this subject has this sequence. 0 means that
+    /// there must be none.
     pub fn expect_last(mut self, sequence: u64) -> Self {
         self.headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.to_string().as_str());
         self
@@ -56,12 +57,12 @@ pub enum BatchError {
     /// Not connected, or no answer in time: the batch may or may not be stored.
     #[error("publishing the batch: {0}")]
     Unknown(String),
-    /// Anything else the server says.
+    /// The server refused the batch for another reason.
     #[error("the server refused the batch: {description} ({code})")]
     Refused {
-        /// JetStream's error code.
+        /// The error code of JetStream.
         code: u64,
-        /// The server's words.
+        /// What the server said.
         description: String,
     },
 }
@@ -83,8 +84,8 @@ struct ApiError {
 }
 
 impl Bus {
-    /// Publishes at most [`MAX_BATCH`] messages of one stream atomically; gives the sequence of the last one. When this
-    /// returns `Ok`, they are on the server's disk.
+    /// Publishes at most [`MAX_BATCH`] messages of one stream atomically, and returns the sequence of the last one.
+    /// When this returns `Ok`, the messages are on the server's disk.
     pub async fn publish_batch(&self, messages: Vec<Outgoing>) -> Result<u64, BatchError> {
         assert!(messages.len() <= MAX_BATCH, "callers split at MAX_BATCH");
         if !self.is_connected() {

@@ -14,7 +14,7 @@ const PART: usize = 512 << 10;
 
 const PART_HEADER: &str = "Edgewright-Part";
 
-/// Bytes that are no message.
+/// The bytes are no message of the platform.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not zstd, or cut short.

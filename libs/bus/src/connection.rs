@@ -1,4 +1,4 @@
-//! One connection to one NATS server, as one user.
+//! A connection to one NATS server, as one user.
 
 use std::time::Duration;
 
@@ -11,107 +11,112 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::{Pattern, Role, Subject, trace};
+use crate::{Caller, Pattern, Subject, User, trace};
 
-/// Longest time to wait for an answer to a request.
+/// The longest time to wait for an answer to a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between pings. Two lost ones end the connection, so a dead line is noticed within 20 s; each costs 100 bytes.
+/// The time between pings. Two lost ones end the connection, so a dead line is noticed within 20 s; each ping costs
+/// 100 bytes.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Who asked, as services tell each other.
-pub(crate) const ACTOR: &str = "Edgewright-Actor";
+/// The header in which a service tells another on whose behalf it asks: a [`Caller`].
+pub(crate) const CALLER: &str = "Edgewright-Caller";
 
-/// Where to connect, and as whom.
+/// Where to connect, and as which user.
 #[derive(Clone)]
-pub struct Endpoint {
-    /// `nats://host:port`
+pub struct Login {
+    /// The address of the server, `nats://host:port`.
     pub url: String,
-    /// NKey seed (`SU…`). A secret.
+    /// The NKey seed (`SU…`) of the user. It is a secret.
     pub seed: String,
-    /// Whose permissions the user has; gives name and inbox prefix.
-    pub role: Role,
+    /// The user, which gives the connection its name and its inbox prefix. The server decides by the seed what is
+    /// allowed.
+    pub user: User,
 }
 
-/// A connection. Cheap to clone; reconnects by itself, for ever.
+/// A connection to a NATS server. It is cheap to clone, and it reconnects by itself, for ever.
 #[derive(Clone)]
 pub struct Bus {
     client: Client,
     jetstream: jetstream::Context,
     connections: watch::Receiver<u64>,
     up: watch::Receiver<bool>,
-    role: Role,
+    user: User,
 }
 
 impl Bus {
-    /// Connects, or goes on trying in the background: an agent starts before its server does.
-    pub async fn connect(endpoint: &Endpoint) -> anyhow::Result<Self> {
+    /// Connects to the server. When the server is not there yet, this returns all the same and goes on trying in the
+    /// background, because an agent may start before its server does.
+    pub async fn connect(login: &Login) -> anyhow::Result<Self> {
         let (count, connections) = watch::channel(0);
         let (now, up) = watch::channel(false);
-        let role = endpoint.role.to_string();
-        let client = ConnectOptions::with_nkey(endpoint.seed.clone())
-            .name(&role)
-            .custom_inbox_prefix(endpoint.role.inbox_prefix())
+        let user = login.user.to_string();
+        let client = ConnectOptions::with_nkey(login.seed.clone())
+            .name(&user)
+            .custom_inbox_prefix(login.user.inbox_prefix())
             .retry_on_initial_connect()
             .ping_interval(PING_INTERVAL)
             .request_timeout(Some(REQUEST_TIMEOUT))
-            // Nobody may redirect us to addresses that lie behind another network.
+            // The server must not redirect the client to addresses that lie behind another network.
             .ignore_discovered_servers()
-            // From 100 ms, doubling, up to 4 s: a server that restarts is found again quickly, and is not flooded.
+            // The pause grows from 100 ms, doubling, to 4 s: a server that restarts is found again quickly, and is not
+            // flooded.
             .reconnect_delay_callback(|attempt| Duration::from_millis((50u64 << attempt.clamp(1, 7)).min(4_000)))
             .event_callback(move |event| {
                 match &event {
                     Event::Connected => {
-                        info!(role, "connected to NATS");
+                        info!(user, "connected to NATS");
                         now.send_replace(true);
                         count.send_modify(|count| *count += 1);
                     }
                     Event::Disconnected => {
-                        warn!(role, "disconnected from NATS");
+                        warn!(user, "disconnected from NATS");
                         now.send_replace(false);
                     }
                     Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
-                        warn!(role, %event, "NATS");
+                        warn!(user, %event, "NATS");
                     }
-                    Event::LameDuckMode | Event::Draining | Event::Closed => debug!(role, %event, "NATS"),
+                    Event::LameDuckMode | Event::Draining | Event::Closed => debug!(user, %event, "NATS"),
                 }
                 std::future::ready(())
             })
-            .connect(&endpoint.url)
+            .connect(&login.url)
             .await
-            .with_context(|| format!("connecting to NATS at {} as {}", endpoint.url, endpoint.role))?;
+            .with_context(|| format!("connecting to NATS at {} as {}", login.url, login.user))?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(REQUEST_TIMEOUT);
-        Ok(Self { client, jetstream, connections, up, role: endpoint.role.clone() })
+        Ok(Self { client, jetstream, connections, up, user: login.user.clone() })
     }
 
-    /// The client itself, for what this type does not wrap.
+    /// Returns the NATS client, for what this type does not wrap.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// JetStream, for what this type does not wrap.
+    /// Returns the JetStream context, for what this type does not wrap.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
     }
 
-    /// Who this connection is.
-    pub fn role(&self) -> &Role {
-        &self.role
+    /// Returns the user as which this connection was made.
+    pub fn user(&self) -> &User {
+        &self.user
     }
 
-    /// Counts connections: a change means "connected again, look again".
+    /// Counts how often the connection came up. A change means that signals may have been missed and everything has to
+    /// be looked at again.
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
     }
 
-    /// Whether the server is connected, for who only looks: unlike a clone of this value, it does not keep the connection
-    /// open. Its sender ends with the connection.
+    /// Tells whether the server is connected, for those who only look. Unlike a clone of this value the receiver does
+    /// not keep the connection open; its sender ends with the connection.
     pub fn up(&self) -> watch::Receiver<bool> {
         self.up.clone()
     }
 
-    /// Whether the server is connected now.
+    /// Tells whether the server is connected now.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
@@ -120,15 +125,16 @@ impl Bus {
     pub async fn connected(&self) {
         let mut connections = self.connections();
         while !self.is_connected() {
-            // The sender lives as long as the client does.
+            // The sender lives as long as the client does, so this does not happen while `self` exists.
             if connections.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// Waits until the server has taken in everything that was sent on this connection, such as subscriptions begun and
-    /// ended: it answers in order. Only for roles that answer requests (they may publish to inboxes).
+    /// Waits until the server has taken in everything that was sent on this connection, such as subscriptions that
+    /// were begun and ended; the server answers in order. Only users that answer requests can do this, because they
+    /// may publish to inboxes.
     pub async fn settled(&self) -> anyhow::Result<()> {
         let inbox = self.client.new_inbox();
         let mut echo = self.client.subscribe(inbox.clone()).await.context("subscribing to an inbox of our own")?;
@@ -138,29 +144,30 @@ impl Bus {
         Ok(())
     }
 
-    /// Core subscription.
+    /// Subscribes to a pattern outside of JetStream. What is published while the connection is down is not received.
     pub async fn subscribe(&self, pattern: impl Into<Pattern>) -> anyhow::Result<Subscriber> {
         let pattern = pattern.into();
         self.client.subscribe(&pattern).await.with_context(|| format!("subscribing to {pattern}"))
     }
 
-    /// Core publish, with the current trace: a signal that may get lost.
+    /// Publishes a signal outside of JetStream, with the current trace. The signal may get lost.
     pub async fn signal(&self, subject: &Subject, payload: Bytes) -> anyhow::Result<()> {
         let headers = trace::headers();
         let sent = self.client.publish_with_headers(subject, headers, payload).await;
         sent.with_context(|| format!("publishing {subject}"))
     }
 
-    /// A service request with JSON bodies. `actor` is the person or service on whose behalf it is made.
+    /// Sends a request with a JSON body to a service and reads its JSON answer. `caller` is on whose behalf it is
+    /// made, where that matters to the service that answers. Every failure becomes a problem.
     pub async fn call<T: Serialize, R: DeserializeOwned>(
         &self,
         subject: &Subject,
         body: &T,
-        actor: Option<&str>,
+        caller: Option<&Caller>,
     ) -> Result<R, Problem> {
         let mut headers = trace::headers();
-        if let Some(actor) = actor {
-            headers.insert(ACTOR, actor);
+        if let Some(caller) = caller {
+            headers.insert(CALLER, caller.to_header().as_str());
         }
         let body = serde_json::to_vec(body).map_err(|error| {
             warn!(%subject, error = &error as &dyn std::error::Error, "request not sent");
@@ -177,7 +184,7 @@ impl Bus {
         })
     }
 
-    /// A request with raw bodies; failures of the transport become problems.
+    /// Sends a request with bytes as its body and returns the answer. Failures of the transport become problems.
     pub async fn request(
         &self,
         subject: &Subject,

@@ -14,13 +14,14 @@ use crate::trace;
 
 /// Handles one message, and says what becomes of one that could not be handled.
 pub trait Handle {
-    /// What can go wrong.
+    /// The error of a message that could not be handled.
     type Error: Error + 'static;
 
-    /// Stores, announces; safe to repeat, for the bus delivers at least once.
+    /// Handles one message: stores, then announces. It has to be safe to repeat, because the bus delivers at least
+    /// once.
     fn handle(&mut self, message: &Message) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// How the bus is answered.
+    /// Decides how the bus is answered when a message could not be handled.
     fn ack(error: &Self::Error) -> AckKind;
 }
 
@@ -70,13 +71,7 @@ pub fn terminate<'a>(
 }
 
 fn term(reason: &dyn Error) -> Bytes {
-    let mut text = format!("+TERM {reason}");
-    let mut source = reason.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text.into()
+    format!("+TERM {}", process::chain(reason)).into()
 }
 
 async fn send(message: &Message, answer: Bytes) -> anyhow::Result<()> {

@@ -1,4 +1,5 @@
-//! Service endpoints: typed requests with JSON bodies, discoverable through the NATS service API (`$SRV.*`).
+//! Endpoints of services: typed requests with JSON bodies, which the NATS service API makes discoverable
+//! (`$SRV.*`).
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -10,35 +11,50 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tracing::{Instrument, info_span, warn};
 
-use crate::{Bus, Pattern, ServiceName, Subject, connection::ACTOR, trace};
+use crate::{Bus, Caller, Pattern, ServiceName, Subject, connection::CALLER, trace};
 
-/// Requests of one endpoint in work at once; more wait in the subscription. A service's store has fewer connections.
+/// How many requests of one endpoint are in work at once; more wait in the subscription. A service's store has
+/// fewer connections, so more would not be faster.
 const CONCURRENCY: usize = 64;
 
-/// How long `stop` waits for requests in work.
+/// How long [`ServiceEndpoints::stop`] waits for requests in work.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// One request.
+/// One request to a service.
 pub struct Call<T> {
-    /// The subject it came on.
+    /// The subject on which the request came.
     pub subject: Subject,
-    /// Its body.
+    /// The body of the request, read from JSON.
     pub body: T,
-    /// On whose behalf: the name of a token, or a service.
-    pub actor: String,
+    /// The caller on whose behalf the request is made. It is `None` when nobody is named, as where the subject says
+    /// who asks.
+    pub caller: Option<Caller>,
 }
 
-/// A service on the bus and its endpoints.
-pub struct ServiceEndpoints {
+impl<T> Call<T> {
+    /// Returns the caller of a request that changes something. It fails when nobody is named, because every change has
+    /// a "who".
+    pub fn caller(&self) -> Result<&Caller, Problem> {
+        self.caller.as_ref().ok_or_else(|| Problem::bad_request(format!("{} does not say who asks", self.subject)))
+    }
+}
+
+/// A service on the bus with its endpoints. All its handlers share the state `S`.
+pub struct ServiceEndpoints<S> {
     bus: Bus,
     name: ServiceName,
+    state: Arc<S>,
     service: Service,
     loops: JoinSet<()>,
 }
 
 impl Bus {
-    /// Registers a service in the NATS service API.
-    pub async fn register(&self, name: ServiceName) -> anyhow::Result<ServiceEndpoints> {
+    /// Registers a service in the NATS service API. Every handler is then a plain function of `state` and the request.
+    pub async fn register<S: Send + Sync + 'static>(
+        &self,
+        name: ServiceName,
+        state: Arc<S>,
+    ) -> anyhow::Result<ServiceEndpoints<S>> {
         let service = self
             .client()
             .service_builder()
@@ -46,23 +62,23 @@ impl Bus {
             .await
             .map_err(anyhow::Error::from_boxed)
             .with_context(|| format!("registering {name} on the bus"))?;
-        Ok(ServiceEndpoints { bus: self.clone(), name, service, loops: JoinSet::new() })
+        Ok(ServiceEndpoints { bus: self.clone(), name, state, service, loops: JoinSet::new() })
     }
 }
 
-impl ServiceEndpoints {
-    /// Answers `svc.<this service>.<verb>`.
+impl<S: Send + Sync + 'static> ServiceEndpoints<S> {
+    /// Answers `svc.<this service>.<verb>` with this handler.
     pub async fn verb<T, R, F, Fut>(&mut self, verb: &str, handler: F) -> anyhow::Result<()>
     where
         T: DeserializeOwned + Send + 'static,
         R: Serialize + Send + 'static,
-        F: Fn(Call<T>) -> Fut + Send + Sync + 'static,
+        F: Fn(Arc<S>, Call<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, Problem>> + Send + 'static,
     {
         self.answer(verb, Subject::service(self.name, verb), handler).await
     }
 
-    /// Answers every subject of a pattern.
+    /// Answers every subject of a pattern with this handler. `name` is the endpoint's name in discovery.
     pub async fn answer<T, R, F, Fut>(
         &mut self,
         name: &str,
@@ -72,17 +88,19 @@ impl ServiceEndpoints {
     where
         T: DeserializeOwned + Send + 'static,
         R: Serialize + Send + 'static,
-        F: Fn(Call<T>) -> Fut + Send + Sync + 'static,
+        F: Fn(Arc<S>, Call<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, Problem>> + Send + 'static,
     {
         let pattern = pattern.into();
         let endpoint = self.service.endpoint_builder().name(name).add(pattern.to_string()).await;
         let endpoint = endpoint.map_err(anyhow::Error::from_boxed).with_context(|| format!("answering {pattern}"))?;
+        let state = self.state.clone();
+        let handler = move |call| handler(state.clone(), call);
         self.loops.spawn(serve(endpoint, Arc::new(handler), self.bus.clone()));
         Ok(())
     }
 
-    /// Takes no further requests, finishes those in work within a grace period, and deregisters.
+    /// Takes no further requests, finishes those in work within a grace period, and leaves the bus.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.service.stop().await.map_err(anyhow::Error::from_boxed).context("leaving the bus")?;
         let finished = async { while self.loops.join_next().await.is_some() {} };
@@ -90,14 +108,15 @@ impl ServiceEndpoints {
             warn!(service = %self.name, "requests in work were dropped at the end of the grace period");
         }
         if self.bus.is_connected() {
-            // From here on whoever asks is told at once that nobody answers.
+            // From here on, whoever asks is told at once that nobody answers.
             self.bus.settled().await?;
         }
         Ok(())
     }
 }
 
-/// A larger answer than the server takes would be lost, and look like silence to whoever asked.
+/// Refuses an answer that is larger than the server takes. It would be lost, and look like silence to whoever
+/// asked.
 fn fits(body: Vec<u8>, largest: usize) -> Result<Vec<u8>, Problem> {
     if body.len() > largest {
         let detail =
@@ -124,7 +143,7 @@ where
             let span = info_span!("request", subject = %request.message.subject, trace_id = tracing::field::Empty);
             trace::continue_from(&span, request.message.headers.as_ref());
             let answer = answer_one(&request.message, &*handler).instrument(span).await;
-            // Asked now: before the first connection the server's limit is not known.
+            // The limit is looked up now, because it is not known before the first connection.
             let answer = answer.and_then(|body| fits(body, bus.client().server_info().max_payload));
             let answer = match answer {
                 Ok(body) => request.respond(Ok(body.into())).await,
@@ -139,7 +158,7 @@ where
     while requests.join_next().await.is_some() {}
 }
 
-/// A refusal carries the whole problem as its body; the headers are those of the NATS service API.
+/// Sends a problem as the answer. The body is the whole problem; the headers are those of the NATS service API.
 async fn respond_problem(
     request: &async_nats::service::Request,
     problem: &Problem,
@@ -163,9 +182,15 @@ where
     let body = if message.payload.is_empty() { b"null".as_slice() } else { &message.payload };
     let body =
         serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("body of {subject}: {error}")))?;
-    let headers = message.headers.as_ref();
-    let actor = headers.and_then(|headers| headers.get(ACTOR)).map_or("unknown", async_nats::HeaderValue::as_str);
-    let answer = handler(Call { subject, body, actor: actor.to_owned() }).await?;
+    let header = message.headers.as_ref().and_then(|headers| headers.get(CALLER));
+    let caller = match header {
+        None => None,
+        Some(header) => {
+            let malformed = || Problem::bad_request(format!("the header {CALLER} of {subject} is no caller"));
+            Some(Caller::from_header(header.as_str()).ok_or_else(malformed)?)
+        }
+    };
+    let answer = handler(Call { subject, body, caller }).await?;
     serde_json::to_vec(&answer).map_err(|error| {
         warn!(error = &error as &dyn Error, "answer not serialised");
         Problem::internal()

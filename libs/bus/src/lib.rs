@@ -1,31 +1,69 @@
 //! The bus: what crosses it, who may say what, and the loops around it.
 //!
-//! - [`Subject`] and [`Pattern`]: every subject of the platform, built and parsed here and nowhere else;
-//! - [`Role`] and [`Permissions`]: what each NATS user may publish and subscribe, made from the same types;
-//! - [`proto`]: the messages; [`encode`] and [`decode`] for those that travel compressed;
-//! - [`streams`]: the JetStream streams with their limits and reasons;
-//! - [`Bus`]: a connection with typed requests, atomic batches and service endpoints;
-//! - [`consume`]: the loop of a durable consumer: handle, then answer;
-//! - [`trace`]: OpenTelemetry context in message headers.
+//! - [`Subject`] and [`Pattern`] are all subjects of the platform; they are built and parsed here and nowhere else.
+//! - [`service`] is the one table of services: where each runs, and which streams, folders and services it may
+//!   touch.
+//! - [`User`] and [`Permissions`] say what each NATS user may publish and subscribe; they are made from the same
+//!   types.
+//! - [`proto`] has the messages, and [`encode`] and [`decode`] are for those that travel compressed.
+//! - [`report`] reads what nodes and sites say of themselves; types and limits stand there once for LO and hub.
+//! - [`server`] makes the configuration of a NATS server; [`UserList`] keeps its list of users while it runs.
+//! - [`streams`] has the JetStream streams with their limits and reasons.
+//! - [`Bus`] is a connection with typed requests, atomic batches and service endpoints.
+//! - [`consume`] is the loop of a durable consumer, which handles a message and then answers it.
+//! - [`trace`] carries the OpenTelemetry context in message headers.
+//!
+//! ```
+//! use bus::{Subject, User};
+//! use margo::NodeId;
+//!
+//! let node: NodeId = "plant/press".parse()?;
+//! let report = Subject::Report(node.clone());
+//! assert_eq!(report.to_string(), "report.plant.press");
+//! assert_eq!("report.plant.press".parse::<Subject>()?, report);
+//!
+//! // A node reports for itself, and for nobody else.
+//! let permissions = User::Node(node).permissions();
+//! assert!(permissions.publish.contains(&"report.plant.press".to_owned()));
+//! assert!(!permissions.publish.iter().any(|subject| subject.contains('>')));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this crate alone turns subjects into texts, and hands them to the client"
+)]
 
 mod batch;
+mod caller;
 mod codec;
 mod connection;
 mod consume;
 mod endpoint;
+mod last;
 mod permission;
-mod reload;
+pub mod report;
+pub mod server;
+pub mod service;
+mod service_name;
 pub mod streams;
 mod subject;
 pub mod trace;
+mod users;
+mod words;
 
 pub use batch::{BatchError, MAX_BATCH, Outgoing};
+pub use caller::{Caller, CallerName, InvalidCallerName, Role};
 pub use codec::{Assembler, DecodeError, MAX_PLAIN, decode, encode, into_parts};
-pub use connection::{Bus, Endpoint};
+pub use connection::{Bus, Login};
 pub use consume::{AckKind, Handle, consume, terminate};
 pub use endpoint::{Call, ServiceEndpoints};
-pub use permission::{Permissions, Role, SYSTEM_ACCOUNT};
-pub use subject::{CallVerb, InvalidSubject, Pattern, Repository, ServiceName, SiteVerb, Subject};
+pub use permission::{Permissions, SYSTEM_ACCOUNT, User};
+pub use service::Tier;
+pub use service_name::ServiceName;
+pub use subject::{CallVerb, Pattern, SiteVerb, Subject};
+pub use users::UserList;
+pub use words::InvalidSubject;
 
 /// The messages of `proto/edgewright/v1`.
 #[allow(missing_docs, rustdoc::invalid_html_tags, reason = "the .proto files carry the documentation")]

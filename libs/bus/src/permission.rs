@@ -1,35 +1,36 @@
 //! What each NATS user may publish and subscribe, made from [`Subject`] and [`Pattern`] alone.
 //!
-//! One user for each service, site and node, with an inbox prefix of its own, so that nobody reads another's answers.
+//! Each service, site and node is a user with an inbox prefix of its own, so that nobody reads another's answers.
 
 use std::fmt;
 
 use margo::{ClientName, NodeId};
 
-use crate::{CallVerb, Pattern, ServiceName, SiteVerb, Subject, streams};
+use crate::{Pattern, ServiceName, Subject, Tier, service::GitFolders, streams};
 
-/// The account of the server's own requests, such as reloading its configuration.
+/// The account for requests to the server itself, such as reloading its configuration.
 pub const SYSTEM_ACCOUNT: &str = "SYS";
 
-/// Who a NATS user is.
+/// The users that NATS servers know. The name of a variant says who connects, and to which server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// A central service, at the hub.
+pub enum User {
+    /// A central service, which connects to the hub's server.
     Central(ServiceName),
-    /// The LO of a site, at the hub.
+    /// The LO of a site, when it connects to the hub's server.
     Site(ClientName),
-    /// The LO of a site, at its own server.
+    /// The LO of a site, when it connects to its own server.
     LocalOrchestrator(ClientName),
-    /// The oci-fetcher of a site, at the site's server.
+    /// The oci-fetcher of a site, which connects to the site's server.
     OciFetcher(ClientName),
-    /// A node, at its site's server.
+    /// A node, which connects to its site's server.
     Node(NodeId),
-    /// Whoever writes a server's list of users, in the system account: may have the server reload it.
+    /// The service that writes a server's list of users and has the server reload it. It is a user of the system
+    /// account.
     Reloader,
 }
 
-impl Role {
-    /// The prefix of this user's inboxes.
+impl User {
+    /// Returns the prefix of the inboxes in which this user receives answers.
     pub fn inbox_prefix(&self) -> String {
         match self {
             Self::Central(service) => format!("_INBOX.{service}"),
@@ -41,7 +42,7 @@ impl Role {
         }
     }
 
-    /// Everything this user may do.
+    /// Returns everything that this user may publish and subscribe.
     pub fn permissions(&self) -> Permissions {
         let mut may = Permissions::default();
         match self {
@@ -64,7 +65,7 @@ impl Role {
     }
 }
 
-impl fmt::Display for Role {
+impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Central(service) => service.fmt(f),
@@ -77,13 +78,13 @@ impl fmt::Display for Role {
     }
 }
 
-/// Subjects by direction. What is not listed is refused by the server; answers to requests that were
-/// received are always allowed.
+/// The subjects that a user may use, by direction. The server refuses what is not listed. Answers to requests that
+/// the user received are always allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// May publish and request.
+    /// The subjects that the user may publish, which includes sending requests.
     pub publish: Vec<String>,
-    /// May subscribe.
+    /// The subjects that the user may subscribe.
     pub subscribe: Vec<String>,
 }
 
@@ -96,16 +97,17 @@ impl Permissions {
         self.subscribe.push(pattern.into().to_string());
     }
 
-    /// Answers requests to this service, and discovery.
+    /// Allows answering requests to this service, and being found by discovery.
     fn serve(&mut self, service: ServiceName) {
         self.subscribe(Pattern::Service(service));
-        self.subscribe.push("$SRV.>".to_owned());
-        // A server that reloads its configuration forgets which answers it had allowed: requests in work would go
-        // unanswered, among them the one that caused the reload. Who publishes here has to know an inbox's random name.
+        self.subscribe(Pattern::Discovery);
+        // A server that reloads its configuration forgets which answers it had allowed. Requests in work would then
+        // stay unanswered, among them the request that caused the reload. Whoever publishes here has to know the
+        // random name of an inbox.
         self.publish.push("_INBOX.>".to_owned());
     }
 
-    /// Creates and manages a stream and its consumers, reads it, acknowledges.
+    /// Allows creating and managing a stream and its consumers, reading it, and acknowledging its messages.
     fn own(&mut self, stream: &str) {
         for api in ["STREAM.*", "STREAM.MSG.*", "CONSUMER.*", "DIRECT.GET"] {
             self.publish.push(format!("$JS.API.{api}.{stream}"));
@@ -116,7 +118,7 @@ impl Permissions {
         self.publish.push(format!("$JS.ACK.{stream}.>"));
     }
 
-    /// Creates and reads consumers of a stream that another service owns.
+    /// Allows creating consumers of a stream that another service owns, reading them, and acknowledging.
     fn read(&mut self, stream: &str) {
         self.publish.push(format!("$JS.API.STREAM.INFO.{stream}"));
         for api in ["CONSUMER.*", "CONSUMER.DURABLE.CREATE", "CONSUMER.MSG.NEXT", "DIRECT.GET"] {
@@ -126,60 +128,49 @@ impl Permissions {
     }
 }
 
-fn central(service: ServiceName, may: &mut Permissions) {
-    may.serve(service);
-    match service {
-        ServiceName::ApiGateway => {
-            may.publish(Pattern::Services);
-            may.publish.push("$SRV.>".to_owned());
-            may.publish.push(format!("$JS.API.STREAM.INFO.{}", streams::DEAD_LETTERS));
-        }
-        ServiceName::AppRegistry => {
+/// Allows what the table of services says about a central service.
+fn central(name: ServiceName, may: &mut Permissions) {
+    let service = name.service();
+    if service.tier != Tier::Hub {
+        // The services of a site are the users [`User::LocalOrchestrator`] and [`User::OciFetcher`]; the hub does not
+        // know them.
+        return;
+    }
+    may.serve(name);
+    match service.git {
+        GitFolders::None => {}
+        GitFolders::Fleet(_) => {
             may.publish(Subject::GitWriteFleet);
-            may.publish(Subject::service(ServiceName::GitWriter, "handled"));
             may.subscribe(Subject::GitCommittedFleet);
-            may.subscribe(Pattern::Sites(SiteVerb::Store));
         }
-        ServiceName::DeploymentRegistry => {
+        GitFolders::FleetAndClients(_) => {
             may.publish(Pattern::GitWrites);
-            may.publish(Subject::service(ServiceName::GitWriter, "handled"));
-            may.publish(Subject::service(ServiceName::AppRegistry, "get"));
-            may.publish(Subject::service(ServiceName::NodeCapabilities, "nodes"));
-            may.publish(Subject::service(ServiceName::NodeCapabilities, "sites"));
             may.subscribe(Pattern::GitCommitted);
         }
-        ServiceName::GitWriter => {
-            may.own(streams::GIT_WRITES);
-            may.publish(Pattern::GitCommitted);
-        }
-        ServiceName::GitObserver => {
-            may.own(streams::DESIRED);
-            may.publish(Pattern::Desired);
-            may.subscribe(Pattern::GitCommitted);
-            may.subscribe(Pattern::Sites(SiteVerb::Resync));
-        }
-        ServiceName::StatusCollector => {
-            for stream in [streams::STATE, streams::EVENTS, streams::DEAD_LETTERS] {
-                may.own(stream);
-            }
-        }
-        ServiceName::NodeCapabilities => {
-            may.read(streams::STATE);
-            may.publish(Subject::GitWriteFleet);
-            may.publish(Subject::service(ServiceName::GitWriter, "handled"));
-            may.publish(Subject::service(ServiceName::DeploymentRegistry, "evaluate"));
-            may.publish(Pattern::Calls(CallVerb::Admit));
-            may.subscribe(Subject::GitCommittedFleet);
-            may.subscribe(Pattern::Sites(SiteVerb::Nodes));
-        }
-        // They live at a site; see `Role::LocalOrchestrator` and `Role::OciFetcher`.
-        ServiceName::LocalOrchestrator | ServiceName::OciFetcher => *may = Permissions::default(),
+    }
+    if service.git != GitFolders::None {
+        may.publish(Subject::service(ServiceName::GitWriter, "handled"));
+    }
+    for stream in service.owns {
+        may.own(stream);
+    }
+    for stream in service.reads {
+        may.read(stream);
+    }
+    for (asked, verb) in service.asks {
+        may.publish(Subject::service(*asked, verb));
+    }
+    service.publishes.iter().for_each(|pattern| may.publish(pattern.clone()));
+    service.hears.iter().for_each(|pattern| may.subscribe(pattern.clone()));
+    if name == ServiceName::ApiGateway {
+        // The gateway shows people how many messages nobody could handle.
+        may.publish.push(format!("$JS.API.STREAM.INFO.{}", streams::DEAD_LETTERS));
     }
 }
 
-/// At the hub a site may pull and acknowledge on its own consumer, read its own last values by subject, publish its
-/// own state and events, be called, and ask. No stream or consumer API, and no `multi_last`: its subjects are in the
-/// payload, where no permission limits them.
+/// Allows the LO what a site needs at the hub. It may pull from its own consumer and acknowledge, read its own last
+/// values by subject, publish its own state and events, be called, and ask. It gets no stream or consumer API, and
+/// no `multi_last`, because the subjects of that request stand in its payload, where no permission limits them.
 fn site(client: &ClientName, may: &mut Permissions) {
     may.publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{}.{client}", streams::DESIRED));
     may.publish.push(format!("$JS.ACK.{}.{client}.>", streams::DESIRED));

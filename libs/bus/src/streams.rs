@@ -1,4 +1,4 @@
-//! The JetStream streams: what they hold, how much, and why.
+//! The JetStream streams: what each holds, how much, and why.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -6,23 +6,23 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionP
 
 use crate::Pattern;
 
-/// Last desired documents and heads.
+/// The stream of the last heads and desired states.
 pub const DESIRED: &str = "DESIRED";
-/// Last states.
+/// The stream of the last states that nodes and sites reported.
 pub const STATE: &str = "STATE";
-/// Transitions.
+/// The stream of the transitions that nodes reported.
 pub const EVENTS: &str = "EVENTS";
-/// Changes on their way into Git.
+/// The stream of writes on their way into Git.
 pub const GIT_WRITES: &str = "GIT_WRITES";
-/// Pointers to messages that nobody could handle.
+/// The stream of the server's notices about messages that nobody could handle.
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 
-/// Where a stream's identity stands in its metadata: a new value means that the old content is gone.
+/// The key of a stream's metadata that holds its identity. A new value means that the old content is gone.
 pub const ID: &str = "edgewright.stream-id";
 
 const GIB: i64 = 1 << 30;
 
-/// The identity of a stream; empty when another program made it.
+/// Returns the identity of a stream. It is empty when another program made the stream.
 pub fn id(config: &Config) -> &str {
     config.metadata.get(ID).map_or("", String::as_str)
 }
@@ -33,7 +33,7 @@ fn stream(name: &str, subjects: Vec<String>) -> Config {
         subjects,
         storage: StorageType::File,
         num_replicas: 1,
-        // Batches are how a PubAck means "on disk" and still costs little.
+        // Atomic batches are how a PubAck means "on disk" and still costs little.
         allow_atomic_publish: true,
         metadata: HashMap::from([(ID.to_owned(), uuid::Uuid::new_v4().to_string())]),
         ..Config::default()
@@ -44,8 +44,8 @@ fn last_values(name: &str, pattern: Pattern) -> Config {
     Config { max_messages_per_subject: 1, allow_direct: true, ..stream(name, vec![pattern.to_string()]) }
 }
 
-/// DESIRED, at the hub and at a site: last value per subject; the server republishes headers after the store, so that
-/// a signal never comes before what it announces.
+/// DESIRED, at the hub and at a site, keeps the last value of each subject. The server republishes the headers
+/// after it has stored a message, so that a signal never comes before what it announces.
 pub fn desired(pattern: Pattern) -> Config {
     Config {
         republish: Some(Republish {
@@ -53,18 +53,19 @@ pub fn desired(pattern: Pattern) -> Config {
             destination: Pattern::Changed.to_string(),
             headers_only: true,
         }),
-        // One consumer per client; the server's own default of 1,000 is less than the clients we promise.
+        // Each client has one consumer. The server's own default of 1,000 is less than the number of clients that are
+        // promised.
         max_consumers: 5_000,
         ..last_values(DESIRED, pattern)
     }
 }
 
-/// STATE, at the hub and at a site: last value per subject.
+/// STATE, at the hub and at a site, keeps the last value of each subject.
 pub fn state(pattern: Pattern) -> Config {
     last_values(STATE, pattern)
 }
 
-/// EVENTS at the hub: seven days, so that anyone may consume them.
+/// EVENTS at the hub keeps seven days and at most 4 GiB, so that anyone may consume them.
 pub fn events_at_hub() -> Config {
     Config {
         max_age: Duration::from_secs(7 * 24 * 3600),
@@ -74,7 +75,8 @@ pub fn events_at_hub() -> Config {
     }
 }
 
-/// EVENTS at a site: a queue towards the hub. A full one refuses, so that the node keeps what it has.
+/// EVENTS at a site is a queue towards the hub of at most 1 GiB. A full one refuses messages, so that the node
+/// keeps what it has.
 pub fn events_at_site(pattern: Pattern) -> Config {
     Config {
         retention: RetentionPolicy::WorkQueue,
@@ -84,7 +86,8 @@ pub fn events_at_site(pattern: Pattern) -> Config {
     }
 }
 
-/// GIT_WRITES: kept until committed; a full one refuses, and the outbox of the source waits.
+/// GIT_WRITES keeps writes until they are committed, at most 2 GiB. A full one refuses messages, and the outbox of
+/// the source waits.
 pub fn git_writes() -> Config {
     Config {
         max_bytes: 2 * GIB,
@@ -93,7 +96,8 @@ pub fn git_writes() -> Config {
     }
 }
 
-/// The server's advisories on messages that were terminated or delivered too often.
+/// DEAD_LETTERS keeps the server's advisories on messages that were terminated or delivered too often: 30 days, and
+/// at most 100,000.
 pub fn dead_letters() -> Config {
     Config {
         max_age: Duration::from_secs(30 * 24 * 3600),

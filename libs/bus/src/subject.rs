@@ -1,144 +1,108 @@
-//! Every subject of the platform. A public contract: `docs/bus.md` describes it for third parties.
+//! Every subject of the platform. They are a public contract, which `docs/bus.md` describes for third parties.
 
 use std::{fmt, str::FromStr};
 
-use margo::{ClientName, NodeId};
+use margo::{ClientName, NodeId, RepositoryName};
 
-/// A text that is no subject of the platform.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no subject of the platform")]
-pub struct InvalidSubject(String);
-
-macro_rules! words {
-    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $type { $($(#[$variant_doc])* $variant,)* }
-
-        impl $type {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The subject token.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-
-        impl serde::Serialize for $type {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = InvalidSubject;
-
-            fn from_str(raw: &str) -> Result<Self, InvalidSubject> {
-                Self::ALL.iter().copied().find(|it| it.as_str() == raw).ok_or_else(|| InvalidSubject(raw.to_owned()))
-            }
-        }
-    };
-}
+use crate::{InvalidSubject, ServiceName, words::words};
 
 words! {
-    /// A service of the platform, as it is called on the bus, in Git (`Handled`) and on the command line.
-    ServiceName {
-        /// REST for people.
-        ApiGateway = "api-gateway",
-        /// The catalogue.
-        AppRegistry = "app-registry",
-        /// Orders.
-        DeploymentRegistry = "deployment-registry",
-        /// Commits.
-        GitWriter = "git-writer",
-        /// Commits to the bus.
-        GitObserver = "git-observer",
-        /// Reports.
-        StatusCollector = "status-collector",
-        /// Sites and nodes.
-        NodeCapabilities = "node-capabilities",
-        /// A site's head.
-        LocalOrchestrator = "local-orchestrator",
-        /// A site's artifacts.
-        OciFetcher = "oci-fetcher",
-    }
-}
-
-words! {
-    /// What an LO asks the hub.
+    /// The requests that an LO sends to the hub.
     SiteVerb {
-        /// Recreate my consumer: I have lost my copy.
+        /// The site has lost its copy of the desired state, and asks for its consumer to be created again.
         Resync = "resync",
-        /// Which nodes may connect here?
+        /// The site asks which nodes may connect to it.
         Nodes = "nodes",
-        /// Where are the platform's artifacts?
+        /// The site asks where it can read the platform's artifacts.
         Store = "store",
     }
 }
 
 words! {
-    /// What the hub asks of a site about a node.
+    /// The requests that the hub sends to a site about one of its nodes.
     CallVerb {
-        /// The list of nodes that may connect has changed: ask for it.
+        /// The list of nodes that may connect has changed, and the site shall ask for it.
         Admit = "admit",
     }
 }
 
-/// One subject.
+/// One subject, with the client or the node that it is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// The signed summary of a client's manifest (stream DESIRED).
+    /// Carries the signed summary of a client's manifest (stream DESIRED).
     DesiredHead(ClientName),
-    /// A node's whole desired state (stream DESIRED).
+    /// Carries the whole desired state of a node (stream DESIRED).
     DesiredNode(NodeId),
-    /// The head has changed: look again. From the server, without body.
+    /// Tells that the head has changed, so that hearers look again. The server sends it, without a body.
     ChangedHead(ClientName),
-    /// The node's desired state has changed: look again. From the server, without body.
+    /// Tells that the node's desired state has changed, so that hearers look again. The server sends it, without a
+    /// body.
     ChangedNode(NodeId),
-    /// All deployments of a node (stream STATE).
+    /// Carries the state of all deployments of a node (stream STATE).
     Status(NodeId),
-    /// What a node can do (stream STATE).
+    /// Carries what a node can do (stream STATE).
     Capabilities(NodeId),
-    /// The LO's judgement (stream STATE).
+    /// Carries what the LO thinks of its nodes, and is its own sign of life (stream STATE).
     Health(ClientName),
-    /// Transitions of a node (stream EVENTS).
+    /// Carries the transitions of the deployments of a node (stream EVENTS).
     Event(NodeId),
-    /// Node → LO, request: status and transitions.
+    /// A request from a node to its LO: status and transitions are to be stored.
     Report(NodeId),
-    /// Node → LO, request: an incarnation.
+    /// A request from a node to its LO: the node asks for its incarnation.
     Register(NodeId),
-    /// Heartbeat.
+    /// The heartbeat of a node, which its LO hears.
     Alive(NodeId),
-    /// LO → hub, request.
+    /// A request from an LO to the hub.
     Site(ClientName, SiteVerb),
-    /// Hub → LO → node, request.
+    /// A message from the hub to an LO about a node, or from the LO to the node.
     Call(NodeId, CallVerb),
-    /// One change of `fleet.git` (stream GIT_WRITES).
+    /// Carries one order for `fleet.git` (stream GIT_WRITES).
     GitWriteFleet,
-    /// One change of a client's repository (stream GIT_WRITES).
+    /// Carries one order for a client's repository (stream GIT_WRITES).
     GitWriteClient(ClientName),
-    /// `fleet.git` has a new commit: look again.
+    /// Tells that `fleet.git` has a new commit, so that hearers look again.
     GitCommittedFleet,
-    /// A client's repository has a new commit: look again.
+    /// Tells that a client's repository has a new commit, so that hearers look again.
     GitCommittedClient(ClientName),
-    /// A request between services. The verb is one token of `a-z` and `-`.
+    /// A request to a service. The verb is one token of 1 to 32 of `a-z` and `-`.
     Service(ServiceName, String),
 }
 
 impl Subject {
-    /// A request to a service.
+    /// Makes the subject of a request to a service.
     pub fn service(service: ServiceName, verb: &str) -> Self {
         Self::Service(service, verb.to_owned())
     }
 
-    /// The client that this subject belongs to, when it belongs to one.
+    /// Returns the subject on which writes to this repository are sent to git-writer.
+    pub fn git_write(repository: &RepositoryName) -> Self {
+        match repository {
+            RepositoryName::Fleet => Self::GitWriteFleet,
+            RepositoryName::Client(client) => Self::GitWriteClient(client.clone()),
+        }
+    }
+
+    /// Returns the subject on which git-writer announces commits to this repository.
+    pub fn git_committed(repository: &RepositoryName) -> Self {
+        match repository {
+            RepositoryName::Fleet => Self::GitCommittedFleet,
+            RepositoryName::Client(client) => Self::GitCommittedClient(client.clone()),
+        }
+    }
+
+    /// Returns the repository that a write or an announcement is about. It is `None` for other subjects.
+    pub fn repository(&self) -> Option<RepositoryName> {
+        match self {
+            Self::GitWriteFleet | Self::GitCommittedFleet => Some(RepositoryName::Fleet),
+            Self::GitWriteClient(client) | Self::GitCommittedClient(client) => {
+                Some(RepositoryName::Client(client.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the client that the subject is about, directly or through a node. It is `None` for subjects of the
+    /// whole tenant.
     pub fn client(&self) -> Option<&ClientName> {
         match self {
             Self::DesiredHead(client)
@@ -190,7 +154,7 @@ impl FromStr for Subject {
     type Err = InvalidSubject;
 
     fn from_str(raw: &str) -> Result<Self, InvalidSubject> {
-        let invalid = || InvalidSubject(raw.chars().take(300).collect());
+        let invalid = || InvalidSubject::of(raw);
         let client = |token: &str| token.parse::<ClientName>().map_err(|_| invalid());
         let node = |client: &str, node: &str| {
             let client = client.parse().map_err(|_| invalid())?;
@@ -234,111 +198,60 @@ impl async_nats::subject::ToSubject for &Subject {
     }
 }
 
-/// One repository of a tenant.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Repository {
-    /// What people meant, and what the system decided.
-    Fleet,
-    /// What follows from it for one client.
-    Client(ClientName),
-}
-
-impl Repository {
-    /// Where changes of it are written.
-    pub fn write_subject(&self) -> Subject {
-        match self {
-            Self::Fleet => Subject::GitWriteFleet,
-            Self::Client(client) => Subject::GitWriteClient(client.clone()),
-        }
-    }
-
-    /// Where its commits are announced.
-    pub fn committed_subject(&self) -> Subject {
-        match self {
-            Self::Fleet => Subject::GitCommittedFleet,
-            Self::Client(client) => Subject::GitCommittedClient(client.clone()),
-        }
-    }
-
-    /// The repository that a write or an announcement is about.
-    pub fn of(subject: &Subject) -> Option<Self> {
-        match subject {
-            Subject::GitWriteFleet | Subject::GitCommittedFleet => Some(Self::Fleet),
-            Subject::GitWriteClient(client) | Subject::GitCommittedClient(client) => Some(Self::Client(client.clone())),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Repository {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fleet => f.write_str("fleet"),
-            Self::Client(client) => write!(f, "clients/{client}"),
-        }
-    }
-}
-
-impl FromStr for Repository {
-    type Err = InvalidSubject;
-
-    fn from_str(raw: &str) -> Result<Self, InvalidSubject> {
-        let client = |raw: &str| raw.strip_prefix("clients/")?.parse().ok().map(Self::Client);
-        if raw == "fleet" { Ok(Self::Fleet) } else { client(raw).ok_or_else(|| InvalidSubject(raw.to_owned())) }
-    }
-}
-
-/// Subjects that belong together: what streams hold, subscriptions hear and permissions allow.
+/// A set of subjects that belong together, with the wildcards of NATS. Streams hold, subscriptions hear and
+/// permissions allow such sets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
-    /// Exactly one.
+    /// The set of this one subject.
     One(Subject),
-    /// `desired.>`
+    /// `desired.>`: heads and desired states of all clients.
     Desired,
-    /// `desired.<client>.>`
+    /// `desired.<client>.>`: head and desired states of one client.
     DesiredOf(ClientName),
-    /// `changed.>`
+    /// `changed.>`: all signals that a head or a desired state has changed.
     Changed,
-    /// `changed.<client>.>`
+    /// `changed.<client>.>`: the same signals about one client.
     ChangedOf(ClientName),
-    /// `state.>`
+    /// `state.>`: the last states of all clients and nodes.
     State,
-    /// `state.<client>.>`
+    /// `state.<client>.>`: the last states of one client and its nodes.
     StateOf(ClientName),
-    /// `state.*.node.*.status`
+    /// `state.*.node.*.status`: the status of every node.
     Statuses,
-    /// `state.*.node.*.capabilities`
+    /// `state.*.node.*.capabilities`: what every node can do.
     AllCapabilities,
-    /// `state.*.health`
+    /// `state.*.health`: what every LO thinks of its nodes.
     AllHealth,
-    /// `event.>`
+    /// `event.>`: the transitions of all nodes.
     Events,
-    /// `event.<client>.>`
+    /// `event.<client>.>`: the transitions of one client's nodes.
     EventsOf(ClientName),
-    /// `report.<client>.*`
+    /// `report.<client>.*`: the reports of one client's nodes.
     Reports(ClientName),
-    /// `register.<client>.*`
+    /// `register.<client>.*`: the registrations of one client's nodes.
     Registrations(ClientName),
-    /// `alive.<client>.*`
+    /// `alive.<client>.*`: the heartbeats of one client's nodes.
     Heartbeats(ClientName),
-    /// `site.<client>.>`
+    /// `site.<client>.>`: all requests of one LO to the hub.
     SiteOf(ClientName),
-    /// `site.*.<verb>`
+    /// `site.*.<verb>`: one kind of request, of all LOs to the hub.
     Sites(SiteVerb),
-    /// `call.*.*.<verb>`
+    /// `call.*.*.<verb>`: one kind of request to all sites.
     Calls(CallVerb),
-    /// `call.<client>.>`
+    /// `call.<client>.>`: all requests of the hub to one site.
     CallsOf(ClientName),
-    /// `call.<client>.<node>.>`
+    /// `call.<client>.<node>.>`: all requests about one node.
     CallsTo(NodeId),
-    /// `git.write.>`
+    /// `git.write.>`: writes to all repositories.
     GitWrites,
-    /// `git.committed.>`
+    /// `git.committed.>`: announcements of commits to all repositories.
     GitCommitted,
-    /// `svc.<service>.>`
+    /// `svc.<service>.>`: all requests to one service.
     Service(ServiceName),
-    /// `svc.>`
+    /// `svc.>`: all requests to all services.
     Services,
+    /// `$SRV.>`: discovery through the NATS service API.
+    Discovery,
 }
 
 impl fmt::Display for Pattern {
@@ -368,6 +281,7 @@ impl fmt::Display for Pattern {
             Self::GitCommitted => f.write_str("git.committed.>"),
             Self::Service(service) => write!(f, "svc.{service}.>"),
             Self::Services => f.write_str("svc.>"),
+            Self::Discovery => f.write_str("$SRV.>"),
         }
     }
 }
@@ -385,8 +299,8 @@ impl async_nats::subject::ToSubject for &Pattern {
 }
 
 impl Subject {
-    /// One subject of every kind, all about the same node. For tests of permissions, which must miss none:
-    /// the match below does not compile when a kind is added and not listed.
+    /// Returns one subject of every kind, all about the same node. It is for tests of permissions, which must miss
+    /// none: the match below does not compile when a kind is added and not listed.
     #[doc(hidden)]
     pub fn one_of_each(node: &NodeId) -> Vec<Self> {
         let client = &node.client;

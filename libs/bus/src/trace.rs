@@ -1,4 +1,4 @@
-//! OpenTelemetry context (W3C trace context) in message headers, commits and outboxes.
+//! The OpenTelemetry context (W3C trace context) in message headers, in commits and in outboxes.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use opentelemetry::{
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The header, the trailer and the column that carry the context.
+/// The name of the header that carries the context. Databases and commits keep its value as text.
 pub const TRACEPARENT: &str = "traceparent";
 
 struct Headers<'a>(&'a HeaderMap);
@@ -34,27 +34,27 @@ impl Injector for HeadersMut<'_> {
     }
 }
 
-/// Headers that carry the current span.
+/// Returns headers that carry the current span.
 pub fn headers() -> HeaderMap {
     let mut headers = HeaderMap::new();
     inject(&mut headers);
     headers
 }
 
-/// Adds the current span to headers.
+/// Adds the current span to headers that go out.
 pub fn inject(headers: &mut HeaderMap) {
     let context = Span::current().context();
     global::get_text_map_propagator(|propagator| propagator.inject_context(&context, &mut HeadersMut(headers)));
 }
 
-/// Makes the sender's span the parent of `span`, and writes the trace's id into its field `trace_id` (declare it
-/// `tracing::field::Empty`), so that logs can be found by it.
+/// Makes the sender's span the parent of `span`. The trace's id is written into the field `trace_id` of `span`,
+/// which has to be declared as `tracing::field::Empty`, so that logs can be found by it.
 pub fn continue_from(span: &Span, headers: Option<&HeaderMap>) {
     let parent = headers.map(|headers| global::get_text_map_propagator(|it| it.extract(&Headers(headers))));
     adopt(span, parent);
 }
 
-/// The same for a context kept as text (`traceparent`) in a database or a commit.
+/// Does the same as [`continue_from`] for a context that a database or a commit kept as text (`traceparent`).
 pub fn continue_from_text(span: &Span, traceparent: &str) {
     let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
     adopt(span, Some(global::get_text_map_propagator(|propagator| propagator.extract(&carrier))));
@@ -62,7 +62,7 @@ pub fn continue_from_text(span: &Span, traceparent: &str) {
 
 fn adopt(span: &Span, parent: Option<Context>) {
     if let Some(parent) = parent.filter(|parent| parent.span().span_context().is_valid()) {
-        // Refused only when the span is disabled or already ended: then nobody looks at its parent.
+        // The parent is refused only when the span is disabled or already ended, and then nobody looks at its parent.
         let _ = span.set_parent(parent);
     }
     if let Some(id) = id_of(&span.context()) {
@@ -75,7 +75,7 @@ fn id_of(context: &Context) -> Option<String> {
     context.is_valid().then(|| context.trace_id().to_string())
 }
 
-/// The current span as text (`traceparent`), to be kept in a database or a commit.
+/// Returns the current span as text (`traceparent`), for a database or a commit. It is `None` outside of a trace.
 pub fn current_text() -> Option<String> {
     let mut carrier = HashMap::new();
     let context = Span::current().context();
@@ -83,7 +83,7 @@ pub fn current_text() -> Option<String> {
     carrier.remove(TRACEPARENT)
 }
 
-/// The current trace's id, 32 hex digits.
+/// Returns the id of the current trace, 32 hex digits. It is `None` outside of a trace.
 pub fn current_id() -> Option<String> {
     id_of(&Span::current().context())
 }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
-use bus::{BatchError, Bus, Outgoing, Pattern, Role, ServiceName, Subject, streams};
-use margo::{ClientName, NodeId};
+use std::sync::Arc;
+
+use bus::{BatchError, Bus, Caller, Outgoing, Pattern, Role, ServiceName, Subject, User, streams};
+use margo::{ClientName, NodeId, TenantName};
 use testkit::NatsServer;
 
 fn node() -> NodeId {
@@ -14,15 +16,15 @@ fn plant() -> ClientName {
     "plant".parse().unwrap()
 }
 
-async fn connect(server: &NatsServer, role: &Role) -> Bus {
-    let bus = Bus::connect(&server.endpoint(role)).await.unwrap();
+async fn connect(server: &NatsServer, role: &User) -> Bus {
+    let bus = Bus::connect(&server.login(role)).await.unwrap();
     bus.connected().await;
     bus
 }
 
 #[tokio::test]
 async fn a_batch_is_stored_whole_or_not_at_all() {
-    let role = Role::LocalOrchestrator(plant());
+    let role = User::LocalOrchestrator(plant());
     let server = NatsServer::start(std::slice::from_ref(&role)).await;
     let bus = connect(&server, &role).await;
     bus.jetstream().create_stream(streams::desired(Pattern::DesiredOf(plant()))).await.unwrap();
@@ -40,28 +42,29 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn a_request_is_answered_or_refused_with_its_problem() {
-    let [asks, answers] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(Role::Central);
+    let [asks, answers] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(User::Central);
     let server = NatsServer::start(&[asks.clone(), answers.clone()]).await;
     let (asks, answers) = (connect(&server, &asks).await, connect(&server, &answers).await);
-    let mut service = answers.register(ServiceName::GitWriter).await.unwrap();
-    let double = async |call: bus::Call<u64>| match call.body {
+    let mut service = answers.register(ServiceName::GitWriter, Arc::new(())).await.unwrap();
+    let double = async |_: Arc<()>, call: bus::Call<u64>| match call.body {
         13 => Err(api::Problem::conflict("13 is not doubled")),
-        99 => Ok((0, "x".repeat(9 << 20))),
-        number => Ok((number * 2, call.actor)),
+        99 => Ok((0, Some("x".repeat(9 << 20)))),
+        number => Ok((number * 2, call.caller.map(|caller| caller.name.to_string()))),
     };
     service.verb("double", double).await.unwrap();
     answers.settled().await.unwrap();
 
+    let ada = Caller { tenant: TenantName::default(), name: "ada".parse().unwrap(), roles: vec![Role::Viewer] };
     let subject = Subject::service(ServiceName::GitWriter, "double");
-    let answer: (u64, String) = asks.call(&subject, &21, Some("ada")).await.unwrap();
-    assert_eq!(answer, (42, "ada".to_owned()));
-    let refusal = asks.call::<_, (u64, String)>(&subject, &13, None).await.unwrap_err();
+    let answer: (u64, Option<String>) = asks.call(&subject, &21, Some(&ada)).await.unwrap();
+    assert_eq!(answer, (42, Some("ada".to_owned())));
+    let refusal = asks.call::<_, (u64, Option<String>)>(&subject, &13, None).await.unwrap_err();
     assert_eq!((refusal.status, refusal.detail.as_deref()), (409, Some("13 is not doubled")));
-    let too_large = asks.call::<_, (u64, String)>(&subject, &99, None).await.unwrap_err();
+    let too_large = asks.call::<_, (u64, Option<String>)>(&subject, &99, None).await.unwrap_err();
     assert_eq!(too_large.status, 413);
-    let malformed = asks.call::<_, (u64, String)>(&subject, &"x", None).await.unwrap_err();
+    let malformed = asks.call::<_, (u64, Option<String>)>(&subject, &"x", None).await.unwrap_err();
     assert_eq!(malformed.status, 400);
     service.stop().await.unwrap();
-    let gone = asks.call::<_, (u64, String)>(&subject, &21, None).await.unwrap_err();
+    let gone = asks.call::<_, (u64, Option<String>)>(&subject, &21, None).await.unwrap_err();
     assert_eq!(gone.status, 503);
 }

@@ -1,49 +1,49 @@
-//! What can go wrong with a repository.
+//! What can go wrong when a repository is read or written.
 
 use std::{error::Error, io, path::Path};
 
 use crate::CommitId;
 
-/// Why a repository could not be read or written.
+/// A repository could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
-    /// The repository is not as it has to be, or not readable.
+    /// The repository does not have the form that is needed, or an object in it cannot be read or written.
     #[error("{attempt} in {repository}")]
     Repository {
-        /// What was attempted.
+        /// What was attempted, in words that fit before "in" and the path.
         attempt: &'static str,
-        /// Where.
+        /// The path of the repository.
         repository: String,
-        /// Why it failed.
+        /// What Git's library said.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The disk.
+    /// The operating system refused to read, write or sync a file.
     #[error("{attempt} {path}")]
     File {
-        /// What was attempted.
+        /// What was attempted, in words that fit before the path.
         attempt: &'static str,
-        /// With which file.
+        /// The path of the file or folder.
         path: String,
-        /// Why it failed.
+        /// What the operating system said.
         source: io::Error,
     },
-    /// Somebody else has moved the branch.
+    /// Another program has moved the branch, so that the commits do not follow its newest one.
     #[error("the branch of {repository} is no longer at {expected}, but at {found}")]
     Moved {
-        /// Where.
+        /// The path of the repository.
         repository: String,
-        /// Where it was thought to be.
+        /// The commit at which the branch was thought to be.
         expected: String,
-        /// Where it is.
+        /// The commit at which the branch is.
         found: String,
     },
-    /// Another process writes these repositories.
+    /// Another process writes the repositories of this tenant.
     #[error("another git-writer holds {path}")]
     Locked {
-        /// The lock.
+        /// The path of the lock file.
         path: String,
     },
-    /// The signing key cannot sign.
+    /// The signing key could not sign.
     #[error("signing")]
     Sign(#[source] identity::KeyError),
 }

@@ -1,36 +1,37 @@
-//! Where things stand in the repositories, and the documents of `fleet.git`. A contract: people read and propose them.
+//! Where things stand in the repositories, and the documents of `fleet.git`. The layout is a contract, because
+//! people read it and propose changes to it.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use bus::Repository;
+use margo::RepositoryName;
 use margo::{
-    AppId, AppVersion, AssignmentName, ClientName, ComponentName, DeploymentId, DeviceId, Digest, NodeId, NodeName,
-    ParameterValue, SiteName, TenantName,
+    AppId, AppVersion, AssignmentName, ClientName, ComponentName, DeploymentId, DeviceId, Digest, Identity, NodeId,
+    NodeName, ParameterValue, SiteName, TenantName,
 };
 use serde::{Deserialize, Serialize};
 
-/// Branch of `fleet.git`.
+/// The branch of `fleet.git` that the platform writes and acts on.
 pub const FLEET_BRANCH: &str = "main";
-/// Branch of a client's repository.
+/// The branch of a client's repository that the client acts on.
 pub const CLIENT_BRANCH: &str = "desired";
 
-/// The branch that git-writer writes.
-pub fn branch(repository: &Repository) -> &'static str {
+/// Returns the branch of this repository that git-writer writes.
+pub fn branch(repository: &RepositoryName) -> &'static str {
     match repository {
-        Repository::Fleet => FLEET_BRANCH,
-        Repository::Client(_) => CLIENT_BRANCH,
+        RepositoryName::Fleet => FLEET_BRANCH,
+        RepositoryName::Client(_) => CLIENT_BRANCH,
     }
 }
 
-/// Where a repository stands. `folder` is the one of all tenants.
-pub fn repository(folder: &Path, tenant: &TenantName, repository: &Repository) -> PathBuf {
+/// Returns the path of a repository. `folder` holds the repositories of all tenants.
+pub fn repository(folder: &Path, tenant: &TenantName, repository: &RepositoryName) -> PathBuf {
     folder.join(tenant.as_str()).join(format!("{repository}.git"))
 }
 
-/// The clients that have a repository, sorted.
+/// Returns the clients that have a repository, sorted. Folders with other names are passed over.
 pub fn clients(folder: &Path, tenant: &TenantName) -> std::io::Result<Vec<ClientName>> {
     let entries = match folder.join(tenant.as_str()).join("clients").read_dir() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -45,186 +46,189 @@ pub fn clients(folder: &Path, tenant: &TenantName) -> std::io::Result<Vec<Client
     Ok(clients)
 }
 
-/// A client's name and the state of its life, from a path and content of `fleet.git`; nothing for other files.
+/// Reads the file of a client from its path and content in `fleet.git`. It returns `None` for other files, and for
+/// one whose content names another client.
 pub fn client_of(path: &str, content: &[u8]) -> Option<ClientFile> {
     let name = path.strip_prefix("clients/")?.strip_suffix(".yaml")?;
     let file: ClientFile = serde_saphyr::from_slice(content).ok()?;
     (file.name.as_str() == name).then_some(file)
 }
 
-/// Exact bytes of an ApplicationDescription.
+/// Path in `fleet.git` of the exact bytes of an ApplicationDescription.
 pub fn description(app: &AppId, version: &AppVersion) -> String {
     format!("apps/{app}/{version}/margo.yaml")
 }
 
-/// Where an application came from: [`Origin`].
+/// Path in `fleet.git` of an application's [`Origin`].
 pub fn origin(app: &AppId, version: &AppVersion) -> String {
     format!("apps/{app}/{version}/origin.yaml")
 }
 
-/// [`SiteFile`].
+/// Path in `fleet.git` of a [`SiteFile`].
 pub fn site(site: &SiteName) -> String {
     format!("sites/{site}.yaml")
 }
 
-/// [`ClientFile`].
+/// Path in `fleet.git` of a [`ClientFile`].
 pub fn client(client: &ClientName) -> String {
     format!("clients/{client}.yaml")
 }
 
-/// [`NodeFile`].
+/// Path in `fleet.git` of a [`NodeFile`].
 pub fn node(node: &NodeId) -> String {
     format!("nodes/{}/{}.yaml", node.client, node.node)
 }
 
-/// [`AssignmentFile`].
+/// Path in `fleet.git` of an [`AssignmentFile`].
 pub fn assignment(name: &AssignmentName) -> String {
     format!("assignments/{name}.yaml")
 }
 
-/// [`PlacementFile`].
+/// Path in `fleet.git` of a [`PlacementFile`].
 pub fn placement(name: &AssignmentName) -> String {
     format!("placements/{name}.yaml")
 }
 
-/// Trailer of every commit: the number of the last row of each source that stands in the repository.
+/// The trailer of every commit that gives, for each source of writes, the number of its last row that stands in the
+/// repository.
 pub const HANDLED_TRAILER: &str = "Handled";
-/// Trailer of a client's commits.
+/// The trailer of a client's commits that gives the version of the manifest.
 pub const MANIFEST_VERSION_TRAILER: &str = "Manifest-Version";
-/// Trailer that carries the trace on to whoever reads the commit.
+/// The trailer that carries the trace on to whoever reads the commit.
 pub const TRACEPARENT_TRAILER: &str = "Traceparent";
 
-/// In a client's repository: manifestVersion.
+/// Path in a client's repository of the manifest's version: a decimal number and a line end.
 pub const VERSION: &str = "VERSION";
-/// In a client's repository: the signed summary.
+/// Path in a client's repository of the head, which is the signed summary of the manifest.
 pub const HEAD: &str = "head";
-/// In a client's repository: its signature.
+/// Path in a client's repository of the signature of [`HEAD`].
 pub const HEAD_SIGNATURE: &str = "head.sig";
-/// In a client's repository: the keys in force.
+/// Path in a client's repository of the set of keys that may sign heads and commits.
 pub const KEYS: &str = "KEYS";
-/// In a client's repository: their signature.
+/// Path in a client's repository of the signature of [`KEYS`] by the tenant's root key.
 pub const KEYS_SIGNATURE: &str = "KEYS.sig";
 
-/// In a client's repository: manifestVersion at which this node last changed.
+/// Path in a client's repository of the manifest's version at which this node last changed.
 pub fn node_version(node: &NodeName) -> String {
     format!("nodes/{node}/VERSION")
 }
 
-/// In a client's repository: the exact bytes that every road carries.
+/// Path in a client's repository of a deployment's document: the exact bytes that every road carries.
 pub fn document(node: &NodeName, deployment: &DeploymentId) -> String {
     format!("nodes/{node}/{deployment}.yaml")
 }
 
-/// In a client's repository: for readers; nothing acts on it.
+/// Path in a client's repository of a summary of a deployment for readers. Nothing acts on it.
 pub fn summary(node: &NodeName, deployment: &DeploymentId) -> String {
     format!("nodes/{node}/{deployment}.json")
 }
 
-/// A document of `fleet.git` as YAML bytes.
+/// Returns the YAML bytes of a document of `fleet.git`.
 pub fn to_yaml(document: &impl Serialize) -> Vec<u8> {
     serde_saphyr::to_string(document).expect("strings, numbers, lists and maps always have a YAML form").into_bytes()
 }
 
-/// `apps/<app>/<version>/origin.yaml`
+/// `apps/<app>/<version>/origin.yaml`: where an application came from, and the artifacts that it consists of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Origin {
-    /// Where it came from: `upload`.
+    /// The way by which the application came, which is always `upload`.
     pub source: String,
-    /// Digest of the package's OCI manifest.
+    /// Digest of the OCI manifest of the package.
     pub digest: Digest,
-    /// Who added it.
+    /// The name of the caller who added the application.
     pub added_by: String,
-    /// Component → digest of its OCI manifest.
+    /// The digest of the OCI manifest of each component.
     pub lock: BTreeMap<ComponentName, Digest>,
 }
 
-/// `sites/<site>.yaml`
+/// `sites/<site>.yaml`: a place with a Local Orchestrator (LO).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SiteFile {
-    /// Its name.
+    /// The name of the site.
     pub name: SiteName,
-    /// The client that is its LO.
+    /// The client that is the LO of the site.
     pub orchestrator: ClientName,
-    /// active, leaving or retired.
+    /// `active`, `leaving` or `retired`.
     pub state: String,
 }
 
-/// `clients/<client>.yaml`
+/// `clients/<client>.yaml`: the owner of one manifest and one repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientFile {
-    /// Its name.
+    /// The name of the client.
     pub name: ClientName,
-    /// Public NKey of its user at the hub.
-    pub public_key: String,
-    /// active, leaving or retired.
+    /// The identity that the hub accepts when the client connects.
+    pub identity: Identity,
+    /// `active`, `leaving` or `retired`.
     pub state: String,
 }
 
-/// `nodes/<client>/<node>.yaml`
+/// `nodes/<client>/<node>.yaml`: a machine that runs deployments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeFile {
-    /// Its name.
+    /// The name of the node, with that of its client.
     pub name: NodeId,
-    /// Its Margo DeviceId.
+    /// The DeviceId by which Margo documents name the node.
     pub device_id: DeviceId,
-    /// Public NKey of its user at the site: its accepted identity.
-    pub public_key: String,
-    /// active, leaving or retired.
+    /// The identity that the site accepts when the node connects.
+    pub identity: Identity,
+    /// `active`, `leaving` or `retired`.
     pub state: String,
-    /// Labels that people gave it.
+    /// Labels that people gave to the node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-/// `assignments/<name>.yaml`
+/// `assignments/<name>.yaml`: what people ordered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AssignmentFile {
-    /// Its name.
+    /// The name of the assignment.
     pub name: AssignmentName,
-    /// Rises by one with every order of a person; a `place` order leaves it.
+    /// Rises by one with every order of a person. An order by which the system places the assignment leaves it as it
+    /// is.
     pub revision: u64,
-    /// active or removed; the file stays, so the name stays taken.
+    /// `active` or `removed`. The file of a removed assignment stays, so that its name stays taken.
     pub state: String,
-    /// Which application.
+    /// The application that shall run.
     pub app: AppId,
-    /// At which version.
+    /// The version of the application.
     pub version: AppVersion,
-    /// In which profile.
+    /// The id of the profile that shall be deployed.
     pub profile: String,
-    /// Values that were given.
+    /// The values that were given. A parameter that is absent has its default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, ParameterValue>,
-    /// Nodes by name.
+    /// The nodes on which the application shall run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeId>,
-    /// Sites with all their nodes.
+    /// The sites on all of whose nodes the application shall run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteName>,
 }
 
-/// `placements/<name>.yaml`
+/// `placements/<name>.yaml`: what the system decided about an assignment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlacementFile {
-    /// The assignment.
+    /// The assignment that is placed.
     pub assignment: AssignmentName,
-    /// What the system decided, by node.
+    /// The nodes on which the assignment is placed, with what was decided for each.
     pub nodes: BTreeMap<NodeId, Placement>,
 }
 
-/// One node's part in a placement.
+/// What was decided for one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Placement {
-    /// The chosen profile.
+    /// The id of the profile that was chosen.
     pub profile: String,
-    /// The assignment's revision that runs there.
+    /// The revision of the assignment that the node shall run.
     pub revision: u64,
-    /// The order that put it there.
+    /// The id of the order that put it there.
     pub order: String,
 }

@@ -1,13 +1,30 @@
-//! The repositories: their layout, and reading and writing them through gix. gix stays behind this crate.
+//! The Git repositories of a tenant: their layout, and how they are read and written. `gix` stays behind this
+//! crate.
 //!
-//! - [`layout`]: where things stand, and the documents of `fleet.git`;
-//! - [`Message`]: what a commit says, with trailers that programs read;
-//! - [`Manifest`]: the files of a client's repository as the desired state they are;
-//! - [`Repository`]: reads one repository: tip, files, messages, signatures;
-//! - [`Writer`]: signed commits, one sync for many of them, refs moved by compare-and-swap.
+//! - [`layout`] says where things stand, and has the documents of `fleet.git`.
+//! - [`Message`] is a commit's message, with trailers that programs read.
+//! - [`Manifest`] is the desired state that the files of a client's repository are.
+//! - [`Repository`] reads one repository: its newest commit, files, messages and signatures.
+//! - [`Writer`] makes signed commits, syncs many of them at once, and moves branches by compare-and-swap.
 //!
 //! Everything here blocks; async code calls it through `spawn_blocking`.
+//!
+//! ```
+//! use git_state::{Message, TreePath};
+//!
+//! let path = TreePath::try_from("assignments/hello.yaml".to_owned())?;
+//! assert_eq!(path.as_str(), "assignments/hello.yaml");
+//! assert!(TreePath::try_from("../hello.yaml".to_owned()).is_err());
+//!
+//! // What a person wrote stays on one line, and cannot pass for a trailer of its own.
+//! let message = Message::new("Create hello").with("Reason", "asked for\nHandled: deployment-registry 7");
+//! let read = Message::parse(&message.to_string());
+//! assert_eq!(read.trailer("Reason"), Some("asked for Handled: deployment-registry 7"));
+//! assert_eq!(read.trailer("Handled"), None);
+//! # Ok::<(), git_state::InvalidPath>(())
+//! ```
 
+mod commit_id;
 mod durable;
 mod error;
 pub mod layout;
@@ -17,9 +34,10 @@ mod path;
 mod repository;
 mod writer;
 
+pub use commit_id::CommitId;
 pub use error::GitError;
 pub use manifest::{InvalidManifest, Manifest, NodeManifest};
 pub use message::{MAX_LINE, Message};
 pub use path::{InvalidPath, TreePath};
-pub use repository::{CommitId, Repository, VerifyError};
+pub use repository::{Repository, VerifyError};
 pub use writer::{Draft, FileChange, Move, Unsynced, Writer};

@@ -1,4 +1,4 @@
-//! The files of a client's repository as the manifest they are.
+//! The manifest that the files of a client's repository are.
 
 use std::collections::BTreeMap;
 
@@ -9,22 +9,22 @@ use crate::layout;
 /// The desired state of one client, as one commit has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// manifestVersion.
+    /// The version of the manifest.
     pub version: ManifestVersion,
-    /// Every node that was ever given something and has not left.
+    /// Every node that was ever given a deployment and has not left.
     pub nodes: BTreeMap<NodeName, NodeManifest>,
 }
 
-/// What one node shall run.
+/// The deployments of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeManifest {
-    /// manifestVersion at which this node last changed.
+    /// The version of the manifest at which this node last changed.
     pub version: ManifestVersion,
-    /// The exact bytes of each ApplicationDeployment.
+    /// The exact bytes of each deployment's document.
     pub documents: BTreeMap<DeploymentId, Vec<u8>>,
 }
 
-/// Files that are no manifest.
+/// The files are no manifest. The message names the first file that is wrong, and the rule it breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("file {path} of the client's repository is not valid: {rule}")]
 pub struct InvalidManifest {
@@ -33,7 +33,7 @@ pub struct InvalidManifest {
 }
 
 impl Manifest {
-    /// Reads the files of a commit.
+    /// Reads the files of a commit, by path. It fails when a version is missing or a document's name is no deployment.
     pub fn read(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, InvalidManifest> {
         let version = version(files, layout::VERSION)?;
         let mut nodes: BTreeMap<NodeName, NodeManifest> = BTreeMap::new();
@@ -58,10 +58,12 @@ impl Manifest {
         Ok(Self { version, nodes })
     }
 
-    /// What a head is the summary of.
+    /// Returns the list that a head summarises: the digest of each document.
     pub fn list(&self) -> ManifestList {
-        let documents = self.nodes.iter().flat_map(|(node, of)| of.documents.iter().map(move |it| (node, it)));
-        documents.map(|(node, (id, document))| (node.clone(), *id, Digest::of(document))).collect()
+        let entries = self.nodes.iter().flat_map(|(name, node)| {
+            node.documents.iter().map(move |(id, document)| (name.clone(), *id, Digest::of(document)))
+        });
+        entries.collect()
     }
 }
 

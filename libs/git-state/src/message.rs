@@ -1,4 +1,4 @@
-//! What a commit says: one line for people, and trailers that `git log` shows and programs read.
+//! Commit messages: one line for people, and trailers that `git log` shows and programs read.
 
 use std::fmt;
 
@@ -14,13 +14,14 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message with this first line.
+    /// Makes a message with this first line. An empty one becomes `no subject`.
     pub fn new(subject: &str) -> Self {
         let subject = one_line(subject);
         Self { subject: if subject.is_empty() { "no subject".to_owned() } else { subject }, trailers: Vec::new() }
     }
 
-    /// Adds a trailer. One whose key is no key, or whose value is empty, is left out.
+    /// Adds a trailer. One whose key has other characters than letters, digits and `-`, or whose value is empty, is
+    /// left out.
     pub fn with(mut self, key: &str, value: &str) -> Self {
         let value = one_line(value);
         if is_key(key) && !value.is_empty() {
@@ -29,22 +30,24 @@ impl Message {
         self
     }
 
-    /// The first line.
+    /// Returns the first line.
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// The value of the last trailer with this key: git-writer adds its own after those of the sources.
+    /// Returns the value of the last trailer with this key. The last one counts, because git-writer adds its own
+    /// trailers after those of the sources.
     pub fn trailer(&self, key: &str) -> Option<&str> {
         self.trailers.iter().rev().find(|(found, _)| found == key).map(|(_, value)| value.as_str())
     }
 
-    /// All trailers in order.
+    /// Returns all trailers in order.
     pub fn trailers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.trailers.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// Reads any message. Trailers are the last paragraph, when there are several and each of its lines is one.
+    /// Reads any message. When the last of several paragraphs consists of trailers only, they are the trailers;
+    /// otherwise there are none.
     pub fn parse(text: &str) -> Self {
         let text = text.trim_end();
         let message = Self::new(text.lines().next().unwrap_or_default());
@@ -73,7 +76,7 @@ fn is_key(key: &str) -> bool {
         && key.starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
-/// A text as one line: control characters become spaces.
+/// Returns the text as one line of at most [`MAX_LINE`] characters, in which control characters have become spaces.
 fn one_line(text: &str) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_LINE).collect();
     line.trim().to_owned()

@@ -1,20 +1,20 @@
-//! Paths in a tree.
+//! Paths of files in a commit.
 
 use std::fmt;
 
-/// A path that may stand in one of our repositories: relative, at most 16 names of `A-Z`, `a-z`, `0-9`, `.`, `_` and
-/// `-` with `/` between them, none beginning with a dot. So it is neither absolute nor leads out, and no name is one
-/// that Git or a file system treats in its own way.
+/// A path that may stand in a repository of the platform: relative, at most 16 names of `A-Z`, `a-z`, `0-9`, `.`,
+/// `_` and `-` with `/` between them, none beginning with a dot. So it is neither absolute nor leads out, and no
+/// name is one that Git or a file system treats in its own way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreePath(String);
 
-/// A text that is no path in a repository.
+/// The text is no path that may stand in a repository. It holds the first 200 characters of the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("path {0:?} is not valid: at most 16 names of A-Z, a-z, 0-9, ., _ and -, none beginning with a dot")]
 pub struct InvalidPath(String);
 
 impl TreePath {
-    /// The path as text.
+    /// Returns the path as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

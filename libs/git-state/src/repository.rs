@@ -1,47 +1,36 @@
-//! One repository, read.
+//! Reading one repository: its newest commit, messages, files and signatures.
 
 use std::{
     collections::BTreeMap,
-    fmt,
     path::{Path, PathBuf},
 };
 
-use bus::Repository as Name;
 use identity::trust::{GIT_NAMESPACE, Untrusted, verify_with};
+use margo::RepositoryName as Name;
 use margo::{KeySet, TenantName};
 
-use crate::{GitError, Message, layout};
+use crate::{CommitId, GitError, Message, layout};
 
-/// A commit's id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CommitId(pub(crate) gix::ObjectId);
-
-impl fmt::Display for CommitId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Why a commit is not believed.
+/// A commit is not believed, or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// It has no signature.
+    /// The commit has no signature.
     #[error("commit {0} is not signed")]
     Unsigned(CommitId),
-    /// Its signature is not by a key in force.
+    /// No key in force made the commit's signature.
     #[error("commit {id} is not believed")]
     Untrusted {
-        /// Which commit.
+        /// The id of the commit.
         id: CommitId,
-        /// Why.
+        /// What is wrong with the signature.
         source: Untrusted,
     },
-    /// It cannot be read.
+    /// The commit cannot be read.
     #[error(transparent)]
     Git(#[from] GitError),
 }
 
-/// A bare repository with the one branch that matters.
+/// A bare repository, of which only one branch is looked at.
 pub struct Repository {
     git: gix::ThreadSafeRepository,
     path: PathBuf,
@@ -49,13 +38,14 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Opens the repository of this name. `None`: there is none. `folder` is the one of all tenants.
+    /// Opens the repository of this name, and returns `None` when there is none. `folder` holds the repositories of
+    /// all tenants.
     pub fn open(folder: &Path, tenant: &TenantName, name: &Name) -> Result<Option<Self>, GitError> {
         let path = layout::repository(folder, tenant, name);
         if !path.try_exists().map_err(|error| GitError::file("looking for", &path, error))? {
             return Ok(None);
         }
-        // Isolated: neither the machine's configuration nor the environment changes what we read.
+        // Isolated: neither the machine's configuration nor the environment changes what is read.
         let options = gix::open::Options::isolated().open_path_as_is(true);
         match options.open(&path) {
             Ok(git) => Ok(Some(Self { git, path, branch: layout::branch(name) })),
@@ -63,12 +53,12 @@ impl Repository {
         }
     }
 
-    /// Where it stands.
+    /// Returns the path of the repository.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Full name of the branch.
+    /// Returns the full name of the branch.
     pub(crate) fn branch(&self) -> String {
         format!("refs/heads/{}", self.branch)
     }
@@ -82,7 +72,7 @@ impl Repository {
         move |source| GitError::git(attempt, &path, source)
     }
 
-    /// The newest commit of the branch; `None` before the first.
+    /// Returns the newest commit of the branch, and `None` before the first.
     pub fn tip(&self) -> Result<Option<CommitId>, GitError> {
         let error = self.error("reading the branch");
         let git = self.local();
@@ -93,7 +83,7 @@ impl Repository {
         Ok(Some(CommitId(id.detach())))
     }
 
-    /// What a commit says.
+    /// Reads the message of a commit.
     pub fn message(&self, id: CommitId) -> Result<Message, GitError> {
         let error = self.error("reading a commit");
         let git = self.local();
@@ -102,12 +92,13 @@ impl Repository {
         Ok(Message::parse(&String::from_utf8_lossy(message)))
     }
 
-    /// All files of a commit by path.
+    /// Reads all files of a commit, by path.
     pub fn files(&self, id: CommitId) -> Result<BTreeMap<String, Vec<u8>>, GitError> {
         self.files_in(id, "")
     }
 
-    /// The files of a commit in one of its folders, such as `clients/`, by path from the root.
+    /// Reads the files of a commit in one of its folders, such as `clients/`. They are given by their path from the
+    /// root.
     pub fn files_in(&self, id: CommitId, folder: &str) -> Result<BTreeMap<String, Vec<u8>>, GitError> {
         let error = self.error("reading the files of a commit");
         let git = self.local();
@@ -128,7 +119,7 @@ impl Repository {
         Ok(files)
     }
 
-    /// One file of a commit.
+    /// Reads one file of a commit, and returns `None` when the commit does not have it.
     pub fn file(&self, id: CommitId, path: &str) -> Result<Option<Vec<u8>>, GitError> {
         let error = self.error("reading a file of a commit");
         let git = self.local();
@@ -140,7 +131,7 @@ impl Repository {
         Ok(Some(object.detach().data))
     }
 
-    /// Checks that a key in force signed this commit. What it contains hangs on its id, and so on this signature.
+    /// Checks that a key in force signed this commit. The signature covers the id of the tree, and so every file.
     pub fn verify(&self, id: CommitId, keys: &KeySet) -> Result<(), VerifyError> {
         let error = self.error("reading a commit");
         let git = self.local();

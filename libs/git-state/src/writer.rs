@@ -1,17 +1,16 @@
-//! The repositories, written: by one process at a time.
+//! Writing the repositories, by one process at a time.
 //!
-//! A commit is [`Writer::write`], [`Writer::sync`], [`Writer::advance`], in this order, each for as many commits as there
-//! are: objects are on the disk before a branch names them, and a process that dies in between leaves nothing but
-//! objects that nobody names.
+//! A commit takes three steps: [`Writer::write`], [`Writer::sync`] and [`Writer::advance`]. Each is done for as
+//! many commits as there are. Objects are on the disk before a branch names them, so a process that dies in between
+//! leaves nothing but objects that no branch names.
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use bus::Repository as Name;
+use disk::FolderLock;
 use gix::{
     lock::acquire::Fail,
     objs::tree::EntryKind,
@@ -22,48 +21,48 @@ use gix::{
 };
 use identity::{SigningKey, trust::GIT_NAMESPACE};
 use jiff::Timestamp;
+use margo::RepositoryName;
 use margo::{KeySet, TenantName};
-use rustix::fs::{FlockOperation, flock};
 
 use crate::{CommitId, GitError, Message, Repository, TreePath, durable, layout};
 
-/// How git-writer signs its name.
+/// The name under which git-writer commits.
 const COMMITTER: &str = "git-writer";
 
 /// A file that a commit puts or deletes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileChange {
-    /// Which file.
+    /// The path of the file in the repository.
     pub path: TreePath,
-    /// `None`: it is deleted, if it is there.
+    /// The whole new content. `None` deletes the file, if the repository has it.
     pub content: Option<Vec<u8>>,
 }
 
-/// A commit to be written.
+/// The parts of a commit that is to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Draft<'a> {
-    /// Who ordered it.
+    /// The name of who ordered it.
     pub author: &'a str,
-    /// What it says.
+    /// The message with its trailers.
     pub message: &'a Message,
-    /// What it changes; may be nothing.
+    /// The files that change. An empty list makes a commit with the files of its parent.
     pub changes: &'a [FileChange],
-    /// When.
+    /// The time of the commit.
     pub at: Timestamp,
 }
 
-/// Objects that were written and may be in memory only.
+/// The objects that were written and may not be on the disk yet.
 #[derive(Debug, Default)]
 #[must_use = "what is not synced may be lost with the next power cut"]
 pub struct Unsynced(BTreeSet<PathBuf>);
 
-/// A branch on its way from one commit to the next.
+/// A branch that is to be moved from one commit to the next.
 pub struct Move<'a> {
-    /// Whose branch.
+    /// The repository whose branch is moved.
     pub repository: &'a Repository,
-    /// Where it has to be; `None`: nowhere yet.
+    /// The commit at which the branch has to be; `None` when it must not exist yet.
     pub from: Option<CommitId>,
-    /// Where it goes.
+    /// The commit to which the branch is moved.
     pub to: CommitId,
 }
 
@@ -73,8 +72,8 @@ pub struct Writer {
     tenant: TenantName,
     key: SigningKey,
     allowed_signers: PathBuf,
-    // Held as long as this value lives; the kernel frees it with the process.
-    _lock: File,
+    // The lock is held as long as this value lives; the kernel frees it with the process.
+    _lock: FolderLock,
 }
 
 impl Writer {
@@ -90,32 +89,28 @@ impl Writer {
         let folder = folder.canonicalize().map_err(error(folder))?;
         let home = folder.join(tenant.as_str());
         let lock_path = home.join("git-writer.lock");
-        let lock = File::create(&lock_path).map_err(error(&lock_path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(GitError::Locked { path: lock_path.display().to_string() });
-            }
-            result => result.map_err(|errno| GitError::file("locking", &lock_path, errno.into()))?,
-        }
+        let lock = FolderLock::take(&lock_path).map_err(|error| GitError::file("locking", &lock_path, error))?;
+        let lock = lock.ok_or_else(|| GitError::Locked { path: lock_path.display().to_string() })?;
         let allowed_signers = home.join("allowed_signers");
         let address = address(COMMITTER, tenant);
         let lines: String =
             keys.keys.iter().map(|key| format!("{address} namespaces=\"{GIT_NAMESPACE}\" {key}\n")).collect();
-        durable::replace(&allowed_signers, lines.as_bytes())?;
+        replace(&allowed_signers, lines.as_bytes())?;
         durable::sync(&folder)?;
         Ok(Self { folder, tenant: tenant.clone(), key, allowed_signers, _lock: lock })
     }
 
-    /// Opens a repository to write it. `None`: there is none.
-    pub fn open(&self, name: &Name) -> Result<Option<Repository>, GitError> {
+    /// Opens a repository to write it, and returns `None` when there is none. What a writer that was killed left half
+    /// done is put right.
+    pub fn open(&self, name: &RepositoryName) -> Result<Option<Repository>, GitError> {
         let Some(repository) = Repository::open(&self.folder, &self.tenant, name)? else {
             return Ok(None);
         };
-        // We are the only writer, so a lock that is there now was left by one that was killed.
+        // There is one writer only, so a lock that is there now was left by a writer that was killed.
         let lock = repository.path().join(format!("{}.lock", repository.branch()));
         remove_if_there(&lock)?;
         self.configure(repository.path())?;
-        // It may also have been killed between moving the branch and making the move durable.
+        // That writer may also have been killed between moving the branch and making the move durable.
         if repository.tip()?.is_some() {
             let branch = repository.path().join(repository.branch());
             durable::sync_all(&BTreeSet::from([branch]), 1, &self.folder)?;
@@ -123,23 +118,18 @@ impl Writer {
         Ok(Some(repository))
     }
 
-    /// Opens a repository to write it, and creates it before when there is none.
-    pub fn open_or_create(&self, name: &Name) -> Result<Repository, GitError> {
+    /// Opens a repository to write it. When there is none, an empty one is created first, whole or not at all.
+    pub fn open_or_create(&self, name: &RepositoryName) -> Result<Repository, GitError> {
         if let Some(repository) = self.open(name)? {
             return Ok(repository);
         }
         let path = layout::repository(&self.folder, &self.tenant, name);
         let new = path.with_added_extension("new");
-        match fs::remove_dir_all(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(GitError::file("removing", &new, error));
-            }
-            _ => {}
-        }
+        disk::remove_folder_if_there(&new).map_err(|error| GitError::file("removing", &new, error))?;
         gix::create::into(&new, gix::create::Kind::Bare, gix::create::Options::default())
             .map_err(|error| GitError::git("creating a repository", &new, error))?;
         fs::remove_dir_all(new.join("hooks")).map_err(|error| GitError::file("removing hooks of", &new, error))?;
-        durable::replace(&new.join("HEAD"), format!("ref: refs/heads/{}\n", layout::branch(name)).as_bytes())?;
+        replace(&new.join("HEAD"), format!("ref: refs/heads/{}\n", layout::branch(name)).as_bytes())?;
         self.configure(&new)?;
         durable::sync_tree(&new)?;
         fs::rename(&new, &path).map_err(|error| GitError::file("creating", &path, error))?;
@@ -147,8 +137,8 @@ impl Writer {
         self.open(name)?.ok_or_else(|| GitError::file("opening", &path, io::ErrorKind::NotFound.into()))
     }
 
-    /// Stock git shall believe our signatures without being told how. The last value counts, so a folder that was moved
-    /// gets a second entry.
+    /// Has stock git believe the platform's signatures without being told how. The last value in a file counts, so the
+    /// repositories of a folder that was moved get a second entry.
     fn configure(&self, repository: &Path) -> Result<(), GitError> {
         let path = repository.join("config");
         let config = fs::read_to_string(&path).map_err(|error| GitError::file("reading", &path, error))?;
@@ -157,10 +147,11 @@ impl Writer {
         if config.contains(&wanted) {
             return Ok(());
         }
-        durable::replace(&path, format!("{config}{wanted}").as_bytes())
+        replace(&path, format!("{config}{wanted}").as_bytes())
     }
 
-    /// Writes a signed commit on top of `parent`. No branch names it yet, and it may still be lost.
+    /// Writes a signed commit on top of `parent` and returns its id. No branch names the commit yet, and its objects
+    /// may be lost until [`Writer::sync`] has returned; they are added to `unsynced`.
     pub fn write(
         &self,
         repository: &Repository,
@@ -171,7 +162,7 @@ impl Writer {
         let error = repository.error("writing a commit");
         let git = repository.local();
         let objects = repository.path().join("objects");
-        // Also what was there already: a writer that was killed may have left it unsynced.
+        // Objects that were there already are synced as well: a writer that was killed may have left them unsynced.
         let mut written = |id: gix::Id<'_>| {
             let hex = id.to_hex().to_string();
             unsynced.0.insert(objects.join(&hex[..2]).join(&hex[2..]));
@@ -215,25 +206,26 @@ impl Writer {
         Ok(CommitId(written(git.write_object(&commit).map_err(|e| error(e.into()))?)))
     }
 
-    /// Signs bytes with the key that signs commits; gives the armoured SSHSIG.
+    /// Signs bytes with the key that signs commits, and returns the armoured SSHSIG.
     pub fn sign(&self, namespace: &str, bytes: &[u8]) -> Result<String, GitError> {
         self.key.sign(namespace, bytes).map_err(GitError::Sign)
     }
 
-    /// Puts on the disk what was written, all at once.
+    /// Puts everything that was written on the disk, all at once.
     pub fn sync(&self, unsynced: Unsynced) -> Result<(), GitError> {
         // A new object may have a new folder, which `objects` names.
         durable::sync_all(&unsynced.0, 2, &self.folder)
     }
 
-    /// Moves branches, each only if it is where it is thought to be. When a move is `Ok`, it is on the disk. The results
-    /// are in the order of the moves.
+    /// Moves branches, each only if it is where it is thought to be. A move whose result is `Ok` is on the disk. The
+    /// results are in the order of the moves.
     pub fn advance(&self, moves: &[Move<'_>]) -> Vec<Result<(), GitError>> {
-        let handles: Vec<_> = moves.iter().map(|it| it.repository.local()).collect();
-        let prepared: Vec<_> = moves.iter().zip(&handles).map(|(it, handle)| prepare(it, handle)).collect();
+        let handles: Vec<_> = moves.iter().map(|planned| planned.repository.local()).collect();
+        let prepared: Vec<_> = moves.iter().zip(&handles).map(|(planned, handle)| prepare(planned, handle)).collect();
         let files = |suffix: &str, of: &mut dyn Iterator<Item = bool>| -> BTreeSet<PathBuf> {
-            let file = |it: &Move<'_>| it.repository.path().join(format!("{}{suffix}", it.repository.branch()));
-            moves.iter().zip(of).filter(|(_, wanted)| *wanted).map(|(it, _)| file(it)).collect()
+            let file =
+                |planned: &Move<'_>| planned.repository.path().join(format!("{}{suffix}", planned.repository.branch()));
+            moves.iter().zip(of).filter(|(_, wanted)| *wanted).map(|(planned, _)| file(planned)).collect()
         };
         // The new content first, then the name: otherwise a power cut could leave a branch that names nothing.
         let locks = files(".lock", &mut prepared.iter().map(Result::is_ok));
@@ -243,8 +235,8 @@ impl Writer {
         let results: Vec<_> = moves
             .iter()
             .zip(prepared)
-            .map(|(it, transaction)| {
-                let error = it.repository.error("moving the branch");
+            .map(|(planned, transaction)| {
+                let error = planned.repository.error("moving the branch");
                 transaction?.commit(None).map(|_| ()).map_err(|e| error(e.into()))
             })
             .collect();
@@ -256,47 +248,51 @@ impl Writer {
     }
 }
 
-/// A failed sync concerns every move; the cause is told once.
+/// The results when a sync has failed: it concerns every move, and its cause is told once.
 fn once_for_each(error: GitError, moves: &[Move<'_>]) -> Vec<Result<(), GitError>> {
-    let rest = moves.iter().skip(1).map(|it| {
+    let rest = moves.iter().skip(1).map(|planned| {
         let cause = io::Error::other("syncing it together with others failed");
-        Err(GitError::file("moving the branch of", it.repository.path(), cause))
+        Err(GitError::file("moving the branch of", planned.repository.path(), cause))
     });
     let rest: Vec<_> = rest.collect();
     std::iter::once(Err(error)).chain(rest).collect()
 }
 
-fn prepare<'a>(it: &Move<'_>, handle: &'a gix::Repository) -> Result<gix::refs::file::Transaction<'a, 'a>, GitError> {
-    let error = it.repository.error("moving the branch");
-    let found = it.repository.tip()?;
-    if found != it.from {
-        return Err(GitError::moved(it.repository.path(), it.from, found));
+fn prepare<'a>(
+    planned: &Move<'_>,
+    handle: &'a gix::Repository,
+) -> Result<gix::refs::file::Transaction<'a, 'a>, GitError> {
+    let error = planned.repository.error("moving the branch");
+    let found = planned.repository.tip()?;
+    if found != planned.from {
+        return Err(GitError::moved(planned.repository.path(), planned.from, found));
     }
-    let expected = match it.from {
+    let expected = match planned.from {
         Some(from) => PreviousValue::MustExistAndMatch(Target::Object(from.0)),
         None => PreviousValue::MustNotExist,
     };
-    let name: FullName = it.repository.branch().try_into().expect("refs/heads/ and one of our two branches");
-    let edit = RefEdit::update(name, it.to.0, expected, "");
+    let name: FullName = planned.repository.branch().try_into().expect("refs/heads/ and one of our two branches");
+    let edit = RefEdit::update(name, planned.to.0, expected, "");
     let transaction = handle.refs.transaction();
     transaction.prepare([edit], Fail::Immediately, Fail::Immediately).map_err(|e| error(e.into()))
 }
 
 fn remove_if_there(path: &Path) -> Result<(), GitError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::file("removing", path, error)),
-        _ => Ok(()),
-    }
+    disk::remove_if_there(path).map_err(|error| GitError::file("removing", path, error))
 }
 
-/// A name that Git accepts: it ends a name at `<`, and does not keep dots and the like at its ends.
+fn replace(path: &Path, content: &[u8]) -> Result<(), GitError> {
+    disk::write_private(path, content).map_err(|error| GitError::file("writing", path, error))
+}
+
+/// Returns a name that Git accepts: Git ends a name at `<`, and drops dots and the like at its ends.
 fn person_name(name: &str) -> String {
     let name: String = name.chars().filter(|c| !c.is_control() && !matches!(c, '<' | '>')).take(100).collect();
     let name = name.trim_matches(|c: char| c.is_whitespace() || ".,:;\"\\'".contains(c));
     if name.is_empty() { "unknown".to_owned() } else { name.to_owned() }
 }
 
-/// An address that Git accepts; nobody reads mail there.
+/// Returns an address that Git accepts. Nobody reads mail there.
 fn address(name: &str, tenant: &TenantName) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
     let local: String = name.to_lowercase().chars().map(allowed).collect();

@@ -1,4 +1,4 @@
-//! What we write, as stock git sees it; what stock git writes, as we see it.
+//! Stock git reads and verifies what the writer wrote, and the reader reads what stock git wrote.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -8,10 +8,10 @@ use std::{
     process::Command,
 };
 
-use bus::Repository as Name;
 use git_state::{CommitId, Draft, FileChange, GitError, Message, Move, Repository, Unsynced, VerifyError, Writer};
 use identity::SigningKey;
 use jiff::Timestamp;
+use margo::RepositoryName;
 use margo::{KeySet, TenantName};
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ impl World {
         Writer::new(self.folder.path(), &TenantName::default(), &self.keys, key)
     }
 
-    fn open(&self, name: &Name) -> Option<Repository> {
+    fn open(&self, name: &RepositoryName) -> Option<Repository> {
         Repository::open(self.folder.path(), &TenantName::default(), name).unwrap()
     }
 
@@ -60,8 +60,8 @@ impl World {
     }
 }
 
-fn client() -> Name {
-    Name::Client("plant".parse().unwrap())
+fn client() -> RepositoryName {
+    RepositoryName::Client("plant".parse().unwrap())
 }
 
 fn put(path: &str, content: &str) -> FileChange {
@@ -102,9 +102,9 @@ fn commit(writer: &Writer, repository: &Repository, steps: &[&[FileChange]]) -> 
 fn stock_git_believes_our_commits_and_finds_nothing_wrong() {
     let world = World::new();
     let writer = world.writer().unwrap();
-    for (name, branch) in [(Name::Fleet, "main"), (client(), "desired")] {
+    for (name, branch) in [(RepositoryName::Fleet, "main"), (client(), "desired")] {
         let repository = writer.open_or_create(&name).unwrap();
-        // Enough for the sync of the whole file system, and one without any change.
+        // One commit has enough objects for a sync of the whole file system, and one changes nothing.
         let many: Vec<_> = (0..120).map(|at| put(&format!("nodes/n{at}/VERSION"), &at.to_string())).collect();
         let tip = commit(&writer, &repository, &[&[put("VERSION", "1\n")], &many, &[], &[delete("nodes/n7/VERSION")]]);
 
@@ -145,7 +145,8 @@ fn what_is_written_is_read_back() {
 fn a_stale_writer_is_refused_and_the_others_go_on() {
     let world = World::new();
     let writer = world.writer().unwrap();
-    let (fleet, plant) = (writer.open_or_create(&Name::Fleet).unwrap(), writer.open_or_create(&client()).unwrap());
+    let (fleet, plant) =
+        (writer.open_or_create(&RepositoryName::Fleet).unwrap(), writer.open_or_create(&client()).unwrap());
     let tip = commit(&writer, &fleet, &[&[put("a", "1")]]);
     let mut unsynced = Unsynced::default();
     let stale = write(&writer, &fleet, None, "stale", &[], &mut unsynced);
@@ -174,7 +175,7 @@ fn what_a_killed_writer_left_blocks_nobody() {
     let writer = world.writer().unwrap();
     let repository = writer.open_or_create(&client()).unwrap();
     assert_ne!(commit(&writer, &repository, &[&[put("a", "2")]]), tip);
-    writer.open_or_create(&Name::Fleet).unwrap();
+    writer.open_or_create(&RepositoryName::Fleet).unwrap();
     assert!(!half.exists());
 }
 

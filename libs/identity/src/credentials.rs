@@ -1,62 +1,61 @@
-//! The files that a site and a node are given: TOML, mode 0600. The seed in them never crosses a network.
+//! The files that a site and a node are given: TOML, readable by their owner only. The seed in them never crosses a
+//! network.
 
 use std::{fs, io, path::Path};
 
 use margo::{NodeId, SiteName, TenantName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::write_secret;
-
-/// What the LO of a site needs.
+/// What the LO of a site needs to connect to the hub and to believe its manifests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SiteCredentials {
-    /// Of which tenant.
+    /// The tenant that the site belongs to.
     pub tenant: TenantName,
-    /// Which site.
+    /// The site's name, which is also the name of its client.
     pub site: SiteName,
-    /// The hub's NATS server.
+    /// The address of the hub's NATS server.
     pub hub: String,
-    /// NKey seed of the site's user at the hub.
+    /// The NKey seed of the site's user at the hub. It is a secret.
     pub seed: String,
-    /// The tenant's root public key: the one thing a site pins.
+    /// The tenant's root public key in OpenSSH form. It is the one key that a site pins.
     pub root_key: String,
 }
 
-/// What a node needs.
+/// What a node needs to connect to its site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NodeCredentials {
-    /// Which node.
+    /// The node that connects with these credentials, `SITE/NODE`.
     pub node: NodeId,
-    /// The site's NATS server.
+    /// The address of the site's NATS server.
     pub server: String,
-    /// NKey seed of the node's user at the site.
+    /// The NKey seed of the node's user at the site. It is a secret.
     pub seed: String,
 }
 
-/// Why a credentials file cannot be used.
+/// A credentials file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("credentials file {path}")]
     File {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// What the operating system said.
         source: io::Error,
     },
-    /// It is no credentials file of this kind.
+    /// The content does not have the fields of such a file.
     #[error("credentials file {path} is not valid: {reason}")]
     Invalid {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// Field, rule and place.
+        /// The field and the rule that it breaks. The content is not repeated, because it holds a secret.
         reason: String,
     },
 }
 
-/// Reads a credentials file.
+/// Reads the credentials of a site or of a node, as the type says. It fails on unknown fields.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, CredentialsError> {
     let file = |source| CredentialsError::File { path: path.display().to_string(), source };
     let text = fs::read_to_string(path).map_err(file)?;
@@ -67,9 +66,9 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, CredentialsError> {
     })
 }
 
-/// Writes a credentials file that only its owner may read.
+/// Writes a credentials file that only its owner may read. The file is on the disk when this returns.
 pub fn save<T: Serialize>(path: &Path, credentials: &T) -> Result<(), CredentialsError> {
     let text = toml::to_string(credentials).expect("credentials are strings");
-    write_secret(path, text.as_bytes())
+    disk::write_private(path, text.as_bytes())
         .map_err(|source| CredentialsError::File { path: path.display().to_string(), source })
 }

@@ -1,16 +1,34 @@
-//! Who is who: the keys that sign, the keys that open NATS connections, the files that hold them.
+//! Who is who: the keys that sign, the keys that open NATS connections, and the files that hold them.
 //!
-//! - [`SigningKey`] and [`PublicKey`]: Ed25519 keys in OpenSSH form, signatures as SSHSIG, so that stock `git` and
-//!   `ssh-keygen` verify what we sign;
-//! - [`trust`]: from the one pinned root key to a head that may be acted on;
-//! - [`nats`]: NKey users and the server configurations made from their permissions;
-//! - [`credentials`]: the files that sites and nodes are given.
+//! - [`SigningKey`] and [`PublicKey`] are Ed25519 keys in OpenSSH form. Their signatures are SSHSIG, so that stock
+//!   `git` and `ssh-keygen` verify what the platform signs.
+//! - [`trust`] leads from the one pinned root key to a head that may be acted on.
+//! - [`nats`] makes users of NATS servers, whose keys are NKeys.
+//! - [`credentials`] reads and writes the files that sites and nodes are given.
+//!
+//! A site pins the root key, and believes what a key signed that the root key vouches for:
+//!
+//! ```
+//! use identity::{SigningKey, trust};
+//! use margo::{KeySet, TenantName};
+//!
+//! let (root, writer) = (SigningKey::generate("root")?, SigningKey::generate("git-writer")?);
+//! let tenant = TenantName::default();
+//! let keys = KeySet { tenant: tenant.clone(), number: 1, keys: vec![writer.public().to_string()] };
+//! let (bytes, signature) = trust::sign_keys(&root, &keys)?;
+//!
+//! let held = trust::verify_keys(&root.public(), &tenant, 0, &bytes, signature.as_bytes())?;
+//! let signature = writer.sign(trust::GIT_NAMESPACE, b"a commit")?;
+//! trust::verify_with(&held, trust::GIT_NAMESPACE, "commit", b"a commit", signature.as_bytes())?;
+//! assert!(trust::verify_with(&held, trust::GIT_NAMESPACE, "commit", b"another", signature.as_bytes()).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod credentials;
 pub mod nats;
-mod secret;
 mod signing;
+mod token;
 pub mod trust;
 
-pub use secret::write_secret;
 pub use signing::{KeyError, PublicKey, SigningKey};
+pub use token::random_token;

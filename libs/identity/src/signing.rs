@@ -1,35 +1,33 @@
-//! Ed25519 keys in OpenSSH form; signatures as SSHSIG.
+//! Ed25519 keys in OpenSSH form, and their signatures as SSHSIG.
 
 use std::{fmt, fs, path::Path};
 
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, SshSig, rand_core::OsRng};
 
-use crate::write_secret;
-
-/// Why a key or a signature cannot be used.
+/// A key or a signature cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file cannot be read or written.
+    /// The key file cannot be read or written.
     #[error("key file {path}")]
     File {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// What the operating system said.
         source: std::io::Error,
     },
-    /// Not an OpenSSH key, or not Ed25519.
+    /// The text is not a key in OpenSSH form, or the key is not an Ed25519 key.
     #[error("not an Ed25519 key in OpenSSH form: {0}")]
     Key(String),
-    /// Not an SSHSIG, or not by this key over these bytes in this namespace.
+    /// The text is not an SSHSIG, or the key did not sign these bytes in this namespace.
     #[error("the signature does not verify: {0}")]
     Signature(String),
 }
 
-/// A private key.
+/// A private key. It is shown by its public half only.
 pub struct SigningKey(PrivateKey);
 
 impl SigningKey {
-    /// A new key. The comment is for people.
+    /// Makes a new key. The comment tells people what the key is for.
     pub fn generate(comment: &str) -> Result<Self, KeyError> {
         let mut key =
             PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(|error| KeyError::Key(error.to_string()))?;
@@ -37,7 +35,7 @@ impl SigningKey {
         Ok(Self(key))
     }
 
-    /// Reads a key file.
+    /// Reads a private key from a file in OpenSSH form.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let text =
             fs::read_to_string(path).map_err(|source| KeyError::File { path: path.display().to_string(), source })?;
@@ -48,18 +46,20 @@ impl SigningKey {
         Ok(Self(key))
     }
 
-    /// Writes a key file that only its owner may read.
+    /// Writes a key file that only its owner may read. The file is on the disk when this returns.
     pub fn save(&self, path: &Path) -> Result<(), KeyError> {
         let pem = self.0.to_openssh(LineEnding::LF).map_err(|error| KeyError::Key(error.to_string()))?;
-        write_secret(path, pem.as_bytes()).map_err(|source| KeyError::File { path: path.display().to_string(), source })
+        disk::write_private(path, pem.as_bytes())
+            .map_err(|source| KeyError::File { path: path.display().to_string(), source })
     }
 
-    /// The public half.
+    /// Returns the public half of the key.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.public_key().clone())
     }
 
-    /// Signs bytes in a namespace; gives the armoured SSHSIG (PEM).
+    /// Signs bytes and returns the SSHSIG in its armoured form (PEM). The namespace keeps a signature from being used
+    /// for another purpose.
     pub fn sign(&self, namespace: &str, bytes: &[u8]) -> Result<String, KeyError> {
         let signature = self.0.sign(namespace, HashAlg::Sha512, bytes);
         let pem = signature.and_then(|signature| signature.to_pem(LineEnding::LF));
@@ -73,12 +73,12 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// A public key: `ssh-ed25519 AAAA…`.
+/// A public key, written `ssh-ed25519 AAAA…`.
 #[derive(Clone, Debug)]
 pub struct PublicKey(ssh_key::PublicKey);
 
 impl PublicKey {
-    /// Reads the one-line OpenSSH form; a comment is dropped.
+    /// Reads the one-line OpenSSH form and drops the comment.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let mut key =
             ssh_key::PublicKey::from_openssh(text.trim()).map_err(|error| KeyError::Key(error.to_string()))?;
@@ -89,7 +89,7 @@ impl PublicKey {
         Ok(Self(key))
     }
 
-    /// Checks an armoured SSHSIG over these bytes in this namespace.
+    /// Fails unless the armoured SSHSIG was made by this key over these bytes in this namespace.
     pub fn verify(&self, namespace: &str, bytes: &[u8], signature: &[u8]) -> Result<(), KeyError> {
         let signature = SshSig::from_pem(signature).map_err(|error| KeyError::Signature(error.to_string()))?;
         self.0.verify(namespace, bytes, &signature).map_err(|error| KeyError::Signature(error.to_string()))

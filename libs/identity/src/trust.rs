@@ -1,4 +1,4 @@
-//! From the one pinned key to a head that may be acted on.
+//! How a site gets from the one key that it pins to a head that it may act on.
 //!
 //! A site pins the tenant's root public key and nothing else. `KEYS` travels with every head: the root signs it, and
 //! it names the keys that may sign heads. A lower number than the one held is refused; so is a head that names another
@@ -8,53 +8,55 @@ use margo::{ClientName, Head, KeySet, ManifestError, TenantName};
 
 use crate::{KeyError, PublicKey, SigningKey};
 
-/// SSHSIG namespace of a head.
+/// The SSHSIG namespace in which heads are signed.
 pub const HEAD_NAMESPACE: &str = "edgewright-head";
-/// SSHSIG namespace of a key set.
+/// The SSHSIG namespace in which sets of keys are signed.
 pub const KEYS_NAMESPACE: &str = "edgewright-keys";
-/// SSHSIG namespace of a commit, fixed by Git.
+/// The SSHSIG namespace in which commits are signed, as Git demands.
 pub const GIT_NAMESPACE: &str = "git";
 
-/// Why a head or a key set is not believed.
+/// A head, a set of keys or a commit is not believed.
 #[derive(Debug, thiserror::Error)]
 pub enum Untrusted {
-    /// KEYS is not by the root.
+    /// The set of keys is not signed by the tenant's root key.
     #[error("KEYS is not signed by the tenant's root key")]
     Keys(#[source] KeyError),
-    /// KEYS or head is malformed.
+    /// The signature is right, and yet the bytes are no set of keys or no head.
     #[error(transparent)]
     Malformed(#[from] ManifestError),
-    /// KEYS is older than the one held.
+    /// The set of keys is older than one that was seen before, so somebody may have replayed it.
     #[error("KEYS has number {found}, number {held} is held")]
     OldKeys {
-        /// Its number.
+        /// The number of the set that came.
         found: u64,
-        /// The number held.
+        /// The highest number seen so far.
         held: u64,
     },
-    /// No key in KEYS made this signature.
+    /// None of the keys in force made the signature. The text names the document.
     #[error("the {0} is not signed by a key in KEYS")]
     Signature(&'static str),
-    /// Signed, but about somebody else.
+    /// The document is signed, but it is about another tenant or client.
     #[error("the {document} is of {found}, not of {wanted}")]
     Foreign {
-        /// Head or KEYS.
+        /// The document that is about somebody else: `head` or `KEYS`.
         document: &'static str,
-        /// Whose it is.
+        /// The tenant, or tenant and client, that the document names.
         found: String,
-        /// Who we are.
+        /// The tenant, or tenant and client, that was to be named.
         wanted: String,
     },
 }
 
-/// Signs a key set with the root key: bytes and signature, as they stand in the repository and in every head.
+/// Signs a set of keys with the root key. It returns the bytes and their signature, as they stand in the repository
+/// and travel with every head.
 pub fn sign_keys(root: &SigningKey, keys: &KeySet) -> Result<(Vec<u8>, String), KeyError> {
     let bytes = keys.to_bytes();
     let signature = root.sign(KEYS_NAMESPACE, &bytes)?;
     Ok((bytes, signature))
 }
 
-/// Verifies KEYS. `held` is the highest number seen so far, 0 before the first.
+/// Verifies a set of keys. `held` is the highest number seen so far, and 0 before the first; a lower number is
+/// refused, the same number is not.
 pub fn verify_keys(
     root: &PublicKey,
     tenant: &TenantName,
@@ -74,7 +76,7 @@ pub fn verify_keys(
     Ok(keys)
 }
 
-/// Verifies that a key in force signed these bytes. `document` names them in the refusal.
+/// Verifies that a key in force signed these bytes. `document` is the name that the error shows.
 pub fn verify_with(
     keys: &KeySet,
     namespace: &str,
@@ -86,7 +88,8 @@ pub fn verify_with(
     if keys.keys.iter().any(signed) { Ok(()) } else { Err(Untrusted::Signature(document)) }
 }
 
-/// Verifies a head with keys that were verified before.
+/// Verifies a head with a set of keys that was verified before. It fails when the head is about another tenant or
+/// client.
 pub fn verify_head(keys: &KeySet, client: &ClientName, bytes: &[u8], signature: &[u8]) -> Result<Head, Untrusted> {
     verify_with(keys, HEAD_NAMESPACE, "head", bytes, signature)?;
     let head = Head::parse(bytes)?;

@@ -1,4 +1,4 @@
-//! The ApplicationDeployment: what one node is told to run, as exact YAML bytes (rule digest §3.2).
+//! The ApplicationDeployment: the document that tells one node what to run, as exact YAML bytes (rule digest §3.2).
 
 use std::collections::BTreeMap;
 
@@ -12,97 +12,101 @@ use crate::{
     document::{DocumentError as Error, extensible, parse},
 };
 
-/// The name under which Edgewright's own data stands in a document (APP-11, WFM-34).
+/// The name under which Edgewright's own data stands in a document; foreign readers keep and ignore it (APP-11,
+/// WFM-34).
 const EXTENSION: &str = "x-edgewright-extensions";
 
 extensible! {
-    /// One deployment. Its digest is the sha256 of the bytes of [`ApplicationDeployment::to_yaml`].
+    /// The document that tells one node to run one application. Its digest is the sha256 of the bytes that
+    /// [`ApplicationDeployment::to_yaml`] returns.
     pub struct ApplicationDeployment {
-        /// Survives every change of content (WFM-26).
+        /// The id of the deployment, which survives every change of content (WFM-26).
         id("id"): DeploymentId,
-        /// Name, namespace and device.
+        /// Names the assignment, the tenant and the device that the document is about.
         metadata("metadata"): DeploymentMetadata,
-        /// What to run.
+        /// Says which components run, and with which values.
         spec("spec"): DeploymentSpec,
     }
 }
 
-/// Name, namespace and device.
+/// The names by which people and the device recognise the deployment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DeploymentMetadata {
-    /// The assignment's name.
+    /// The assignment's name, when Edgewright wrote the document.
     pub name: String,
-    /// The tenant's name.
+    /// The tenant's name, when Edgewright wrote the document.
     pub namespace: String,
-    /// The node that runs it.
+    /// The device that has to run the application.
     pub device_id: DeviceId,
-    /// Only in the OpenAPI file of the specification.
+    /// Free labels. Only the OpenAPI file of the specification has them; Edgewright writes none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
 extensible! {
-    /// What to run.
+    /// The chosen profile of the application with the values in force.
     pub struct DeploymentSpec {
-        /// The `id` of the ApplicationDescription.
+        /// The `id` of the ApplicationDescription that the deployment was made from.
         application_id("applicationId"): AppId,
-        /// The chosen profile with its components.
+        /// The profile that was chosen, with its components.
         profile("deploymentProfile"): DeployedProfile,
-        /// The values in force. Optional in OpenAPI, required in the model: we always write it.
+        /// The values in force, by name. They are optional in the OpenAPI file and required in the model, so they are
+        /// always written.
         parameters("parameters", default = BTreeMap::new()): BTreeMap<String, DeployedParameter>,
     }
 }
 
 extensible! {
-    /// The chosen profile.
+    /// The profile that the deployment uses, with all that the device needs of it.
     pub struct DeployedProfile {
-        /// Which kind of runtime it needs.
+        /// The kind of runtime that the components need.
         kind("type"): ProfileType,
-        /// In the order in which they are installed (WFM-31).
+        /// The components in the order in which they are installed (WFM-31). There is at least one.
         components("components"): Vec<DeployedComponent>,
-        /// Copied unmodified from the description (WFM-27).
+        /// What the device must have, copied unmodified from the description (WFM-27).
         #[serde(skip_serializing_if = "Option::is_none")]
         device_constraints("deviceConstraints", default = None): Option<DeviceConstraints>,
     }
 }
 
 extensible! {
-    /// One artifact to run.
+    /// One component: one artifact that is installed as a unit.
     pub struct DeployedComponent {
-        /// Unique in the profile.
+        /// The component's name, unique in its profile.
         name("name"): ComponentName,
-        /// Where the artifact is and how it is installed.
+        /// Where the artifact is and how it is installed, copied from the description.
         properties("properties"): ComponentProperties,
     }
 }
 
-/// A parameter's value and where it goes.
+/// A parameter's value with the places it goes to. Targets that reach no component of the profile are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeployedParameter {
-    /// The value in force.
+    /// The value in force: the one that was given, or the default.
     pub value: ParameterValue,
-    /// Where it goes.
+    /// The places that the value goes to.
     pub targets: Vec<Target>,
 }
 
-/// The digests that this deployment is made of, fixed once per app version: the one signed digest of the
-/// document covers them on every road.
+/// The digests of the artifacts that a deployment uses, fixed once per version of an application. They stand in the
+/// document, so that its one signed digest covers the artifacts on every road.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
-    /// Component → digest of its OCI manifest.
+    /// The digest of the OCI manifest of each component.
     pub components: BTreeMap<ComponentName, Digest>,
 }
 
 impl ApplicationDeployment {
-    /// The document for one node. `parameters` are the values in force, checked before; a profile that the
-    /// description does not have is the caller's mistake and gives `None`.
+    /// Makes the document for one node, which names the node by its DeviceId. `parameters` are the values in force, as [`crate::check_parameters`] returned
+    /// them. It returns `None` when the description has no such profile, which is a mistake of the caller.
     pub fn new(
         tenant: &TenantName,
         assignment: &AssignmentName,
         node: &NodeId,
+        device: DeviceId,
         description: &ApplicationDescription,
         profile: &str,
         parameters: &BTreeMap<String, ParameterValue>,
@@ -137,7 +141,7 @@ impl ApplicationDeployment {
             metadata: DeploymentMetadata {
                 name: assignment.to_string(),
                 namespace: tenant.to_string(),
-                device_id: node.into(),
+                device_id: device,
                 labels: BTreeMap::new(),
             },
             spec: DeploymentSpec {
@@ -155,7 +159,8 @@ impl ApplicationDeployment {
         })
     }
 
-    /// Reads and checks a deployment; `file` is the name shown in errors.
+    /// Reads and checks a deployment; `file` is the name that errors show. It fails with the first rule that is
+    /// broken.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, DocumentError> {
         let deployment: Self = parse(bytes, file)?;
         if deployment.spec.profile.components.is_empty() {
@@ -165,12 +170,13 @@ impl ApplicationDeployment {
         Ok(deployment)
     }
 
-    /// The exact bytes that every road carries.
+    /// Returns the exact bytes that every road carries and that the digest is computed from.
     pub fn to_yaml(&self) -> Vec<u8> {
         serde_saphyr::to_string(self).expect("strings, numbers, lists and maps always have a YAML form").into_bytes()
     }
 
-    /// The digests of the components; empty when a foreign fleet manager wrote the document.
+    /// Returns the digests of the components. They are empty when a foreign fleet manager wrote the document, and an
+    /// error when the extension has another form.
     pub fn lock(&self) -> Result<Lock, String> {
         match self.spec.extensions.get(EXTENSION).and_then(|ours| ours.get("lock")) {
             None => Ok(Lock::default()),
@@ -178,7 +184,7 @@ impl ApplicationDeployment {
         }
     }
 
-    /// The environment of one component: every parameter that names it as a target.
+    /// Returns the environment variables of one component: one for each target that names the component.
     pub fn environment(&self, component: &ComponentName) -> BTreeMap<String, String> {
         let mut environment = BTreeMap::new();
         for parameter in self.spec.parameters.values() {
@@ -190,20 +196,20 @@ impl ApplicationDeployment {
     }
 }
 
-/// Our own extension of an object, when it has one: `x-edgewright-extensions`.
+/// Edgewright's own extension among these, if there is one.
 fn ours(extensions: &BTreeMap<String, Value>) -> Option<&Value> {
     extensions.get(EXTENSION)
 }
 
 impl DeployedProfile {
-    /// Edgewright's own data on this profile.
+    /// Returns Edgewright's own data on this profile, if there is any.
     pub fn edgewright(&self) -> Option<&Value> {
         ours(&self.extensions)
     }
 }
 
 impl DeployedComponent {
-    /// Edgewright's own data on this component.
+    /// Returns Edgewright's own data on this component, if there is any.
     pub fn edgewright(&self) -> Option<&Value> {
         ours(&self.extensions)
     }
@@ -222,6 +228,7 @@ mod tests {
             &TenantName::default(),
             &"hello".parse().unwrap(),
             &"plant/press".parse().unwrap(),
+            "plant/press".parse().unwrap(),
             &description,
             "wasm",
             &parameters,

@@ -1,4 +1,5 @@
-//! The ApplicationDescription (`margo.yaml`): what a supplier offers (rule digest §3.5).
+//! The ApplicationDescription (`margo.yaml`): the document in which a supplier offers an application (rule digest
+//! §3.5).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,24 +9,24 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppId, AppVersion, ComponentName, DocumentError, ParameterValue, Target,
+    AppId, AppVersion, ComponentName, DataType, DocumentError, ParameterValue, Target,
     document::{extensible, parse},
 };
 
 extensible! {
-    /// What a supplier offers: metadata, the profiles it can be deployed in, its parameters.
+    /// An application as its supplier offers it: metadata, the profiles it can be deployed in, and its parameters.
     pub struct ApplicationDescription {
-        /// Always `v1` (APP-01).
+        /// The version of the document's own form, always `v1` (APP-01).
         api_version("apiVersion"): ApiVersion,
-        /// Identifies the application (APP-01).
+        /// The id by which catalogue, assignments and deployments name the application (APP-01).
         id("id"): AppId,
-        /// For the catalogue.
+        /// The version, and what a catalogue shows to people.
         metadata("metadata"): Metadata,
-        /// The ways to deploy it, one or more.
+        /// The ways to deploy the application. There is at least one.
         profiles("deploymentProfiles"): Vec<DeploymentProfile>,
-        /// What a person may set, by name.
+        /// The values that a person may set, by name.
         parameters("parameters", default = BTreeMap::new()): BTreeMap<String, DescribedParameter>,
-        /// How the parameters are shown and checked.
+        /// How a user interface shows the parameters, and which data types they must have.
         configuration("configuration", default = None): Option<Configuration>,
     }
 }
@@ -33,46 +34,46 @@ extensible! {
 extensible! {
     /// One way to deploy the application.
     pub struct DeploymentProfile {
-        /// Unique in the document.
+        /// The profile's id, 1 to 200 characters, unique in the document.
         id("id"): String,
-        /// Which kind of runtime it needs.
+        /// The kind of runtime that the profile needs.
         kind("type"): ProfileType,
-        /// For people.
+        /// A description for people.
         description("description", default = None): Option<String>,
-        /// What a device must have; copied unmodified into the deployment (WFM-27).
+        /// What a device must have; it is copied unmodified into the deployment (WFM-27).
         device_constraints("deviceConstraints", default = None): Option<DeviceConstraints>,
-        /// In the order in which they are installed (DEV-26).
+        /// The components in the order in which they are installed (DEV-26). There is at least one.
         components("components"): Vec<DescribedComponent>,
     }
 }
 
 extensible! {
-    /// One part of a profile: one artifact.
+    /// One component of a profile: one artifact that is installed as a unit.
     pub struct DescribedComponent {
-        /// Unique in its profile.
+        /// The component's name, unique in its profile.
         name("name"): ComponentName,
         /// Where the artifact is and how it is installed.
         properties("properties"): ComponentProperties,
     }
 }
 
-/// The version of the document's own form.
+/// The version of the form in which the document is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ApiVersion {
-    /// The only one of 1.0.0-rc.3; an unrecognised one is refused.
+    /// The only version of the specification 1.0.0-rc.3. An unknown one is refused.
     #[serde(rename = "v1")]
     V1,
 }
 
-/// The kind of a profile.
+/// The kind of runtime that the components of a profile need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProfileType {
     /// Helm releases on Kubernetes.
     Helm,
-    /// Compose containers.
+    /// Containers that are described by Compose files.
     Compose,
-    /// Anything else; ours is WebAssembly (APP-08).
+    /// Anything else (APP-08). WebAssembly uses this kind and says so in an extension of the profile.
     Custom,
 }
 
@@ -90,48 +91,48 @@ impl fmt::Display for ProfileType {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComponentProperties {
-    /// `oci://…`
+    /// The repository of the artifact, `oci://` and a registry with a path.
     pub repository: String,
-    /// SemVer without a leading `v`, `+` written as `_` (APP-03).
+    /// The tag of the artifact: SemVer without a leading `v`, in which `+` is written as `_` (APP-03).
     pub revision: String,
-    /// Whether to wait until it runs before the next component starts. Absent: yes.
+    /// Whether the next component waits until this one runs. When absent, it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<bool>,
-    /// How long to wait, such as `8m30s`.
+    /// How long to wait, in minutes and seconds such as `8m30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
 }
 
-/// For the catalogue.
+/// The version, and what a catalogue shows to people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metadata {
-    /// For people; may hold spaces.
+    /// The application's name for people; it may hold spaces.
     pub name: String,
-    /// For people.
+    /// A description for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Equals the package's tag (APP-02).
+    /// The version of the application, which equals the tag of its package (APP-02).
     pub version: AppVersion,
-    /// Who and what.
+    /// Who supplies the application, and texts about it.
     pub catalog: Catalog,
 }
 
-/// Who and what.
+/// What a catalogue shows of an application and of those who made it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Catalog {
-    /// The application for people.
+    /// Texts and pictures about the application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub application: Option<CatalogApplication>,
-    /// Who wrote it.
+    /// The people who wrote the application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<Vec<Author>>,
-    /// Who supplies it.
+    /// The organisations that supply the application. There is at least one.
     pub organization: Vec<Organization>,
 }
 
-/// The application for people; the files are layers of the package.
+/// Texts and pictures about the application. Each field with a file names a layer of the package.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -152,7 +153,7 @@ pub struct CatalogApplication {
     pub tags: Option<Vec<String>>,
 }
 
-/// Who wrote it.
+/// A person who wrote the application.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -163,7 +164,7 @@ pub struct Author {
     pub email: Option<String>,
 }
 
-/// Who supplies it.
+/// An organisation that supplies the application.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -173,19 +174,20 @@ pub struct Organization {
     pub site: Option<String>,
 }
 
-/// What a device must have.
+/// What a device must have to be eligible. Edgewright keeps and passes on the constraints; it does not evaluate
+/// them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DeviceConstraints {
-    /// At least this much.
+    /// The processor, memory and storage that the application needs at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_requirements: Option<CapacityRequirements>,
-    /// One of these must hold.
+    /// Rules about properties and labels of the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eligibility_rules: Option<Vec<EligibilityRule>>,
 }
 
-/// At least this much.
+/// The processor, memory and storage that an application needs at least, in the specification's units.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -198,7 +200,7 @@ pub struct CapacityRequirements {
     pub storage: Option<String>,
 }
 
-/// Cores and architectures.
+/// The number of cores, and the architectures that the artifact can run on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -208,7 +210,7 @@ pub struct CpuRequirement {
     pub architectures: Option<Vec<Architecture>>,
 }
 
-/// A processor architecture as constraints name it.
+/// A processor architecture, by the name that constraints use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -220,7 +222,7 @@ pub enum Architecture {
     Other,
 }
 
-/// Both selectors must match.
+/// A rule about the device's properties and labels. When both selectors are given, both must match.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -231,7 +233,7 @@ pub struct EligibilityRule {
     pub label_selector: Option<Selector>,
 }
 
-/// Every expression must match.
+/// A set of expressions, all of which must match.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -239,7 +241,7 @@ pub struct Selector {
     pub match_expressions: Vec<MatchExpression>,
 }
 
-/// One comparison (APP-07).
+/// One comparison of a property or a label with values (APP-07).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -252,7 +254,7 @@ pub struct MatchExpression {
     pub item_selector: Option<Selector>,
 }
 
-/// How an expression compares.
+/// How an expression compares the value that the device has with the values that are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
 pub enum SelectorOperator {
@@ -270,24 +272,24 @@ pub enum SelectorOperator {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DescribedParameter {
-    /// The default.
+    /// The default. A parameter without one must be set in every assignment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<ParameterValue>,
-    /// Where it goes (APP-06).
+    /// The places that the value goes to, in all profiles (APP-06).
     pub targets: Vec<Target>,
 }
 
-/// How the parameters are shown and checked.
+/// How a user interface shows the parameters, and the rules for their values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configuration {
-    /// Groups of settings.
+    /// The settings in the groups and the order in which they are shown.
     pub sections: Vec<Section>,
-    /// The rules that settings name.
+    /// The rules, which settings name.
     pub schema: Vec<SettingSchema>,
 }
 
-/// A group of settings.
+/// A group of settings that are shown together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -296,7 +298,7 @@ pub struct Section {
     pub settings: Vec<Setting>,
 }
 
-/// One parameter for people.
+/// One parameter as it is shown to people. It names its parameter and its rule; both must exist.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -310,7 +312,7 @@ pub struct Setting {
     pub schema: String,
 }
 
-/// A rule for values.
+/// A rule for values. Of the rule only the data type is checked; the other fields are passed on to user interfaces.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the names are the specification's and say it")]
@@ -339,64 +341,22 @@ pub struct SettingSchema {
     pub options: Option<Vec<ParameterValue>>,
 }
 
-/// The data types of settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DataType {
-    /// A text.
-    #[serde(rename = "string")]
-    Text,
-    /// A whole number.
-    #[serde(rename = "integer")]
-    Integer,
-    /// A number.
-    #[serde(rename = "double")]
-    Double,
-    /// True or false.
-    #[serde(rename = "boolean")]
-    Boolean,
-    /// A list of texts.
-    #[serde(rename = "array[string]")]
-    TextList,
-    /// A list of whole numbers.
-    #[serde(rename = "array[integer]")]
-    IntegerList,
-    /// A list of numbers.
-    #[serde(rename = "array[double]")]
-    DoubleList,
-    /// A list of truth values.
-    #[serde(rename = "array[boolean]")]
-    BooleanList,
-}
-
-impl fmt::Display for DataType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "a string",
-            Self::Integer => "an integer",
-            Self::Double => "a number",
-            Self::Boolean => "true or false",
-            Self::TextList => "a list of strings",
-            Self::IntegerList => "a list of integers",
-            Self::DoubleList => "a list of numbers",
-            Self::BooleanList => "a list of true or false",
-        })
-    }
-}
-
 impl ApplicationDescription {
-    /// Reads and checks a description; `file` is the name its author knows.
+    /// Reads and checks a description; `file` is the name that its author knows. It fails with the first rule that is
+    /// broken.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, DocumentError> {
         let description: Self = parse(bytes, file)?;
         description.check().map_err(|(field, rule)| DocumentError::rule(file, field, rule))?;
         Ok(description)
     }
 
-    /// The profile with this id.
+    /// Returns the profile with this id, if there is one.
     pub fn profile(&self, id: &str) -> Option<&DeploymentProfile> {
         self.profiles.iter().find(|profile| profile.id == id)
     }
 
-    /// The data type that the configuration demands of this parameter.
+    /// Returns the data type that the configuration demands of this parameter. It returns `None` when no setting shows
+    /// the parameter.
     pub fn data_type(&self, parameter: &str) -> Option<DataType> {
         let configuration = self.configuration.as_ref()?;
         let settings = configuration.sections.iter().flat_map(|section| &section.settings);
@@ -404,7 +364,7 @@ impl ApplicationDescription {
         configuration.schema.iter().find(|rule| rule.name == *schema).map(|rule| rule.data_type)
     }
 
-    /// The rules that lie between fields.
+    /// Checks the rules that lie between fields. An error is the path of the field and the rule.
     fn check(&self) -> Result<(), (String, String)> {
         if self.profiles.is_empty() {
             return Err(("deploymentProfiles".into(), "at least one profile".into()));
@@ -427,7 +387,7 @@ impl ApplicationDescription {
         }
         for (name, parameter) in &self.parameters {
             for (at, target) in parameter.targets.iter().enumerate() {
-                // APP-06
+                // APP-06: a target names components that exist.
                 if let Some(unknown) = target.components.iter().find(|name| !components.contains(name)) {
                     let field = format!("parameters.{name}.targets[{at}].components");
                     return Err((field, format!("no profile has a component {unknown:?}", unknown = unknown.as_str())));
@@ -494,13 +454,13 @@ impl ComponentProperties {
         Ok(())
     }
 
-    /// How long to wait for the component, when the document says it.
+    /// Returns how long to wait for the component. It returns `None` when the document does not say it.
     pub fn timeout(&self) -> Option<std::time::Duration> {
         self.timeout.as_deref().and_then(parse_timeout)
     }
 }
 
-/// `^\d+m\d+s$`
+/// Reads `^\d+m\d+s$` with at most six digits each, so that the sum cannot overflow.
 fn parse_timeout(text: &str) -> Option<std::time::Duration> {
     let (minutes, seconds) = text.strip_suffix('s')?.split_once('m')?;
     let number = |digits: &str| {

@@ -1,32 +1,33 @@
-//! Content addresses.
+//! Content addresses: every document and every artifact is named by the sha256 of its bytes.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// `sha256:` and 64 lower-case hex digits; the only algorithm there is (an unknown one makes a manifest invalid, DEV-15).
+/// The sha256 of some bytes, written `sha256:` and 64 lower-case hex digits. There is no other algorithm, because
+/// an unknown one makes a manifest invalid (DEV-15).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
-/// A text that is no digest.
+/// The text is not a digest in the only form that is accepted. It holds the first 100 characters of the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("digest {0:?} is not valid: sha256: and 64 lower-case hex digits")]
 pub struct InvalidDigest(String);
 
 impl Digest {
-    /// The digest of these bytes.
+    /// Computes the digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// From a finished sha256.
+    /// Takes a sha256 that was computed piece by piece elsewhere, for bytes that do not fit into memory.
     pub fn from_sha256(sum: [u8; 32]) -> Self {
         Self(sum)
     }
 
-    /// The 64 hex digits without `sha256:`, as file names use them.
+    /// Returns the 64 hex digits without `sha256:`, as file names use them.
     pub fn hex(&self) -> String {
         use fmt::Write;
         self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {

@@ -5,25 +5,28 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// The largest document we read, in bytes. Margo sets no limit (OP3); the largest real descriptions are below 100 KiB.
+/// The largest document that is read, in bytes. Margo sets no limit (OP3); the largest real descriptions are below
+/// 100 KiB.
 pub const MAX_DOCUMENT: usize = 1 << 20;
 
-/// Extensions by name (`x-<name>-extensions`, APP-11): kept, passed on, never a reason to refuse (WFM-16, DEV-25).
+/// Extensions by name (`x-<name>-extensions`, APP-11). They are kept and passed on, and are never a reason to
+/// refuse a document (WFM-16, DEV-25).
 pub type Extensions = BTreeMap<String, Value>;
 
-/// Why a document is refused, and where.
+/// A document is refused; the fields say where and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}{}: {}{rule}", place(.line, .column), prefix(.field))]
 pub struct DocumentError {
-    /// The file's name as its author knows it.
+    /// The file's name as its author knows it, so that the message can be found in an editor.
     pub file: String,
-    /// Line, from 1; 0 when the rule concerns the document as a whole.
+    /// The line, counted from 1. It is 0 when the place is not known, as for a rule that lies between fields; then no
+    /// place is shown.
     pub line: u64,
-    /// Column, from 1.
+    /// The column in that line, counted from 1.
     pub column: u64,
     /// The path of the field, such as `deploymentProfiles[0].type`; empty for the whole document.
     pub field: String,
-    /// What is required, or what is wrong.
+    /// What is required there, or what is wrong, as a person reads it.
     pub rule: String,
 }
 
@@ -36,13 +39,13 @@ fn prefix(path: &str) -> String {
 }
 
 impl DocumentError {
-    /// A rule that a well-formed document breaks.
+    /// An error about a document that is well-formed but breaks a rule, which therefore has no line and column.
     pub(crate) fn rule(file: &str, field: impl Into<String>, rule: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line: 0, column: 0, field: field.into(), rule: rule.into() }
     }
 }
 
-/// Parses one YAML document into `T`, within limits that no honest document reaches.
+/// Parses one YAML document into `T`. Size, depth and anchors have limits that no honest document reaches.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], file: &str) -> Result<T, DocumentError> {
     if bytes.len() > MAX_DOCUMENT {
         return Err(DocumentError::rule(file, "", format!("larger than {MAX_DOCUMENT} bytes")));
@@ -51,7 +54,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], file: &str) -> Result<T, 
     options.strict_booleans = true;
     options.merge_keys = serde_saphyr::MergeKeyPolicy::Error;
     if let Some(budget) = &mut options.budget {
-        // A description has no need of anchors; a bomb made of them is refused before it costs anything.
+        // A description needs few anchors; a bomb that is made of them is refused before it costs anything.
         budget.max_aliases = 100;
         budget.max_anchors = 100;
         budget.max_events = 200_000;
@@ -76,14 +79,14 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], file: &str) -> Result<T, 
     })
 }
 
-/// The parser's message without the picture of the source and without the place, which we give ourselves.
+/// The parser's message without its picture of the source and without the place, which the error holds as numbers.
 fn message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let first = text.lines().next().unwrap_or_default();
     first.split(" at line ").next().unwrap_or(first).trim_start_matches("error: ").to_owned()
 }
 
-/// Whether this key is an extension's (APP-11).
+/// Tells whether this key names an extension: `x-`, a lower-case name and `-extensions` (APP-11).
 pub(crate) fn is_extension(key: &str) -> bool {
     let name = key.strip_prefix("x-").and_then(|rest| rest.strip_suffix("-extensions"));
     name.is_some_and(|name| {
@@ -106,7 +109,7 @@ macro_rules! extensible {
         #[derive(Clone, Debug, PartialEq, serde::Serialize)]
         pub struct $name {
             $( $(#[$field_doc])* #[serde(rename = $key)] pub $field: $type, )*
-            /// Extensions of this object, by name.
+            /// The extensions of this object by name; they are written back as they were read.
             #[serde(flatten)]
             pub extensions: $crate::document::Extensions,
         }

@@ -1,4 +1,4 @@
-//! Identities that the system makes from names, and the version of a manifest.
+//! Ids that the system makes from names, and the version of a client's manifest.
 
 use std::{fmt, str::FromStr};
 
@@ -7,40 +7,40 @@ use uuid::Uuid;
 
 use crate::{AssignmentName, ClientName, InvalidName, NodeName, TenantName};
 
-/// An id that breaks its rule.
+/// An id that breaks its rule. The message repeats the id and says what the rule is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// Not `client/node`.
+    /// The text has no slash, so it is not the `client/node` of a node.
     #[error("node {0:?} is not valid: SITE/NODE, two names with one slash between them")]
     Node(String),
-    /// One of the two names of a node.
+    /// One of the two names of a node breaks the rule for names.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// Not a UUID.
+    /// The text is not a UUID in the hyphenated form of 36 characters. It holds the first 100 characters of the text.
     #[error("deployment id {0:?} is not valid: a UUID")]
     Deployment(String),
-    /// Not a DeviceId.
+    /// The text is not a DeviceId. It holds the first 255 characters of the text.
     #[error(
         "device id {0:?} is not valid: segments of letters, digits, . _ ~ and - with / between them, none of them . or .."
     )]
     Device(String),
-    /// Not a manifest version.
+    /// The number is 0, or too large to be exact as a number in JSON.
     #[error("manifest version {0} is not valid: 1 to 2^53 - 1")]
     Version(u64),
 }
 
-/// One node of one client, written `client/node`.
+/// One node of one client, written `client/node`. It names the same node for ever, because neither name is reused.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeId {
-    /// Who the node belongs to.
+    /// The client that the node belongs to; the names of nodes are unique within it.
     pub client: ClientName,
-    /// Its name there.
+    /// The node's name within its client.
     pub node: NodeName,
 }
 
 impl NodeId {
-    /// This node of this client.
+    /// Puts the two checked names together.
     pub fn new(client: ClientName, node: NodeName) -> Self {
         Self { client, node }
     }
@@ -75,16 +75,18 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// Assignment × node, for ever: survives updates, rollbacks and a rebuild (WFM-26).
+/// The id of one assignment on one node. It stays the same through updates, rollbacks and a rebuild (WFM-26),
+/// because it is computed from their names and from nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DeploymentId(Uuid);
 
 impl DeploymentId {
-    /// Chosen once, never to be changed: another namespace would give every deployment a new identity.
+    /// The namespace of the UUIDs (version 5). It must never change: another namespace would give every deployment in
+    /// the field a new identity.
     const NAMESPACE: Uuid = Uuid::from_u128(0x6f0f_3d0a_5b8e_5c55_9d0e_3c1f_8a27_e419);
 
-    /// The deployment of this assignment on this node.
+    /// Computes the id of the deployment of this assignment on this node.
     pub fn new(tenant: &TenantName, assignment: &AssignmentName, node: &NodeId) -> Self {
         let name = format!("{tenant}/{assignment}/{}/{}", node.client, node.node);
         Self(Uuid::new_v5(&Self::NAMESPACE, name.as_bytes()))
@@ -124,13 +126,15 @@ impl fmt::Display for DeploymentId {
     }
 }
 
-/// A Margo DeviceId. Ours are `<client>/<node>`.
+/// A Margo DeviceId: at most 255 bytes, one or more segments of letters, digits, `.`, `_`, `~` and `-` with slashes
+/// between them. Foreign ids may have capitals and any number of segments; a node that was given no DeviceId has its
+/// `client/node`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DeviceId(String);
 
 impl DeviceId {
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -176,32 +180,33 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// The version of a client's manifest: epoch × 2³² + counter, from 1, below 2⁵³ (exact as a JSON number; WFM-17).
+/// The version of a client's manifest: epoch × 2³² + counter. It starts at 1 and stays below 2⁵³, so that it is
+/// exact as a JSON number (WFM-17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct ManifestVersion(u64);
 
 impl ManifestVersion {
-    /// Where every new client starts.
+    /// The version of every new client's first manifest: epoch 0, counter 1.
     pub const FIRST: Self = Self(1);
     const LIMIT: u64 = 1 << 53;
 
-    /// As a number.
+    /// Returns the version as the number that documents hold.
     pub fn get(self) -> u64 {
         self.0
     }
 
-    /// The version of the next commit in the same epoch.
+    /// Returns the version of the next commit. It fails when the numbers below 2⁵³ are used up.
     pub fn next(self) -> Result<Self, InvalidId> {
         Self::try_from(self.0 + 1)
     }
 
-    /// How often a restore or a conflict made the numbers start again.
+    /// Returns how often a restore or a conflict made the counter start again.
     pub fn epoch(self) -> u64 {
         self.0 >> 32
     }
 
-    /// The number within its epoch.
+    /// Returns the number of the commit within its epoch.
     pub fn counter(self) -> u64 {
         self.0 & 0xffff_ffff
     }

@@ -1,32 +1,60 @@
 //! Margo documents and the words of the design as types: names, ids, digests, manifests.
 //!
-//! Pure: no IO, no async, no clock. Whatever enters the system is checked here once; from then on
-//! the type is the proof. Rule ids in comments and tests (`WFM-…`, `DEV-…`, `APP-…`) are those of the
-//! Margo specification digest, 1.0.0-rc.3.
+//! The crate is pure: it does no IO and knows no clock. Whatever enters the system is checked here once; from then
+//! on the type is the proof. Rule ids in comments and tests (`WFM-…`, `DEV-…`, `APP-…`) are those of the Margo
+//! specification digest, 1.0.0-rc.3.
+//!
+//! A client's desired state is a list of digests, and a head that names the list and is signed:
+//!
+//! ```
+//! use margo::{AssignmentName, ClientName, DeploymentId, NodeId, TenantName};
+//! use margo::{Digest, Head, ManifestList, ManifestVersion};
+//!
+//! let tenant = TenantName::default();
+//! let node: NodeId = "plant/press".parse()?;
+//! let assignment: AssignmentName = "hello".parse()?;
+//! let deployment = DeploymentId::new(&tenant, &assignment, &node);
+//! let list = ManifestList::from_iter([(node.node, deployment, Digest::of(b"id: hello\n"))]);
+//!
+//! let client: ClientName = "plant".parse()?;
+//! let head = Head { tenant, client, version: ManifestVersion::FIRST, list: list.digest() };
+//! assert_eq!(Head::parse(&head.to_bytes())?, head);
+//! assert!("Press 1".parse::<ClientName>().is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod data_type;
 mod deployment;
 mod description;
 mod digest;
 mod document;
 mod id;
+mod identity;
 mod manifest;
 mod name;
+mod order;
 mod parameter;
+mod parameter_check;
+mod repository;
 mod status;
 
+pub use data_type::DataType;
 pub use deployment::{
     ApplicationDeployment, DeployedComponent, DeployedProfile, DeploymentMetadata, DeploymentSpec, Lock,
 };
 pub use description::{
-    ApplicationDescription, ComponentProperties, DataType, DeploymentProfile, DescribedComponent, DescribedParameter,
-    ProfileType,
+    ApplicationDescription, ComponentProperties, DeploymentProfile, DescribedComponent, DescribedParameter, ProfileType,
 };
 pub use digest::{Digest, InvalidDigest};
 pub use document::{DocumentError, Extensions, MAX_DOCUMENT};
 pub use id::{DeploymentId, DeviceId, InvalidId, ManifestVersion, NodeId};
+pub use identity::{Identity, InvalidIdentity, InvalidNkey, UserNkey};
 pub use manifest::{Head, KeySet, ManifestError, ManifestList};
 pub use name::{
     AppId, AppVersion, AssignmentName, ClientName, ComponentName, InvalidName, NodeName, SiteName, TenantName,
 };
-pub use parameter::{ParameterError, ParameterValue, Target, check_parameters};
-pub use status::State;
+pub use order::{InvalidOrderId, OrderId, Revision};
+pub use parameter::{ParameterValue, Target};
+pub use parameter_check::{ParameterError, check_parameters};
+pub use repository::{InvalidRepositoryName, RepositoryName};
+pub use status::{InvalidState, State};

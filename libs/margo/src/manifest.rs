@@ -1,20 +1,27 @@
-//! The desired state of one client in short: the list, the head that is signed, the keys that sign it.
+//! The desired state of one client in short: the list of its documents, the head that is signed, and the keys that
+//! sign it.
 
 use std::{collections::BTreeMap, fmt::Write};
 
 use crate::{ClientName, DeploymentId, Digest, ManifestVersion, NodeName, TenantName};
 
-/// What is desired of one client: (node, deployment) → digest, always in this order.
+/// The digest of every document that one client has to carry out, by node and deployment. It is always sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ManifestList(BTreeMap<(NodeName, DeploymentId), Digest>);
 
 impl ManifestList {
-    /// Adds one entry. A second one for the same deployment of a node replaces the first.
-    pub fn insert(&mut self, node: NodeName, deployment: DeploymentId, digest: Digest) {
-        self.0.insert((node, deployment), digest);
+    /// Adds one entry. A second one for the same deployment of a node replaces the first, whose digest is returned.
+    pub fn insert(&mut self, node: NodeName, deployment: DeploymentId, digest: Digest) -> Option<Digest> {
+        self.0.insert((node, deployment), digest)
     }
 
-    /// The sha256 that a head names: over one line `node deployment digest` for each entry, sorted.
+    /// Takes the entry of a node's deployment out and returns its digest; `None` when there is no such entry.
+    pub fn remove(&mut self, node: &NodeName, deployment: DeploymentId) -> Option<Digest> {
+        self.0.remove(&(node.clone(), deployment))
+    }
+
+    /// Computes the sha256 that a head names. It covers one line `node deployment digest` for each entry, in sorted
+    /// order.
     pub fn digest(&self) -> Digest {
         let mut text = String::new();
         for ((node, deployment), digest) in &self.0 {
@@ -23,17 +30,17 @@ impl ManifestList {
         Digest::of(text.as_bytes())
     }
 
-    /// The entries, sorted.
+    /// Returns the entries, sorted by node and then by deployment.
     pub fn iter(&self) -> impl Iterator<Item = (&NodeName, DeploymentId, Digest)> {
         self.0.iter().map(|((node, deployment), digest)| (node, *deployment, *digest))
     }
 
-    /// How many deployments are desired.
+    /// Returns how many deployments are desired.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nothing is desired.
+    /// Tells whether no deployment is desired.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -45,7 +52,7 @@ impl FromIterator<(NodeName, DeploymentId, Digest)> for ManifestList {
     }
 }
 
-/// A text that is no head or no key set.
+/// The text is not a head or not a set of keys. The message names the line and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{document} is not valid: line {line}: {rule}")]
 pub struct ManifestError {
@@ -54,7 +61,8 @@ pub struct ManifestError {
     rule: String,
 }
 
-/// Reads `key value` lines in a fixed order: what is signed has one form only.
+/// Reads lines of the form `key value` in a fixed order. What is signed has only one form, so that nobody can vary
+/// it.
 struct Lines<'a> {
     document: &'static str,
     lines: std::str::Lines<'a>,
@@ -87,27 +95,28 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The signed summary of a manifest. It names tenant and client, so none can be replayed elsewhere.
+/// The signed summary of a client's manifest. It names tenant and client, so that it cannot be replayed to another
+/// client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Whose.
+    /// The tenant that the client belongs to.
     pub tenant: TenantName,
-    /// Of which client.
+    /// The client that has to carry out the manifest.
     pub client: ClientName,
-    /// Which version.
+    /// The manifest's version; a client refuses one that is lower than the version it holds.
     pub version: ManifestVersion,
-    /// [`ManifestList::digest`].
+    /// The digest of the whole list, as [`ManifestList::digest`] computes it.
     pub list: Digest,
 }
 
 impl Head {
-    /// The bytes that are signed (namespace `edgewright-head`).
+    /// Returns the bytes that are signed (SSH signature namespace `edgewright-head`).
     pub fn to_bytes(&self) -> Vec<u8> {
         let Self { tenant, client, version, list } = self;
         format!("edgewright-head v1\ntenant {tenant}\nclient {client}\nversion {version}\nlist {list}\n").into_bytes()
     }
 
-    /// Reads what [`Head::to_bytes`] wrote, and nothing else.
+    /// Reads what [`Head::to_bytes`] wrote. It fails on any other spelling of the same content.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let mut lines = Lines::new("head", bytes)?;
         if lines.next("edgewright-head")? != "v1" {
@@ -121,19 +130,20 @@ impl Head {
     }
 }
 
-/// The public keys of git-writer that are in force, under a rising number; signed by the tenant's root key.
+/// The public keys of git-writer that are in force, under a rising number. The set is signed by the tenant's root
+/// key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySet {
-    /// Whose.
+    /// The tenant whose heads the keys sign.
     pub tenant: TenantName,
-    /// A lower number than the one held is refused.
+    /// The number of the set; a lower number than the one held is refused.
     pub number: u64,
-    /// OpenSSH public keys, `ssh-ed25519 AAAA…`, without comment.
+    /// The keys, 1 to 16, each as OpenSSH writes it (`ssh-ed25519 AAAA…`) without a comment.
     pub keys: Vec<String>,
 }
 
 impl KeySet {
-    /// The bytes that are signed (namespace `edgewright-keys`).
+    /// Returns the bytes that are signed (SSH signature namespace `edgewright-keys`).
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut text = format!("edgewright-keys v1\ntenant {}\nnumber {}\n", self.tenant, self.number);
         for key in &self.keys {
@@ -142,7 +152,7 @@ impl KeySet {
         text.into_bytes()
     }
 
-    /// Reads what [`KeySet::to_bytes`] wrote, and nothing else.
+    /// Reads what [`KeySet::to_bytes`] wrote. It fails on any other spelling of the same content.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let mut lines = Lines::new("KEYS", bytes)?;
         if lines.next("edgewright-keys")? != "v1" {

@@ -1,10 +1,10 @@
-//! Names: identities that people choose. Never renamed, never reused.
+//! Names that people choose. A name is never changed, and never given to something else after its bearer is gone.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// A name that breaks its rule.
+/// A name that breaks its rule. The message repeats the name and says what the rule is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} {raw:?} is not valid: {rule}")]
 pub struct InvalidName {
@@ -17,7 +17,8 @@ const TOKEN_RULE: &str = "1 to 63 of a-z, 0-9 and -, beginning and ending with a
 const APP_ID_RULE: &str = "1 to 200 of a-z, 0-9 and -";
 const TAG_RULE: &str = "1 to 128 of A-Z, a-z, 0-9, _, . and -, not beginning with . or - (an OCI tag)";
 
-/// One subject token, one folder, one DNS label: safe in every place where a name appears.
+/// Tells whether the text is one subject token, one folder name and one DNS label, so that it is safe wherever a
+/// name appears.
 fn is_token(raw: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&raw.len()) && raw.bytes().all(allowed) && !raw.starts_with('-') && !raw.ends_with('-')
@@ -41,7 +42,7 @@ macro_rules! name {
         pub struct $type(String);
 
         impl $type {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -84,35 +85,37 @@ macro_rules! name {
 }
 
 name!(
-    /// An organisation: one account at the hub, one folder of repositories. Today there is one, `default`.
+    /// An organisation: one account at the hub, and one folder of repositories. Today there is one tenant, `default`.
     TenantName, "tenant name", is_token, TOKEN_RULE
 );
 name!(
-    /// One Margo WFM client: owner of one manifest and one repository. Always exactly one subject token.
+    /// A client of the fleet manager in Margo's sense: the owner of one manifest and one repository. Its name is
+    /// always exactly one subject token.
     ClientName, "client name", is_token, TOKEN_RULE
 );
 name!(
-    /// A place with a Local Orchestrator. The client that is its LO has the same name.
+    /// A place with a Local Orchestrator (LO). The client that is its LO has the same name.
     SiteName, "site name", is_token, TOKEN_RULE
 );
 name!(
-    /// A node's name within its client. Always exactly one subject token.
+    /// A node's name within its client. It is always exactly one subject token.
     NodeName, "node name", is_token, TOKEN_RULE
 );
 name!(
-    /// A standing wish's name, unique in its tenant.
+    /// The name of an assignment, which is a standing wish to run an application somewhere. It is unique in its
+    /// tenant.
     AssignmentName, "assignment name", is_token, TOKEN_RULE
 );
 name!(
-    /// The name of a component of an application (APP-01).
+    /// The name of a component of an application (APP-01), unique in its profile.
     ComponentName, "component name", is_token, TOKEN_RULE
 );
 name!(
-    /// The `id` of an ApplicationDescription (APP-01).
+    /// The `id` of an application, which its supplier chooses in the ApplicationDescription (APP-01).
     AppId, "app id", is_app_id, APP_ID_RULE
 );
 name!(
-    /// The `metadata.version` of an ApplicationDescription: the tag of its package (APP-02).
+    /// The `metadata.version` of an ApplicationDescription, which is also the tag of its package (APP-02).
     AppVersion, "app version", is_tag, TAG_RULE
 );
 
@@ -123,7 +126,7 @@ impl Default for TenantName {
 }
 
 impl SiteName {
-    /// The client that is the LO of this site.
+    /// Returns the client that is the LO of this site.
     pub fn client(&self) -> ClientName {
         ClientName(self.0.clone())
     }

@@ -1,32 +1,33 @@
-//! Parameters: what a person may set, checked for presence and data type (WFM-30).
+//! Parameters: the values that a person may set, checked for presence and data type (WFM-30).
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::{ApplicationDescription, ComponentName, DataType};
+use crate::{ComponentName, DataType};
 
-/// The longest text a parameter may hold, in bytes: it has to fit into an environment of a process.
+/// The longest text that a parameter may hold, in bytes. It has to fit into the environment of a process.
 const MAX_VALUE: usize = 32 << 10;
 
-/// A parameter's value, as YAML and JSON write it.
+/// A parameter's value, as YAML and JSON write it. A list holds values that are no lists themselves.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum ParameterValue {
-    /// `true` or `false`.
+    /// A truth value, written `true` or `false`.
     Boolean(bool),
-    /// A whole number.
+    /// A whole number; one beyond the range of `i64` is refused.
     Integer(i64),
-    /// A number with a fraction.
+    /// A finite number that was not written as a whole number.
     Double(f64),
-    /// A text.
+    /// A text. One that is read from a document has at most 32 KiB.
     Text(String),
-    /// A list of the above.
+    /// A list of values. Whether they all have the same type is checked against the data type that the setting
+    /// demands.
     List(Vec<ParameterValue>),
 }
 
 impl ParameterValue {
-    /// The value as an environment variable holds it: lists with commas between.
+    /// Returns the value as an environment variable holds it. The items of a list stand with commas between them.
     pub fn to_env(&self) -> String {
         match self {
             Self::Boolean(value) => value.to_string(),
@@ -37,7 +38,8 @@ impl ParameterValue {
         }
     }
 
-    /// Reads what a person typed as this data type.
+    /// Reads what a person typed as this data type, and returns `None` when the text does not have it. The items of a
+    /// list are separated by commas.
     pub fn from_text(text: &str, data_type: DataType) -> Option<Self> {
         Some(match data_type {
             DataType::Text => Self::Text(text.to_owned()),
@@ -55,7 +57,7 @@ impl ParameterValue {
         text.split(',').map(|part| Self::from_text(part.trim(), item)).collect::<Option<_>>().map(Self::List)
     }
 
-    /// Whether the value has this data type. A whole number is a fraction too.
+    /// Tells whether the value has this data type. A whole number also counts as a number with a fraction.
     pub fn is(&self, data_type: DataType) -> bool {
         let all = |item| matches!(self, Self::List(values) if values.iter().all(|value| value.is(item)));
         match data_type {
@@ -70,8 +72,9 @@ impl ParameterValue {
         }
     }
 
-    /// The data type that this value shows by itself.
-    fn own_type(&self) -> Option<DataType> {
+    /// The data type that follows from the value alone. A list has none, because an empty one would fit every list
+    /// type.
+    pub(crate) fn own_type(&self) -> Option<DataType> {
         Some(match self {
             Self::Boolean(_) => DataType::Boolean,
             Self::Integer(_) => DataType::Integer,
@@ -137,54 +140,12 @@ impl<'de> Deserialize<'de> for ParameterValue {
     }
 }
 
-/// Where a parameter's value goes.
+/// One place that a parameter's value goes to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// Helm: a dotted path into the values. Compose and Wasm: the name of an environment variable.
+    /// For Helm, a dotted path into the values; for Compose and Wasm, the name of an environment variable.
     pub pointer: String,
-    /// The components that receive it.
+    /// The components that receive the value. Each is a component of at least one profile of the application (APP-06).
     pub components: Vec<ComponentName>,
-}
-
-/// Why a set of parameters does not fit an application.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParameterError {
-    /// No such parameter; the known ones are named.
-    #[error("unknown parameter: the application has {0}")]
-    Unknown(String),
-    /// No default, nothing given.
-    #[error("required: it has no default")]
-    Missing,
-    /// Not of the data type that the description's schema names.
-    #[error("must be {0}")]
-    Type(DataType),
-}
-
-/// The parameters in force: defaults overlaid by what was given. All that is wrong is told at once, by name.
-pub fn check_parameters(
-    description: &ApplicationDescription,
-    given: &BTreeMap<String, ParameterValue>,
-) -> Result<BTreeMap<String, ParameterValue>, Vec<(String, ParameterError)>> {
-    let mut in_force = BTreeMap::new();
-    let mut errors = Vec::new();
-    for name in given.keys().filter(|name| !description.parameters.contains_key(*name)) {
-        let known = description.parameters.keys().cloned().collect::<Vec<_>>().join(", ");
-        let known = if known.is_empty() { "none".to_owned() } else { known };
-        errors.push((name.clone(), ParameterError::Unknown(known)));
-    }
-    for (name, parameter) in &description.parameters {
-        let Some(value) = given.get(name).or(parameter.value.as_ref()) else {
-            errors.push((name.clone(), ParameterError::Missing));
-            continue;
-        };
-        let required = description.data_type(name).or(parameter.value.as_ref().and_then(ParameterValue::own_type));
-        match required {
-            Some(required) if !value.is(required) => errors.push((name.clone(), ParameterError::Type(required))),
-            _ => {
-                in_force.insert(name.clone(), value.clone());
-            }
-        }
-    }
-    if errors.is_empty() { Ok(in_force) } else { Err(errors) }
 }

@@ -1,37 +1,38 @@
-//! The states of a deployment and of its components.
+//! The states in which a deployment and each of its components can be.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Margo's deployment states, from the least to the most severe.
+/// Margo's states of a deployment or a component, ordered from the least to the most severe.
 ///
-/// The specification names `removing` twice in its order and forgets `removed` (T06); ours is the order of
-/// the design: failed, removing, installing, pending, removed, installed.
+/// The specification names `removing` twice in its order and forgets `removed` (T06). The order here is, from the
+/// most severe: failed, removing, installing, pending, removed, installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Runs as ordered.
+    /// The component runs as ordered.
     Installed,
-    /// Is gone as ordered.
+    /// The component is gone as ordered.
     Removed,
-    /// Known, not begun.
+    /// The order is known, and work on it has not begun.
     Pending,
-    /// Being fetched, started or waited for.
+    /// The component is being fetched, started or waited for.
     Installing,
-    /// Being stopped and cleaned away.
+    /// The component is being stopped, and what it left is being cleaned away.
     Removing,
-    /// Not as ordered, and not getting there by itself.
+    /// The component is not as ordered, and will not get there by itself.
     Failed,
 }
 
 impl State {
-    /// The overall state: that of the most severe component (DEV-20). Without components, pending.
+    /// Returns the overall state, which is the state of the most severe component (DEV-20). Without components it is
+    /// pending.
     pub fn worst(states: impl IntoIterator<Item = State>) -> State {
         states.into_iter().max().unwrap_or(State::Pending)
     }
 
-    /// The word that Margo uses.
+    /// Returns the word that Margo documents use for the state.
     pub fn as_str(self) -> &'static str {
         match self {
             State::Installed => "installed",
@@ -50,14 +51,19 @@ impl fmt::Display for State {
     }
 }
 
-impl FromStr for State {
-    type Err = String;
+/// A text that is no deployment state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no deployment state: pending, installing, installed, failed, removing or removed")]
+pub struct InvalidState(String);
 
-    fn from_str(raw: &str) -> Result<Self, String> {
+impl FromStr for State {
+    type Err = InvalidState;
+
+    fn from_str(raw: &str) -> Result<Self, InvalidState> {
         [State::Installed, State::Removed, State::Pending, State::Installing, State::Removing, State::Failed]
             .into_iter()
             .find(|state| state.as_str() == raw)
-            .ok_or_else(|| format!("{raw:?} is no deployment state"))
+            .ok_or_else(|| InvalidState(raw.chars().take(100).collect()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Pulling an artifact by digest.
+//! A client that pulls artifacts by digest.
 
 use std::time::Duration;
 
@@ -15,46 +15,48 @@ use crate::{ContentStore, Descriptor, MAX_MANIFEST, RepositoryName, StoreError, 
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two pieces of an answer. Longer than a site's fetcher holds a request back while it pulls from the hub.
+/// The longest pause between two pieces of an answer. It is longer than a site's fetcher holds a request back while
+/// it pulls from the hub.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// When the server says "later" without saying when.
+/// The pause that is reported when the server says "later" without saying when.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// An address that no store can have.
+/// The text is not the address of a store.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not the address of a store: http:// or https://, a host and a port")]
 pub struct InvalidAddress(String);
 
-/// Why an artifact was not pulled. What came until then stays, verified, and is not pulled again.
+/// An artifact was not pulled. What came before the failure stays in the store, verified, and is not pulled again.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The token is not, or no longer, accepted.
+    /// The store does not accept the token, or no longer accepts it.
     #[error("the store does not accept the token")]
     Unauthorized,
-    /// The store does not have it.
+    /// The store does not have the content with this digest.
     #[error("the store does not have {0}")]
     Absent(Digest),
-    /// Not now.
+    /// The store cannot answer now and may do so after this time.
     #[error("the store asks to try again in {} s", .0.as_secs())]
     Later(Duration),
-    /// An answer that the read API does not have. Redirects are among them: the token is for one host only.
+    /// The store gave an answer that the read API does not have. Redirects are among them, because the token is for
+    /// one host only.
     #[error("the store answers {status} for {digest}")]
     Status {
-        /// The HTTP status.
+        /// The HTTP status of the answer.
         status: StatusCode,
-        /// What was asked for.
+        /// The digest that was asked for.
         digest: Digest,
     },
-    /// The connection.
+    /// The connection failed, or ended before the whole answer was there.
     #[error("reading from the store")]
     Transport(#[from] reqwest::Error),
-    /// The content is not what its digest says, or the disk failed.
+    /// The content does not have the digest that was asked for, or the disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Reads from one store with one token.
+/// A client that reads from one store with one token.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -63,14 +65,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the store at this base URL (without `/v2`).
+    /// Makes a client of the store at this base URL, which does not include `/v2`.
     pub fn new(base: &str, token: impl Into<String>) -> Result<Self, InvalidAddress> {
         let invalid = || InvalidAddress(base.to_owned());
         let mut url = Url::parse(base).map_err(|_| invalid())?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(invalid());
         }
-        // Else joining would replace the last segment of the path.
+        // Without the slash, joining would replace the last segment of the path.
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
@@ -85,8 +87,8 @@ impl Client {
         Ok(Self { http, base: url, token: token.into() })
     }
 
-    /// Pulls a manifest and everything that it names, verified, and has `name` hold it in `store`. Gives how many bytes
-    /// crossed the network: what is there already is not pulled again.
+    /// Pulls a manifest and everything that the manifest names, verifies it, and has `name` hold it in `store`. It
+    /// returns how many bytes crossed the network; content that is there already is not pulled again.
     pub async fn pull(&self, store: &ContentStore, name: &RepositoryName, digest: &Digest) -> Result<u64, PullError> {
         let mut pulled = 0;
         if !store.contains(digest) {
@@ -140,7 +142,7 @@ impl Client {
     }
 }
 
-/// The body piece by piece; ends after the first error.
+/// Reads the body of an answer piece by piece. The stream ends after the first error.
 fn content(response: Response) -> impl Stream<Item = Result<Bytes, reqwest::Error>> {
     stream::try_unfold(response, |mut response| async { Ok(response.chunk().await?.map(|bytes| (bytes, response))) })
 }

@@ -1,4 +1,4 @@
-//! The digest of what passes by.
+//! Digests of bytes that are written or read piece by piece.
 
 use margo::Digest;
 use sha2::{Digest as _, Sha256};
@@ -16,7 +16,7 @@ impl Digester {
         self.size += bytes.len() as u64;
     }
 
-    /// Bytes so far.
+    /// Returns how many bytes have passed so far.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }

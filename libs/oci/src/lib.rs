@@ -1,14 +1,31 @@
 //! OCI artifacts: a content store on disk, its read API and client, and image layouts as uploads.
 //!
-//! - [`ContentStore`]: blobs by digest, and which repository name holds which manifest. A name holds a manifest only when
-//!   everything that the manifest names is on disk, so a reader that finds the manifest finds the rest;
-//! - [`Client`]: pulls a manifest by digest, with its blobs, into a store;
-//! - `server` (a cargo feature, so that edge-node links no HTTP server): the read part of OCI Distribution, digests only;
-//! - [`layout`]: an app's folder as the tar of an OCI image layout, and the way back through all checks.
+//! - [`ContentStore`] holds blobs by digest, and which repository name holds which manifest. A name holds a manifest
+//!   only when everything that the manifest names is on disk, so a reader that finds the manifest finds the rest.
+//! - [`Client`] pulls a manifest by digest, with its blobs, into a store.
+//! - `server` serves the read part of OCI Distribution, by digest only. It is a cargo feature, so that edge-node links
+//!   no HTTP server.
+//! - [`layout`] packs an app's folder as the tar of an OCI image layout, and unpacks such a tar through all checks.
 //!
-//! The manifests are types of our own and not those of `oci-spec`: theirs keep annotations in a hash map, so the bytes
-//! of a manifest, and with them its digest, would differ from run to run. The client is a thin one over `reqwest` and not
-//! `oci-client`: that one follows redirects and cannot be told not to, and it negotiates tokens that we already have.
+//! The manifests are types of this crate and not those of `oci-spec`: theirs keep annotations in a hash map, so the
+//! bytes of a manifest, and with them its digest, would differ from run to run. The client is a thin one over
+//! `reqwest` and not `oci-client`: that one follows redirects and cannot be told not to, and it negotiates tokens
+//! that the platform already has.
+//!
+//! ```
+//! use margo::Digest;
+//! use oci::{Descriptor, Manifest, Reference, media};
+//!
+//! let layer = Descriptor::of(media::WASM, b"a component").annotated(media::TITLE, "hello.wasm");
+//! let manifest = Manifest::artifact(media::WASM_ARTIFACT, vec![layer]);
+//! let bytes = manifest.to_json();
+//! assert_eq!(Manifest::parse(&bytes)?, manifest);
+//! assert_eq!(Digest::of(&bytes), Digest::of(&Manifest::parse(&bytes)?.to_json()));
+//!
+//! let reference: Reference = "factory/hello:1.0.0".parse()?;
+//! assert_eq!((reference.name.as_str(), reference.tag.as_str()), ("factory/hello", "1.0.0"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod client;
 mod digest;

@@ -1,4 +1,4 @@
-//! Image manifests and indexes: what we write, and what we read of them.
+//! OCI image manifests and indexes: what the platform writes, and what it reads of those that others wrote.
 
 use std::collections::BTreeMap;
 
@@ -7,71 +7,71 @@ use serde::{Deserialize, Serialize};
 
 use crate::MAX_ARTIFACT;
 
-/// Media types, artifact types and annotation keys.
+/// Media types, artifact types and the keys of annotations.
 pub mod media {
-    /// A manifest.
+    /// The media type of an image manifest.
     pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-    /// A list of manifests.
+    /// The media type of an image index, which is a list of manifests.
     pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-    /// The config of an artifact that has none: [`EMPTY_CONFIG`].
+    /// The media type of the config of an artifact that has none; its content is [`EMPTY_CONFIG`].
     pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
     /// The content of an empty config.
     pub const EMPTY_CONFIG: &[u8] = b"{}";
 
-    /// Artifact type of a Margo application package (APP-02).
+    /// The artifact type of a Margo application package (APP-02).
     pub const APP: &str = "application/vnd.margo.app.v1+json";
-    /// Layer with `margo.yaml`.
+    /// The media type of the layer with `margo.yaml`.
     pub const DESCRIPTION: &str = "application/vnd.margo.app.description.v1+yaml";
-    /// Artifact type of a WebAssembly component.
+    /// The artifact type of a WebAssembly component.
     pub const WASM_ARTIFACT: &str = "application/vnd.wasm.config.v0+json";
-    /// Layer with a WebAssembly component.
+    /// The media type of the layer with a WebAssembly component.
     pub const WASM: &str = "application/wasm";
 
-    /// In an index: `name:tag` of a manifest.
+    /// The annotation in an index that holds a manifest's `name:tag`.
     pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
-    /// On a layer: the name of the file.
+    /// The annotation on a layer that holds the name of the file.
     pub const TITLE: &str = "org.opencontainers.image.title";
-    /// On a layer of a package: which resource it is.
+    /// The annotation on a layer of a package that tells which resource it is.
     pub const RESOURCE: &str = "org.margo.app.resource";
 }
 
-/// More blobs than any artifact of ours has; each costs a file, two markers and a request.
+/// More blobs than any artifact of the platform has. Each costs a file, two markers and a request.
 const MAX_BLOBS: usize = 1_000;
 
-/// Bytes that are no manifest we can serve.
+/// The bytes are no manifest that can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Not JSON, or a field is missing or wrong.
+    /// The bytes are not JSON, or a field is missing or wrong.
     #[error("the JSON is not that of an image manifest")]
     Json(#[from] serde_json::Error),
-    /// Another kind or version.
+    /// The manifest has another schema version or another media type.
     #[error("it must have schemaVersion 2 and mediaType {MANIFEST}, not {0} and {1:?}", MANIFEST = media::MANIFEST)]
     Kind(u32, String),
-    /// Too many blobs, or too large ones.
+    /// The manifest names too many blobs, or blobs that are too large together.
     #[error("it must name at most {MAX_BLOBS} blobs of {MAX_ARTIFACT} bytes together")]
     TooLarge,
 }
 
-/// One blob or manifest by digest.
+/// The description of one blob or manifest, with its digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// What it is.
+    /// The media type of the content.
     pub media_type: String,
-    /// Its address.
+    /// The digest of the content, which is its address.
     pub digest: Digest,
-    /// Its length in bytes.
+    /// The length of the content in bytes.
     pub size: u64,
-    /// In an index: the artifact type of the manifest.
+    /// In an index, the artifact type of the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    /// Sorted, so that the bytes are the same every time.
+    /// Free data by key. It is sorted, so that the bytes are the same every time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
-    /// Describes these bytes.
+    /// Describes these bytes, which are digested and counted.
     pub fn of(media_type: &str, bytes: &[u8]) -> Self {
         Self::new(media_type, Digest::of(bytes), bytes.len() as u64)
     }
@@ -81,7 +81,7 @@ impl Descriptor {
         Self { media_type: media_type.to_owned(), digest, size, artifact_type: None, annotations: BTreeMap::new() }
     }
 
-    /// The same with one more annotation.
+    /// Adds one annotation, or replaces the one with the same key.
     pub fn annotated(mut self, key: &str, value: impl Into<String>) -> Self {
         self.annotations.insert(key.to_owned(), value.into());
         self
@@ -92,19 +92,19 @@ impl Descriptor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// Always 2.
+    /// The version of the form, which is always 2.
     pub schema_version: u32,
-    /// [`media::MANIFEST`]; absent means the same.
+    /// Always [`media::MANIFEST`]; a manifest without a media type is read as if it said so.
     #[serde(default = "manifest_media_type")]
     pub media_type: String,
-    /// What the artifact is.
+    /// The kind of artifact, such as [`media::APP`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    /// Its configuration.
+    /// The configuration, which is empty for the artifacts of the platform.
     pub config: Descriptor,
-    /// Its files.
+    /// The files of the artifact.
     pub layers: Vec<Descriptor>,
-    /// Sorted, so that the bytes are the same every time.
+    /// Free data by key. It is sorted, so that the bytes are the same every time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -114,7 +114,7 @@ fn manifest_media_type() -> String {
 }
 
 impl Manifest {
-    /// An artifact of these layers with an empty config.
+    /// Makes the manifest of an artifact with these layers and an empty config.
     pub fn artifact(artifact_type: &str, layers: Vec<Descriptor>) -> Self {
         Self {
             schema_version: 2,
@@ -126,7 +126,7 @@ impl Manifest {
         }
     }
 
-    /// Reads and checks a manifest.
+    /// Reads and checks a manifest. It fails when it is of another kind, or names too much.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_slice(bytes)?;
         if manifest.schema_version != 2 || manifest.media_type != media::MANIFEST {
@@ -139,17 +139,18 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The bytes of a manifest that we made.
+    /// Returns the bytes of a manifest that the platform made; of a foreign one they may differ from those that were
+    /// read.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings, numbers, lists and maps always have a JSON form")
     }
 
-    /// Everything that it is made of.
+    /// Returns everything that the artifact consists of: the config and the layers.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         std::iter::once(&self.config).chain(&self.layers)
     }
 
-    /// Whether its config is the empty one.
+    /// Tells whether the config is the empty one.
     pub fn has_empty_config(&self) -> bool {
         self.config.media_type == media::EMPTY && self.config.digest == Digest::of(media::EMPTY_CONFIG)
     }
@@ -159,12 +160,12 @@ impl Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
-    /// Always 2.
+    /// The version of the form, which is always 2.
     pub schema_version: u32,
-    /// [`media::INDEX`]; absent means the same.
+    /// The media type [`media::INDEX`]. An absent one means the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The manifests.
+    /// The manifests. An image layout names each by the annotation [`media::REF_NAME`].
     pub manifests: Vec<Descriptor>,
 }
 

@@ -1,49 +1,49 @@
-//! Names of repositories, and tags in them.
+//! Names of OCI repositories, and tags in them.
 
 use std::{fmt, str::FromStr};
 
 use margo::ComponentProperties;
 use serde::{Deserialize, Serialize};
 
-/// What stands before the name of a repository in the platform's own store, which is resolved at every tier.
+/// The prefix of repositories in the platform's own store. Every tier resolves it to the store that it reads from.
 pub const PLATFORM: &str = "oci://edgewright.local/";
 
-/// A text that is no repository name or reference.
+/// The text is no repository name, or no reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReference {
-    /// Breaks the grammar of OCI Distribution.
+    /// The name breaks the grammar of OCI Distribution. It holds the first 255 characters of the name.
     #[error(
         "repository name {0:?} is not valid: at most 255 of a-z, 0-9 and / with . _ - between them, \
          beginning and ending with a letter or digit"
     )]
     Name(String),
-    /// Not `name:tag`.
+    /// The text is not a name, a colon and a tag. It holds the first 400 characters of the text.
     #[error("reference {0:?} is not valid: a repository name, a colon and a tag")]
     Reference(String),
-    /// In another registry.
+    /// The repository is in another registry than the platform's store.
     #[error("{0:?} must be {PLATFORM}<name>: this release serves components that were uploaded with the application")]
     Foreign(String),
 }
 
-/// A repository's name by the grammar of OCI Distribution. Each of its segments is a safe folder name.
+/// The name of a repository, by the grammar of OCI Distribution. Each of its segments is a safe name for a folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RepositoryName(String);
 
 impl RepositoryName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name behind `oci://edgewright.local/`.
+    /// Returns the name that follows `oci://edgewright.local/`. It fails for repositories of other registries.
     pub fn of_platform(repository: &str) -> Result<Self, InvalidReference> {
         let name = repository.strip_prefix(PLATFORM);
         name.ok_or_else(|| InvalidReference::Foreign(repository.to_owned()))?.parse()
     }
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+/// Tells whether the text is one segment of a name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn is_segment(raw: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let separates = |separator: &str| {
@@ -89,17 +89,17 @@ impl fmt::Display for RepositoryName {
     }
 }
 
-/// A manifest by name and tag, as image layouts name it: `name:tag`.
+/// A manifest by name and tag, written `name:tag` as image layouts do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
-    /// The repository.
+    /// The repository that the manifest is in.
     pub name: RepositoryName,
-    /// A version in it.
+    /// The tag, which names one version in the repository.
     pub tag: String,
 }
 
 impl Reference {
-    /// Where the artifact of a component is in the platform's store.
+    /// Returns the name and tag under which the artifact of a component is in the platform's store.
     pub fn of_component(properties: &ComponentProperties) -> Result<Self, InvalidReference> {
         let name = RepositoryName::of_platform(&properties.repository)?;
         Ok(Self { name, tag: properties.revision.clone() })

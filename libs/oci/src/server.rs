@@ -24,30 +24,30 @@ use crate::{ContentStore, RepositoryName, StoreError, digest::Digester, store::b
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// Pieces in which blobs are sent.
+/// The size of the pieces in which blobs are sent.
 const CHUNK: usize = 64 << 10;
 
 /// Whether a manifest that is not in the store can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
-    /// It is in the store now.
+    /// The manifest is in the store now.
     Here,
-    /// Not known here.
+    /// The store does not know the manifest.
     Absent,
-    /// Known, but not here yet: try again after this time.
+    /// The manifest is known and not here yet; it is worth trying again after this time.
     Later(Duration),
 }
 
-/// What differs between the stores of the platform.
+/// The decisions in which the stores of the platform differ.
 pub trait Policy: Clone + Send + Sync + 'static {
-    /// Whether this bearer token may read.
+    /// Tells whether whoever presents this bearer token may read.
     fn admits(&self, token: &str) -> bool;
 
-    /// Called for a manifest that the name does not hold.
+    /// Tries to bring a manifest that `name` does not hold into the store, and tells what became of it.
     fn provide(&self, name: &RepositoryName, digest: &Digest) -> impl Future<Output = Availability> + Send;
 }
 
-/// The routes under `/v2/`.
+/// Returns the routes under `/v2/`.
 pub fn router<P: Policy>(store: ContentStore, policy: P) -> Router {
     Router::new()
         .route("/v2/", get(version::<P>))
@@ -65,7 +65,7 @@ struct ReadApi<P> {
 #[derive(Debug)]
 enum Refusal {
     Unauthorized,
-    /// The path is none of ours, or names a tag.
+    /// The path is none that is served, or names a tag.
     Unsupported,
     Invalid(&'static str, String),
     ManifestUnknown(Digest),
@@ -158,7 +158,7 @@ impl<P: Policy> ReadApi<P> {
     }
 }
 
-/// Who may read, and that this is the API: the version check of OCI Distribution.
+/// Answers the version check of OCI Distribution: the API is here, and the caller may read.
 async fn version<P: Policy>(
     State(api): State<ReadApi<P>>,
     headers: HeaderMap,
@@ -193,8 +193,8 @@ struct Reading {
     digester: Digester,
 }
 
-/// A blob piece by piece, digested on the way. The last piece of a damaged one is held back, so that nobody takes it for
-/// whole; the blob is removed, so that it is pulled anew.
+/// Sends a blob piece by piece and digests it on the way. The last piece of a damaged blob is held back, so that
+/// nobody takes the blob for whole; the blob is removed, so that it is pulled anew.
 fn verified(
     store: ContentStore,
     digest: Digest,

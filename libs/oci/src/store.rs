@@ -1,4 +1,4 @@
-//! The content store on disk.
+//! The content store on disk: content by digest, and which repository names hold it.
 //!
 //! ```text
 //! blobs/sha256/<hex>                          content, manifests included
@@ -7,7 +7,8 @@
 //! staging/                                    what is being written; emptied at the start
 //! ```
 //!
-//! The markers are empty files. Nothing stands under its digest before it was digested and synced.
+//! The markers are empty files. Content stands under its digest only after it was digested and synced. A crash
+//! leaves files in `staging/`, which the next start removes, or content that no marker names yet.
 
 use std::{
     fs::{self, File},
@@ -22,40 +23,40 @@ use uuid::Uuid;
 
 use crate::{MAX_MANIFEST, Manifest, ManifestError, RepositoryName, digest::Digester};
 
-/// What can go wrong with content.
+/// Content could not be written to the store or read from it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The bytes are not those that were asked for.
+    /// The bytes do not have the digest that was asked for.
     #[error("the content has digest {found} instead of {wanted}")]
     WrongDigest {
-        /// What was asked for.
+        /// The digest that was asked for.
         wanted: Digest,
-        /// What came.
+        /// The digest that the bytes have.
         found: Digest,
     },
-    /// More bytes than allowed.
+    /// The content has more bytes than are allowed.
     #[error("the content is larger than {limit} bytes")]
     TooLarge {
-        /// How many are allowed.
+        /// How many bytes are allowed.
         limit: u64,
     },
-    /// Not here.
+    /// The store does not have the content with this digest.
     #[error("{0} is not in the store")]
     Absent(Digest),
-    /// Not a manifest.
+    /// The content is no manifest that can be served.
     #[error("manifest {digest} is not valid")]
     Manifest {
-        /// Which one.
+        /// The digest of the content.
         digest: Digest,
-        /// Why.
+        /// The rule that the content breaks.
         source: ManifestError,
     },
-    /// The disk.
+    /// The operating system refused to read or write.
     #[error("{what}")]
     Io {
-        /// What was attempted.
+        /// What was attempted, in words for people.
         what: String,
-        /// Why it failed.
+        /// What the operating system said.
         source: io::Error,
     },
 }
@@ -66,14 +67,15 @@ impl StoreError {
     }
 }
 
-/// Content on disk by digest, and the names that hold it. Cheap to clone.
+/// Content on disk by digest, and the repository names that hold it. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
     root: Arc<PathBuf>,
 }
 
 impl ContentStore {
-    /// Opens a store, or makes an empty one. What an earlier process was still writing is removed: a store has one owner.
+    /// Opens a store, or makes an empty one. What an earlier process was still writing is removed, because a store has
+    /// one owner.
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let store = Self { root: Arc::new(root.into()) };
         let opened = store.clone();
@@ -105,7 +107,7 @@ impl ContentStore {
         self.root.join("blobs/sha256")
     }
 
-    /// Where this content stands when it is here.
+    /// Returns the path at which this content stands when it is in the store. It does not look whether it is.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.blobs().join(digest.hex())
     }
@@ -114,7 +116,7 @@ impl ContentStore {
         self.root.join("repositories").join(name.as_str()).join(kind).join(digest.hex())
     }
 
-    /// Whether this content is here.
+    /// Tells whether this content is in the store. The content is not digested again.
     pub fn contains(&self, digest: &Digest) -> bool {
         self.path(digest).exists()
     }
@@ -127,7 +129,7 @@ impl ContentStore {
         Ok(BlobWriter { store: self.clone(), file, path: Temporary(path), digester: Digester::default(), limit })
     }
 
-    /// Keeps these bytes.
+    /// Writes these bytes to the store and returns their digest.
     pub async fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
         let mut writer = self.writer(bytes.len() as u64).await?;
@@ -136,7 +138,7 @@ impl ContentStore {
         Ok(digest)
     }
 
-    /// A folder on the same file system, to be moved from; removed with all that is left in it.
+    /// Makes a folder on the same file system, from which content is moved. It is removed with all that is left in it.
     pub(crate) fn stage(&self) -> Result<StagingFolder, StoreError> {
         let path = self.staging().join(Uuid::new_v4().to_string());
         fs::create_dir(&path).map_err(StoreError::io(format!("creating {}", path.display())))?;
@@ -153,13 +155,13 @@ impl ContentStore {
         place().map_err(StoreError::io(format!("storing {digest}")))
     }
 
-    /// A manifest, digested anew.
+    /// Reads a manifest and digests it again.
     pub async fn manifest(&self, digest: &Digest) -> Result<Manifest, StoreError> {
         let (store, digest) = (self.clone(), *digest);
         blocking(move || store.read_manifest(&digest).map(|(manifest, _)| manifest)).await
     }
 
-    /// A manifest and its bytes, digested anew.
+    /// Reads a manifest and its bytes, and digests them again.
     pub(crate) fn read_manifest(&self, digest: &Digest) -> Result<(Manifest, Vec<u8>), StoreError> {
         let bytes = self.read(digest, MAX_MANIFEST)?;
         match Manifest::parse(&bytes) {
@@ -168,8 +170,8 @@ impl ContentStore {
         }
     }
 
-    /// Content, digested anew: a disk that lies is found out here. What no longer has its digest is removed, so that it
-    /// counts as absent from then on.
+    /// Reads content and digests it again, because the disk may have changed it. Content that no longer has its digest
+    /// is removed, so that it counts as absent from then on.
     fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         let file = File::open(self.path(digest)).map_err(|error| match error.kind() {
@@ -188,8 +190,8 @@ impl ContentStore {
         Ok(bytes)
     }
 
-    /// Digests content on disk anew and gives its path; for whoever is about to execute it. What no longer has its
-    /// digest is removed, so that the next pull brings it again.
+    /// Digests content on the disk again and returns its path; it is for whoever is about to execute the content.
+    /// Content that no longer has its digest is removed, so that the next pull brings it again.
     pub async fn verified_path(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
         let (store, digest) = (self.clone(), *digest);
         blocking(move || {
@@ -226,7 +228,7 @@ impl ContentStore {
         }
     }
 
-    /// Has this name hold a manifest that is here with all that it names.
+    /// Has this name hold a manifest. It fails when the manifest, or anything that it names, is not in the store.
     pub async fn link(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StoreError> {
         let (store, name, digest) = (self.clone(), name.clone(), *digest);
         blocking(move || {
@@ -244,6 +246,7 @@ impl ContentStore {
         .await
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a mark is an empty file: there is no content to be cut off")]
     fn mark<'a>(&self, name: &RepositoryName, kind: &str, digests: impl Iterator<Item = &'a Digest>) -> io::Result<()> {
         let repositories = self.root.join("repositories");
         let folder = repositories.join(name.as_str()).join(kind);
@@ -251,10 +254,10 @@ impl ContentStore {
         for digest in digests {
             File::create(folder.join(digest.hex()))?.sync_all()?;
         }
-        folder.ancestors().take_while(|it| it.starts_with(&repositories)).try_for_each(sync_folder)
+        folder.ancestors().take_while(|above| above.starts_with(&repositories)).try_for_each(sync_folder)
     }
 
-    /// Whether this name holds this manifest, and everything that it names is here.
+    /// Tells whether this name holds this manifest, and everything that the manifest names is in the store.
     pub async fn holds(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
         let (store, name, digest) = (self.clone(), name.clone(), *digest);
         blocking(move || {
@@ -270,14 +273,15 @@ impl ContentStore {
         .await
     }
 
-    /// Whether this name may read this blob.
+    /// Tells whether this name may read this blob, because a manifest that it holds names the blob.
     #[cfg(feature = "server")]
     pub(crate) fn may_read_blob(&self, name: &RepositoryName, digest: &Digest) -> bool {
         self.marker(name, "_blobs", digest).exists()
     }
 }
 
-/// Content being written: digested on the way, and in the store only when the digest is right.
+/// Content that is being written. It is digested on the way, and comes into the store only when the digest is
+/// right.
 pub struct BlobWriter {
     store: ContentStore,
     file: tokio::fs::File,
@@ -287,7 +291,7 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Writes the next bytes.
+    /// Writes the next bytes. It fails when they are more than the limit allows.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         if self.digester.size() + bytes.len() as u64 > self.limit {
             return Err(StoreError::TooLarge { limit: self.limit });
@@ -296,7 +300,7 @@ impl BlobWriter {
         self.file.write_all(bytes).await.map_err(StoreError::io("writing content"))
     }
 
-    /// Checks the digest and moves the content to its place, durably.
+    /// Checks the digest and moves the content to its place. It is on the disk when this returns.
     pub async fn finish(mut self, wanted: &Digest) -> Result<(), StoreError> {
         let found = self.digester.finish();
         if found != *wanted {
@@ -307,17 +311,17 @@ impl BlobWriter {
     }
 }
 
-/// A file that is removed unless it was moved away.
+/// A file that is removed when this value is dropped, unless it was moved away before.
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Usually it was moved away; what stays is removed at the next start.
+        // Usually the file was moved away; what stays is removed at the next start.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// A folder that is removed with all that is left in it.
+/// A folder that is removed with all that is left in it when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct StagingFolder(PathBuf);
 

@@ -51,7 +51,7 @@ async fn store() -> (TempDir, ContentStore) {
     (folder, store)
 }
 
-/// What is left in the store's staging folder.
+/// Returns the names of what is left in the store's staging folder.
 fn staged(root: &TempDir) -> Vec<PathBuf> {
     fs::read_dir(root.path().join("staging")).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
@@ -198,7 +198,7 @@ impl Tar {
     }
 }
 
-/// Refused, with nothing left on disk.
+/// Asserts that the archive is refused, and that nothing of it is left on disk.
 async fn refused(archive: impl Read) -> LayoutError {
     let (root, store) = store().await;
     let error = unpack(archive, &store, LIMIT).expect_err("it must be refused");
@@ -243,7 +243,7 @@ async fn an_entry_that_no_image_layout_has_is_refused() {
 async fn more_than_the_limits_is_refused() {
     let many = (0..2_001).fold(Tar::default(), |tar, _| tar.entry("blobs/", EntryType::Directory, b"", |_| {}));
     assert!(matches!(refused(many.bytes().as_slice()).await, LayoutError::TooLarge { .. }));
-    // The header's word is enough: the content is not waited for.
+    // The size in the header is enough for a refusal; the content is not waited for.
     let huge = Tar::default().entry("index.json", EntryType::Regular, b"", |header| header.set_size(LIMIT + 1));
     assert!(matches!(refused(huge.bytes().as_slice()).await, LayoutError::TooLarge { .. }));
 }
@@ -273,7 +273,7 @@ async fn content_that_is_wrong_or_missing_is_refused() {
 #[tokio::test]
 async fn a_layout_of_another_tool_is_read() {
     let (_root, store) = store().await;
-    // As `tar -C layout -c .` and Python's tarfile write it.
+    // These are the forms in which `tar -C layout -c .` and Python's tarfile write it.
     let tar = Tar::default()
         .entry("./", EntryType::Directory, b"", |header| header.set_mode(0o2755))
         .entry("blobs/", EntryType::Directory, b"", |_| {})

@@ -1,4 +1,4 @@
-//! From one store to another over HTTP.
+//! Artifacts go from one store to another over HTTP.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 
 const TOKEN: &str = "open sesame";
 
-/// Admits one token and has nothing that is not in the store.
+/// A policy that admits one token, and has nothing that is not in the store.
 #[derive(Clone)]
 struct OneToken(Availability);
 
@@ -55,10 +55,10 @@ struct Source {
     wasm: Digest,
 }
 
-/// A store with one artifact, served.
+/// Serves a store with one artifact.
 async fn source() -> Source {
     let (folder, store) = empty().await;
-    // Several pieces on the way.
+    // The blob is so large that it is sent in several pieces.
     let wasm = b"wasm".repeat(50_000);
     let artifact = Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, &wasm)]);
     store.put(media::EMPTY_CONFIG).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_pull_goes_on_where_an_earlier_one_was_cut() {
     let client = Client::new(&source.url, TOKEN).unwrap();
     let hidden = source._folder.path().join("hidden");
     fs::rename(source.store.path(&source.wasm), &hidden).unwrap();
-    // The name no longer holds it whole, so its manifest is not given out either.
+    // The name no longer holds the whole artifact, so its manifest is not given out either.
     let error = client.pull(&store, &source.hello, &source.manifest).await.unwrap_err();
     assert!(matches!(error, PullError::Absent(digest) if digest == source.manifest), "{error}");
 

@@ -4,23 +4,43 @@
 //! open rows to git-writer in that order, one batch at a time, until Git shows their numbers as handled; then they are
 //! closed and deleted. git-writer ignores a number that is not the next one, so publishing again never harms.
 //!
+//! - `order`: the header of an order and its commit, in one form for all sources;
 //! - `store`: the rows in SQL;
 //! - `progress`: which rows are due, and when git-writer has been silent for too long; pure;
 //! - `publisher`: the loop around them.
+//!
+//! # Example
+//!
+//! What a site that somebody adds looks like in `git log`:
+//!
+//! ```
+//! use bus::proto::{FleetChange, git_write::Change};
+//! use outbox::{AuditSubject, Object, OrderHeader, Verb};
+//!
+//! let order = OrderHeader::new("ada".parse()?, Some("the new plant".to_owned()));
+//! let subject = AuditSubject { verb: Verb::Add, object: Object::Site("plant".parse()?), detail: None };
+//! let write = order.write(&subject, Change::Fleet(FleetChange::default()));
+//! assert_eq!((write.author.as_str(), write.subject.as_str()), ("ada", "add site plant"));
+//! assert!(outbox::Outbox::fits(&write));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod order;
 mod progress;
 mod publisher;
 mod store;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ::store::{Database, StoreError, Transaction};
 use anyhow::Context;
-use bus::{Bus, Repository, ServiceName, proto};
+use bus::{Bus, ServiceName, proto};
+use margo::RepositoryName;
 use prost::Message;
-use sqlx::{SqliteConnection, SqlitePool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::order::{AuditSubject, Object, OrderHeader, Verb, trailer};
 use crate::publisher::Publisher;
 
 /// The largest write, before compression: git-writer decodes no larger one.
@@ -33,15 +53,15 @@ const ENVELOPE: usize = 256;
 #[derive(Clone)]
 pub struct Outbox {
     source: ServiceName,
-    pool: SqlitePool,
+    database: Database,
     woken: Arc<Notify>,
 }
 
 impl Outbox {
     /// Opens the outbox in a service's database, and makes its tables when there are none.
-    pub async fn open(source: ServiceName, pool: SqlitePool) -> anyhow::Result<Self> {
-        store::migrate(&pool).await.context("preparing the outbox")?;
-        Ok(Self { source, pool, woken: Arc::default() })
+    pub async fn open(source: ServiceName, database: Database) -> anyhow::Result<Self> {
+        store::migrate(&database).await.context("preparing the outbox")?;
+        Ok(Self { source, database, woken: Arc::default() })
     }
 
     /// Whether a write is small enough for [`Outbox::append`], so that an order can be refused before it is taken.
@@ -49,42 +69,43 @@ impl Outbox {
         write.encoded_len() <= MAX_WRITE - ENVELOPE
     }
 
-    /// Appends a write inside the caller's transaction and gives its number. Source and number of `write` are set here;
-    /// the current trace is kept with it.
+    /// Appends a write inside the caller's transaction and returns its number. Source and number of `write` are set here;
+    /// the current trace is kept with it. Fails with [`StoreError::TooLarge`] where [`Outbox::fits`] says no.
     pub async fn append(
         &self,
-        tx: &mut SqliteConnection,
-        repository: &Repository,
+        tx: &mut Transaction,
+        repository: &RepositoryName,
         mut write: proto::GitWrite,
-    ) -> Result<u64, sqlx::Error> {
+    ) -> Result<u64, StoreError> {
         if !Self::fits(&write) {
-            return Err(sqlx::Error::Encode(format!("the write is larger than {MAX_WRITE} bytes").into()));
+            return Err(store::too_large(write.encoded_len(), MAX_WRITE - ENVELOPE));
         }
-        let number = store::next_number(tx, repository).await?;
+        let place = store::next_place(tx, repository).await?;
         write.source = self.source.to_string();
-        write.number = number;
+        write.number = place.number;
         let payload = bus::encode(&write);
-        store::insert(tx, repository, number, bus::trace::current_text(), &payload).await?;
-        Ok(number)
+        store::insert(tx, repository, place, bus::trace::current_text(), &payload).await?;
+        Ok(place.number)
     }
 
-    /// After the commit of the transaction: publish now.
+    /// Tells the publisher, after the commit of the transaction, that there is something to publish.
     pub fn wake(&self) {
         self.woken.notify_one();
     }
 
-    /// Whether this row stands in Git.
-    pub async fn is_closed(&self, repository: &Repository, number: u64) -> Result<bool, sqlx::Error> {
+    /// Whether the row with this number stands in Git.
+    pub async fn is_closed(&self, repository: &RepositoryName, number: u64) -> Result<bool, StoreError> {
         Ok(self.closed().await?.get(repository).is_some_and(|closed| *closed >= number))
     }
 
     /// The highest number of every repository that stands in Git.
-    pub async fn closed(&self) -> Result<BTreeMap<Repository, u64>, sqlx::Error> {
-        store::closed(&self.pool).await
+    pub async fn closed(&self) -> Result<BTreeMap<RepositoryName, u64>, StoreError> {
+        store::closed(&self.database).await
     }
 
     /// Publishes and closes rows until shutdown. Run it once at a time: rows are published in order because there is
-    /// one publisher.
+    /// one publisher. A database or a bus that cannot be used now makes it wait and try again; it ends with an error only
+    /// when the connection to the bus was closed for good.
     pub async fn run(self, bus: Bus, shutdown: CancellationToken) -> anyhow::Result<()> {
         Publisher::new(self, bus).run(shutdown).await
     }

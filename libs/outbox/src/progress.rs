@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bus::Repository;
+use margo::RepositoryName;
 
 /// Rows and bytes of one batch. With messages of at least 512 KiB wherever a row is divided, these stay far below the
 /// 1,000 messages that the server takes; a row that alone is larger goes alone.
@@ -15,31 +15,31 @@ const MAX_SILENCE: u32 = 64;
 /// An open row, without its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenRow {
-    /// In the order in which they were written, over all repositories.
-    pub position: i64,
-    /// Where it belongs.
-    pub repository: Repository,
-    /// Its number there.
+    /// Counts rows over all repositories, in the order in which they were committed.
+    pub position: u64,
+    /// The repository that the row is written for.
+    pub repository: RepositoryName,
+    /// The row's number within its repository.
     pub number: u64,
-    /// Of its payload.
+    /// The size of the row's payload as it travels.
     pub bytes: usize,
 }
 
 /// Rows to publish together.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Batch {
-    /// In order.
+    /// The rows in the order of their positions.
     pub rows: Vec<OpenRow>,
     /// The last position that was looked at: when the rows are published, nothing up to here is due.
-    reaches: i64,
+    reaches: u64,
 }
 
 /// How far publishing is, in this life of the process: a new one publishes every open row again.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// No row up to this position is due.
-    cursor: i64,
-    repositories: BTreeMap<Repository, RepositoryProgress>,
+    cursor: u64,
+    repositories: BTreeMap<RepositoryName, RepositoryProgress>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,12 +53,12 @@ struct RepositoryProgress {
 }
 
 impl Progress {
-    /// Where to look for rows that are due.
-    pub fn cursor(&self) -> i64 {
+    /// The position after which rows may be due.
+    pub fn cursor(&self) -> u64 {
         self.cursor
     }
 
-    /// The rows of a page that are due, as many as one batch takes. The page begins after the cursor.
+    /// Chooses the rows of a page that are due, as many as one batch takes. The page begins after the cursor.
     pub fn next_batch(&self, page: &[OpenRow]) -> Batch {
         let mut batch = Batch { rows: Vec::new(), reaches: self.cursor };
         let mut bytes = 0;
@@ -76,7 +76,7 @@ impl Progress {
         batch
     }
 
-    /// A batch is on the server's disk.
+    /// Takes note that a batch is on the server's disk.
     pub fn published(&mut self, batch: &Batch) {
         self.cursor = batch.reaches;
         for row in &batch.rows {
@@ -84,40 +84,40 @@ impl Progress {
         }
     }
 
-    /// Git shows this number as handled. Gives whether that is news.
-    pub fn handled(&mut self, repository: &Repository, number: u64) -> bool {
-        let it = self.repositories.entry(repository.clone()).or_default();
-        let news = number > it.handled;
+    /// Takes note that Git shows this number as handled. Returns whether that is news.
+    pub fn handled(&mut self, repository: &RepositoryName, number: u64) -> bool {
+        let progress = self.repositories.entry(repository.clone()).or_default();
+        let news = number > progress.handled;
         if news {
-            it.handled = number;
-            it.published = it.published.max(number);
-            it.silence = 0;
+            progress.handled = number;
+            progress.published = progress.published.max(number);
+            progress.silence = 0;
         }
         news
     }
 
     /// Repositories with rows that were published and do not stand in Git yet.
-    pub fn waiting(&self) -> BTreeSet<Repository> {
-        let waiting = self.repositories.iter().filter(|(_, it)| it.published > it.handled);
+    pub fn waiting(&self) -> BTreeSet<RepositoryName> {
+        let waiting = self.repositories.iter().filter(|(_, progress)| progress.published > progress.handled);
         waiting.map(|(repository, _)| repository.clone()).collect()
     }
 
-    /// git-writer was asked about a repository that waits, and had no news: the rows got lost, or it is slow. They
-    /// become due again after the second such answer (the first may have come too early), then each time after twice as
-    /// many. Gives whether they did.
-    pub fn no_news(&mut self, repository: &Repository) -> bool {
-        let it = self.repositories.entry(repository.clone()).or_default();
-        it.silence += 1;
-        let again = it.silence >= 2 && it.silence.is_power_of_two();
+    /// Takes note that git-writer was asked about a repository that waits, and had no news: the rows got lost, or
+    /// git-writer is slow. The rows become due again after the second such answer (the first may have come too early),
+    /// then each time after twice as many answers. Returns whether they did.
+    pub fn no_news(&mut self, repository: &RepositoryName) -> bool {
+        let progress = self.repositories.entry(repository.clone()).or_default();
+        progress.silence += 1;
+        let again = progress.silence >= 2 && progress.silence.is_power_of_two();
         if again {
-            it.published = it.handled;
-            it.silence = if it.silence == MAX_SILENCE { MAX_SILENCE / 2 } else { it.silence };
+            progress.published = progress.handled;
+            progress.silence = if progress.silence == MAX_SILENCE { MAX_SILENCE / 2 } else { progress.silence };
             self.cursor = 0;
         }
         again
     }
 
-    fn of(&self, repository: &Repository) -> RepositoryProgress {
+    fn of(&self, repository: &RepositoryName) -> RepositoryProgress {
         self.repositories.get(repository).copied().unwrap_or_default()
     }
 }

@@ -1,133 +1,181 @@
 //! The rows in SQL.
+//!
+//! **Layout.** `outbox_repositories` has one row for each repository and counts what was ever written for it;
+//! `outbox_rows` has one row for each write that does not stand in Git yet, with the bytes that travel. Both stand in the
+//! service's database, so that one transaction decides an order and records what it writes.
+//!
+//! **Updates.** An append takes the next number of its repository and the next position over all repositories in one
+//! statement. A cursor over positions skips nothing: a position is one more than the greatest *committed* one, and it is
+//! unique, so a transaction with a lower position has always committed before one with a higher position can. (Writers
+//! take turns anyway; the unique column holds that even if two processes used one database.) Closing deletes rows and
+//! raises `closed` in one transaction, for many repositories at once, because each transaction costs a sync of the disk.
+//!
+//! **After a crash.** Every number that was given has its row, or stands in Git and is at most `closed`: never a gap. What
+//! was published and not yet closed is published again, and git-writer passes over it.
 
 use std::collections::BTreeMap;
 
-use bus::Repository;
 use bytes::Bytes;
-use sqlx::{Row, SqliteConnection, SqlitePool, sqlite::SqliteRow};
+use margo::RepositoryName;
+use store::{Database, Migrations, Row, StoreError, Table, Transaction};
 
 use crate::progress::OpenRow;
 
-/// What became of rows that Git shows as handled.
+static REPOSITORIES: Table = Table::new("outbox_repositories", &["repository"]);
+static ROWS: Table = Table::new("outbox_rows", &["repository", "number", "position"]);
+
+/// The tables have their own list of migrations, for the service keeps its own in the same place.
+const MIGRATIONS: Migrations =
+    Migrations::new(&[(1, "outbox", include_str!("../migrations/1_outbox.sql"))]).remembered_in("_outbox_migrations");
+
+/// A repository of which Git holds numbers that this database never gave. What they would close might never have been
+/// published, so the repository stands still from now on.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Close {
-    /// Rows up to the number are closed.
-    Done,
-    /// Git holds numbers that this database never gave. What it would close might never have been published, so the
-    /// repository stands still from now on.
-    Foreign {
-        /// The number given last.
-        last: u64,
-    },
+pub(crate) struct Foreign {
+    /// The repository that stands still.
+    pub repository: RepositoryName,
+    /// What Git shows as handled.
+    pub handled: u64,
+    /// The number given last.
+    pub last: u64,
 }
 
-/// Makes the tables. They have their own list of migrations, for the service keeps its own in the same file.
-pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), sqlx::migrate::MigrateError> {
-    let mut migrator = sqlx::migrate!();
-    migrator.dangerous_set_table_name("_outbox_migrations");
-    migrator.run(pool).await
+/// A row as it travels.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    /// The compressed write.
+    pub bytes: Bytes,
+    /// The trace of the order, if there was one.
+    pub traceparent: Option<String>,
 }
 
-/// Takes the next number of a repository.
-pub(crate) async fn next_number(tx: &mut SqliteConnection, repository: &Repository) -> Result<u64, sqlx::Error> {
-    let next = sqlx::query(
-        "INSERT INTO outbox_repositories (repository, last) VALUES ($1, 1)
-         ON CONFLICT (repository) DO UPDATE SET last = last + 1 RETURNING last",
+/// Makes the tables.
+pub(crate) async fn migrate(database: &Database) -> anyhow::Result<()> {
+    database.migrate(&MIGRATIONS).await
+}
+
+/// The error for a write that git-writer could not decode.
+pub(crate) fn too_large(bytes: usize, limit: usize) -> StoreError {
+    ROWS.too_large(bytes, limit)
+}
+
+/// The numbers of a new row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Counts within the repository, from one, without gaps.
+    pub number: u64,
+    /// Counts over all repositories.
+    pub position: u64,
+}
+
+/// Takes the next place of a repository.
+pub(crate) async fn next_place(tx: &mut Transaction, repository: &RepositoryName) -> Result<Place, StoreError> {
+    let next = REPOSITORIES.query(
+        "INSERT INTO outbox_repositories (repository, last, position)
+         VALUES ($1, 1, (SELECT coalesce(max(position), 0) + 1 FROM outbox_repositories))
+         ON CONFLICT (repository) DO UPDATE SET last = outbox_repositories.last + 1, position = excluded.position
+         RETURNING repository, last, position",
     );
-    number(&next.bind(repository.to_string()).fetch_one(tx).await?, "last")
+    let row = next.bind(repository.to_string()).fetch_one(tx).await?;
+    Ok(Place { number: row.number("last")?, position: row.number("position")? })
 }
 
 /// Adds an open row.
 pub(crate) async fn insert(
-    tx: &mut SqliteConnection,
-    repository: &Repository,
-    number: u64,
+    tx: &mut Transaction,
+    repository: &RepositoryName,
+    place: Place,
     traceparent: Option<String>,
     payload: &Bytes,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO outbox_rows (repository, number, traceparent, payload) VALUES ($1, $2, $3, $4)")
-        .bind(repository.to_string())
-        .bind(sql_number(number))
-        .bind(traceparent)
-        .bind(payload.as_ref())
-        .execute(tx)
-        .await?;
+) -> Result<(), StoreError> {
+    ROWS.query(
+        "INSERT INTO outbox_rows (position, repository, number, traceparent, payload) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(place.position)
+    .bind(repository.to_string())
+    .bind(place.number)
+    .bind(traceparent)
+    .bind(payload.as_ref())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
-/// Open rows after a position, in the order in which they were written, without their payload.
-pub(crate) async fn open_rows(pool: &SqlitePool, after: i64, limit: usize) -> Result<Vec<OpenRow>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT position, repository, number, length(payload) AS bytes FROM outbox_rows
+/// Open rows after a position, in the order in which they were committed, without their payload.
+pub(crate) async fn open_rows(database: &Database, after: u64, limit: usize) -> Result<Vec<OpenRow>, StoreError> {
+    let query = ROWS.query(
+        "SELECT position, repository, number, CAST(length(payload) AS BIGINT) AS bytes FROM outbox_rows
          WHERE position > $1
-           AND repository NOT IN (SELECT repository FROM outbox_repositories WHERE foreign_numbers)
+           AND repository NOT IN (SELECT repository FROM outbox_repositories WHERE foreign_numbers = 1)
          ORDER BY position LIMIT $2",
     );
-    let rows = rows.bind(after).bind(limit as i64).fetch_all(pool).await?;
-    let read = |row: &SqliteRow| {
+    let rows = query.bind(after).bind(limit as u64).fetch_all(database).await?;
+    let read = |row: &Row| {
         Ok(OpenRow {
-            position: row.try_get("position")?,
-            repository: repository(row)?,
-            number: number(row, "number")?,
-            bytes: number(row, "bytes")? as usize,
+            position: row.number("position")?,
+            repository: row.parse("repository")?,
+            number: row.number("number")?,
+            bytes: row.size("bytes")?,
         })
     };
     rows.iter().map(read).collect()
 }
 
-/// A row's payload and trace; nothing when it was closed meanwhile.
-pub(crate) async fn payload(pool: &SqlitePool, position: i64) -> Result<Option<(Bytes, Option<String>)>, sqlx::Error> {
-    let row = sqlx::query("SELECT payload, traceparent FROM outbox_rows WHERE position = $1");
-    let Some(row) = row.bind(position).fetch_optional(pool).await? else { return Ok(None) };
-    let payload: Vec<u8> = row.try_get("payload")?;
-    Ok(Some((payload.into(), row.try_get("traceparent")?)))
+/// The payloads of rows by position; one that was closed meanwhile is missing.
+pub(crate) async fn payloads(database: &Database, rows: &[OpenRow]) -> Result<BTreeMap<u64, Payload>, StoreError> {
+    let mut payloads = BTreeMap::new();
+    for rows in rows.chunks(store::MAX_ROWS) {
+        let query = ROWS.query("SELECT position, payload, traceparent FROM outbox_rows WHERE position IN ");
+        for row in query.push_list(rows.iter().map(|row| row.position)).fetch_all(database).await? {
+            let payload =
+                Payload { bytes: row.bytes("payload")?.into(), traceparent: row.optional("traceparent", Row::string)? };
+            payloads.insert(row.number("position")?, payload);
+        }
+    }
+    Ok(payloads)
 }
 
-/// How many rows are open.
-pub(crate) async fn count_open(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT count(*) FROM outbox_rows").fetch_one(pool).await
+/// How many rows are open. It counts repositories and not rows, of which there may be very many while Git is away.
+pub(crate) async fn count_open(database: &Database) -> Result<u64, StoreError> {
+    let sum = "SELECT CAST(coalesce(sum(last - closed), 0) AS BIGINT) AS open FROM outbox_repositories";
+    REPOSITORIES.query(sum).fetch_one(database).await?.number("open")
 }
 
-/// Closes rows up to a number that Git shows as handled.
-pub(crate) async fn close(pool: &SqlitePool, repository: &Repository, handled: u64) -> Result<Close, sqlx::Error> {
-    let mut tx = pool.begin().await?;
-    let held = sqlx::query("SELECT last, foreign_numbers FROM outbox_repositories WHERE repository = $1");
-    let (last, foreign) = match held.bind(repository.to_string()).fetch_optional(&mut *tx).await? {
-        None => (0, false),
-        Some(row) => (number(&row, "last")?, row.try_get("foreign_numbers")?),
-    };
-    let statements: &[&'static str] = if foreign || handled > last {
-        &["UPDATE outbox_repositories SET foreign_numbers = 1 WHERE repository = $1"]
-    } else {
-        &[
-            "UPDATE outbox_repositories SET closed = max(closed, $2) WHERE repository = $1",
-            "DELETE FROM outbox_rows WHERE repository = $1 AND number <= $2",
-        ]
-    };
-    for &statement in statements {
-        let statement = sqlx::query(statement).bind(repository.to_string()).bind(sql_number(handled));
-        statement.execute(&mut *tx).await?;
+/// Closes rows up to the numbers that Git shows as handled, in one transaction. Returns the repositories of which Git
+/// holds numbers that were never given.
+pub(crate) async fn close(
+    database: &Database,
+    handled: &BTreeMap<RepositoryName, u64>,
+) -> Result<Vec<Foreign>, StoreError> {
+    let mut tx = database.begin().await?;
+    let mut foreign = Vec::new();
+    for (repository, handled) in handled {
+        let name = repository.to_string();
+        let held = REPOSITORIES.query("SELECT last, foreign_numbers FROM outbox_repositories WHERE repository = $1");
+        let (last, stands_still) = match held.bind(&name).fetch_optional(&mut tx).await? {
+            None => (0, false),
+            Some(row) => (row.number("last")?, row.flag("foreign_numbers")?),
+        };
+        if stands_still || *handled > last {
+            let mark = REPOSITORIES.query("UPDATE outbox_repositories SET foreign_numbers = 1 WHERE repository = $1");
+            mark.bind(&name).execute(&mut tx).await?;
+            foreign.push(Foreign { repository: repository.clone(), handled: *handled, last });
+            continue;
+        }
+        let raise = REPOSITORIES
+            .query("UPDATE outbox_repositories SET closed = $2 WHERE repository = $1 AND closed < $2")
+            .bind(&name)
+            .bind(*handled);
+        raise.execute(&mut tx).await?;
+        let delete = ROWS.query("DELETE FROM outbox_rows WHERE repository = $1 AND number <= $2");
+        delete.bind(&name).bind(*handled).execute(&mut tx).await?;
     }
     tx.commit().await?;
-    Ok(if foreign || handled > last { Close::Foreign { last } } else { Close::Done })
+    Ok(foreign)
 }
 
 /// The highest closed number of every repository.
-pub(crate) async fn closed(pool: &SqlitePool) -> Result<BTreeMap<Repository, u64>, sqlx::Error> {
-    let rows = sqlx::query("SELECT repository, closed FROM outbox_repositories").fetch_all(pool).await?;
-    rows.iter().map(|row| Ok((repository(row)?, number(row, "closed")?))).collect()
-}
-
-fn repository(row: &SqliteRow) -> Result<Repository, sqlx::Error> {
-    let text: &str = row.try_get("repository")?;
-    text.parse().map_err(|error: bus::InvalidSubject| sqlx::Error::Decode(error.into()))
-}
-
-fn number(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
-    let number: i64 = row.try_get(column)?;
-    u64::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
-fn sql_number(number: u64) -> i64 {
-    i64::try_from(number).expect("numbers count orders from one; nobody gives 2^63 of them")
+pub(crate) async fn closed(database: &Database) -> Result<BTreeMap<RepositoryName, u64>, StoreError> {
+    let rows = REPOSITORIES.query("SELECT repository, closed FROM outbox_repositories").fetch_all(database).await?;
+    rows.iter().map(|row| Ok((row.parse("repository")?, row.number("closed")?))).collect()
 }

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics` of a process.
+//! The addresses by which a process tells whether it lives and can work: `/healthz`, `/readyz` and `/metrics`.
 
 use std::{
     collections::BTreeMap,
@@ -16,16 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http;
 
-/// What the services of this process say of themselves.
+/// What the services of this process say of themselves. Clones share what was said.
 #[derive(Clone, Default)]
 pub struct Health(Arc<Mutex<BTreeMap<ServiceName, Said>>>);
 
 /// What one service says of itself.
 #[derive(Default)]
 struct Said {
-    /// Why it cannot do its work.
+    /// Why the service cannot do its work. `None` means that it can.
     not_ready: Option<String>,
-    /// The connection without which it cannot. Not the connection itself: it must end with the service that made it.
+    /// Whether the connection is up without which the service cannot work. It is not the connection itself, because
+    /// that must end with the service that made it.
     needs: Option<watch::Receiver<bool>>,
 }
 
@@ -37,14 +38,14 @@ impl Said {
 }
 
 impl Health {
-    /// A service that is not ready yet.
+    /// Adds a service, which is not ready until it says so.
     pub fn service(&self, name: ServiceName) -> Readiness {
         let readiness = Readiness { health: self.clone(), name };
         readiness.not_ready("starting");
         readiness
     }
 
-    /// Whether every service is ready, and what each says.
+    /// Returns whether every service is ready, and what each of them says.
     fn report(&self) -> (bool, Value) {
         let services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let states: BTreeMap<_, _> = services.iter().map(|(name, said)| (name, said.state())).collect();
@@ -52,13 +53,13 @@ impl Health {
         (ready, json!({ "ready": ready, "services": states }))
     }
 
-    /// Whether every service of this process is ready.
+    /// Tells whether every service of this process is ready.
     pub fn is_ready(&self) -> bool {
         self.report().0
     }
 }
 
-/// One service's word on whether it can do its work.
+/// The means by which one service says whether it can do its work.
 #[derive(Clone)]
 pub struct Readiness {
     health: Health,
@@ -66,17 +67,18 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// It can.
+    /// Says that the service can do its work.
     pub fn ready(&self) {
         self.set(None);
     }
 
-    /// It cannot, because.
+    /// Says that the service cannot do its work, and why. `/readyz` shows the reason.
     pub fn not_ready(&self, why: &str) {
         self.set(Some(why.to_owned()));
     }
 
-    /// It cannot while this connection is lost. A connection of an earlier life of the service no longer counts.
+    /// Says that the service cannot work while this connection is lost. A connection that an earlier life of the
+    /// service named no longer counts.
     pub fn needs(&self, bus: &Bus) {
         self.change(|said| said.needs = Some(bus.up()));
     }
@@ -91,8 +93,9 @@ impl Readiness {
     }
 }
 
-/// Serves health and metrics until shutdown. `/healthz`: the process lives. `/readyz`: 200 when every service is ready,
-/// else 503 with the reasons. `/metrics`: Prometheus text of the default registry.
+/// Serves health and metrics until shutdown. `/healthz` answers 200 as long as the process lives. `/readyz` answers
+/// 200 when every service is ready, and otherwise 503 with the reasons. `/metrics` answers with the default
+/// registry as Prometheus text.
 pub async fn serve(listen: SocketAddr, health: Health, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("listening on {listen} for health checks"))?;

@@ -1,4 +1,4 @@
-//! Serving HTTP: the limits that every listener has.
+//! Serving HTTP with the limits that every listener has.
 
 use std::time::Duration;
 
@@ -14,13 +14,15 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// How long a client may take for the headers of a request: a slow one would hold a place for ever.
+/// How long a client may take for the headers of a request. Without a limit a slow client would hold a place for
+/// ever.
 const HEADERS_WITHIN: Duration = Duration::from_secs(15);
 
-/// Connections at once. More wait in the socket's own queue.
+/// How many connections are served at once. More wait in the queue of the socket.
 const CONNECTIONS: usize = 1_024;
 
-/// Serves HTTP/1.1 until shutdown; then finishes the requests in work. The caller bounds how long that may take.
+/// Serves HTTP/1.1 until shutdown, and then finishes the requests in work. The caller bounds how long that may
+/// take.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -33,7 +35,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                // Of one connection, or of the process (too many files): neither ends the listener.
+                // The error is one of the connection, or of the process (too many files). Neither ends the listener.
                 Err(error) => {
                     debug!(%error, "a connection was not accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,17 +1,22 @@
-//! What every program of the platform shares: telemetry, health, shutdown, stop points.
+//! What every service shares: health, metrics and HTTP with the limits that each listener has.
 //!
-//! A process calls [`telemetry::init`] once, starts [`health::serve`] when it may open a port, and runs its services until
-//! the token of [`shutdown_token`] is cancelled. A service gets a [`Readiness`] and says when it can do its work.
+//! A process starts [`health::serve`] when it may open a port, and runs its services until the token of
+//! `process::shutdown_token` is cancelled. A service gets a [`Readiness`] and says when it can do its work.
+//!
+//! ```
+//! use bus::ServiceName;
+//! use service::Health;
+//!
+//! let health = Health::default();
+//! let readiness = health.service(ServiceName::GitWriter);
+//! assert!(!health.is_ready());
+//! readiness.ready();
+//! assert!(health.is_ready());
+//! ```
 
-pub mod args;
-mod backoff;
 pub mod health;
 pub mod http;
-mod shutdown;
-mod stop_point;
-pub mod telemetry;
+mod problem;
 
-pub use backoff::{Backoff, jittered};
 pub use health::{Health, Readiness};
-pub use shutdown::{GRACE, shutdown_token, within_grace};
-pub use stop_point::stop_point;
+pub use problem::{BearerToken, PROBLEM_JSON, ProblemResponse, bearer};

@@ -4,18 +4,18 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use bus::{Bus, Role, ServiceName};
+use bus::{Bus, ServiceName, User};
 use service::{Health, health};
 use testkit::{NatsServer, wait_for};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 async fn free_port() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
 }
 
-/// Waits until `/readyz` answers with this status, and gives the body.
+/// Waits until `/readyz` answers with this status, and returns the body.
 async fn readyz(listen: SocketAddr, status: u16) -> String {
     wait_for(&format!("/readyz to answer {status}"), async || {
         let answer = reqwest::get(format!("http://{listen}/readyz")).await.map_err(|error| error.to_string())?;
@@ -27,9 +27,9 @@ async fn readyz(listen: SocketAddr, status: u16) -> String {
 
 #[tokio::test]
 async fn a_service_is_ready_while_it_says_so_and_has_its_connection() {
-    let role = Role::Central(ServiceName::GitWriter);
+    let role = User::Central(ServiceName::GitWriter);
     let mut server = NatsServer::start(std::slice::from_ref(&role)).await;
-    let bus = Bus::connect(&server.endpoint(&role)).await.unwrap();
+    let bus = Bus::connect(&server.login(&role)).await.unwrap();
     bus.connected().await;
     let (health, shutdown, listen) = (Health::default(), CancellationToken::new(), free_port().await);
     let readiness = health.service(ServiceName::GitWriter);

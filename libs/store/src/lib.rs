@@ -1,95 +1,58 @@
-//! A service's database: one SQLite file, of which the service is the only user.
+//! A service's database: a SQLite file of its own, or a schema of its own in a PostgreSQL database.
 //!
-//! What is committed is on the disk. Each service embeds its own migrations (`sqlx::migrate!().run(&pool)`) and keeps all
-//! its SQL in its `store.rs`.
+//! Every service keeps its SQL in its `store.rs` and writes each statement once, in the words that both databases know;
+//! its Rust code does not see which one it has. What a transaction committed is on the disk before the commit returns.
+//!
+//! - [`Location`] says where the tables are, [`Database`] opens them and hands out transactions;
+//! - [`Table`] names a table and begins a [`Query`] on it; [`Query`] takes values and runs;
+//! - [`Row`] reads columns as the types that were written, and says which row and column is broken when one is not;
+//! - [`Migrations`] are the tables as text, written once for both databases;
+//! - [`StoreError`] is all that can go wrong.
+//!
+//! # Writing and reading
+//!
+//! Transactions that write take turns on one connection, in the order in which they came: none is ever refused because of
+//! another one, also not one that reads before it writes, and what one reads is still so when it commits. Reads outside
+//! of a transaction have connections of their own, so they neither wait for a sync of the disk nor hold up a writer; they
+//! see what was committed before they began.
+//!
+//! A task must not ask the database for more while it holds a transaction: it would wait for itself.
+//!
+//! ```
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use store::{Database, Location, Migrations, Table};
+//!
+//! static WORDS: Table = Table::new("words", &["word"]);
+//! const MIGRATIONS: Migrations =
+//!     Migrations::new(&[(1, "words", "CREATE TABLE words (word TEXT PRIMARY KEY, uses INTEGER NOT NULL) STRICT;")]);
+//!
+//! # let folder = tempfile::tempdir()?;
+//! let database = Database::open(&Location::File(folder.path().join("words.sqlite"))).await?;
+//! database.migrate(&MIGRATIONS).await?;
+//!
+//! let mut tx = database.begin().await?;
+//! WORDS.query("INSERT INTO words (word, uses) VALUES ($1, $2)").bind("node").bind(3u64).execute(&mut tx).await?;
+//! tx.commit().await?;
+//!
+//! let row = WORDS.query("SELECT uses FROM words WHERE word = $1").bind("node").fetch_one(&database).await?;
+//! assert_eq!(row.number("uses")?, 3);
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
 
-use std::{path::Path, time::Duration};
+mod database;
+mod error;
+mod location;
+mod migrations;
+mod query;
+mod row;
+mod table;
 
-use anyhow::Context;
-use sqlx::{
-    SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
-
-/// How long to wait for the one connection, and for another process that holds the file (one that is just ending).
-/// As long as a request on the bus waits for its answer: later nobody listens.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Opens the database, and makes it and its folder when there is none.
-///
-/// The pool has one connection, so transactions take turns in the order in which they came: none is ever refused with
-/// "database is locked", also not one that reads before it writes. A second connection could only read beside a writer,
-/// which is over within a sync of the disk. A task must not ask the pool for more while it holds a transaction.
-pub async fn open(path: &Path) -> anyhow::Result<SqlitePool> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
-    }
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(PATIENCE);
-    SqlitePoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(PATIENCE)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await
-        .with_context(|| format!("opening the database {}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_committed_survives_and_what_is_not_does_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("database/test.sqlite");
-        let pool = open(&path).await.unwrap();
-        sqlx::query("CREATE TABLE words (word TEXT NOT NULL)").execute(&pool).await.unwrap();
-        for (word, keep) in [("kept", true), ("dropped", false)] {
-            let mut transaction = pool.begin().await.unwrap();
-            sqlx::query("INSERT INTO words VALUES ($1)").bind(word).execute(&mut *transaction).await.unwrap();
-            if keep {
-                transaction.commit().await.unwrap();
-            }
-        }
-        pool.close().await;
-        let words: Vec<String> =
-            sqlx::query_scalar("SELECT word FROM words").fetch_all(&open(&path).await.unwrap()).await.unwrap();
-        assert_eq!(words, ["kept"]);
-    }
-
-    #[tokio::test]
-    async fn transactions_that_read_before_they_write_take_turns() {
-        let folder = tempfile::tempdir().unwrap();
-        let pool = open(&folder.path().join("test.sqlite")).await.unwrap();
-        sqlx::query("CREATE TABLE counter (value INTEGER NOT NULL)").execute(&pool).await.unwrap();
-        sqlx::query("INSERT INTO counter VALUES (0)").execute(&pool).await.unwrap();
-        let increment = async |pool: SqlitePool| {
-            let mut transaction = pool.begin().await.unwrap();
-            let value: i64 =
-                sqlx::query_scalar("SELECT value FROM counter").fetch_one(&mut *transaction).await.unwrap();
-            sqlx::query("UPDATE counter SET value = $1").bind(value + 1).execute(&mut *transaction).await.unwrap();
-            transaction.commit().await.unwrap();
-        };
-        let tasks: Vec<_> = (0..100).map(|_| tokio::spawn(increment(pool.clone()))).collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        let value: i64 = sqlx::query_scalar("SELECT value FROM counter").fetch_one(&pool).await.unwrap();
-        assert_eq!(value, 100);
-    }
-
-    #[tokio::test]
-    async fn a_path_that_cannot_be_opened_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = open(folder.path()).await.unwrap_err();
-        assert!(format!("{error:#}").contains(&folder.path().display().to_string()), "{error:#}");
-    }
-}
+pub use database::{Access, Database, Transaction};
+pub use error::StoreError;
+pub use location::{InvalidLocation, Location, PostgresUrl};
+pub use migrations::Migrations;
+pub use query::{MAX_ROWS, Query, RowValues, Value, json};
+pub use row::Row;
+pub use table::Table;

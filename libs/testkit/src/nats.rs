@@ -1,4 +1,5 @@
-//! A NATS server per test: own address, own folder, the users and permissions of production.
+//! A NATS server for one test, with an address and a folder of its own, and the users and permissions of
+//! production.
 
 use std::{
     collections::HashMap,
@@ -8,35 +9,37 @@ use std::{
     process::Stdio,
 };
 
-use bus::{Endpoint, Role};
-use identity::nats::{Server, generate, server_conf, users_conf};
-use margo::TenantName;
+use bus::server::{Server, server_conf, users_conf};
+use bus::{Login, User};
+use identity::nats::generate;
+use margo::{TenantName, UserNkey};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::{loopback, wait_for};
 
-/// The server that `make setup` installed: `$EDGEWRIGHT_NATS_SERVER`, else `.tools/bin/nats-server` of the project.
+/// Returns the path of the server that `make setup` installed: `$EDGEWRIGHT_NATS_SERVER`, or
+/// `.tools/bin/nats-server` of the project.
 pub fn nats_server_binary() -> PathBuf {
     std::env::var_os("EDGEWRIGHT_NATS_SERVER")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/nats-server"), PathBuf::from)
 }
 
-/// A running server. It ends with this value.
+/// A running server. It is killed when this value is dropped.
 pub struct NatsServer {
     child: Child,
     folder: TempDir,
     address: Ipv4Addr,
-    users: HashMap<Role, (String, String)>,
-    reloader: (String, String),
+    users: HashMap<User, (String, UserNkey)>,
+    reloader: (String, UserNkey),
 }
 
 impl NatsServer {
-    /// A server that admits exactly these users, each with the permissions of its role.
-    pub async fn start(roles: &[Role]) -> Self {
+    /// Starts a server that admits exactly these users, each with its permissions, and waits until it listens.
+    pub async fn start(admitted: &[User]) -> Self {
         let folder = TempDir::new().expect("a folder for a server");
-        let users: HashMap<_, _> = roles.iter().map(|role| (role.clone(), generate())).collect();
+        let users: HashMap<_, _> = admitted.iter().map(|user| (user.clone(), generate())).collect();
         let reloader = generate();
         let mut server = Self { child: spawn_nothing(), folder, address: loopback(), users, reloader };
         server.write_users();
@@ -44,45 +47,46 @@ impl NatsServer {
         server
     }
 
-    /// Where and how this user connects.
-    pub fn endpoint(&self, role: &Role) -> Endpoint {
-        let (seed, _) = if *role == Role::Reloader {
+    /// Returns where and how this user connects. It panics when the server does not admit the user.
+    pub fn login(&self, user: &User) -> Login {
+        let (seed, _) = if *user == User::Reloader {
             &self.reloader
         } else {
-            self.users.get(role).unwrap_or_else(|| panic!("the server does not admit {role}"))
+            self.users.get(user).unwrap_or_else(|| panic!("the server does not admit {user}"))
         };
-        Endpoint { url: self.url(), seed: seed.clone(), role: role.clone() }
+        Login { url: self.url(), seed: seed.clone(), user: user.clone() }
     }
 
-    /// `nats://127.x.y.z:4222`
+    /// Returns the server's address, `nats://127.x.y.z:4222`.
     pub fn url(&self) -> String {
         format!("nats://{}:4222", self.address)
     }
 
-    /// The file that lists the users, for services that write it themselves.
+    /// Returns the path of the file that lists the users, for services that write it themselves.
     pub fn users_file(&self) -> PathBuf {
         self.folder.path().join("users.conf")
     }
 
-    /// Admits one more user and has the server reload its configuration.
-    pub fn admit(&mut self, role: &Role) -> Endpoint {
-        self.users.insert(role.clone(), generate());
+    /// Admits one more user and has the server reload its configuration. The reload may still be in work when this
+    /// returns.
+    pub fn admit(&mut self, user: &User) -> Login {
+        self.users.insert(user.clone(), generate());
         self.write_users();
         self.signal(Signal::HUP);
-        self.endpoint(role)
+        self.login(user)
     }
 
-    /// Ends the server without warning, as a power cut ends it.
+    /// Kills the server without warning, as a power cut would end it.
     pub async fn kill(&mut self) {
         self.child.kill().await.expect("killing a server of ours");
     }
 
-    /// Starts it again at the same address with the same data.
+    /// Starts the server again at the same address, with the data that it had.
     pub async fn restart(&mut self) {
         self.launch().await;
     }
 
-    /// Its process id.
+    /// Returns the process id of the server.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the server runs")
     }
@@ -93,7 +97,7 @@ impl NatsServer {
     }
 
     fn write_users(&self) {
-        let users = self.users.iter().map(|(role, (_, public))| (role, public.as_str()));
+        let users = self.users.iter().map(|(user, (_, public))| (user, public));
         fs::write(self.users_file(), users_conf(users)).expect("writing the list of users");
     }
 

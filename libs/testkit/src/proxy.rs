@@ -1,4 +1,4 @@
-//! A line between two programs that a test can cut and stall.
+//! A TCP line between two programs that a test can cut and stall.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,25 +12,26 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What the line does.
+/// What the line does with bytes and connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    /// Bytes pass.
+    /// Bytes pass in both directions.
     Open,
-    /// Connections stay, and nothing passes: a dead router.
+    /// Connections stay and nothing passes, as with a dead router.
     Stalled,
-    /// Connections end, and new ones end at once: a pulled cable.
+    /// Connections end, and new ones end at once, as with a pulled cable.
     Cut,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct State {
     line: Line,
-    /// How often it was cut: a connection from before a cut is over, also when the line is open again.
+    /// How often the line was cut. A connection from before a cut is over, also when the line is open again.
     cuts: u64,
 }
 
-/// Passes TCP connections on to another address until it is told otherwise. It ends with this value.
+/// Passes TCP connections on to another address until it is told otherwise. The line ends when this value is
+/// dropped.
 pub struct Proxy {
     address: SocketAddr,
     state: watch::Sender<State>,
@@ -38,7 +39,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// An open line to `target` (`host:port`, or `nats://host:port`).
+    /// Opens a line to `target`, which is `host:port` or `nats://host:port`.
     pub async fn start(target: &str) -> Self {
         let target = target.strip_prefix("nats://").unwrap_or(target).to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -49,22 +50,22 @@ impl Proxy {
         Self { address, state, _accepting: accepting }
     }
 
-    /// `nats://host:port` of this end of the line.
+    /// Returns the address of this end of the line, `nats://host:port`.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
 
-    /// Ends all connections and lets none through until [`Proxy::open`].
+    /// Ends all connections, and lets none through until [`Proxy::open`] is called.
     pub fn cut(&self) {
         self.state.send_modify(|state| *state = State { line: Line::Cut, cuts: state.cuts + 1 });
     }
 
-    /// Holds every byte back, in both directions, until [`Proxy::open`].
+    /// Holds every byte back, in both directions, until [`Proxy::open`] is called.
     pub fn stall(&self) {
         self.state.send_modify(|state| state.line = Line::Stalled);
     }
 
-    /// Lets bytes pass again.
+    /// Lets bytes pass again. Connections that a cut has ended stay ended.
     pub fn open(&self) {
         self.state.send_modify(|state| state.line = Line::Open);
     }
@@ -89,6 +90,10 @@ async fn accept(listener: TcpListener, target: String, state: watch::Receiver<St
 async fn connect(near: TcpStream, target: String, born: u64, state: watch::Receiver<State>) {
     // The target may be down: then the near end sees its connection end, as without a proxy.
     let Ok(far) = TcpStream::connect(&target).await else { return };
+    // The line adds no delay of its own: small messages must not wait for an acknowledgement of those before them.
+    if near.set_nodelay(true).is_err() || far.set_nodelay(true).is_err() {
+        return;
+    }
     let (near_reads, near_writes) = near.into_split();
     let (far_reads, far_writes) = far.into_split();
     // One direction that ends takes the other along: half a connection is of no use to NATS.

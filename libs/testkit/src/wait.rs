@@ -1,15 +1,16 @@
-//! Waiting for a state, never for a time.
+//! Waiting for a state and never for a time.
 
 use std::{
     fmt::Debug,
     time::{Duration, Instant},
 };
 
-/// Long enough for a loaded machine with two cores; a test that gets its state does not wait.
+/// How long a state may take to come: long enough for a loaded machine with two cores. A test whose state is there
+/// does not wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Looks again and again until the state is as wanted: `look` gives `Ok` with what was waited for, or `Err` with the
-/// state as it is. Fails showing the last state seen.
+/// Looks again and again until the state is as wanted. `look` returns `Ok` with what was waited for, or `Err` with
+/// the state as it is. After a minute the test fails, showing the last state that was seen.
 pub async fn wait_for<T, S: Debug>(what: &str, look: impl AsyncFnMut() -> Result<T, S>) -> T {
     wait_for_within(PATIENCE, what, look).await
 }

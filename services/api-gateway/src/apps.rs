@@ -1,4 +1,4 @@
-//! Applications: the catalogue, and uploads on their way to app-registry.
+//! Routes to applications: the catalogue, and uploads on their way through to app-registry, which owns both.
 
 use std::{
     io,
@@ -20,26 +20,29 @@ use http::{HeaderMap, StatusCode, header};
 use margo::{AppId, AppVersion};
 use tracing::warn;
 
+use service::ProblemResponse;
+
 use crate::{
     Gateway,
-    access::Caller,
+    access::Authenticated,
     edge::is_problem,
-    error::Refusal,
     extract::{FromPath, require_media_type},
 };
 
-/// The media type of an upload.
 const TAR: &str = "application/x-tar";
 
-/// The largest upload.
+/// The largest upload, in bytes.
 const MAX_UPLOAD: u64 = 1 << 30;
 
-/// Silence after which an upload is given up: it holds one of few places.
+/// How long an upload may send nothing before it is given up: it holds one of few places.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// List the catalogue
 #[utoipa::path(get, path = "/apps", tag = "apps", security(("token" = ["viewer"])), responses((status = 200, body = Vec<App>)))]
-pub(crate) async fn list_apps(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Result<Json<Vec<App>>, Refusal> {
+pub(crate) async fn list_apps(
+    State(gateway): State<Arc<Gateway>>,
+    Authenticated(caller): Authenticated,
+) -> Result<Json<Vec<App>>, ProblemResponse> {
     gateway.ask(ServiceName::AppRegistry, "list", &(), &caller).await.map(Json)
 }
 
@@ -51,9 +54,9 @@ pub(crate) async fn list_apps(State(gateway): State<Arc<Gateway>>, caller: Calle
 )]
 pub(crate) async fn get_app(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromPath((id, version)): FromPath<(AppId, AppVersion)>,
-) -> Result<Json<AppContent>, Refusal> {
+) -> Result<Json<AppContent>, ProblemResponse> {
     gateway.ask(ServiceName::AppRegistry, "get", &AppRef { id, version }, &caller).await.map(Json)
 }
 
@@ -70,10 +73,10 @@ pub(crate) async fn get_app(
 )]
 pub(crate) async fn add_app(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ProblemResponse> {
     require_media_type(&headers, TAR)?;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > MAX_UPLOAD) {
@@ -90,7 +93,8 @@ pub(crate) async fn add_app(
         request = request.header(trace::TRACEPARENT, traceparent);
     }
     let answer = request.body(body).send().await;
-    // What went wrong on the caller's side is the cause of whatever app-registry says to half an upload.
+    // When the caller broke the upload off or sent too much, app-registry only saw half an upload, and its answer is
+    // about that.
     if let Some(fault) = fault.get() {
         return Err((*fault).into());
     }
@@ -103,15 +107,18 @@ pub(crate) async fn add_app(
     }
 }
 
-/// Why an upload ended before its end.
+/// What the caller did wrong, so that an upload was given up half way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
+    /// The body is larger than the largest upload.
     TooLarge,
+    /// Nothing came for too long.
     Idle,
+    /// The connection ended in the middle of the body.
     Broken,
 }
 
-impl From<Fault> for Refusal {
+impl From<Fault> for ProblemResponse {
     fn from(fault: Fault) -> Self {
         let seconds = IDLE.as_secs();
         match fault {
@@ -126,7 +133,8 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// The same bytes, as long as the caller keeps the rules; else an error, which breaks the upload off, and its cause.
+/// Passes the bytes of a body on as long as the caller keeps size and pace. Then an error breaks the upload to
+/// app-registry off, and `fault` tells why.
 fn metered<E>(
     body: impl Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
     fault: Arc<OnceLock<Fault>>,
@@ -155,11 +163,12 @@ where
     })
 }
 
-/// The answer of app-registry, when it is one for the caller.
-async fn pass_on(answer: reqwest::Response) -> Result<Response, Refusal> {
+/// Hands the answer of app-registry to the caller if it is a success or a problem. Any other answer is a fault between
+/// the two services, about which the caller only learns that nothing was added.
+async fn pass_on(answer: reqwest::Response) -> Result<Response, ProblemResponse> {
     let status = answer.status();
     let ours = status.is_success() || is_problem(answer.headers());
-    // Then the ticket was not taken: a matter between the services.
+    // With 401, app-registry did not take the ticket that it had given to us a moment ago.
     if !ours || status == StatusCode::UNAUTHORIZED {
         warn!(%status, "app-registry did not take an upload");
         return Err(Problem::unavailable("app-registry did not take the upload; nothing was added, try again").into());

@@ -1,4 +1,4 @@
-//! Assignments, and the orders that made them.
+//! Routes to assignments, and to the orders that made them; deployment-registry owns both.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,16 +17,18 @@ use margo::{AssignmentName, ParameterValue};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use service::ProblemResponse;
+
 use crate::{
     Gateway,
-    access::Caller,
+    access::Authenticated,
     domain,
-    error::Refusal,
     extract::{FromJson, FromPath, FromQuery, IfMatch},
 };
 
-/// [`CreateAssignment`] and [`UpdateAssignment`] as they are read, field by field: with serde's `flatten` an unknown
-/// field would be taken, and a wrong one would have no path.
+/// The body of [`CreateAssignment`] and [`UpdateAssignment`]. It has all fields side by side, although the API types
+/// nest them with serde's `flatten`: with that, an unknown field would be accepted, and a wrong one would be told
+/// without its path.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Body {
@@ -46,7 +48,7 @@ impl Body {
     }
 }
 
-/// An assignment is answered with its ETag.
+/// Adds the ETag that the next order about this assignment has to name in `If-Match`.
 fn with_etag(revision: u64, body: impl IntoResponse) -> impl IntoResponse {
     (AppendHeaders([(header::ETAG, domain::etag(revision))]), body)
 }
@@ -65,9 +67,9 @@ fn accepted(accepted: Accepted) -> impl IntoResponse {
 )]
 pub(crate) async fn create_assignment(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromJson(body): FromJson<Body>,
-) -> Result<impl IntoResponse, Refusal> {
+) -> Result<impl IntoResponse, ProblemResponse> {
     let (name, spec, reason) = body.into_parts();
     let name = name.ok_or_else(|| invalid("name", "is required"))?;
     let order = CreateAssignment { name, spec, reason };
@@ -81,8 +83,8 @@ pub(crate) async fn create_assignment(
 )]
 pub(crate) async fn list_assignments(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
-) -> Result<Json<Vec<Assignment>>, Refusal> {
+    Authenticated(caller): Authenticated,
+) -> Result<Json<Vec<Assignment>>, ProblemResponse> {
     gateway.ask(DeploymentRegistry, "list", &(), &caller).await.map(Json)
 }
 
@@ -94,9 +96,9 @@ pub(crate) async fn list_assignments(
 )]
 pub(crate) async fn get_assignment(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromPath(name): FromPath<AssignmentName>,
-) -> Result<impl IntoResponse, Refusal> {
+) -> Result<impl IntoResponse, ProblemResponse> {
     let assignment: Assignment = gateway.ask(DeploymentRegistry, "get", &ByName { name }, &caller).await?;
     Ok(with_etag(assignment.revision, Json(assignment)))
 }
@@ -115,11 +117,11 @@ pub(crate) async fn get_assignment(
 )]
 pub(crate) async fn update_assignment(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromPath(name): FromPath<AssignmentName>,
     IfMatch(revision): IfMatch,
     FromJson(body): FromJson<Body>,
-) -> Result<impl IntoResponse, Refusal> {
+) -> Result<impl IntoResponse, ProblemResponse> {
     let (in_body, spec, reason) = body.into_parts();
     if in_body.is_some_and(|in_body| in_body != name) {
         return Err(invalid("name", "must be that of the path or absent: a name never changes"));
@@ -128,7 +130,7 @@ pub(crate) async fn update_assignment(
     gateway.ask(DeploymentRegistry, "update", &order, &caller).await.map(accepted)
 }
 
-/// What DELETE may be asked with.
+/// The query of DELETE, which has no body that could carry a reason.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -151,11 +153,11 @@ pub(crate) struct Why {
 )]
 pub(crate) async fn remove_assignment(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromPath(name): FromPath<AssignmentName>,
     IfMatch(revision): IfMatch,
     FromQuery(Why { reason }): FromQuery<Why>,
-) -> Result<impl IntoResponse, Refusal> {
+) -> Result<impl IntoResponse, ProblemResponse> {
     let order = RemoveRequest { name, revision, reason };
     gateway.ask(DeploymentRegistry, "remove", &order, &caller).await.map(accepted)
 }
@@ -164,12 +166,12 @@ pub(crate) async fn remove_assignment(
 #[utoipa::path(get, path = "/orders", tag = "assignments", security(("token" = ["viewer"])), responses((status = 200, body = Vec<Order>)))]
 pub(crate) async fn list_orders(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
-) -> Result<Json<Vec<Order>>, Refusal> {
+    Authenticated(caller): Authenticated,
+) -> Result<Json<Vec<Order>>, ProblemResponse> {
     gateway.ask(DeploymentRegistry, "orders", &(), &caller).await.map(Json)
 }
 
-fn invalid(field: &str, rule: &str) -> Refusal {
+fn invalid(field: &str, rule: &str) -> ProblemResponse {
     let error = api::FieldError { field: field.to_owned(), message: rule.to_owned() };
     Problem::invalid("the body breaks the rules of its fields", vec![error]).into()
 }

@@ -1,17 +1,16 @@
-//! What the gateway has to know.
+//! What the gateway has to know; the program that starts it fills it in.
 
 use std::{net::SocketAddr, path::PathBuf};
 
-/// Checked configuration.
 pub struct Config {
-    /// The hub, as the user `api-gateway`.
-    pub bus: bus::Endpoint,
-    /// Where it says whether it can work.
+    /// The way into the hub's NATS server as the user `api-gateway`.
+    pub bus: bus::Login,
+    /// Told whether the hub is connected and requests can be answered.
     pub readiness: service::Readiness,
-    /// Whose platform this is.
+    /// The tenant of every caller: a token that is found belongs to it.
     pub tenant: margo::TenantName,
-    /// Where REST is served.
+    /// Address on which REST is served, over plain HTTP.
     pub listen: SocketAddr,
-    /// The list of tokens; see [`crate::tokens`].
+    /// The file with the names, roles and hashes of all tokens; see [`crate::tokens`].
     pub tokens: PathBuf,
 }

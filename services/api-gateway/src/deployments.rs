@@ -1,4 +1,5 @@
-//! Deployments: what is wanted and what is, in one answer.
+//! Routes to deployments: what is wanted (from deployment-registry) and what nodes say (from status-collector) in one
+//! answer.
 
 use std::sync::Arc;
 
@@ -9,23 +10,25 @@ use margo::{AssignmentName, DeploymentId, NodeId, SiteName};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use service::ProblemResponse;
+
 use crate::{
     Gateway,
-    access::Caller,
+    access::Authenticated,
     domain::merge,
-    error::Refusal,
     extract::{FromPath, FromQuery},
 };
 
-/// All deployments, as they are wanted and as they are.
-pub(crate) async fn load(gateway: &Gateway, caller: &Caller) -> Result<Vec<Deployment>, Refusal> {
+/// Asks for all deployments. Fails when one of the two services does not answer: half an answer would show deployments
+/// in a wrong state.
+pub(crate) async fn load(gateway: &Gateway, caller: &bus::Caller) -> Result<Vec<Deployment>, ProblemResponse> {
     let desired = gateway.ask::<_, Vec<DesiredDeployment>>(DeploymentRegistry, "deployments", &(), caller);
     let actual = gateway.ask::<_, Vec<ActualDeployment>>(StatusCollector, "list", &(), caller);
     let (desired, actual) = tokio::try_join!(desired, actual)?;
     Ok(merge(desired, actual))
 }
 
-/// Which deployments; without any, all.
+/// Which deployments are listed: those that fit all that is given, so without anything all.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -57,9 +60,9 @@ impl Filter {
 )]
 pub(crate) async fn list_deployments(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromQuery(filter): FromQuery<Filter>,
-) -> Result<Json<Vec<Deployment>>, Refusal> {
+) -> Result<Json<Vec<Deployment>>, ProblemResponse> {
     let mut deployments = load(&gateway, &caller).await?;
     deployments.retain(|deployment| filter.takes(&deployment.desired));
     Ok(Json(deployments))
@@ -73,9 +76,9 @@ pub(crate) async fn list_deployments(
 )]
 pub(crate) async fn get_deployment(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromPath(id): FromPath<DeploymentId>,
-) -> Result<Json<Deployment>, Refusal> {
+) -> Result<Json<Deployment>, ProblemResponse> {
     let found = load(&gateway, &caller).await?.into_iter().find(|deployment| deployment.desired.id == id);
     found.map(Json).ok_or_else(|| Problem::not_found(format!("there is no deployment {id}")).into())
 }
@@ -88,8 +91,8 @@ pub(crate) async fn get_deployment(
 )]
 pub(crate) async fn get_history(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromPath(id): FromPath<DeploymentId>,
-) -> Result<Json<Vec<HistoryEntry>>, Refusal> {
+) -> Result<Json<Vec<HistoryEntry>>, ProblemResponse> {
     gateway.ask(StatusCollector, "history", &ById { id }, &caller).await.map(Json)
 }

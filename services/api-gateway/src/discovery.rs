@@ -1,33 +1,23 @@
-//! Which services answer, by the NATS service API.
+//! Which services answer, asked with the NATS service API (`$SRV.STATS`).
 
 use std::time::Duration;
 
 use api::ServiceStatus;
-use bus::{Bus, ServiceName};
+use bus::{Bus, ServiceName, Tier};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-/// How long answers are waited for in all.
+/// How long to wait for answers, in all.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Silence after which nobody else is expected. Answers take under a millisecond in one house.
+/// After this silence no further answer is waited for, once all services have answered: only second processes of them
+/// could still come. An answer takes less than a millisecond on one machine.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// The services that belong to every platform's centre.
-pub(crate) const CENTRAL: [ServiceName; 7] = [
-    ServiceName::ApiGateway,
-    ServiceName::AppRegistry,
-    ServiceName::DeploymentRegistry,
-    ServiceName::GitWriter,
-    ServiceName::GitObserver,
-    ServiceName::StatusCollector,
-    ServiceName::NodeCapabilities,
-];
-
-/// An answer to `$SRV.STATS`.
+/// An answer to `$SRV.STATS`, as far as it is shown.
 #[derive(Deserialize)]
 struct Stats {
     name: String,
@@ -54,7 +44,12 @@ impl From<Stats> for ServiceStatus {
     }
 }
 
-/// Asks everybody, and takes what comes within a bounded time; sorted by name.
+/// Asks all services at once and returns what they answer within a second, sorted by name. A service that runs in
+/// several processes is in it several times.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is an interface of every NATS service, of which `Subject` knows nothing"
+)]
 pub(crate) async fn services(bus: &Bus) -> anyhow::Result<Vec<ServiceStatus>> {
     let inbox = bus.client().new_inbox();
     let mut answers = bus.client().subscribe(inbox.clone()).await?;
@@ -62,7 +57,8 @@ pub(crate) async fn services(bus: &Bus) -> anyhow::Result<Vec<ServiceStatus>> {
     let end = Instant::now() + PATIENCE;
     let mut services: Vec<ServiceStatus> = Vec::new();
     loop {
-        let all_there = CENTRAL.iter().all(|name| services.iter().any(|service| service.name == name.as_str()));
+        let all_there =
+            ServiceName::at(Tier::Hub).all(|name| services.iter().any(|service| service.name == name.as_str()));
         let until = if all_there { end.min(Instant::now() + SILENCE) } else { end };
         let Ok(Some(answer)) = timeout_at(until, answers.next()).await else { break };
         match serde_json::from_slice::<Stats>(&answer.payload) {
@@ -74,8 +70,8 @@ pub(crate) async fn services(bus: &Bus) -> anyhow::Result<Vec<ServiceStatus>> {
     Ok(services)
 }
 
-/// Those of [`CENTRAL`] that did not answer.
+/// The names of the central services that are not among those that answered.
 pub(crate) fn missing(services: &[ServiceStatus]) -> Vec<String> {
-    let silent = CENTRAL.iter().filter(|name| services.iter().all(|service| service.name != name.as_str()));
-    silent.map(ToString::to_string).collect()
+    let silent = ServiceName::at(Tier::Hub).filter(|name| services.iter().all(|service| service.name != name.as_str()));
+    silent.map(|name| name.to_string()).collect()
 }

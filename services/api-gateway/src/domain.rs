@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use api::{ActualDeployment, Deployment, DesiredDeployment};
 use margo::{DeploymentId, State};
 
-/// Puts together what is wanted and what is. What nobody wants (any more) is not listed.
+/// Joins what deployment-registry wants with what nodes have said. Only what is wanted, or to be removed, is listed; a
+/// report about any other deployment is left out.
 pub(crate) fn merge(desired: Vec<DesiredDeployment>, actual: Vec<ActualDeployment>) -> Vec<Deployment> {
-    let mut actual: HashMap<DeploymentId, ActualDeployment> = actual.into_iter().map(|it| (it.id, it)).collect();
+    let mut actual: HashMap<DeploymentId, ActualDeployment> =
+        actual.into_iter().map(|actual| (actual.id, actual)).collect();
     let merged = desired.into_iter().map(|desired| {
         let actual = actual.remove(&desired.id);
         let state = state(&desired, actual.as_ref());
@@ -16,29 +18,31 @@ pub(crate) fn merge(desired: Vec<DesiredDeployment>, actual: Vec<ActualDeploymen
     merged.collect()
 }
 
-/// How a deployment stands, seen from what is wanted.
+/// The state that people see. What a node said counts only when it spoke of the digest that is wanted now; otherwise it
+/// is about an earlier content.
 fn state(desired: &DesiredDeployment, actual: Option<&ActualDeployment>) -> State {
     match (&desired.digest, actual) {
         (Some(wanted), Some(actual)) if actual.digest == *wanted => match actual.state {
-            // Of an earlier life: it is wanted again, and the node has not heard of it yet.
+            // The node speaks of an earlier removal of the same content, and has not heard that it is wanted again.
             State::Removing | State::Removed => State::Pending,
             state @ (State::Pending | State::Installing | State::Installed | State::Failed) => state,
         },
-        // The node has not spoken of what is wanted now.
+        // The node has said nothing of what is wanted now.
         (Some(_), _) => State::Pending,
-        // Removed, or never begun: a node says nothing of what it never had.
+        // Nothing is known of it: the node never had it, and so never speaks of it.
         (None, None) => State::Removed,
         (None, Some(actual)) if actual.state == State::Removed => State::Removed,
         (None, Some(_)) => State::Removing,
     }
 }
 
-/// The ETag of a revision.
+/// The ETag under which an assignment is answered: its revision in quotation marks.
 pub(crate) fn etag(revision: u64) -> String {
     format!("\"{revision}\"")
 }
 
-/// The revision of an ETag as [`etag`] writes it; no list, no `*`, no weak one.
+/// Reads the revision from an ETag in exactly the form that [`etag`] writes. Returns `None` for a list, for `*` and for
+/// a weak ETag: an order has to name the one revision that its author has seen.
 pub(crate) fn revision(etag: &str) -> Option<u64> {
     let revision = etag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
     (self::etag(revision) == etag.trim()).then_some(revision)

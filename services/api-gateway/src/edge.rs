@@ -1,8 +1,9 @@
-//! What surrounds every route: trace and log line, metrics, limits, panics, and answers where there is no route.
+//! What surrounds every route: trace, log line and metrics; limits of size, number and time; panics that become
+//! answers; and the answers where there is no route.
 
 use std::{
     any::Any,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,34 +16,24 @@ use axum::{
 };
 use bus::trace;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument, Span, error, field::Empty, info, info_span};
 use utoipa::openapi::OpenApi;
 
+use service::{PROBLEM_JSON, ProblemResponse};
+
 use crate::{
     Gateway,
     access::{self, Demands},
-    error::{PROBLEM, Refusal},
+    metrics,
 };
 
-/// The longest JSON body. An assignment that names 10,000 nodes has 700 kB.
+/// The longest JSON body, in bytes. An assignment that names 10,000 nodes, the most that it may, has 700 kB.
 const MAX_JSON: usize = 1 << 20;
 
-static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Requests answered.";
-    register_int_counter_vec!("edgewright_api_gateway_requests_total", help, &["method", "route", "status"])
-        .expect("registered once")
-});
-
-static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
-    let help = "From a request to its answer.";
-    register_histogram_vec!("edgewright_api_gateway_request_seconds", help, &["method", "route"])
-        .expect("registered once")
-});
-
-/// Puts everything around the routes.
+/// Puts everything around the routes. A request passes the layers from the last to the first: it is observed, guarded
+/// against panics, checked for access, and limited in size.
 pub(crate) fn wrap(router: Router<Arc<Gateway>>, document: &OpenApi, gateway: Arc<Gateway>) -> Router {
     let demands = Arc::new(Demands::of(document));
     router
@@ -55,7 +46,7 @@ pub(crate) fn wrap(router: Router<Arc<Gateway>>, document: &OpenApi, gateway: Ar
         .with_state(gateway)
 }
 
-/// How many requests of a kind are in work at once, and for how long at most.
+/// How many requests of one kind may be in work at once, and for how long each.
 #[derive(Clone)]
 pub(crate) struct Limit {
     places: Arc<Semaphore>,
@@ -68,19 +59,24 @@ impl Limit {
     }
 }
 
-/// Refuses at once what is too much, and gives up what takes too long.
-pub(crate) async fn limit(State(limit): State<Limit>, request: Request, next: Next) -> Result<Response, Refusal> {
+/// Answers 503 at once when too many requests of the kind are in work, and 504 when a request takes too long. After a
+/// 504 the order may still have been carried out, which the answer says.
+pub(crate) async fn limit(
+    State(limit): State<Limit>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ProblemResponse> {
     let Ok(_place) = limit.places.try_acquire() else {
         return Err(Problem::unavailable("too many requests are in work; try again in a moment").into());
     };
     tokio::time::timeout(limit.time, next.run(request)).await.map_err(|_| {
         let seconds = limit.time.as_secs();
         let detail = format!("not finished within {seconds} s; whether it was carried out is not known, so look first");
-        Refusal::new(StatusCode::GATEWAY_TIMEOUT, detail)
+        ProblemResponse::new(StatusCode::GATEWAY_TIMEOUT, detail)
     })
 }
 
-/// One span, one log line and one count for each request.
+/// Gives each request one span, one log line and one count, and its answer the header `trace-id`.
 async fn observe(request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
@@ -92,7 +88,7 @@ async fn observe(request: Request, next: Next) -> Response {
         otel.status_code = Empty,
         http.request.method = method,
         url.path = request.uri().path(),
-        actor = Empty,
+        caller = Empty,
         trace_id = Empty,
     );
     continue_trace(&span, request.headers());
@@ -105,8 +101,8 @@ async fn observe(request: Request, next: Next) -> Response {
         if let Some(id) = trace::current_id().and_then(|id| HeaderValue::try_from(id).ok()) {
             response.headers_mut().insert("trace-id", id);
         }
-        REQUESTS.with_label_values(&[method, &route, status.as_str()]).inc();
-        SECONDS.with_label_values(&[method, &route]).observe(took.as_secs_f64());
+        metrics::REQUESTS.with_label_values(&[method, &route, status.as_str()]).inc();
+        metrics::REQUEST_SECONDS.with_label_values(&[method, &route]).observe(took.as_secs_f64());
         info!(status = status.as_u16(), milliseconds = took.as_millis() as u64, "answered");
         response
     }
@@ -114,7 +110,8 @@ async fn observe(request: Request, next: Next) -> Response {
     .await
 }
 
-/// Methods come from outside; metrics have a label for each.
+/// The method as a label of metrics. Callers can invent methods, and each label costs memory for ever, so all unknown
+/// ones are one.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -133,24 +130,27 @@ fn continue_trace(span: &Span, headers: &HeaderMap) {
     }
 }
 
-async fn unknown_path(uri: Uri) -> Refusal {
+async fn unknown_path(uri: Uri) -> ProblemResponse {
     Problem::not_found(format!("there is nothing at {}; GET /api/v1/openapi.json lists what there is", uri.path()))
         .into()
 }
 
-async fn unknown_method(method: Method, uri: Uri) -> Refusal {
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} cannot be asked with {method}; see Allow", uri.path()))
+async fn unknown_method(method: Method, uri: Uri) -> ProblemResponse {
+    ProblemResponse::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{} cannot be asked with {method}; see Allow", uri.path()),
+    )
 }
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     error!(panic = text.unwrap_or("not a text"), "a handler panicked");
-    Refusal::from(Problem::internal()).into_response()
+    ProblemResponse::from(Problem::internal()).into_response()
 }
 
-/// Whether an answer is one of ours that says why not.
+/// Whether an answer is an RFC 9457 problem, as all our services write them.
 pub(crate) fn is_problem(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value == PROBLEM)
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value == PROBLEM_JSON)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What requests carry, taken out so that every mistake becomes a problem that names field, rule and place.
+//! Extractors for what requests carry. Each turns a mistake of the caller into a problem that names field, rule and
+//! place, where axum's own ones would answer with a plain text.
 
 use api::{FieldError, Problem};
 use axum::{
@@ -10,34 +11,38 @@ use http::{HeaderMap, StatusCode, header, request::Parts};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use crate::{domain, error::Refusal};
+use service::ProblemResponse;
 
-/// A body of JSON. Its length is limited by the route.
+use crate::domain;
+
+/// A JSON body. It has to be sent as `application/json`; its length is limited around all routes (`edge.rs`).
 pub(crate) struct FromJson<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for FromJson<T> {
-    type Rejection = Refusal;
+    type Rejection = ProblemResponse;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ProblemResponse> {
         require_media_type(request.headers(), "application/json")?;
         let body = Bytes::from_request(request, state).await.map_err(|rejection| {
             let text = rejection.body_text();
-            Refusal::new(rejection.into_response().status(), format!("the body could not be read: {text}"))
+            ProblemResponse::new(rejection.into_response().status(), format!("the body could not be read: {text}"))
         })?;
-        parse(&body).map(Self).map_err(Refusal::from)
+        parse(&body).map(Self).map_err(ProblemResponse::from)
     }
 }
 
-/// 415 unless the body is what the route takes. Parameters such as `charset` are left alone.
-pub(crate) fn require_media_type(headers: &HeaderMap, wanted: &str) -> Result<(), Refusal> {
+/// Fails with 415 unless the body has the media type that the route takes. Parameters such as `charset` do not matter.
+pub(crate) fn require_media_type(headers: &HeaderMap, wanted: &str) -> Result<(), ProblemResponse> {
     let found = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
     let essence = found.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case(wanted) {
         return Ok(());
     }
-    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("Content-Type must be {wanted}, not {found}")))
+    Err(ProblemResponse::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("Content-Type must be {wanted}, not {found}")))
 }
 
+/// Reads a body. Fails with 400 and the place when it is no JSON, and with 422 and the path of the field when it is
+/// JSON of another form.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -57,41 +62,42 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(parsed)
 }
 
-/// Segments of the path.
+/// The named segments of the path, as types that check them.
 pub(crate) struct FromPath<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for FromPath<T> {
-    type Rejection = Refusal;
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let path = Path::from_request_parts(parts, state).await;
         path.map(|Path(segments)| Self(segments))
             .map_err(|rejection| Problem::bad_request(rejection.body_text()).into())
     }
 }
 
-/// The query.
+/// The query of the URL.
 pub(crate) struct FromQuery<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for FromQuery<T> {
-    type Rejection = Refusal;
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let query = Query::from_request_parts(parts, state).await;
         query.map(|Query(query)| Self(query)).map_err(|rejection| Problem::bad_request(rejection.body_text()).into())
     }
 }
 
-/// The revision that `If-Match` names.
+/// The revision that the header `If-Match` names. It is required: 428 when it is missing, 400 when it is not one ETag
+/// as GET gave it. Whether the revision is still held is decided by deployment-registry.
 pub(crate) struct IfMatch(pub(crate) u64);
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
-    type Rejection = Refusal;
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ProblemResponse> {
         let mut values = parts.headers.get_all(header::IF_MATCH).iter();
         let Some(value) = values.next() else {
-            return Err(Refusal::new(
+            return Err(ProblemResponse::new(
                 StatusCode::PRECONDITION_REQUIRED,
                 "If-Match is required: GET the assignment and send back its ETag, so that nobody's change is overwritten",
             ));

@@ -1,12 +1,17 @@
-//! api-gateway: REST under `/api/v1` for people and programs. Owns the list of API tokens, and nothing else.
+//! api-gateway: REST under `/api/v1` for people and programs. Owns the list of API tokens and nothing else.
 //!
-//! Each route is one request on the bus to the service that owns the matter, with the token's name as the actor. Two
-//! things are put together here: a deployment, of what is wanted and what is, and the status of the platform. An upload
+//! Each route is one request on the bus, on the caller's behalf, to the service that owns the matter. Only two answers
+//! are put together here: a deployment, of what is wanted and what nodes say, and the status of the platform. An upload
 //! streams through to app-registry over HTTP and never touches the bus.
 //!
 //! The attributes over the handlers are the one route table: router, OpenAPI document and the role that each route
 //! demands are made from them (`routes.rs`). Nothing is kept in memory that a file or another service does not hold, so
-//! it may die at any time.
+//! the process may die at any time.
+
+#![allow(
+    missing_docs,
+    reason = "nobody outside the workspace sees this crate; a doc comment is written where it says more than the name"
+)]
 
 mod access;
 mod apps;
@@ -16,8 +21,8 @@ mod deployments;
 mod discovery;
 mod domain;
 mod edge;
-mod error;
 mod extract;
+mod metrics;
 mod routes;
 mod sites;
 mod status;
@@ -26,8 +31,9 @@ pub mod tokens;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use bus::{Bus, ServiceName, Subject};
+use bus::{Bus, Caller, ServiceName, Subject};
 use bytes::Bytes;
+use margo::TenantName;
 use serde::{Serialize, de::DeserializeOwned};
 
 use tokio::net::TcpListener;
@@ -37,31 +43,39 @@ use tracing::info;
 pub use config::Config;
 pub use routes::openapi;
 
-use crate::{access::Caller, error::Refusal, tokens::Tokens};
+use service::ProblemResponse;
 
-/// app-registry is in the same house: who does not take a connection by then is not there.
+use crate::tokens::Tokens;
+
+/// How long to wait for a connection to app-registry. It stands in the same network, so a longer silence means that it
+/// is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What every handler shares.
 struct Gateway {
     bus: Bus,
+    tenant: TenantName,
+    /// For uploads to app-registry.
     http: reqwest::Client,
     tokens: Tokens,
+    /// The OpenAPI document as JSON.
     openapi: Bytes,
 }
 
 impl Gateway {
-    /// Asks a service on the caller's behalf.
-    async fn ask<T, R>(&self, service: ServiceName, verb: &str, body: &T, caller: &Caller) -> Result<R, Refusal>
+    /// Sends a request to a service on the caller's behalf and waits for its answer. A refusal of the service becomes
+    /// the answer to the caller.
+    async fn ask<T, R>(&self, service: ServiceName, verb: &str, body: &T, caller: &Caller) -> Result<R, ProblemResponse>
     where
         T: Serialize,
         R: DeserializeOwned,
     {
-        Ok(self.bus.call(&Subject::service(service, verb), body, Some(caller.name.as_str())).await?)
+        Ok(self.bus.call(&Subject::service(service, verb), body, Some(caller)).await?)
     }
 }
 
-/// Listens, and serves until shutdown.
+/// Listens on the configured address and serves until shutdown. Fails when the address is taken or the list of tokens
+/// cannot be read; a lost hub is waited for, and requests are refused meanwhile.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("listening on {} for REST", config.listen))?;
@@ -73,12 +87,12 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let tokens = Tokens::open(&config.tokens)?;
     let bus = Bus::connect(&config.bus).await?;
     config.readiness.needs(&bus);
-    // Ours alone: a proxy of the environment would send uploads out of the house.
+    // Without a proxy: one that the environment names would send uploads out of the platform's own network.
     let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
     let http = http.context("preparing HTTP requests to app-registry")?;
     let (router, document) = routes::router();
     let openapi = document.to_pretty_json().context("writing the OpenAPI document")?.into();
-    let gateway = Arc::new(Gateway { bus: bus.clone(), http, tokens, openapi });
+    let gateway = Arc::new(Gateway { bus: bus.clone(), tenant: config.tenant, http, tokens, openapi });
     let router = edge::wrap(router, &document, gateway);
     info!(address = %listener.local_addr().context("asking for the address of REST")?, "REST is served");
 
@@ -88,10 +102,10 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
             () = bus.connected() => {}
             () = shutdown.cancelled() => return Ok(()),
         }
-        let service = bus.register(ServiceName::ApiGateway).await?;
+        let service = bus.register(ServiceName::ApiGateway, Arc::new(())).await?;
         config.readiness.ready();
         shutdown.cancelled().await;
         service.stop().await
     };
-    service::within_grace(async { tokio::try_join!(served, registered).map(|_| ()) }, &shutdown).await
+    process::within_grace(async { tokio::try_join!(served, registered).map(|_| ()) }, &shutdown).await
 }

@@ -1,4 +1,5 @@
-//! The route table: every handler once. The attributes over the handlers say the rest.
+//! The route table names every handler once. The attributes over the handlers say method, path, role and forms; router,
+//! OpenAPI document and access check are all made from them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,20 +20,19 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     Gateway, apps, assignments, deployments,
     edge::{Limit, limit},
-    error::PROBLEM,
     sites, status,
 };
 
-/// JSON requests in work at once. Each holds a body of at most 1 MiB and waits for another service.
+/// How many JSON requests are in work at once. Each holds a body of at most 1 MiB and waits for another service.
 const REQUESTS: usize = 256;
 
-/// Longer than the 10 s that a request on the bus may take, for those that make two.
+/// The longest time for a JSON request. A request on the bus takes at most 10 s, and some handlers make two.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 
-/// Uploads in work at once. Each holds one connection to app-registry and a few chunks.
+/// How many uploads are in work at once. Each holds one connection to app-registry and a few chunks.
 const UPLOADS: usize = 8;
 
-/// The largest upload at 300 kB/s.
+/// The longest time for an upload: the largest one at 300 kB/s.
 const UPLOAD_TIME: Duration = Duration::from_secs(3_600);
 
 #[derive(utoipa::OpenApi)]
@@ -60,7 +60,7 @@ impl Modify for TokenScheme {
     }
 }
 
-/// All routes, and the document that describes them.
+/// Makes the router of all routes, and the OpenAPI document that describes them.
 pub(crate) fn router() -> (Router<Arc<Gateway>>, OpenApi) {
     let requests = OpenApiRouter::default()
         .routes(routes!(apps::list_apps))
@@ -92,13 +92,13 @@ pub(crate) fn router() -> (Router<Arc<Gateway>>, OpenApi) {
         }
         let problem = Content::new(Some(Ref::from_schema_name("Problem")));
         let mut refusal = Response::new("Refused, and why.");
-        refusal.content.insert(PROBLEM.to_owned(), problem.into());
+        refusal.content.insert(service::PROBLEM_JSON.to_owned(), problem.into());
         operation.responses.responses.insert("default".to_owned(), refusal.into());
     }
     (router, document)
 }
 
-/// OpenAPI 3.1 demands a description of each answer.
+/// The description of an answer that its handler does not describe, because OpenAPI 3.1 demands one.
 fn meaning(status: &str) -> &'static str {
     match status {
         "201" => "Added.",

@@ -1,4 +1,4 @@
-//! Sites and their nodes.
+//! Routes to sites and nodes; node-capabilities owns both.
 
 use std::sync::Arc;
 
@@ -8,10 +8,11 @@ use bus::ServiceName;
 use http::StatusCode;
 use margo::{NodeId, NodeName, SiteName};
 
+use service::ProblemResponse;
+
 use crate::{
     Gateway,
-    access::Caller,
-    error::Refusal,
+    access::Authenticated,
     extract::{FromJson, FromPath},
 };
 
@@ -22,9 +23,9 @@ use crate::{
 )]
 pub(crate) async fn create_site(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromJson(site): FromJson<CreateSite>,
-) -> Result<(StatusCode, Json<SiteCreated>), Refusal> {
+) -> Result<(StatusCode, Json<SiteCreated>), ProblemResponse> {
     let created = gateway.ask(ServiceName::NodeCapabilities, "create-site", &site, &caller).await?;
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -33,8 +34,8 @@ pub(crate) async fn create_site(
 #[utoipa::path(get, path = "/sites", tag = "sites", security(("token" = ["viewer"])), responses((status = 200, body = Vec<Site>)))]
 pub(crate) async fn list_sites(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
-) -> Result<Json<Vec<Site>>, Refusal> {
+    Authenticated(caller): Authenticated,
+) -> Result<Json<Vec<Site>>, ProblemResponse> {
     gateway.ask(ServiceName::NodeCapabilities, "sites", &(), &caller).await.map(Json)
 }
 
@@ -45,9 +46,9 @@ pub(crate) async fn list_sites(
 )]
 pub(crate) async fn create_node(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromJson(node): FromJson<CreateNode>,
-) -> Result<(StatusCode, Json<NodeCreated>), Refusal> {
+) -> Result<(StatusCode, Json<NodeCreated>), ProblemResponse> {
     let created = gateway.ask(ServiceName::NodeCapabilities, "create-node", &node, &caller).await?;
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -56,8 +57,8 @@ pub(crate) async fn create_node(
 #[utoipa::path(get, path = "/nodes", tag = "nodes", security(("token" = ["viewer"])), responses((status = 200, body = Vec<Node>)))]
 pub(crate) async fn list_nodes(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
-) -> Result<Json<Vec<Node>>, Refusal> {
+    Authenticated(caller): Authenticated,
+) -> Result<Json<Vec<Node>>, ProblemResponse> {
     gateway.ask(ServiceName::NodeCapabilities, "nodes", &(), &caller).await.map(Json)
 }
 
@@ -69,9 +70,9 @@ pub(crate) async fn list_nodes(
 )]
 pub(crate) async fn get_node(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
+    Authenticated(caller): Authenticated,
     FromPath((site, node)): FromPath<(SiteName, NodeName)>,
-) -> Result<Json<Node>, Refusal> {
+) -> Result<Json<Node>, ProblemResponse> {
     let name = NodeId::new(site.client(), node);
     let nodes: Vec<Node> = gateway.ask(ServiceName::NodeCapabilities, "nodes", &(), &caller).await?;
     let found = nodes.into_iter().find(|node| node.name == name);

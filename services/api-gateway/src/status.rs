@@ -1,8 +1,9 @@
-//! The platform as a whole. What does not answer is named and counts as nothing: a status is wanted most when parts fail.
+//! The route to the status of the platform as a whole. A service that does not answer is named, and what only it knows
+//! counts as zero: people want a status most when parts fail.
 
 use std::sync::Arc;
 
-use api::{Deployment, Node, PlatformStatus, Reachability, RefusalInfo, ServiceStatus, Site};
+use api::{Deployment, Node, PlatformStatus, Reachability, Refusal, ServiceStatus, Site};
 use async_nats::jetstream::{
     ErrorCode,
     context::{GetStreamError, GetStreamErrorKind},
@@ -12,18 +13,20 @@ use bus::{Bus, ServiceName, streams};
 use margo::State as DeploymentState;
 use tracing::warn;
 
-use crate::{Gateway, access::Caller, deployments, discovery, error::Refusal};
+use service::ProblemResponse;
+
+use crate::{Gateway, access::Authenticated, deployments, discovery};
 
 /// The platform as a whole
 #[utoipa::path(get, path = "/status", tag = "platform", security(("token" = ["viewer"])), responses((status = 200, body = PlatformStatus)))]
 pub(crate) async fn get_status(
     State(gateway): State<Arc<Gateway>>,
-    caller: Caller,
-) -> Result<Json<PlatformStatus>, Refusal> {
+    Authenticated(caller): Authenticated,
+) -> Result<Json<PlatformStatus>, ProblemResponse> {
     let sites = gateway.ask::<_, Vec<Site>>(ServiceName::NodeCapabilities, "sites", &(), &caller);
     let nodes = gateway.ask::<_, Vec<Node>>(ServiceName::NodeCapabilities, "nodes", &(), &caller);
-    let observed = gateway.ask::<_, Vec<RefusalInfo>>(ServiceName::GitObserver, "refusals", &(), &caller);
-    let collected = gateway.ask::<_, Vec<RefusalInfo>>(ServiceName::StatusCollector, "refusals", &(), &caller);
+    let observed = gateway.ask::<_, Vec<Refusal>>(ServiceName::GitObserver, "refusals", &(), &caller);
+    let collected = gateway.ask::<_, Vec<Refusal>>(ServiceName::StatusCollector, "refusals", &(), &caller);
     let (services, sites, nodes, deployments, observed, collected, dead_letters) = tokio::join!(
         discovery::services(&gateway.bus),
         sites,
@@ -54,7 +57,7 @@ fn summary(
     nodes: &[Node],
     deployments: &[Deployment],
     dead_letters: u64,
-    mut refusals: Vec<RefusalInfo>,
+    mut refusals: Vec<Refusal>,
 ) -> PlatformStatus {
     // RFC 3339 in UTC sorts as text.
     refusals.sort_by(|left, right| left.at.cmp(&right.at));
@@ -64,14 +67,16 @@ fn summary(
         sites,
         nodes: nodes.len() as u64,
         reachable: nodes.iter().filter(|node| node.reachability == Reachability::Reachable).count() as u64,
-        deployments: deployments.iter().filter(|it| it.desired.digest.is_some()).count() as u64,
-        installed: deployments.iter().filter(|it| it.state == DeploymentState::Installed).count() as u64,
+        deployments: deployments.iter().filter(|deployment| deployment.desired.digest.is_some()).count() as u64,
+        installed: deployments.iter().filter(|deployment| deployment.state == DeploymentState::Installed).count()
+            as u64,
         dead_letters,
         refusals,
     }
 }
 
-/// How many messages nobody could handle. None, as long as the stream was not made.
+/// How many messages no service could handle. 0 also when the stream of dead letters does not exist yet or cannot be
+/// asked.
 async fn dead_letters(bus: &Bus) -> u64 {
     if !bus.is_connected() {
         return 0;
@@ -105,13 +110,13 @@ mod tests {
             errors: 0,
         };
         let status = summary(vec![writer], 0, &[], &[], 0, Vec::new());
-        assert_eq!(status.missing.len(), discovery::CENTRAL.len() - 1);
+        assert_eq!(status.missing.len(), bus::ServiceName::at(bus::Tier::Hub).count() - 1);
         assert!(!status.missing.contains(&"git-writer".to_owned()));
     }
 
     #[test]
     fn refusals_of_all_services_are_told_oldest_first() {
-        let refusal = |at: &str| RefusalInfo { subject: String::new(), reason: String::new(), at: at.to_owned() };
+        let refusal = |at: &str| Refusal { subject: String::new(), reason: String::new(), at: at.to_owned() };
         let [early, late] = ["2026-11-21T10:00:00Z", "2026-11-21T11:00:00Z"].map(refusal);
         let status = summary(Vec::new(), 0, &[], &[], 0, vec![late.clone(), early.clone()]);
         assert_eq!(status.refusals, [early, late]);

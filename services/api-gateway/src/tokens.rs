@@ -1,116 +1,44 @@
 //! API tokens: a file of names, roles and hashes. The tokens themselves are known to their holders only.
 //!
-//! The file is looked at with every request, so a token that is added or taken out counts at once.
+//! **Layout.** One JSON list with an entry for each token, which an operator may edit. It is small enough to be read
+//! whole.
+//!
+//! **Updates.** The file is replaced as a whole, under a new inode; a crash leaves either the old list or the new one.
+//! Two processes that add a token at the same moment are not kept apart: the later one wins. Every request looks
+//! whether the file is another one than the one in memory, so a token that is added or taken out counts at once.
+//!
+//! **A list that cannot be read** stops the start. Later it changes nothing: the list before stays in force, and an
+//! error is logged.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
 use anyhow::{Context, bail, ensure};
-use bus::ServiceName;
+use bus::{CallerName, Role};
+use identity::random_token;
 use margo::Digest;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
-/// What the holder of a token may do. Everyone reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Nothing else.
-    Viewer,
-    /// Assignments.
-    Deployer,
-    /// Applications.
-    Publisher,
-    /// Sites and nodes.
-    Supplier,
-    /// Everything.
-    Admin,
-}
-
-impl Role {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Viewer, Self::Deployer, Self::Publisher, Self::Supplier, Self::Admin];
-
-    /// Whether it covers what a route demands.
-    pub fn covers(self, demanded: Self) -> bool {
-        self == demanded || self == Self::Admin || demanded == Self::Viewer
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Viewer => "viewer",
-            Self::Deployer => "deployer",
-            Self::Publisher => "publisher",
-            Self::Supplier => "supplier",
-            Self::Admin => "admin",
-        })
-    }
-}
-
-impl FromStr for Role {
-    type Err = String;
-
-    fn from_str(raw: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|role| role.to_string() == raw);
-        found.ok_or_else(|| format!("{raw:?} is no role: viewer, deployer, publisher, supplier or admin"))
-    }
-}
-
-/// A token's name: the "who" of every order that is given with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TokenName(String);
-
-impl TokenName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for TokenName {
-    type Error = String;
-
-    fn try_from(raw: String) -> Result<Self, String> {
-        // It becomes the author of a commit and a header on the bus.
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'-');
-        if !(1..=100).contains(&raw.len()) || !raw.bytes().all(allowed) {
-            return Err(format!("token name {raw:?} is not valid: 1 to 100 of A-Z, a-z, 0-9, ., _, @ and -"));
-        }
-        if raw.parse::<ServiceName>().is_ok() {
-            return Err(format!("token name {raw:?} is not free: a service of the platform signs with it"));
-        }
-        Ok(Self(raw))
-    }
-}
-
-impl From<TokenName> for String {
-    fn from(name: TokenName) -> String {
-        name.0
-    }
-}
-
-/// One entry of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Token {
-    pub(crate) name: TokenName,
+    pub(crate) name: CallerName,
     pub(crate) role: Role,
-    /// sha256 of the token. Plain, for a token is 256 random bits and cannot be guessed from it.
+    /// The sha256 of the token. It needs no salt and no slow hash: a token is 256 random bits, which nobody can guess.
     digest: Digest,
 }
 
-/// Makes a token, adds its hash to the file (made when it is missing, mode 0600), and gives the token: it is not kept.
+/// Makes a token, adds its hash to the file and returns the token, which is written nowhere. The file is made when it
+/// is missing, with mode 0600. Fails when the name is taken or is the name of a service.
 pub fn create(path: &Path, name: &str, role: Role) -> anyhow::Result<String> {
-    let name = TokenName::try_from(name.to_owned()).map_err(anyhow::Error::msg)?;
+    let name = name.parse::<CallerName>()?;
+    ensure!(!name.is_service(), "the name {name} is not free: a service of the platform signs with it");
     let mut tokens = match read(path) {
         Err(error) if is_missing(&error) => Vec::new(),
         tokens => tokens?,
@@ -118,12 +46,10 @@ pub fn create(path: &Path, name: &str, role: Role) -> anyhow::Result<String> {
     if tokens.iter().any(|token| token.name == name) {
         bail!("the token {} exists already in {}", name.as_str(), path.display());
     }
-    let mut bits = [0; 32];
-    getrandom::fill(&mut bits).context("asking the system for random bits")?;
-    let token = format!("ew_{}", Digest::from_sha256(bits).hex());
+    let token = format!("ew_{}", random_token().context("asking the system for random bits")?);
     tokens.push(Token { name, role, digest: Digest::of(token.as_bytes()) });
     let text = serde_json::to_vec_pretty(&tokens).context("writing the list of tokens")?;
-    identity::write_secret(path, &text).with_context(|| format!("writing the list of tokens {}", path.display()))?;
+    disk::write_private(path, &text).with_context(|| format!("writing the list of tokens {}", path.display()))?;
     Ok(token)
 }
 
@@ -137,25 +63,26 @@ fn read(path: &Path) -> anyhow::Result<Vec<Token>> {
     let tokens: Vec<Token> = serde_path_to_error::deserialize(&mut deserializer)
         .with_context(|| format!("the list of tokens {} is not valid", path.display()))?;
     deserializer.end().with_context(|| format!("the list of tokens {} is not valid", path.display()))?;
-    for (at, token) in tokens.iter().enumerate() {
-        let doubled = tokens[..at].iter().any(|other| other.name == token.name);
+    for (index, token) in tokens.iter().enumerate() {
+        let doubled = tokens[..index].iter().any(|other| other.name == token.name);
         ensure!(!doubled, "the list of tokens {} names {} twice", path.display(), token.name.as_str());
     }
     Ok(tokens)
 }
 
-/// The file as it stands.
+/// The list of tokens, always as the file has it.
 pub(crate) struct Tokens {
     path: PathBuf,
     held: Mutex<Held>,
 }
 
 struct Held {
+    /// Of the file when it was read last; `None` when there was no file.
     stamp: Option<Stamp>,
     tokens: Arc<[Token]>,
 }
 
-/// What changes when the file is replaced or written to.
+/// What tells that a file was replaced or written to, without reading it.
 #[derive(PartialEq)]
 struct Stamp {
     inode: u64,
@@ -177,7 +104,7 @@ impl Tokens {
         Ok(Self { path: path.to_owned(), held: Mutex::new(Held { stamp, tokens }) })
     }
 
-    /// Whose token this is.
+    /// The entry of this token; `None` when nobody has it. Blocks for as long as asking the file system takes.
     pub(crate) fn find(&self, token: &str) -> Option<Token> {
         let digest = Digest::of(token.as_bytes());
         self.current().iter().find(|known| same(&known.digest, &digest)).cloned()
@@ -189,7 +116,7 @@ impl Tokens {
         if stamp != held.stamp {
             match read(&self.path) {
                 Ok(tokens) => held.tokens = tokens.into(),
-                // Otherwise a slip of an editor would lock everybody out.
+                // The old list stays in force, or a slip of an editor would lock everybody out.
                 Err(error) => {
                     error!(error = error.as_ref() as &dyn std::error::Error, "the list before stays in force")
                 }
@@ -200,7 +127,7 @@ impl Tokens {
     }
 }
 
-/// In a time that does not depend on where they differ.
+/// Compares in a time that does not depend on where the two differ, so that answers tell nothing about other hashes.
 fn same(left: &Digest, right: &Digest) -> bool {
     let (left, right) = (left.hex(), right.hex());
     left.bytes().zip(right.bytes()).fold(0, |difference, (left, right)| difference | (left ^ right)) == 0
@@ -254,16 +181,5 @@ mod tests {
         }
         fs::write(&path, "[]").unwrap();
         assert!(tokens.find(&ada).is_none());
-    }
-
-    #[test]
-    fn a_role_covers_reading_and_its_own_matter() {
-        for role in Role::ALL {
-            for demanded in Role::ALL {
-                let covered = demanded == Role::Viewer || role == demanded || role == Role::Admin;
-                assert_eq!(role.covers(demanded), covered, "{role} {demanded}");
-            }
-            assert_eq!(role.to_string().parse(), Ok(role));
-        }
     }
 }

@@ -10,21 +10,19 @@ use std::{
 
 use api::{
     Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ById, ByName, CreateAssignment, CreateNode,
-    CreateSite, HistoryEntry, Node, NodeCreated, NodeState, Order, PlatformStatus, Problem, Reachability, RefusalInfo,
+    CreateSite, HistoryEntry, Node, NodeCreated, NodeState, Order, PlatformStatus, Problem, Reachability, Refusal,
     RemoveRequest, Site, SiteCreated, UpdateRequest, UploadTicket,
 };
-use api_gateway::{
-    Config,
-    tokens::{self, Role as TokenRole},
-};
+use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};
-use bus::{Bus, Call, Role, ServiceEndpoints, ServiceName, Subject, streams};
+use bus::{Bus, Call, Role, ServiceEndpoints, ServiceName, Subject, User, streams};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header};
-use margo::AssignmentName;
+use margo::{AssignmentName, Identity};
+use process::{args::TelemetryArgs, telemetry::Telemetry};
 use reqwest::{Response, Url};
-use service::{Health, args::TelemetryArgs, telemetry::Telemetry};
+use service::Health;
 use tempfile::TempDir;
 use testkit::{NatsServer, wait_for};
 use tokio::{
@@ -38,8 +36,8 @@ const PROBLEM: &str = "application/problem+json";
 
 /// Traces as in production: they have ids and travel on, but are exported nowhere.
 static TELEMETRY: LazyLock<Telemetry> = LazyLock::new(|| {
-    let args = TelemetryArgs { log: "info".into(), log_format: service::args::LogFormat::Text, otlp_endpoint: None };
-    service::telemetry::init("api-gateway", &args).unwrap()
+    let args = TelemetryArgs { log: "info".into(), log_format: process::args::LogFormat::Text, otlp_endpoint: None };
+    process::telemetry::init("api-gateway", &args).unwrap()
 });
 
 /// A gateway, its hub, and a token of each role.
@@ -56,18 +54,18 @@ struct World {
 
 /// The services behind the gateway, and what they were asked.
 struct Services {
-    _endpoints: Vec<ServiceEndpoints>,
+    _endpoints: Vec<ServiceEndpoints<()>>,
     asked: Arc<Mutex<Vec<(String, serde_json::Value)>>>,
 }
 
 impl World {
     async fn start() -> Self {
         LazyLock::force(&TELEMETRY);
-        let central = ServiceName::ALL.iter().copied().map(Role::Central).collect::<Vec<_>>();
+        let central = ServiceName::ALL.iter().copied().map(User::Central).collect::<Vec<_>>();
         let server = NatsServer::start(&central).await;
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("tokens.json");
-        let tokens = TokenRole::ALL.iter().map(|role| {
+        let tokens = Role::ALL.iter().map(|role| {
             let name = role.to_string();
             let token = tokens::create(&path, &name, *role).unwrap();
             (name, token)
@@ -77,7 +75,7 @@ impl World {
         let address = listener.local_addr().unwrap();
         let health = Health::default();
         let config = Config {
-            bus: server.endpoint(&Role::Central(ServiceName::ApiGateway)),
+            bus: server.login(&User::Central(ServiceName::ApiGateway)),
             readiness: health.service(ServiceName::ApiGateway),
             tenant: margo::TenantName::default(),
             listen: address,
@@ -100,7 +98,7 @@ impl World {
     }
 
     async fn connect(&self, service: ServiceName) -> Bus {
-        let bus = Bus::connect(&self.server.endpoint(&Role::Central(service))).await.unwrap();
+        let bus = Bus::connect(&self.server.login(&User::Central(service))).await.unwrap();
         bus.connected().await;
         bus
     }
@@ -123,16 +121,16 @@ impl World {
                 !matches!(name, ServiceName::ApiGateway | ServiceName::LocalOrchestrator | ServiceName::OciFetcher);
             if central {
                 let bus = self.connect(*name).await;
-                services.insert(*name, bus.register(*name).await.unwrap());
+                services.insert(*name, bus.register(*name, std::sync::Arc::new(())).await.unwrap());
             }
         }
         macro_rules! answer {
             ($service:ident, $verb:literal, $body:ty, $answer:expr) => {{
                 let asked = asked.clone();
                 let service = services.get_mut(&ServiceName::$service).unwrap();
-                let handler = move |call: Call<$body>| {
+                let handler = move |_, call: Call<$body>| {
                     let body = serde_json::to_value(&call.body).unwrap();
-                    asked.lock().unwrap().push((format!("{} as {}", call.subject, call.actor), body));
+                    asked.lock().unwrap().push((format!("{} as {}", call.subject, who(&call)), body));
                     #[allow(clippy::redundant_closure_call, reason = "each verb has its own answer")]
                     let answer = ($answer)(call.body);
                     async move { answer }
@@ -251,14 +249,26 @@ fn desired(id: &str, node: &str, digest: Option<&str>) -> serde_json::Value {
     })
 }
 
-fn refusal(at: &str) -> RefusalInfo {
-    RefusalInfo { subject: "desired.plant.head".to_owned(), reason: "forged".to_owned(), at: at.to_owned() }
+/// A public NKey of a user; its seed is nobody's.
+const KEY: &str = "UDLVVGABQKYQVN6VJP7NHSLEA45A5YLS6PNKMIZFV4BBU2HXA5IRUVAL";
+
+fn identity() -> Identity {
+    format!("nkey:{KEY}").parse().unwrap()
+}
+
+/// Who asks, as the services were told.
+fn who<T>(call: &Call<T>) -> &str {
+    call.caller.as_ref().map_or("nobody", |caller| caller.name.as_str())
+}
+
+fn refusal(at: &str) -> Refusal {
+    Refusal { subject: "desired.plant.head".to_owned(), reason: "forged".to_owned(), at: at.to_owned() }
 }
 
 fn site() -> Site {
     Site {
         name: "plant".parse().unwrap(),
-        public_key: "U".to_owned(),
+        identity: identity(),
         nodes: 1,
         adopted_manifest_version: Some(1),
         last_seen: None,
@@ -269,8 +279,8 @@ fn site() -> Site {
 fn node() -> Node {
     Node {
         name: "plant/press".parse().unwrap(),
-        device_id: "plant/press".to_owned(),
-        public_key: "U".to_owned(),
+        device_id: "plant/press".parse().unwrap(),
+        identity: identity(),
         state: NodeState::Active,
         reachability: Reachability::Reachable,
         since: None,
@@ -288,7 +298,7 @@ async fn problem(response: Response, status: StatusCode) -> Problem {
 }
 
 /// Every route of the document: method, path with values in it, and the role it demands.
-fn routes() -> Vec<(Method, String, Option<TokenRole>)> {
+fn routes() -> Vec<(Method, String, Option<Role>)> {
     let document: serde_json::Value = serde_json::from_str(&api_gateway::openapi()).unwrap();
     let mut routes = Vec::new();
     for (path, operations) in document["paths"].as_object().unwrap() {
@@ -331,10 +341,10 @@ fn each_matter_has_its_role() {
         let matter = path.split('/').next().unwrap();
         let wanted = match (&method, matter) {
             (_, "openapi.json") => None,
-            (&Method::GET, _) => Some(TokenRole::Viewer),
-            (_, "apps") => Some(TokenRole::Publisher),
-            (_, "sites" | "nodes") => Some(TokenRole::Supplier),
-            (_, "assignments") => Some(TokenRole::Deployer),
+            (&Method::GET, _) => Some(Role::Viewer),
+            (_, "apps") => Some(Role::Publisher),
+            (_, "sites" | "nodes") => Some(Role::Supplier),
+            (_, "assignments") => Some(Role::Deployer),
             _ => panic!("nobody has decided who may {method} {path}"),
         };
         assert_eq!(role, wanted, "{method} {path}");
@@ -360,10 +370,10 @@ async fn every_route_asks_for_a_token_and_its_role() {
         problem(unknown, StatusCode::UNAUTHORIZED).await;
         let basic = request().basic_auth("admin", Some(&world.tokens["admin"])).send().await.unwrap();
         problem(basic, StatusCode::UNAUTHORIZED).await;
-        for role in TokenRole::ALL {
+        for role in Role::ALL {
             let response = request().bearer_auth(&world.tokens[&role.to_string()]).send().await.unwrap();
             let refused = response.status() == StatusCode::FORBIDDEN;
-            let allowed = demanded == TokenRole::Viewer || role == demanded || role == TokenRole::Admin;
+            let allowed = demanded == Role::Viewer || role == demanded || role == Role::Admin;
             assert_eq!(refused, !allowed, "{what} as {role}");
             assert_ne!(response.status(), StatusCode::UNAUTHORIZED, "{what} as {role}");
             if refused {
@@ -379,7 +389,7 @@ async fn every_route_asks_for_a_token_and_its_role() {
 async fn a_token_counts_as_soon_as_it_is_in_the_file() {
     let world = World::start().await;
     let _services = world.services().await;
-    let new = tokens::create(&world.folder.path().join("tokens.json"), "new", TokenRole::Viewer).unwrap();
+    let new = tokens::create(&world.folder.path().join("tokens.json"), "new", Role::Viewer).unwrap();
     let response = world.request(Method::GET, "sites").bearer_auth(new).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     world.stop().await;
@@ -394,8 +404,8 @@ async fn each_route_asks_the_service_that_owns_the_matter_in_the_name_of_the_tok
         body
     };
     let create = body(spec(), "hello");
-    let site = serde_json::json!({ "name": "plant", "publicKey": "U" });
-    let node = serde_json::json!({ "name": "plant/press", "publicKey": "U" });
+    let site = serde_json::json!({ "name": "plant", "identity": { "nkey": KEY } });
+    let node = serde_json::json!({ "name": "plant/press", "identity": { "nkey": KEY } });
     for (method, path, body, status, asked) in [
         (Method::GET, "apps", None, 200, "app-registry.list"),
         (Method::GET, "apps/hello/1.0.0", None, 200, "app-registry.get"),
@@ -543,8 +553,8 @@ async fn the_status_names_what_answers_and_what_does_not() {
 async fn a_trace_continues_through_the_gateway() {
     let world = World::start().await;
     let registry = world.connect(ServiceName::AppRegistry).await;
-    let mut service = registry.register(ServiceName::AppRegistry).await.unwrap();
-    let seen = async |_: Call<()>| -> Result<Vec<App>, Problem> {
+    let mut service = registry.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
+    let seen = async |_, _: Call<()>| -> Result<Vec<App>, Problem> {
         Err(Problem::conflict(bus::trace::current_id().unwrap_or_default()))
     };
     service.verb("list", seen).await.unwrap();
@@ -619,10 +629,10 @@ async fn an_upload_streams_to_the_registry_and_its_answer_back() {
     let world = World::start().await;
     let receiver = receiver().await;
     let registry = world.connect(ServiceName::AppRegistry).await;
-    let mut service = registry.register(ServiceName::AppRegistry).await.unwrap();
+    let mut service = registry.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
     let url = receiver.url.clone();
-    let ticket = move |call: Call<()>| {
-        let ticket = UploadTicket { url: url.clone(), token: format!("for-{}", call.actor) };
+    let ticket = move |_, call: Call<()>| {
+        let ticket = UploadTicket { url: url.clone(), token: format!("for-{}", who(&call)) };
         async move { Ok::<_, Problem>(ticket) }
     };
     service.verb("upload", ticket).await.unwrap();

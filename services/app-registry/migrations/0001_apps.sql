@@ -13,6 +13,9 @@ CREATE TABLE apps (
     -- Exact text of margo.yaml.
     description TEXT NOT NULL,
     added_by    TEXT NOT NULL,
+    -- RFC 3339, for people.
     added_at    TEXT NOT NULL,
+    -- Counts the rows of the table as they were added.
+    number      INTEGER NOT NULL UNIQUE,
     PRIMARY KEY (tenant, id, version)
-);
+) STRICT;

@@ -1,24 +1,25 @@
-//! What the service needs to know.
+//! What app-registry has to know; the program that starts it fills it in.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use margo::TenantName;
 use service::Readiness;
+use store::Location;
 
-/// Checked configuration; the program `edgewright` fills it from its data folder.
 pub struct Config {
-    /// The hub, as [`bus::Role::Central`] of app-registry.
-    pub bus: bus::Endpoint,
+    /// The way into the hub's NATS server as the user `app-registry`.
+    pub bus: bus::Login,
     /// Told when the service can work.
     pub readiness: Readiness,
-    /// First column of every key.
+    /// The only tenant whose catalogue is kept; the first column of every key.
     pub tenant: TenantName,
-    /// The SQLite file.
-    pub database: PathBuf,
+    /// Where the catalogue and the outbox are kept.
+    pub database: Location,
     /// The folder of the platform's OCI store.
     pub store: PathBuf,
-    /// Where uploads come in and sites read.
+    /// Address on which uploads come in and sites read the store, over plain HTTP.
     pub listen: SocketAddr,
-    /// The URL under which others reach `listen`. Absent: `http://<listen>`.
+    /// The URL under which the gateway and the sites reach `listen`. Without one it is `http://<listen>`, which has to
+    /// be an address that they can reach.
     pub public_url: Option<String>,
 }

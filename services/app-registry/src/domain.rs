@@ -1,4 +1,5 @@
-//! What makes an upload an application. No disk, no bus, no clock.
+//! What makes an upload an application: which parts it has to have, and how they have to fit together. No disk, no bus,
+//! no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,17 +8,16 @@ use bus::proto;
 use git_state::layout::{self, Origin, to_yaml};
 use margo::{ApplicationDescription, ComponentName, Digest};
 use oci::{Descriptor, Manifest, Reference, RepositoryName, layout::is_wasm, media};
+use outbox::{AuditSubject, Object, OrderHeader, Verb};
 
 use crate::error::UploadError;
 
-/// A manifest that the index of an upload lists.
+/// A manifest that the index of an upload lists: the package or one of its components.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// Its name and tag.
+    /// The name and tag that the index gives it.
     pub reference: Reference,
-    /// Its digest.
     pub digest: Digest,
-    /// Itself.
     pub manifest: Manifest,
 }
 
@@ -31,22 +31,21 @@ impl Listed {
     }
 }
 
-/// A checked upload.
+/// An upload whose parts make an application.
 #[derive(Clone, Debug)]
 pub struct Upload {
-    /// `margo.yaml`, parsed.
     pub description: ApplicationDescription,
-    /// `margo.yaml`, exactly.
+    /// The exact text of the description, as it goes into Git.
     pub text: String,
-    /// Digest of the package's manifest.
+    /// Digest of the package's manifest, which is the digest of the application.
     pub digest: Digest,
-    /// Component → digest of its manifest.
+    /// The digest of each component's manifest. A deployment names it, so nobody can exchange a component later.
     pub lock: BTreeMap<ComponentName, Digest>,
-    /// Everything to be kept, by the name that holds it.
+    /// The manifests that the store is to keep, each under the name that the index gives it.
     pub manifests: Vec<(RepositoryName, Digest)>,
 }
 
-/// The reference of a manifest in the index.
+/// Reads the name and tag of a manifest from its annotation in the index.
 pub fn reference(descriptor: &Descriptor) -> Result<Reference, UploadError> {
     let field = || format!("index.json: manifest {}", descriptor.digest);
     if descriptor.media_type != media::MANIFEST {
@@ -58,7 +57,7 @@ pub fn reference(descriptor: &Descriptor) -> Result<Reference, UploadError> {
     name.parse().map_err(|error: oci::InvalidReference| UploadError::rule(field(), error.to_string()))
 }
 
-/// The one package of an upload, and its layer with `margo.yaml` (APP-02).
+/// Finds the one package of an upload, and its one layer with the description (APP-02).
 pub fn package(listed: &[Listed]) -> Result<(&Listed, &Descriptor), UploadError> {
     let packages: Vec<_> = listed.iter().filter(|listed| listed.is_package()).collect();
     let [package] = packages[..] else {
@@ -77,8 +76,8 @@ pub fn package(listed: &[Listed]) -> Result<(&Listed, &Descriptor), UploadError>
     Ok((package, description))
 }
 
-/// Checks an upload whole: `text` is the content of the package's description layer. All rules that are broken between
-/// the description and the manifests are told at once.
+/// Checks an upload whole. `text` is the content of the package's description layer, and `file` is what errors call it.
+/// All rules that are broken between the description and the manifests are told at once.
 pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> Result<Upload, UploadError> {
     let description = ApplicationDescription::parse(&text, file)?;
     let text = String::from_utf8(text).map_err(|_| UploadError::rule(file, "must be UTF-8"))?;
@@ -99,9 +98,9 @@ pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> 
     }
     let mut lock: BTreeMap<ComponentName, Digest> = BTreeMap::new();
     let mut used = BTreeSet::new();
-    for (p, profile) in description.profiles.iter().enumerate() {
-        for (c, component) in profile.components.iter().enumerate() {
-            let field = format!("deploymentProfiles[{p}].components[{c}]");
+    for (profile_index, profile) in description.profiles.iter().enumerate() {
+        for (component_index, component) in profile.components.iter().enumerate() {
+            let field = format!("deploymentProfiles[{profile_index}].components[{component_index}]");
             let reference = match Reference::of_component(&component.properties) {
                 Ok(reference) => reference,
                 Err(error) => {
@@ -119,7 +118,7 @@ pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> 
                 broken(format!("{field}.properties"), format!("{reference} {rule}"));
             }
             used.insert(reference);
-            // The lock is by name alone, so a name means one artifact in all profiles.
+            // The lock knows components by their names alone, so a name has to mean the same artifact in all profiles.
             if lock.insert(component.name.clone(), artifact.digest).is_some_and(|other| other != artifact.digest) {
                 let rule = format!("{:?} is another artifact in another profile", component.name.as_str());
                 broken(format!("{field}.name"), rule);
@@ -136,6 +135,7 @@ pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> 
     Ok(Upload { description, text, digest: package.digest, lock, manifests })
 }
 
+/// Checks the form of a Wasm artifact. Returns the broken rule.
 fn check_wasm(artifact: &Listed) -> Result<(), String> {
     if artifact.manifest.artifact_type.as_deref() != Some(media::WASM_ARTIFACT) {
         return Err(format!("must have artifactType {}", media::WASM_ARTIFACT));
@@ -148,7 +148,7 @@ fn check_wasm(artifact: &Listed) -> Result<(), String> {
 
 impl Upload {
     /// The catalogue's entry.
-    pub fn app(&self, actor: &str, at: String) -> App {
+    pub fn app(&self, order: &OrderHeader) -> App {
         let profile = |profile: &margo::DeploymentProfile| AppProfile { id: profile.id.clone(), kind: profile.kind };
         App {
             id: self.description.id.clone(),
@@ -156,37 +156,27 @@ impl Upload {
             name: self.description.metadata.name.clone(),
             profiles: self.description.profiles.iter().map(profile).collect(),
             digest: self.digest,
-            added_by: actor.to_owned(),
-            added_at: at,
+            added_by: order.requested_by.to_string(),
+            added_at: order.requested_at.clone(),
         }
     }
 
     /// The commit in `fleet.git`.
-    pub fn commit(&self, actor: &str, order: uuid::Uuid, trace_id: Option<String>) -> proto::GitWrite {
+    pub fn commit(&self, order: &OrderHeader) -> proto::GitWrite {
         let (app, version) = (&self.description.id, &self.description.metadata.version);
         let origin = Origin {
             source: "upload".to_owned(),
             digest: self.digest,
-            added_by: actor.to_owned(),
+            added_by: order.requested_by.to_string(),
             lock: self.lock.clone(),
         };
-        let trailers =
-            [("Order", Some(order.to_string())), ("Requested-By", Some(actor.to_owned())), ("Trace-Id", trace_id)];
-        let trailer =
-            |(key, value): (&str, Option<String>)| value.map(|value| proto::Trailer { key: key.to_owned(), value });
         let file = |path: String, content: Vec<u8>| proto::FileChange { path, content: Some(content.into()) };
-        proto::GitWrite {
-            author: actor.to_owned(),
-            subject: format!("add app {app} {version}"),
-            trailers: trailers.into_iter().filter_map(trailer).collect(),
-            change: Some(proto::git_write::Change::Fleet(proto::FleetChange {
-                files: vec![
-                    file(layout::description(app, version), self.text.clone().into_bytes()),
-                    file(layout::origin(app, version), to_yaml(&origin)),
-                ],
-            })),
-            ..proto::GitWrite::default()
-        }
+        let files = vec![
+            file(layout::description(app, version), self.text.clone().into_bytes()),
+            file(layout::origin(app, version), to_yaml(&origin)),
+        ];
+        let subject = AuditSubject { verb: Verb::Add, object: Object::App(app.clone(), version.clone()), detail: None };
+        order.write(&subject, proto::git_write::Change::Fleet(proto::FleetChange { files }))
     }
 }
 

@@ -5,33 +5,34 @@ use std::{error::Error, io::ErrorKind};
 use api::{FieldError, Problem};
 use margo::{AppId, AppVersion, DocumentError};
 use oci::layout::LayoutError;
+use store::StoreError;
 use tracing::error;
 
 /// Why an upload is not taken. Nothing of it is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
-    /// No image layout, or cut short.
+    /// The upload is no image layout, or ended too early.
     #[error("the upload is not the tar of an OCI image layout")]
     Layout(#[from] LayoutError),
     /// `margo.yaml` breaks a rule.
     #[error(transparent)]
     Document(#[from] DocumentError),
-    /// The parts do not make an application.
+    /// The parts of the upload do not make an application with its components.
     #[error("the upload is not an application with its components")]
     Rules(Vec<FieldError>),
-    /// The version is taken by other content.
+    /// The catalogue holds this version with other content.
     #[error("{0} {1} is in the catalogue with other content, and a version is never changed: give it a new one")]
     Taken(AppId, AppVersion),
-    /// Our database.
+    /// The catalogue could not be read or written.
     #[error("writing the catalogue")]
-    Catalogue(#[from] sqlx::Error),
-    /// A task of ours died.
+    Catalogue(#[from] StoreError),
+    /// The task that unpacks uploads died; that is a mistake of this service.
     #[error("unpacking the upload")]
     Died(#[from] tokio::task::JoinError),
 }
 
 impl UploadError {
-    /// One broken rule.
+    /// An upload that breaks one rule.
     pub fn rule(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Rules(vec![FieldError { field: field.into(), message: message.into() }])
     }
@@ -51,11 +52,26 @@ impl UploadError {
             }
             Self::Rules(errors) => Problem::invalid(self.to_string(), errors.clone()),
             Self::Taken(..) => Problem::conflict(self.to_string()),
-            Self::Catalogue(_) | Self::Died(_) => {
+            Self::Catalogue(cause) => catalogue_problem(cause),
+            Self::Died(_) => {
                 error!(error = self as &dyn Error, "upload not taken");
                 Problem::internal()
             }
         }
+    }
+}
+
+/// How the bus and the sender of an upload are answered when the catalogue fails.
+pub fn catalogue_problem(error: &StoreError) -> Problem {
+    error!(error = error as &dyn Error, "the catalogue failed");
+    match error {
+        StoreError::Unreachable { .. } => Problem::unavailable("the catalogue cannot be used now; try again"),
+        // A row is written once and never decided on, so there is no conflict; a description that fits into an upload
+        // fits into a commit.
+        StoreError::Refused { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Conflict { .. }
+        | StoreError::TooLarge { .. } => Problem::internal(),
     }
 }
 

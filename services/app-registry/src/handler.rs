@@ -1,66 +1,54 @@
-//! Requests on the bus.
+//! Requests on the bus: tickets for uploads, the catalogue, and what sites need to read the store.
 
-use std::{error::Error, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use api::{App, AppContent, AppRef, Problem, StoreAccess, UploadTicket};
 use bus::{Bus, Call, Pattern, ServiceEndpoints, ServiceName, SiteVerb};
-use tracing::error;
+use identity::random_token;
 
-use crate::{store::Catalogue, tickets::Tickets};
+use crate::{error::catalogue_problem, store::Catalogue, tickets::Tickets};
 
 /// What the endpoints share.
 pub struct Handler {
-    /// For uploads.
     pub tickets: Arc<Tickets>,
-    /// What is there.
     pub catalogue: Catalogue,
-    /// What sites are told; its URL is also that of uploads.
+    /// URL and token of the store, as sites are told them. Uploads go to the same URL, each with a token of its own.
     pub access: StoreAccess,
 }
 
 /// Answers `svc.app-registry.…` and `site.*.store`.
-pub async fn register(bus: &Bus, handler: Handler) -> anyhow::Result<ServiceEndpoints> {
-    let handler = Arc::new(handler);
-    let mut endpoints = bus.register(ServiceName::AppRegistry).await?;
-    let it = handler.clone();
-    endpoints.verb("upload", move |call: Call<()>| std::future::ready(it.upload(&call.actor))).await?;
-    let it = handler.clone();
-    endpoints
-        .verb("list", move |_: Call<()>| {
-            let it = it.clone();
-            async move { it.list().await }
-        })
-        .await?;
-    let it = handler.clone();
-    endpoints
-        .verb("get", move |call: Call<AppRef>| {
-            let it = it.clone();
-            async move { it.get(&call.body).await }
-        })
-        .await?;
-    let store = move |_: Call<()>| std::future::ready(Ok::<_, Problem>(handler.access.clone()));
-    endpoints.answer("store", Pattern::Sites(SiteVerb::Store), store).await?;
+pub async fn register(bus: &Bus, handler: Handler) -> anyhow::Result<ServiceEndpoints<Handler>> {
+    let mut endpoints = bus.register(ServiceName::AppRegistry, Arc::new(handler)).await?;
+    endpoints.verb("upload", Handler::upload).await?;
+    endpoints.verb("list", Handler::list).await?;
+    endpoints.verb("get", Handler::get).await?;
+    endpoints.answer("store", Pattern::Sites(SiteVerb::Store), Handler::store).await?;
     Ok(endpoints)
 }
 
 impl Handler {
-    fn upload(&self, actor: &str) -> Result<UploadTicket, Problem> {
-        let ticket = self.tickets.issue(actor, Instant::now());
+    /// Answers `upload` with a ticket. Fails with 429 when too many uploads are expected or in work.
+    async fn upload(self: Arc<Self>, call: Call<()>) -> Result<UploadTicket, Problem> {
+        let token = random_token().map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "no ticket");
+            Problem::internal()
+        })?;
+        let ticket = self.tickets.issue(&call.caller()?.name, token, Instant::now());
         let ticket = ticket.ok_or_else(|| Problem::new(429, "too many uploads at once; try again in a minute"))?;
         Ok(UploadTicket { url: format!("{}/uploads/{}", self.access.url, ticket.id), token: ticket.token })
     }
 
-    async fn list(&self) -> Result<Vec<App>, Problem> {
-        self.catalogue.list().await.map_err(failed)
+    async fn list(self: Arc<Self>, _: Call<()>) -> Result<Vec<App>, Problem> {
+        self.catalogue.list().await.map_err(|error| catalogue_problem(&error))
     }
 
-    async fn get(&self, app: &AppRef) -> Result<AppContent, Problem> {
-        let found = self.catalogue.get(app).await.map_err(failed)?;
+    async fn get(self: Arc<Self>, call: Call<AppRef>) -> Result<AppContent, Problem> {
+        let app = call.body;
+        let found = self.catalogue.get(&app).await.map_err(|error| catalogue_problem(&error))?;
         found.ok_or_else(|| Problem::not_found(format!("no app {} {} in the catalogue", app.id, app.version)))
     }
-}
 
-fn failed(cause: sqlx::Error) -> Problem {
-    error!(error = &cause as &dyn Error, "catalogue not read");
-    Problem::internal()
+    async fn store(self: Arc<Self>, _: Call<()>) -> Result<StoreAccess, Problem> {
+        Ok(self.access.clone())
+    }
 }

@@ -1,9 +1,14 @@
-//! App registry: the only writer of the table `apps`, of `apps/` in `fleet.git`, and of the platform's OCI store.
+//! app-registry: the only writer of the table `apps`, of `apps/` in `fleet.git`, and of the platform's OCI store.
 //!
-//! Answers `svc.app-registry.…` and `site.*.store`. Uploads come over HTTP, each with a ticket that was asked for on the
-//! bus; the same port serves the store to the sites. An upload is staged and checked whole before anything of it counts:
-//! content first, then the row with its outbox entry in one transaction. Died in between, only content is left that
-//! nothing names, and the same upload again puts it right.
+//! Answers `svc.app-registry.…` and `site.*.store`. Uploads come over HTTP, each with a ticket that was asked for on
+//! the bus; the same port serves the store to the sites. An upload is staged and checked whole before anything of it
+//! counts. Then its content is moved into the store, and after that its row and its entry of the outbox are written in
+//! one transaction. A crash in between leaves only content that nothing names, and the same upload again completes it.
+
+#![allow(
+    missing_docs,
+    reason = "nobody outside the workspace sees this crate; a doc comment is written where it says more than the name"
+)]
 
 mod config;
 mod domain;
@@ -15,26 +20,25 @@ mod uploads;
 
 use std::sync::Arc;
 
+use ::store::Database;
 use anyhow::{Context, ensure};
 use api::StoreAccess;
 use bus::{Bus, ServiceName};
+use identity::random_token;
 use margo::Digest;
 use oci::{ContentStore, RepositoryName, server::Availability};
 use outbox::Outbox;
+use service::BearerToken;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use config::Config;
 
-use crate::{
-    handler::Handler,
-    store::Catalogue,
-    tickets::{Tickets, random_token},
-    uploads::Uploads,
-};
+use crate::{handler::Handler, store::Catalogue, tickets::Tickets, uploads::Uploads};
 
-/// Listens, and serves until shutdown.
+/// Listens on the configured address and serves until shutdown. Fails when the address is taken or the database cannot
+/// be opened; a lost hub is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("listening on {} for uploads and sites", config.listen))?;
@@ -50,13 +54,13 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     );
     let url = config.public_url.unwrap_or_else(|| format!("http://{address}"));
 
-    let pool = ::store::open(&config.database).await?;
-    let outbox = Outbox::open(ServiceName::AppRegistry, pool.clone()).await?;
-    let catalogue = Catalogue::open(pool, outbox.clone(), config.tenant).await?;
+    let database = Database::open(&config.database).await?;
+    let outbox = Outbox::open(ServiceName::AppRegistry, database.clone()).await?;
+    let catalogue = Catalogue::open(database, outbox.clone(), config.tenant).await?;
     let content = ContentStore::open(config.store).await?;
     let tickets = Arc::new(Tickets::default());
-    let token = random_token();
-    let readers = Readers(Digest::of(token.as_bytes()));
+    let token = random_token().context("making the token of the store")?;
+    let readers = Readers(BearerToken::new(&token));
     let uploads = Uploads::new(tickets.clone(), catalogue.clone(), content.clone());
     let router = uploads.router().merge(oci::server::router(content, readers));
     let access = StoreAccess { url: url.trim_end_matches('/').to_owned(), token };
@@ -78,17 +82,17 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
         endpoints.stop().await
     };
     let published = outbox.run(bus.clone(), shutdown.clone());
-    service::within_grace(async { tokio::try_join!(served, answered, published).map(|_| ()) }, &shutdown).await
+    process::within_grace(async { tokio::try_join!(served, answered, published).map(|_| ()) }, &shutdown).await
 }
 
-/// The sites: they all have the token that `site.*.store` gives, as long as this process lives.
+/// Who may read the store: whoever has the token that `site.*.store` answers, so every site. The token is made anew
+/// with each start, and a site that is refused asks for it again.
 #[derive(Clone)]
-struct Readers(Digest);
+struct Readers(BearerToken);
 
 impl oci::server::Policy for Readers {
     fn admits(&self, token: &str) -> bool {
-        // Digests, so that the time of the comparison tells nothing of the token.
-        Digest::of(token.as_bytes()) == self.0
+        self.0.is(token)
     }
 
     async fn provide(&self, _: &RepositoryName, _: &Digest) -> Availability {

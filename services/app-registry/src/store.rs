@@ -1,18 +1,32 @@
-//! The table `apps`: the only file that knows how the catalogue is kept.
+//! How the catalogue is kept: the only file that knows SQL.
+//!
+//! **Layout.** The table `apps` has one row for each application at a version, with the exact text of its description;
+//! components and profiles are small lists that are only read whole, so they are JSON in a column.
+//!
+//! **Updates.** A row is written once, in the transaction that appends its commit to the outbox, and never changed. The
+//! content that the row names is in the OCI store before. `number` counts the rows of the table, so that versions are
+//! listed in the order in which they were added.
+//!
+//! **After a crash.** Either the row and its commit are there or neither is. Content without a row is found again by the
+//! same upload.
 
 use std::collections::BTreeMap;
 
+use ::store::{Access, Database, Migrations, Row, StoreError, Table};
 use anyhow::Context;
-use api::{App, AppContent, AppProfile, AppRef};
-use bus::{Repository, proto};
-use margo::{AppId, AppVersion, ComponentName, Digest, TenantName};
+use api::{App, AppContent, AppRef};
+use bus::proto;
+use margo::{ComponentName, Digest, RepositoryName, TenantName};
 use outbox::Outbox;
-use sqlx::{FromRow, SqliteConnection, SqlitePool, types::Json};
+
+static APPS: Table = Table::new("apps", &["id", "version"]);
+
+const MIGRATIONS: Migrations = Migrations::new(&[(1, "apps", include_str!("../migrations/0001_apps.sql"))]);
 
 /// The catalogue. Cheap to clone.
 #[derive(Clone)]
 pub struct Catalogue {
-    pool: SqlitePool,
+    database: Database,
     outbox: Outbox,
     tenant: TenantName,
 }
@@ -20,116 +34,96 @@ pub struct Catalogue {
 /// What became of an application that was to be added.
 #[derive(Debug, PartialEq)]
 pub enum Added {
-    /// It is in the catalogue now.
+    /// The application is in the catalogue now.
     New,
-    /// It was already, with the same content.
+    /// The application was in the catalogue already, with the same content.
     Same(App),
-    /// Its version is, with other content.
+    /// The version is in the catalogue with other content.
     Taken,
-}
-
-#[derive(FromRow)]
-struct Row {
-    #[sqlx(try_from = "String")]
-    id: AppId,
-    #[sqlx(try_from = "String")]
-    version: AppVersion,
-    name: String,
-    profiles: Json<Vec<AppProfile>>,
-    #[sqlx(try_from = "String")]
-    digest: Digest,
-    lock: Json<BTreeMap<ComponentName, Digest>>,
-    description: String,
-    added_by: String,
-    added_at: String,
-}
-
-impl From<Row> for AppContent {
-    fn from(row: Row) -> Self {
-        Self {
-            app: App {
-                id: row.id,
-                version: row.version,
-                name: row.name,
-                profiles: row.profiles.0,
-                digest: row.digest,
-                added_by: row.added_by,
-                added_at: row.added_at,
-            },
-            description: row.description,
-            lock: row.lock.0,
-        }
-    }
 }
 
 impl Catalogue {
     /// Opens the catalogue, and makes its table when there is none.
-    pub async fn open(pool: SqlitePool, outbox: Outbox, tenant: TenantName) -> anyhow::Result<Self> {
-        sqlx::migrate!().run(&pool).await.context("preparing the catalogue")?;
-        Ok(Self { pool, outbox, tenant })
+    pub async fn open(database: Database, outbox: Outbox, tenant: TenantName) -> anyhow::Result<Self> {
+        database.migrate(&MIGRATIONS).await.context("preparing the catalogue")?;
+        Ok(Self { database, outbox, tenant })
     }
 
-    /// All applications, versions in the order in which they were added.
-    pub async fn list(&self) -> Result<Vec<App>, sqlx::Error> {
-        let rows: Vec<Row> = sqlx::query_as("SELECT * FROM apps WHERE tenant = $1 ORDER BY id, rowid")
-            .bind(self.tenant.as_str())
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(rows.into_iter().map(|row| AppContent::from(row).app).collect())
+    /// All applications by id, the versions of each in the order in which they were added.
+    pub async fn list(&self) -> Result<Vec<App>, StoreError> {
+        let query = APPS.query(
+            "SELECT id, version, name, profiles, digest, added_by, added_at FROM apps WHERE tenant = $1
+             ORDER BY id, number",
+        );
+        query.bind(self.tenant.as_str()).fetch_all(&self.database).await?.iter().map(read_app).collect()
     }
 
-    /// One application.
-    pub async fn get(&self, app: &AppRef) -> Result<Option<AppContent>, sqlx::Error> {
-        let mut connection = self.pool.acquire().await?;
-        self.get_in(&mut connection, app).await
+    /// One application with all that a deployment is made of.
+    pub async fn get(&self, app: &AppRef) -> Result<Option<AppContent>, StoreError> {
+        self.get_on(&self.database, app).await
     }
 
-    async fn get_in(&self, connection: &mut SqliteConnection, app: &AppRef) -> Result<Option<AppContent>, sqlx::Error> {
-        let row: Option<Row> = sqlx::query_as("SELECT * FROM apps WHERE tenant = $1 AND id = $2 AND version = $3")
-            .bind(self.tenant.as_str())
-            .bind(app.id.as_str())
-            .bind(app.version.as_str())
-            .fetch_optional(connection)
-            .await?;
-        Ok(row.map(Into::into))
+    async fn get_on(&self, on: impl Into<Access<'_>>, app: &AppRef) -> Result<Option<AppContent>, StoreError> {
+        let query = APPS.query("SELECT * FROM apps WHERE tenant = $1 AND id = $2 AND version = $3");
+        let query = query.bind(self.tenant.as_str()).bind(app.id.as_str()).bind(app.version.as_str());
+        query.fetch_optional(on).await?.as_ref().map(read_content).transpose()
     }
 
-    /// Whether this content could be added: what [`Catalogue::add`] would say now.
-    pub async fn look(&self, content: &AppContent) -> Result<Added, sqlx::Error> {
+    /// What [`Catalogue::add`] would say now of this content.
+    pub async fn look(&self, content: &AppContent) -> Result<Added, StoreError> {
         let held = self.get(&AppRef { id: content.app.id.clone(), version: content.app.version.clone() }).await?;
         Ok(compare(held, content))
     }
 
     /// Adds an application with its commit in `fleet.git`, both or neither.
-    pub async fn add(&self, content: &AppContent, commit: proto::GitWrite) -> Result<Added, sqlx::Error> {
+    pub async fn add(&self, content: &AppContent, commit: proto::GitWrite) -> Result<Added, StoreError> {
         let app = &content.app;
-        let mut transaction = self.pool.begin().await?;
-        let held = self.get_in(&mut transaction, &AppRef { id: app.id.clone(), version: app.version.clone() }).await?;
+        let mut tx = self.database.begin().await?;
+        let held = self.get_on(&mut tx, &AppRef { id: app.id.clone(), version: app.version.clone() }).await?;
         let added = compare(held, content);
         if added != Added::New {
             return Ok(added);
         }
-        let insert = "INSERT INTO apps
-                (tenant, id, version, name, profiles, digest, lock, description, added_by, added_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
-        sqlx::query(insert)
+        let insert = APPS.query(
+            "INSERT INTO apps
+                (tenant, id, version, name, profiles, digest, lock, description, added_by, added_at, number)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, (SELECT coalesce(max(number), 0) + 1 FROM apps))",
+        );
+        insert
             .bind(self.tenant.as_str())
             .bind(app.id.as_str())
             .bind(app.version.as_str())
             .bind(&app.name)
-            .bind(Json(&app.profiles))
+            .bind(::store::json(&app.profiles))
             .bind(app.digest.to_string())
-            .bind(Json(&content.lock))
+            .bind(::store::json(&content.lock))
             .bind(&content.description)
             .bind(&app.added_by)
             .bind(&app.added_at)
-            .execute(&mut *transaction)
+            .execute(&mut tx)
             .await?;
-        self.outbox.append(&mut transaction, &Repository::Fleet, commit).await?;
-        transaction.commit().await?;
+        self.outbox.append(&mut tx, &RepositoryName::Fleet, commit).await?;
+        tx.commit().await?;
         self.outbox.wake();
         Ok(Added::New)
     }
+}
+
+fn read_app(row: &Row) -> Result<App, StoreError> {
+    Ok(App {
+        id: row.parse("id")?,
+        version: row.parse("version")?,
+        name: row.string("name")?,
+        profiles: row.json("profiles")?,
+        digest: row.parse("digest")?,
+        added_by: row.string("added_by")?,
+        added_at: row.string("added_at")?,
+    })
+}
+
+fn read_content(row: &Row) -> Result<AppContent, StoreError> {
+    let lock: BTreeMap<ComponentName, Digest> = row.json("lock")?;
+    Ok(AppContent { app: read_app(row)?, description: row.string("description")?, lock })
 }
 
 /// A version is its package and its components: either with another digest is other content.
@@ -140,3 +134,6 @@ fn compare(held: Option<AppContent>, content: &AppContent) -> Added {
         Some(_) => Added::Taken,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,7 @@
-//! Tickets for uploads: one actor, one upload, a short time.
+//! Tickets for uploads: each lets one caller send one upload, within a short time.
+//!
+//! They are kept in memory only. A crash forgets all of them: an upload that had begun is cut off and leaves nothing
+//! that counts, and whoever holds an unused ticket is answered 401 and asks for a new one.
 
 use std::{
     collections::HashMap,
@@ -6,24 +9,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bus::CallerName;
 use margo::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-/// Tickets and uploads in work together. Each upload may take 1 GiB of staging.
+/// How many unused tickets and uploads in work there may be together. Each upload may take 1 GiB of the disk while it
+/// is staged.
 const PLACES: usize = 16;
 
-/// An upload begins right after its ticket was asked for; this is for a slow line in between.
+/// How long a ticket can be used. The gateway asks for it when the upload is about to begin, so this only has to cover
+/// a slow line in between.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// 244 random bits from the operating system.
-pub fn random_token() -> String {
-    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
-}
-
-/// The tickets that were given out and not used.
+/// The tickets that were issued and not used yet.
 pub struct Tickets {
     open: Mutex<HashMap<Uuid, Ticket>>,
+    /// A place is taken with the ticket and kept until its upload ends.
     places: Arc<Semaphore>,
 }
 
@@ -34,50 +36,53 @@ impl Default for Tickets {
 }
 
 struct Ticket {
+    /// Of the token; the token itself is only known to who got the ticket.
     token: Digest,
-    actor: String,
+    caller: CallerName,
     expires: Instant,
     place: OwnedSemaphorePermit,
 }
 
-/// A fresh ticket, for the one who asked.
+/// A new ticket as it is handed out.
 #[derive(Debug)]
 pub struct Issued {
-    /// Names it in the URL.
+    /// Names the upload in its URL. It is no secret.
     pub id: Uuid,
-    /// Proves it.
+    /// Proves that the sender got the ticket.
     pub token: String,
 }
 
-/// An upload that may happen now. Gives its place back when it is dropped.
+/// An upload that may happen now. Dropping it frees its place, so it is held until the upload is over.
 #[derive(Debug)]
 pub struct Admitted {
-    /// Who uploads.
-    pub actor: String,
+    /// Who asked for the ticket, and so adds the application.
+    pub caller: CallerName,
     _place: OwnedSemaphorePermit,
 }
 
 impl Tickets {
-    /// A ticket for this actor, unless too many are open.
-    pub fn issue(&self, actor: &str, now: Instant) -> Option<Issued> {
+    /// Issues a ticket with this token to a caller. Returns `None` when all places are taken, after tickets that ended
+    /// were forgotten.
+    pub fn issue(&self, caller: &CallerName, token: String, now: Instant) -> Option<Issued> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, ticket| ticket.expires > now);
         let place = self.places.clone().try_acquire_owned().ok()?;
-        let issued = Issued { id: Uuid::new_v4(), token: random_token() };
+        let issued = Issued { id: Uuid::new_v4(), token };
         let token = Digest::of(issued.token.as_bytes());
-        open.insert(issued.id, Ticket { token, actor: actor.to_owned(), expires: now + LIFETIME, place });
+        open.insert(issued.id, Ticket { token, caller: caller.clone(), expires: now + LIFETIME, place });
         Some(issued)
     }
 
-    /// Uses a ticket up.
+    /// Uses a ticket up and admits its upload. Returns `None` when there is no such ticket, when it has ended, or when
+    /// the token is wrong.
     pub fn take(&self, id: Uuid, token: &str, now: Instant) -> Option<Admitted> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, ticket| ticket.expires > now);
-        // A wrong token does not use it up: it is not the actor's.
+        // A wrong token does not use the ticket up, or anybody who learns its id could take it away.
         if open.get(&id)?.token != Digest::of(token.as_bytes()) {
             return None;
         }
-        open.remove(&id).map(|ticket| Admitted { actor: ticket.actor, _place: ticket.place })
+        open.remove(&id).map(|ticket| Admitted { caller: ticket.caller, _place: ticket.place })
     }
 }
 
@@ -85,35 +90,39 @@ impl Tickets {
 mod tests {
     use super::*;
 
+    fn ada() -> CallerName {
+        "ada".parse().unwrap()
+    }
+
     #[test]
     fn a_ticket_is_good_once_with_its_token() {
         let (tickets, now) = (Tickets::default(), Instant::now());
-        let Issued { id, token } = tickets.issue("ada", now).unwrap();
+        let Issued { id, token } = tickets.issue(&ada(), "secret".to_owned(), now).unwrap();
         assert!(tickets.take(id, "guess", now).is_none());
         assert!(tickets.take(Uuid::new_v4(), &token, now).is_none());
-        assert_eq!(tickets.take(id, &token, now).unwrap().actor, "ada");
+        assert_eq!(tickets.take(id, &token, now).unwrap().caller, ada());
         assert!(tickets.take(id, &token, now).is_none());
     }
 
     #[test]
     fn an_unused_ticket_ends() {
         let (tickets, now) = (Tickets::default(), Instant::now());
-        let Issued { id, token } = tickets.issue("ada", now).unwrap();
+        let Issued { id, token } = tickets.issue(&ada(), "secret".to_owned(), now).unwrap();
         assert!(tickets.take(id, &token, now + LIFETIME).is_none());
     }
 
     #[test]
     fn places_are_few_and_come_back() {
         let (tickets, now) = (Tickets::default(), Instant::now());
-        let first = tickets.issue("ada", now).unwrap();
+        let first = tickets.issue(&ada(), "secret".to_owned(), now).unwrap();
         for _ in 1..PLACES {
-            tickets.issue("ada", now).unwrap();
+            tickets.issue(&ada(), "secret".to_owned(), now).unwrap();
         }
-        assert!(tickets.issue("ada", now).is_none());
+        assert!(tickets.issue(&ada(), "secret".to_owned(), now).is_none());
         let running = tickets.take(first.id, &first.token, now).unwrap();
-        assert!(tickets.issue("ada", now).is_none(), "an upload in work keeps its place");
+        assert!(tickets.issue(&ada(), "secret".to_owned(), now).is_none(), "an upload in work keeps its place");
         drop(running);
-        assert!(tickets.issue("ada", now).is_some());
-        assert!(tickets.issue("ada", now + LIFETIME).is_some());
+        assert!(tickets.issue(&ada(), "secret".to_owned(), now).is_some());
+        assert!(tickets.issue(&ada(), "secret".to_owned(), now + LIFETIME).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! `PUT /uploads/<id>`: the tar of an image layout becomes an application.
+//! `PUT /uploads/<id>`: the tar of an OCI image layout becomes an application.
 
 use std::{
     io::{self, ErrorKind},
@@ -11,10 +11,7 @@ use axum::{
     Json, Router,
     body::{Body, BodyDataStream},
     extract::{Path, State},
-    http::{
-        HeaderMap, HeaderValue, StatusCode,
-        header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE},
-    },
+    http::{HeaderMap, StatusCode, header::CONTENT_LENGTH},
     response::{IntoResponse, Response},
     routing::put,
 };
@@ -27,7 +24,9 @@ use oci::{
     layout::{StagedLayout, unpack},
     media,
 };
+use outbox::OrderHeader;
 use prometheus::{IntCounterVec, register_int_counter_vec};
+use service::{ProblemResponse, bearer};
 use tokio::time::timeout_at;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tracing::{Instrument, field::Empty, info, info_span};
@@ -40,18 +39,19 @@ use crate::{
     tickets::{Admitted, Tickets},
 };
 
-/// Silence after which an upload is given up: it holds one of few places.
+/// How long an upload may send nothing before it is given up: it holds one of few places.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// For an upload in all: 1 GiB at 300 kB/s.
+/// The longest time for a whole upload: 1 GiB at 300 kB/s.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
+/// Uploads that were answered, by HTTP status; refused ones are counted too.
 static UPLOADS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("edgewright_app_registry_uploads_total", "Uploads by HTTP status", &["status"])
         .expect("the metric is registered once")
 });
 
-/// What an upload needs. Cheap to clone.
+/// What uploads share. Cheap to clone.
 #[derive(Clone)]
 pub struct Uploads {
     tickets: Arc<Tickets>,
@@ -60,31 +60,31 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Uploads into this catalogue and this store.
     pub fn new(tickets: Arc<Tickets>, catalogue: Catalogue, content: ContentStore) -> Self {
         Self { tickets, catalogue, content }
     }
 
-    /// The route.
     pub fn router(self) -> Router {
         Router::new().route("/uploads/{id}", put(upload)).with_state(self)
     }
 
-    /// Checks an upload whole, then keeps it: content, then the row with its commit. Each step may be repeated.
+    /// Checks an upload whole, then keeps it: first its content, then its row of the catalogue with the commit. Each
+    /// step may be repeated, so the same upload again completes what a crash has left. 201 tells that the application
+    /// was added, 200 that it was there with the same content.
     async fn take(&self, admitted: &Admitted, body: Body) -> Result<(StatusCode, App), UploadError> {
         let (layout, upload) = self.stage(body).await?;
-        let app = upload.app(&admitted.actor, jiff::Timestamp::now().to_string());
+        let order = OrderHeader::new(admitted.caller.clone(), None);
+        let app = upload.app(&order);
         let taken = || UploadError::Taken(app.id.clone(), app.version.clone());
         let content = AppContent { app: app.clone(), description: upload.text.clone(), lock: upload.lock.clone() };
         if self.catalogue.look(&content).await? == Added::Taken {
             return Err(taken());
         }
-        // Also when it is in the catalogue: the store may have lost it.
+        // The content is kept also when the application is in the catalogue already: the store may have lost it.
         layout.move_into(&self.content, &upload.manifests).await?;
-        let commit = upload.commit(&admitted.actor, Uuid::now_v7(), trace::current_id());
-        match self.catalogue.add(&content, commit).await? {
+        match self.catalogue.add(&content, upload.commit(&order)).await? {
             Added::New => {
-                info!(app = %app.id, version = %app.version, digest = %app.digest, actor = admitted.actor, "app added");
+                info!(app = %app.id, version = %app.version, digest = %app.digest, caller = %admitted.caller, "app added");
                 Ok((StatusCode::CREATED, app))
             }
             Added::Same(held) => Ok((StatusCode::OK, held)),
@@ -92,14 +92,17 @@ impl Uploads {
         }
     }
 
+    /// Unpacks the body into the store's staging and checks what it holds. Nothing of it counts yet; what is not moved
+    /// into the store is removed again.
     async fn stage(&self, body: Body) -> Result<(StagedLayout, Upload), UploadError> {
         let content = self.content.clone();
         let mut archive =
             SyncIoBridge::new(StreamReader::new(Box::pin(limited(body.into_data_stream(), MAX_ARTIFACT))));
         let staged = tokio::task::spawn_blocking(move || {
             let staged = unpack(&mut archive, &content, MAX_ARTIFACT).map_err(UploadError::from).and_then(read);
-            // To the end, also of a refused upload: who still sends would not see the answer. What breaks on the way has
-            // broken `unpack` already, or concerns only what comes after the archive.
+            // The body is read to its end, also that of a refused upload: a sender that is still sending would not see
+            // the answer. An error on the way is left out: it has made `unpack` fail, or is only about what follows the
+            // archive.
             let _ = io::copy(&mut archive, &mut io::sink());
             staged
         });
@@ -107,7 +110,7 @@ impl Uploads {
     }
 }
 
-/// Reads what the staged layout says, and checks it. Blocks.
+/// Reads index, manifests and description of a staged layout, and checks them. Blocks.
 fn read(layout: StagedLayout) -> Result<(StagedLayout, Upload), UploadError> {
     let mut listed = Vec::new();
     for descriptor in &layout.index().manifests {
@@ -121,7 +124,8 @@ fn read(layout: StagedLayout) -> Result<(StagedLayout, Upload), UploadError> {
     Ok((layout, upload))
 }
 
-/// The body, as long as its sender keeps size and pace.
+/// Passes the bytes of a body on. Fails when there are more than `limit`, and when the sender is silent or takes too
+/// long.
 fn limited(body: BodyDataStream, limit: u64) -> impl Stream<Item = io::Result<Bytes>> {
     let end = tokio::time::Instant::now() + LONGEST;
     stream::try_unfold((body, 0), move |(mut body, passed)| async move {
@@ -147,7 +151,7 @@ async fn upload(State(uploads): State<Uploads>, Path(id): Path<Uuid>, headers: H
         Some(traceparent) => trace::continue_from_text(&span, traceparent),
         None => trace::continue_from(&span, None),
     }
-    let token = header(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
+    let token = bearer(&headers);
     let length = header(CONTENT_LENGTH.as_str()).and_then(|value| value.parse::<u64>().ok());
     let answer = async {
         let admitted = token.and_then(|token| uploads.tickets.take(id, token, Instant::now()));
@@ -158,22 +162,15 @@ async fn upload(State(uploads): State<Uploads>, Path(id): Path<Uuid>, headers: H
         }
         uploads.take(&admitted, body).await.map_err(|error| {
             let problem = error.problem();
-            info!(actor = admitted.actor, status = problem.status, %problem, "upload refused");
+            info!(caller = %admitted.caller, status = problem.status, %problem, "upload refused");
             problem
         })
     };
     let response = match answer.instrument(span).await {
         Ok((status, app)) => (status, Json(app)).into_response(),
-        Err(problem) => refused(&problem),
+        Err(problem) => ProblemResponse::from(problem).into_response(),
     };
     UPLOADS.with_label_values(&[response.status().as_str()]).inc();
-    response
-}
-
-fn refused(problem: &Problem) -> Response {
-    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(problem)).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
 }
 

@@ -6,14 +6,15 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 
 use api::{App, AppContent, AppRef, Problem, StoreAccess, UploadTicket};
 use app_registry::Config;
-use bus::{Bus, Role, ServiceName, SiteVerb, Subject, proto, streams};
-use margo::Digest;
+use bus::{Bus, Caller, Role, ServiceName, SiteVerb, Subject, User, proto, streams};
+use margo::{Digest, TenantName};
 use oci::{Client, ContentStore, PullError, RepositoryName, layout::pack};
 use reqwest::StatusCode;
 use serde_json::json;
 use service::Health;
+use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, wait_for};
+use testkit::{NatsServer, on_each_database, wait_for};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -21,12 +22,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// The person who gives every order of these tests.
+fn ada() -> Caller {
+    Caller { tenant: TenantName::default(), name: "ada".parse().unwrap(), roles: vec![Role::Admin] }
+}
+
 const MARGO: &str = include_str!("hello/margo.yaml");
 
 /// A hub with one app-registry and those who talk to it.
 struct Hub {
     server: NatsServer,
     folder: TempDir,
+    database: Location,
     gateway: Bus,
     writer: Bus,
     site: Bus,
@@ -35,19 +42,24 @@ struct Hub {
 
 impl Hub {
     async fn start() -> Self {
-        let [gateway, writer] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(Role::Central);
-        let site = Role::Site("plant".parse().unwrap());
-        let roles = [gateway.clone(), writer.clone(), site.clone(), Role::Central(ServiceName::AppRegistry)];
+        let folder = TempDir::new().unwrap();
+        let database = Location::File(folder.path().join("database/app-registry.sqlite"));
+        Self::start_in(folder, database).await
+    }
+
+    async fn start_in(folder: TempDir, database: Location) -> Self {
+        let [gateway, writer] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(User::Central);
+        let site = User::Site("plant".parse().unwrap());
+        let roles = [gateway.clone(), writer.clone(), site.clone(), User::Central(ServiceName::AppRegistry)];
         let server = NatsServer::start(&roles).await;
-        let connect = async |role: &Role| {
-            let bus = Bus::connect(&server.endpoint(role)).await.unwrap();
+        let connect = async |role: &User| {
+            let bus = Bus::connect(&server.login(role)).await.unwrap();
             bus.connected().await;
             bus
         };
         let (gateway, writer, site) = (connect(&gateway).await, connect(&writer).await, connect(&site).await);
         writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
-        let folder = TempDir::new().unwrap();
-        let mut hub = Self { server, folder, gateway, writer, site, running: None };
+        let mut hub = Self { server, folder, database, gateway, writer, site, running: None };
         hub.launch().await;
         hub
     }
@@ -56,10 +68,10 @@ impl Hub {
         let health = Health::default();
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let config = Config {
-            bus: self.server.endpoint(&Role::Central(ServiceName::AppRegistry)),
+            bus: self.server.login(&User::Central(ServiceName::AppRegistry)),
             readiness: health.service(ServiceName::AppRegistry),
             tenant: margo::TenantName::default(),
-            database: self.folder.path().join("database/app-registry.sqlite"),
+            database: self.database.clone(),
             store: self.store(),
             listen: listener.local_addr().unwrap(),
             public_url: None,
@@ -81,11 +93,11 @@ impl Hub {
     }
 
     async fn list(&self) -> Result<Vec<App>, Problem> {
-        self.gateway.call(&Subject::service(ServiceName::AppRegistry, "list"), &(), Some("ada")).await
+        self.gateway.call(&Subject::service(ServiceName::AppRegistry, "list"), &(), Some(&ada())).await
     }
 
     async fn ticket(&self) -> Result<UploadTicket, Problem> {
-        self.gateway.call(&Subject::service(ServiceName::AppRegistry, "upload"), &(), Some("ada")).await
+        self.gateway.call(&Subject::service(ServiceName::AppRegistry, "upload"), &(), Some(&ada())).await
     }
 
     async fn access(&self) -> StoreAccess {
@@ -325,21 +337,24 @@ async fn an_upload_that_says_it_is_too_large_is_refused_at_once() {
 
 #[tokio::test]
 async fn a_restart_keeps_the_apps_and_ends_the_old_token() {
-    let mut hub = Hub::start().await;
-    let added: App = hub.upload(app(MARGO, b"one")).await.json().await.unwrap();
-    let before = hub.access().await;
-    fs::create_dir(hub.store().join("staging/left-behind")).unwrap();
-    hub.stop().await;
-    hub.launch().await;
-    assert_eq!(hub.staged(), 0);
-    assert_eq!(hub.list().await.unwrap(), std::slice::from_ref(&added));
+    on_each_database(async |location| {
+        let mut hub = Hub::start_in(TempDir::new().unwrap(), location).await;
+        let added: App = hub.upload(app(MARGO, b"one")).await.json().await.unwrap();
+        let before = hub.access().await;
+        fs::create_dir(hub.store().join("staging/left-behind")).unwrap();
+        hub.stop().await;
+        hub.launch().await;
+        assert_eq!(hub.staged(), 0);
+        assert_eq!(hub.list().await.unwrap(), std::slice::from_ref(&added));
 
-    let after = hub.access().await;
-    let folder = TempDir::new().unwrap();
-    let held = ContentStore::open(folder.path()).await.unwrap();
-    let name: RepositoryName = "hello".parse().unwrap();
-    let old = Client::new(&after.url, &before.token).unwrap();
-    assert!(matches!(old.pull(&held, &name, &added.digest).await, Err(PullError::Unauthorized)));
-    let new = Client::new(&after.url, &after.token).unwrap();
-    new.pull(&held, &name, &added.digest).await.unwrap();
+        let after = hub.access().await;
+        let folder = TempDir::new().unwrap();
+        let held = ContentStore::open(folder.path()).await.unwrap();
+        let name: RepositoryName = "hello".parse().unwrap();
+        let old = Client::new(&after.url, &before.token).unwrap();
+        assert!(matches!(old.pull(&held, &name, &added.digest).await, Err(PullError::Unauthorized)));
+        let new = Client::new(&after.url, &after.token).unwrap();
+        new.pull(&held, &name, &added.digest).await.unwrap();
+    })
+    .await;
 }

@@ -6,8 +6,12 @@ CREATE TABLE assignments (
     state TEXT NOT NULL,
     -- AssignmentSpec as JSON, with the profile that was chosen.
     spec TEXT NOT NULL,
+    -- 1: active, and the spec names sites, so that nodes that join may come to match.
+    standing INTEGER NOT NULL,
     PRIMARY KEY (tenant, name)
 ) STRICT;
+
+CREATE INDEX standing_assignments ON assignments (tenant, name) WHERE standing = 1;
 
 CREATE TABLE deployments (
     tenant TEXT NOT NULL,
@@ -18,7 +22,7 @@ CREATE TABLE deployments (
     version TEXT NOT NULL,
     profile TEXT NOT NULL,
     revision INTEGER NOT NULL,
-    "order" TEXT NOT NULL,
+    order_id TEXT NOT NULL,
     -- Both absent when it is to be removed.
     digest TEXT,
     document BLOB,
@@ -30,7 +34,8 @@ CREATE TABLE deployments (
 CREATE INDEX deployments_of_a_node ON deployments (tenant, node);
 
 CREATE TABLE orders (
-    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- Counts the orders as they were committed.
+    position INTEGER PRIMARY KEY,
     tenant TEXT NOT NULL,
     id TEXT NOT NULL,
     kind TEXT NOT NULL,
@@ -39,9 +44,12 @@ CREATE TABLE orders (
     requested_by TEXT NOT NULL,
     requested_at TEXT NOT NULL,
     reason TEXT,
+    caused_by TEXT,
     trace TEXT,
     -- Its rows of the outbox as JSON: [[repository, number], …]
     writes TEXT NOT NULL,
     UNIQUE (tenant, id),
     FOREIGN KEY (tenant, assignment) REFERENCES assignments
 ) STRICT;
+
+CREATE INDEX newest_orders ON orders (tenant, position);

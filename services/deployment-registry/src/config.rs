@@ -1,18 +1,16 @@
 //! What the service has to know, checked by the program that starts it.
 
-use std::path::PathBuf;
-
 use margo::TenantName;
 use service::Readiness;
+use store::Location;
 
-/// Configuration of deployment-registry.
 pub struct Config {
-    /// The hub, as this service.
-    pub bus: bus::Endpoint,
-    /// Where it says that it can work.
+    /// The way into the hub's NATS server as the user `deployment-registry`.
+    pub bus: bus::Login,
+    /// Told when requests can be answered.
     pub readiness: Readiness,
-    /// Whose assignments these are.
+    /// The only tenant whose assignments are kept; the first column of every key.
     pub tenant: TenantName,
-    /// The SQLite file.
-    pub database: PathBuf,
+    /// Where the service keeps its tables.
+    pub database: Location,
 }

@@ -3,76 +3,53 @@
 use std::error::Error;
 
 use api::{FieldError, Problem};
-use bus::{Repository, ServiceName};
-use margo::{AssignmentName, NodeId};
+use bus::ServiceName;
+use margo::{AssignmentName, NodeId, RepositoryName, Revision};
+use store::StoreError;
 use tracing::error;
 
 /// Why an order was not accepted. Nothing of it stays.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// Readable, but against the rules.
+    /// The order can be read and breaks rules.
     #[error("the order is not valid: {0:?}")]
     Invalid(Vec<FieldError>),
-    /// Names are never reused.
+    /// There is, or was, an assignment with this name, and names are never used again.
     #[error("there is an assignment {0}")]
     NameTaken(AssignmentName),
-    /// Never heard of.
+    /// There never was an assignment with this name.
     #[error("there is no assignment {0}")]
     Unknown(AssignmentName),
-    /// It was removed for good.
+    /// The assignment was removed, for good.
     #[error("assignment {0} was removed")]
     Removed(AssignmentName),
-    /// Somebody else was faster.
+    /// Another order came first and changed the assignment.
     #[error("assignment {name} is at revision {held}, not {named}")]
     Stale {
-        /// Which.
+        /// The assignment that was to be changed.
         name: AssignmentName,
-        /// Its revision.
-        held: u64,
-        /// What `If-Match` named.
-        named: u64,
+        /// The revision that is held now.
+        held: Revision,
+        /// The revision that `If-Match` named.
+        named: Revision,
     },
     /// All documents of the node are more than the one message to it holds.
     #[error("node {0} would have to hold too much")]
     NodeTooLarge(NodeId),
     /// The order writes more into a repository than git-writer takes at once.
     #[error("the order writes too much into {0}")]
-    WriteTooLarge(Repository),
-    /// The name of who orders cannot stand in a commit.
-    #[error("the name of who orders is not valid")]
-    Actor,
+    WriteTooLarge(RepositoryName),
     /// Another service did not answer, or refused.
     #[error("asking {service}")]
     Neighbour {
-        /// Which.
+        /// The service that was asked.
         service: ServiceName,
-        /// Its answer.
+        /// What it answered.
         source: Problem,
     },
-    /// The database failed.
+    /// The order could not be stored, or what it depends on could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// Why the database did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The revision that the change starts from is no longer held.
-    #[error("assignment {0} has changed meanwhile")]
-    Conflict(AssignmentName),
-    /// SQL failed.
-    #[error("using the database")]
-    Sql(#[from] sqlx::Error),
-    /// A row does not hold what was written.
-    #[error("{column} of {row} in the database is not valid")]
-    Corrupt {
-        /// Whose.
-        row: String,
-        /// Which.
-        column: &'static str,
-        /// Why.
-        source: Box<dyn Error + Send + Sync>,
-    },
 }
 
 impl From<OrderError> for Problem {
@@ -95,14 +72,20 @@ impl From<OrderError> for Problem {
             OrderError::WriteTooLarge(repository) => too_large(format!(
                 "the order would write more than 32 MiB into {repository}: divide the targets between several assignments"
             )),
-            OrderError::Actor => Problem::bad_request("the name of who orders must be one line without < and >"),
             OrderError::Neighbour { service, source } => {
                 Problem::unavailable(format!("{service} is needed for this order and did not help: {source}"))
             }
-            OrderError::Store(StoreError::Conflict(name)) => {
-                Problem::precondition_failed(format!("assignment {name} has changed meanwhile: read it again"))
+            OrderError::Store(StoreError::Conflict { place, .. }) => {
+                Problem::precondition_failed(format!("assignment {place} has changed meanwhile: read it again"))
             }
-            OrderError::Store(error @ (StoreError::Sql(_) | StoreError::Corrupt { .. })) => {
+            OrderError::Store(error @ StoreError::Unreachable { .. }) => {
+                error!(error = &error as &dyn Error, "order not stored");
+                Problem::unavailable("the database of orders cannot be used now; try again")
+            }
+            // A write that is too large was refused before, by its repository.
+            OrderError::Store(
+                error @ (StoreError::Refused { .. } | StoreError::Corrupt { .. } | StoreError::TooLarge { .. }),
+            ) => {
                 error!(error = &error as &dyn Error, "order not stored");
                 Problem::internal()
             }

@@ -1,7 +1,7 @@
-//! The level trigger: nodes that came to match an assignment get it.
+//! The loop that gives assignments to nodes that came to match them.
 //!
-//! A signal says "look again", and so does every minute; what is there decides. Looking only adds, and looking twice
-//! does nothing the second time.
+//! A signal of node-capabilities only says "look again", and so does every minute; which nodes there are decides. A
+//! lost signal therefore costs a minute at most. Looking only adds, and looking twice does nothing the second time.
 
 use std::time::Duration;
 
@@ -12,16 +12,17 @@ use tracing::{Instrument, info_span, warn};
 
 use crate::{error::OrderError, handler::Registry};
 
-/// Without a signal: signals get lost.
+/// How long to wait for a signal before looking all the same, because signals may get lost.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// After a look that failed, because a neighbour was not there.
+/// How long to wait after a look that failed, most often because another service did not answer.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Between two `place` orders: a thousand nodes that boot together are a few commits.
+/// The shortest time between two `place` orders. A thousand nodes that boot together then become a few commits and not
+/// a thousand.
 const PLACE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks until shutdown.
+/// Looks at the start, on each signal and when it is time, until shutdown. A look continues the trace of the signal.
 pub async fn run(registry: &Registry, shutdown: &CancellationToken) {
     let mut signals = registry.look_again.subscribe();
     let mut pace = Pace { next: Instant::now() };
@@ -41,27 +42,30 @@ pub async fn run(registry: &Registry, shutdown: &CancellationToken) {
         cause = select! {
             biased;
             () = shutdown.cancelled() => return,
-            // The sender is in `registry`, so it is not gone.
+            // This cannot fail: the sender lives in `registry`.
             _ = signals.changed() => signals.borrow_and_update().clone(),
             () = tokio::time::sleep(wait) => None,
         };
     }
 }
 
+/// Keeps `place` orders apart.
 struct Pace {
     next: Instant,
 }
 
 impl Pace {
-    /// Waits until the next order may be made.
+    /// Waits until the next order may be given, and counts it as given now.
     async fn wait(&mut self) {
         tokio::time::sleep_until(self.next).await;
         self.next = Instant::now() + PLACE_INTERVAL;
     }
 }
 
+/// Looks at each assignment that may have come to mean more nodes, and places it on those that miss it. One that cannot
+/// be placed does not keep the others from it; the last failure is returned after all were tried.
 async fn look(registry: &Registry, pace: &mut Pace, shutdown: &CancellationToken) -> Result<(), OrderError> {
-    // Named nodes had to be active when they were named: only sites can come to mean more.
+    // A node that is named had to be active at that time, so only an assignment that names sites can come to mean more.
     let names = registry.store.standing_for_sites().await?;
     if names.is_empty() {
         return Ok(());
@@ -80,7 +84,6 @@ async fn look(registry: &Registry, pace: &mut Pace, shutdown: &CancellationToken
         }
         let app = &assignment.spec.app;
         let placed = async { registry.place(&name, app, registry.neighbours.app(app).await?, &fleet).await };
-        // One that cannot be placed must not keep the others from it.
         if let Err(error) = placed.await {
             failure = Err(error);
         }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use api::AssignmentState;
-use bus::{Repository, proto};
+use bus::proto;
 use git_state::layout::{self, AssignmentFile, Placement, PlacementFile};
-use margo::{AppId, AppVersion, ClientName, DeploymentId, Digest, TenantName};
+use margo::{AppId, AppVersion, ClientName, DeploymentId, Digest, RepositoryName, TenantName};
+use outbox::{AuditSubject, Object};
 use proto::{
-    ClientChange, FileChange, FleetChange, GitWrite, PutDeployment, RemoveDeployment, Trailer,
-    git_write::Change as What,
+    ClientChange, FileChange, FleetChange, GitWrite, PutDeployment, RemoveDeployment, git_write::Change as What,
 };
 use serde::Serialize;
 
@@ -27,20 +27,15 @@ struct Summary<'a> {
 }
 
 /// All writes of a change, in the order in which they are to be numbered.
-pub fn writes(tenant: &TenantName, change: &Change) -> Vec<(Repository, GitWrite)> {
-    let write = |what| GitWrite {
-        author: change.order.requested_by.clone(),
-        subject: subject(change),
-        trailers: trailers(change),
-        change: Some(what),
-        ..GitWrite::default()
-    };
+pub fn writes(tenant: &TenantName, change: &Change) -> Vec<(RepositoryName, GitWrite)> {
+    let subject = subject(change);
+    let write = |what| change.order.write(&subject, what);
     let mut clients = BTreeMap::<&ClientName, ClientChange>::new();
     for (node, put) in &change.puts {
         let deployment = &change.assignment.deployments[node];
         let summary = Summary {
             order: change.order.id.to_string(),
-            revision: deployment.revision,
+            revision: deployment.revision.get(),
             app: &deployment.app.id,
             app_version: &deployment.app.version,
             package_digest: put.package,
@@ -59,36 +54,24 @@ pub fn writes(tenant: &TenantName, change: &Change) -> Vec<(Repository, GitWrite
             deployment: DeploymentId::new(tenant, &change.assignment.name, node).to_string(),
         });
     }
-    let fleet = (Repository::Fleet, write(What::Fleet(FleetChange { files: fleet_files(change) })));
-    let clients = clients.into_iter().map(|(client, it)| (Repository::Client(client.clone()), write(What::Client(it))));
+    let fleet = (RepositoryName::Fleet, write(What::Fleet(FleetChange { files: fleet_files(change) })));
+    let clients = clients
+        .into_iter()
+        .map(|(client, change)| (RepositoryName::Client(client.clone()), write(What::Client(change))));
     std::iter::once(fleet).chain(clients).collect()
 }
 
-fn subject(change: &Change) -> String {
+fn subject(change: &Change) -> AuditSubject {
     let Assignment { name, spec, .. } = &change.assignment;
     let count = change.puts.len() + change.removes.len();
     let nodes = if count == 1 { "node" } else { "nodes" };
     let app = format!("{} {}", spec.app.id, spec.app.version);
-    match change.kind {
-        OrderKind::Create => format!("create {name}: {app} on {count} {nodes}"),
-        OrderKind::Update => format!("update {name}: {app} on {count} {nodes}"),
-        OrderKind::Remove => format!("remove {name} from {count} {nodes}"),
-        OrderKind::Place => format!("place {name} on {count} more {nodes}"),
-    }
-}
-
-fn trailers(change: &Change) -> Vec<Trailer> {
-    let order = &change.order;
-    let trailers = [
-        ("Order", Some(order.id.to_string())),
-        ("Assignment", Some(change.assignment.name.to_string())),
-        ("Requested-By", Some(order.requested_by.clone())),
-        ("Reason", order.reason.clone()),
-        ("Caused-By", change.caused_by.clone()),
-        ("Trace-Id", order.trace.clone()),
-    ];
-    let given = trailers.into_iter().filter_map(|(key, value)| Some(Trailer { key: key.to_owned(), value: value? }));
-    given.collect()
+    let detail = match change.kind {
+        OrderKind::Create | OrderKind::Update => format!("{app} on {count} {nodes}"),
+        OrderKind::Remove => format!("from {count} {nodes}"),
+        OrderKind::Place => format!("{app} on {count} more {nodes}"),
+    };
+    AuditSubject { verb: change.kind.into(), object: Object::Assignment(name.clone()), detail: Some(detail) }
 }
 
 fn fleet_files(change: &Change) -> Vec<FileChange> {
@@ -115,7 +98,7 @@ fn assignment_file(assignment: &Assignment) -> AssignmentFile {
     };
     AssignmentFile {
         name: name.clone(),
-        revision: *revision,
+        revision: revision.get(),
         state: state.to_owned(),
         app: spec.app.id.clone(),
         version: spec.app.version.clone(),
@@ -129,7 +112,7 @@ fn assignment_file(assignment: &Assignment) -> AssignmentFile {
 fn placement_file(assignment: &Assignment) -> PlacementFile {
     let placement = |deployment: &Deployment| Placement {
         profile: deployment.profile.clone(),
-        revision: deployment.revision,
+        revision: deployment.revision.get(),
         order: deployment.order.to_string(),
     };
     let nodes = assignment.deployments.iter().map(|(node, deployment)| (node.clone(), placement(deployment)));

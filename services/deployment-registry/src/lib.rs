@@ -1,10 +1,15 @@
-//! deployment-registry: the only writer of `assignments`, `orders` and `deployments`, and of `assignments/`,
-//! `placements/` and the clients' repositories through git-writer.
+//! deployment-registry: the only writer of `assignments`, `orders` and `deployments`, and, through git-writer, of
+//! `assignments/` and `placements/` in `fleet.git` and of the clients' repositories.
 //!
-//! Answers `svc.deployment-registry.…`. An order is validated, placed, and its documents are built and checked whole;
-//! then it, its deployments and its writes for Git are stored in one transaction, and only then it is accepted. From
-//! there on it survives any crash: the outbox publishes what Git does not show yet. Places assignments on nodes that
-//! come to match them, on a signal from node-capabilities and every minute.
+//! Answers `svc.deployment-registry.…`. An order is validated and placed, and its documents are built and checked
+//! whole. Then the order, its deployments and its writes for Git are stored in one transaction, and only then it is
+//! accepted. From there on it survives any crash, because the outbox publishes what Git does not show yet. Places
+//! assignments on nodes that come to match them, on a signal from node-capabilities and every minute.
+
+#![allow(
+    missing_docs,
+    reason = "nobody outside the workspace sees this crate; a doc comment is written where it says more than the name"
+)]
 
 mod config;
 mod domain;
@@ -17,8 +22,9 @@ mod store;
 
 use std::sync::Arc;
 
+use ::store::Database;
 use anyhow::Context;
-use bus::{Bus, Call, ServiceEndpoints, ServiceName};
+use bus::{Bus, ServiceEndpoints, ServiceName};
 use outbox::Outbox;
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +32,13 @@ pub use config::Config;
 
 use crate::{handler::Registry, neighbours::Neighbours, store::Store};
 
-/// Runs the service until shutdown; then requests in work are finished.
+/// Runs the service until shutdown; then requests in work are finished, and what they accepted is published. Fails when
+/// the database cannot be opened; a lost hub is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Config { bus, readiness, tenant, database } = config;
-    let pool = ::store::open(&database).await?;
-    let outbox = Outbox::open(ServiceName::DeploymentRegistry, pool.clone()).await?;
-    let store = Store::open(pool, outbox.clone(), tenant.clone()).await.context("preparing the database")?;
+    let database = Database::open(&database).await?;
+    let outbox = Outbox::open(ServiceName::DeploymentRegistry, database.clone()).await?;
+    let store = Store::open(database, outbox.clone(), tenant.clone()).await.context("preparing the database")?;
     let bus = Bus::connect(&bus).await?;
     readiness.needs(&bus);
     tokio::select! {
@@ -43,7 +50,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let endpoints = serve(&bus, &registry).await?;
     readiness.ready();
 
-    // Requests end first: what they accept is still published.
+    // Publishing ends after the requests, so that what the last of them accept is still published.
     let background = CancellationToken::new();
     let requests = async {
         shutdown.cancelled().await;
@@ -59,23 +66,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     tokio::try_join!(requests, evaluation, publishing).map(|_| ())
 }
 
-async fn serve(bus: &Bus, registry: &Arc<Registry>) -> anyhow::Result<ServiceEndpoints> {
-    let mut endpoints = bus.register(ServiceName::DeploymentRegistry).await?;
-    endpoints.verb("create", bind(registry, Registry::create)).await?;
-    endpoints.verb("update", bind(registry, Registry::update)).await?;
-    endpoints.verb("remove", bind(registry, Registry::remove)).await?;
-    endpoints.verb("get", bind(registry, Registry::get)).await?;
-    endpoints.verb("list", bind(registry, Registry::list)).await?;
-    endpoints.verb("orders", bind(registry, Registry::orders)).await?;
-    endpoints.verb("deployments", bind(registry, Registry::deployments)).await?;
-    endpoints.verb("evaluate", bind(registry, Registry::evaluate)).await?;
+async fn serve(bus: &Bus, registry: &Arc<Registry>) -> anyhow::Result<ServiceEndpoints<Registry>> {
+    let mut endpoints = bus.register(ServiceName::DeploymentRegistry, registry.clone()).await?;
+    endpoints.verb("create", Registry::create).await?;
+    endpoints.verb("update", Registry::update).await?;
+    endpoints.verb("remove", Registry::remove).await?;
+    endpoints.verb("get", Registry::get).await?;
+    endpoints.verb("list", Registry::list).await?;
+    endpoints.verb("orders", Registry::orders).await?;
+    endpoints.verb("deployments", Registry::deployments).await?;
+    endpoints.verb("evaluate", Registry::evaluate).await?;
     Ok(endpoints)
-}
-
-fn bind<T, Fut>(
-    registry: &Arc<Registry>,
-    method: impl Fn(Arc<Registry>, Call<T>) -> Fut + Send + Sync + 'static,
-) -> impl Fn(Call<T>) -> Fut + Send + Sync + 'static {
-    let registry = registry.clone();
-    move |call| method(registry.clone(), call)
 }

@@ -1,23 +1,26 @@
-//! What other services know.
+//! Questions to the services that know what an order depends on: applications, sites and nodes.
 
 use api::{AppContent, AppRef, FieldError, Node, Problem, Site};
 use bus::{Bus, ServiceName, Subject};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{domain::Fleet, error::OrderError};
+use crate::{
+    domain::{Fleet, Member},
+    error::OrderError,
+};
 
-/// Requests to app-registry and node-capabilities.
+/// Sends requests to app-registry and node-capabilities.
 pub struct Neighbours {
     bus: Bus,
 }
 
 impl Neighbours {
-    /// Asks over this connection.
     pub fn new(bus: Bus) -> Self {
         Self { bus }
     }
 
-    /// An application with all that a deployment is made of.
+    /// Asks for an application with all that documents are made of. One that is not in the catalogue is a mistake in
+    /// the order's field `app`, and no failure of app-registry.
     pub async fn app(&self, app: &AppRef) -> Result<AppContent, OrderError> {
         self.ask(ServiceName::AppRegistry, "get", app).await.map_err(|error| match error {
             OrderError::Neighbour { source: Problem { status: 404, .. }, .. } => {
@@ -28,13 +31,16 @@ impl Neighbours {
         })
     }
 
-    /// All sites and nodes.
+    /// Asks for all sites and nodes, at the same time.
     pub async fn fleet(&self) -> Result<Fleet, OrderError> {
         let nodes = self.ask::<_, Vec<Node>>(ServiceName::NodeCapabilities, "nodes", &());
         let sites = self.ask::<_, Vec<Site>>(ServiceName::NodeCapabilities, "sites", &());
         let (nodes, sites) = futures::try_join!(nodes, sites)?;
         Ok(Fleet {
-            nodes: nodes.into_iter().map(|node| (node.name, node.state)).collect(),
+            nodes: nodes
+                .into_iter()
+                .map(|node| (node.name, Member { state: node.state, device: node.device_id }))
+                .collect(),
             sites: sites.into_iter().map(|site| site.name).collect(),
         })
     }
@@ -46,7 +52,7 @@ impl Neighbours {
         body: &T,
     ) -> Result<R, OrderError> {
         let subject = Subject::service(service, verb);
-        let answer = self.bus.call(&subject, body, Some(ServiceName::DeploymentRegistry.as_str())).await;
+        let answer = self.bus.call(&subject, body, None).await;
         answer.map_err(|source| OrderError::Neighbour { service, source })
     }
 }

@@ -1,66 +1,78 @@
-//! Assignments, deployments and orders in SQL; the only file that knows how they are kept.
+//! How assignments, deployments and orders are kept: the only file that knows SQL.
+//!
+//! **Layout.** `assignments` has one row for each name that was ever given, also after a removal, because names are never
+//! used again. `deployments` has one row for each node that has, or had, an assignment, with the exact bytes of its
+//! document; the documents may be gigabytes, so only the queries that need them read them. `orders` has one row for each
+//! accepted order, with its rows of the outbox, from which follows whether it stands in Git.
+//!
+//! **Updates.** Whatever an order changes is one transaction: the assignment if it is still at the revision on which the
+//! order was decided, the deployments, the writes in the outbox, and the order. An order's position is one more than the
+//! greatest committed one; the primary key refuses a second order with the same one.
+//!
+//! **After a crash.** An order is there whole or not at all. Its answer may be lost: whoever ordered reads the revision,
+//! and sees whether it has risen.
 
-use std::{collections::BTreeMap, error::Error, str::FromStr};
+use std::collections::BTreeMap;
 
+use ::store::{Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction, json};
 use api::{AppRef, AssignmentState, DesiredDeployment};
-use bus::{Repository, proto::GitWrite};
-use margo::{AssignmentName, DeploymentId, Digest, NodeId, TenantName};
+use bus::proto::GitWrite;
+use margo::{AssignmentName, DeploymentId, NodeId, RepositoryName, Revision, TenantName};
 use outbox::Outbox;
-use serde::de::DeserializeOwned;
-use sqlx::{QueryBuilder, Row, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 
-use crate::{
-    domain::{Assignment, Change, Deployment},
-    error::StoreError,
-};
+use crate::domain::{Assignment, Change, Deployment};
 
 /// Orders that are shown: the newest ones.
-const SHOWN_ORDERS: i64 = 1_000;
+const SHOWN_ORDERS: u64 = 1_000;
 
-/// Rows of one statement: SQLite takes at most 32,766 values, and a deployment has eleven.
-const ROWS: usize = 1_000;
+static ASSIGNMENTS: Table = Table::new("assignments", &["name"]);
+static DEPLOYMENTS: Table = Table::new("deployments", &["id", "node"]);
+static ORDERS: Table = Table::new("orders", &["id"]);
 
-/// Deployments without their documents, of which a tenant may have gigabytes.
+const MIGRATIONS: Migrations = Migrations::new(&[(1, "orders", include_str!("../migrations/1_orders.sql"))]);
+
+/// A query for deployments without their documents.
 macro_rules! deployments {
     ($rest:literal) => {
-        concat!(
-            r#"SELECT id, assignment, node, app, version, profile, revision, "order", digest
-               FROM deployments WHERE tenant = $1 "#,
+        DEPLOYMENTS.query(concat!(
+            "SELECT id, assignment, node, app, version, profile, revision, order_id, digest
+             FROM deployments WHERE tenant = $1 ",
             $rest
-        )
+        ))
     };
 }
 
 /// What the service holds of one tenant.
 pub struct Store {
-    pool: SqlitePool,
+    database: Database,
     outbox: Outbox,
     tenant: TenantName,
 }
 
 /// A document that a node holds.
 pub struct HeldDocument {
-    /// The deployment.
+    /// The deployment that the document describes.
     pub id: DeploymentId,
     /// Exact bytes of the ApplicationDeployment.
     pub document: Vec<u8>,
 }
 
 impl Store {
-    /// Prepares the tables.
-    pub async fn open(pool: SqlitePool, outbox: Outbox, tenant: TenantName) -> anyhow::Result<Self> {
-        sqlx::migrate!().run(&pool).await?;
-        Ok(Self { pool, outbox, tenant })
+    /// Brings the tables to their newest form.
+    pub async fn open(database: Database, outbox: Outbox, tenant: TenantName) -> anyhow::Result<Self> {
+        database.migrate(&MIGRATIONS).await?;
+        Ok(Self { database, outbox, tenant })
     }
 
     /// One assignment with its deployments.
     pub async fn load(&self, name: &AssignmentName) -> Result<Option<Assignment>, StoreError> {
-        let row = sqlx::query("SELECT * FROM assignments WHERE tenant = $1 AND name = $2");
-        let row = row.bind(self.tenant.as_str()).bind(name.as_str()).fetch_optional(&self.pool).await?;
-        let Some(row) = row else { return Ok(None) };
+        let mut snapshot = self.database.snapshot().await?;
+        let held = ASSIGNMENTS.query("SELECT * FROM assignments WHERE tenant = $1 AND name = $2");
+        let held = held.bind(self.tenant.as_str()).bind(name.as_str()).fetch_optional(&mut snapshot).await?;
+        let Some(row) = held else { return Ok(None) };
         let mut assignment = read_assignment(&row)?;
-        let rows = sqlx::query(deployments!("AND assignment = $2"));
-        for row in rows.bind(self.tenant.as_str()).bind(name.as_str()).fetch_all(&self.pool).await? {
+        let held = deployments!("AND assignment = $2").bind(self.tenant.as_str()).bind(name.as_str());
+        for row in held.fetch_all(&mut snapshot).await? {
             let (_, node, deployment) = read_deployment(&row)?;
             assignment.deployments.insert(node, deployment);
         }
@@ -69,15 +81,15 @@ impl Store {
 
     /// All assignments with their deployments, by name.
     pub async fn list(&self) -> Result<BTreeMap<AssignmentName, Assignment>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM assignments WHERE tenant = $1");
-        let rows = rows.bind(self.tenant.as_str()).fetch_all(&self.pool).await?;
-        let assignments: Result<BTreeMap<_, _>, _> = rows
-            .iter()
-            .map(|row| read_assignment(row).map(|assignment| (assignment.name.clone(), assignment)))
-            .collect();
-        let mut assignments = assignments?;
-        let rows = sqlx::query(deployments!("")).bind(self.tenant.as_str());
-        for row in rows.fetch_all(&self.pool).await? {
+        let mut snapshot = self.database.snapshot().await?;
+        let held = ASSIGNMENTS.query("SELECT * FROM assignments WHERE tenant = $1").bind(self.tenant.as_str());
+        let mut assignments = BTreeMap::new();
+        for row in held.fetch_all(&mut snapshot).await? {
+            let assignment = read_assignment(&row)?;
+            assignments.insert(assignment.name.clone(), assignment);
+        }
+        let held = deployments!("").bind(self.tenant.as_str());
+        for row in held.fetch_all(&mut snapshot).await? {
             let (name, node, deployment) = read_deployment(&row)?;
             if let Some(assignment) = assignments.get_mut(&name) {
                 assignment.deployments.insert(node, deployment);
@@ -88,76 +100,79 @@ impl Store {
 
     /// Active assignments that name sites, by name: what nodes that join may come to match.
     pub async fn standing_for_sites(&self) -> Result<Vec<AssignmentName>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT name FROM assignments
-             WHERE tenant = $1 AND state = 'active' AND json_array_length(spec, '$.targets.sites') > 0 ORDER BY name",
-        );
-        let rows = rows.bind(self.tenant.as_str()).fetch_all(&self.pool).await?;
-        rows.iter().map(|row| parse(row, "name")).collect()
+        let query = ASSIGNMENTS.query("SELECT name FROM assignments WHERE tenant = $1 AND standing = 1 ORDER BY name");
+        let rows = query.bind(self.tenant.as_str()).fetch_all(&self.database).await?;
+        rows.iter().map(|row| row.parse("name")).collect()
     }
 
     /// All deployments, by node and assignment.
     pub async fn deployments(&self) -> Result<Vec<DesiredDeployment>, StoreError> {
-        let rows = sqlx::query(deployments!("ORDER BY node, assignment"));
-        let rows = rows.bind(self.tenant.as_str()).fetch_all(&self.pool).await?;
-        let read = |row| {
-            let (assignment, node, it) = read_deployment(row)?;
+        let query = deployments!("ORDER BY node, assignment").bind(self.tenant.as_str());
+        let read = |row: &Row| {
+            let (assignment, node, deployment) = read_deployment(row)?;
             Ok(DesiredDeployment {
-                id: it.id,
+                id: deployment.id,
                 assignment,
                 node,
-                app: it.app.id,
-                version: it.app.version,
-                profile: it.profile,
-                digest: it.digest.map(|digest| digest.to_string()),
-                revision: it.revision,
+                app: deployment.app.id,
+                version: deployment.app.version,
+                profile: deployment.profile,
+                digest: deployment.digest.map(|digest| digest.to_string()),
+                revision: deployment.revision.get(),
             })
         };
-        rows.iter().map(read).collect()
+        query.fetch_all(&self.database).await?.iter().map(read).collect()
     }
 
     /// The newest orders, newest first.
     pub async fn orders(&self) -> Result<Vec<api::Order>, StoreError> {
+        // Before the orders: one that closes in between is shown as open once more, never the other way round.
         let closed = self.outbox.closed().await?;
-        let rows = sqlx::query("SELECT * FROM orders WHERE tenant = $1 ORDER BY position DESC LIMIT $2");
-        let rows = rows.bind(self.tenant.as_str()).bind(SHOWN_ORDERS).fetch_all(&self.pool).await?;
+        let query = ORDERS.query("SELECT * FROM orders WHERE tenant = $1 ORDER BY position DESC LIMIT $2");
+        let rows = query.bind(self.tenant.as_str()).bind(SHOWN_ORDERS).fetch_all(&self.database).await?;
         rows.iter().map(|row| read_order(row, &closed)).collect()
     }
 
-    /// How many documents each of these nodes holds of other assignments, and their bytes.
+    /// How many documents each of these nodes holds of other assignments, and their bytes. A node without one is missing.
     pub async fn other_documents(
         &self,
         assignment: &AssignmentName,
         nodes: impl Iterator<Item = &NodeId>,
     ) -> Result<BTreeMap<NodeId, (usize, usize)>, StoreError> {
         let nodes: Vec<_> = nodes.map(ToString::to_string).collect();
-        let rows = sqlx::query(
-            "SELECT node, count(*) AS documents, sum(length(document)) AS bytes FROM deployments
-             WHERE tenant = $1 AND assignment <> $2 AND document IS NOT NULL
-               AND node IN (SELECT value FROM json_each($3)) GROUP BY node",
-        );
-        let rows = rows.bind(self.tenant.as_str()).bind(assignment.as_str()).bind(json(&nodes));
-        let read = |row: &SqliteRow| {
-            let sums = (number(row, "documents")? as usize, number(row, "bytes")? as usize);
-            Ok((parse::<NodeId>(row, "node")?, sums))
-        };
-        rows.fetch_all(&self.pool).await?.iter().map(read).collect()
+        let mut documents = BTreeMap::new();
+        for nodes in nodes.chunks(MAX_ROWS) {
+            let query = DEPLOYMENTS
+                .query(
+                    "SELECT node, count(*) AS documents, CAST(sum(length(document)) AS BIGINT) AS bytes FROM deployments
+                     WHERE tenant = $1 AND assignment <> $2 AND document IS NOT NULL AND node IN ",
+                )
+                .bind(self.tenant.as_str())
+                .bind(assignment.as_str())
+                .push_list(nodes)
+                .push(" GROUP BY node");
+            for row in query.fetch_all(&self.database).await? {
+                documents.insert(row.parse("node")?, (row.size("documents")?, row.size("bytes")?));
+            }
+        }
+        Ok(documents)
     }
 
     /// The documents that a node holds of other assignments.
     pub async fn documents(&self, assignment: &AssignmentName, node: &NodeId) -> Result<Vec<HeldDocument>, StoreError> {
-        let rows = sqlx::query(
+        let query = DEPLOYMENTS.query(
             "SELECT id, document FROM deployments
              WHERE tenant = $1 AND assignment <> $2 AND node = $3 AND document IS NOT NULL",
         );
-        let rows = rows.bind(self.tenant.as_str()).bind(assignment.as_str()).bind(node.to_string());
-        let read = |row: &SqliteRow| Ok(HeldDocument { id: parse(row, "id")?, document: row.try_get("document")? });
-        rows.fetch_all(&self.pool).await?.iter().map(read).collect()
+        let query = query.bind(self.tenant.as_str()).bind(assignment.as_str()).bind(node.to_string());
+        let read = |row: &Row| Ok(HeldDocument { id: row.parse("id")?, document: row.bytes("document")? });
+        query.fetch_all(&self.database).await?.iter().map(read).collect()
     }
 
-    /// Stores a change and the writes that carry it into Git, whole, if the revision it starts from is still held.
-    pub async fn commit(&self, change: &Change, writes: Vec<(Repository, GitWrite)>) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+    /// Stores a change and the writes that carry it into Git, whole, if the revision that it starts from is still held.
+    /// Fails with [`StoreError::Conflict`] if it is not.
+    pub async fn commit(&self, change: &Change, writes: Vec<(RepositoryName, GitWrite)>) -> Result<(), StoreError> {
+        let mut tx = self.database.begin().await?;
         self.replace_assignment(&mut tx, change).await?;
         self.replace_deployments(&mut tx, change).await?;
         let mut numbers = Vec::with_capacity(writes.len());
@@ -165,171 +180,149 @@ impl Store {
             numbers.push((repository.to_string(), self.outbox.append(&mut tx, &repository, write).await?));
         }
         self.insert_order(&mut tx, change, &numbers).await?;
-        tx.commit().await?;
-        Ok(())
+        tx.commit().await
     }
 
-    async fn replace_assignment(&self, tx: &mut SqliteConnection, change: &Change) -> Result<(), StoreError> {
-        let statement = match change.from {
-            None => {
-                "INSERT INTO assignments (tenant, name, revision, state, spec) VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT DO NOTHING"
-            }
-            Some(_) => {
-                "UPDATE assignments SET revision = $3, state = $4, spec = $5
-                 WHERE tenant = $1 AND name = $2 AND revision = $6"
-            }
-        };
+    async fn replace_assignment(&self, tx: &mut Transaction, change: &Change) -> Result<(), StoreError> {
         let Assignment { name, revision, state, spec, .. } = &change.assignment;
-        let state = match state {
-            AssignmentState::Active => "active",
-            AssignmentState::Removed => "removed",
+        let standing = *state == AssignmentState::Active && !spec.targets.sites.is_empty();
+        let statement = match change.from {
+            None => ASSIGNMENTS.query(
+                "INSERT INTO assignments (tenant, name, revision, state, spec, standing)
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+            ),
+            Some(_) => ASSIGNMENTS.query(
+                "UPDATE assignments SET revision = $3, state = $4, spec = $5, standing = $6
+                 WHERE tenant = $1 AND name = $2 AND revision = $7",
+            ),
         };
-        let mut statement = sqlx::query(statement)
+        let mut statement = statement
             .bind(self.tenant.as_str())
             .bind(name.as_str())
-            .bind(sql_number(*revision))
-            .bind(state)
-            .bind(json(spec));
+            .bind(revision.get())
+            .bind(word(*state))
+            .bind(json(spec))
+            .bind(standing);
         if let Some(from) = change.from {
-            statement = statement.bind(sql_number(from));
+            statement = statement.bind(from.get());
         }
-        match statement.execute(tx).await?.rows_affected() {
-            0 => Err(StoreError::Conflict(name.clone())),
+        match statement.execute(tx).await? {
+            0 => Err(ASSIGNMENTS.conflict(name)),
             _ => Ok(()),
         }
     }
 
-    async fn replace_deployments(&self, tx: &mut SqliteConnection, change: &Change) -> Result<(), StoreError> {
+    async fn replace_deployments(&self, tx: &mut Transaction, change: &Change) -> Result<(), StoreError> {
         let nodes: Vec<_> = change.puts.keys().chain(&change.removes).collect();
-        for nodes in nodes.chunks(ROWS) {
-            let mut statement = QueryBuilder::new(
-                r#"INSERT OR REPLACE INTO deployments
-                   (tenant, id, assignment, node, app, version, profile, revision, "order", digest, document) "#,
-            );
-            statement.push_values(nodes, |mut row, node| {
-                let deployment = &change.assignment.deployments[node];
-                row.push_bind(self.tenant.as_str())
-                    .push_bind(deployment.id.to_string())
-                    .push_bind(change.assignment.name.as_str())
-                    .push_bind(node.to_string())
-                    .push_bind(deployment.app.id.as_str())
-                    .push_bind(deployment.app.version.as_str())
-                    .push_bind(&deployment.profile)
-                    .push_bind(sql_number(deployment.revision))
-                    .push_bind(deployment.order.to_string())
-                    .push_bind(deployment.digest.map(|digest| digest.to_string()))
-                    .push_bind(change.puts.get(node).map(|put| put.document.as_slice()));
-            });
-            statement.build().execute(&mut *tx).await?;
+        for nodes in nodes.chunks(MAX_ROWS) {
+            let statement = DEPLOYMENTS
+                .query(
+                    "INSERT INTO deployments
+                     (tenant, id, assignment, node, app, version, profile, revision, order_id, digest, document) ",
+                )
+                .push_rows(nodes, |row, node| {
+                    let deployment = &change.assignment.deployments[*node];
+                    row.bind(self.tenant.as_str())
+                        .bind(deployment.id.to_string())
+                        .bind(change.assignment.name.as_str())
+                        .bind(node.to_string())
+                        .bind(deployment.app.id.as_str())
+                        .bind(deployment.app.version.as_str())
+                        .bind(&deployment.profile)
+                        .bind(deployment.revision.get())
+                        .bind(deployment.order.to_string())
+                        .bind(deployment.digest.map(|digest| digest.to_string()))
+                        .bind(change.puts.get(*node).map(|put| put.document.as_slice()))
+                })
+                .push(
+                    " ON CONFLICT (tenant, id) DO UPDATE SET app = excluded.app, version = excluded.version,
+                      profile = excluded.profile, revision = excluded.revision, order_id = excluded.order_id,
+                      digest = excluded.digest, document = excluded.document",
+                );
+            statement.execute(tx).await?;
         }
         Ok(())
     }
 
     async fn insert_order(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Transaction,
         change: &Change,
         numbers: &[(String, u64)],
     ) -> Result<(), StoreError> {
-        sqlx::query(
+        let insert = ORDERS.query(
             "INSERT INTO orders
-             (tenant, id, kind, assignment, revision, requested_by, requested_at, reason, trace, writes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        )
-        .bind(self.tenant.as_str())
-        .bind(change.order.id.to_string())
-        .bind(change.kind.as_str())
-        .bind(change.assignment.name.as_str())
-        .bind(sql_number(change.assignment.revision))
-        .bind(&change.order.requested_by)
-        .bind(&change.order.requested_at)
-        .bind(&change.order.reason)
-        .bind(&change.order.trace)
-        .bind(json(&numbers))
-        .execute(tx)
-        .await?;
+             (position, tenant, id, kind, assignment, revision, requested_by, requested_at, reason, caused_by, trace,
+              writes)
+             VALUES ((SELECT coalesce(max(position), 0) + 1 FROM orders), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        );
+        insert
+            .bind(self.tenant.as_str())
+            .bind(change.order.id.to_string())
+            .bind(change.kind.as_str())
+            .bind(change.assignment.name.as_str())
+            .bind(change.assignment.revision.get())
+            .bind(change.order.requested_by.as_str())
+            .bind(&change.order.requested_at)
+            .bind(&change.order.reason)
+            .bind(&change.order.caused_by)
+            .bind(&change.order.trace)
+            .bind(json(&numbers))
+            .execute(tx)
+            .await?;
         Ok(())
     }
 }
 
-fn read_assignment(row: &SqliteRow) -> Result<Assignment, StoreError> {
-    let state = match row.try_get("state")? {
-        "active" => AssignmentState::Active,
-        "removed" => AssignmentState::Removed,
-        other => return Err(corrupt(row, "state", format!("{other:?} is no state").into())),
-    };
+fn word(state: AssignmentState) -> &'static str {
+    match state {
+        AssignmentState::Active => "active",
+        AssignmentState::Removed => "removed",
+    }
+}
+
+fn read_assignment(row: &Row) -> Result<Assignment, StoreError> {
+    let text = row.text("state")?;
+    let states = [AssignmentState::Active, AssignmentState::Removed];
+    let state = states.into_iter().find(|state| word(*state) == text);
     Ok(Assignment {
-        name: parse(row, "name")?,
-        revision: number(row, "revision")?,
-        state,
-        spec: from_json(row, "spec")?,
+        name: row.parse("name")?,
+        revision: Revision::new(row.number("revision")?),
+        state: state.ok_or_else(|| row.invalid("state", format!("{text:?} is no state")))?,
+        spec: row.json("spec")?,
         deployments: BTreeMap::new(),
     })
 }
 
-fn read_deployment(row: &SqliteRow) -> Result<(AssignmentName, NodeId, Deployment), StoreError> {
-    let digest: Option<&str> = row.try_get("digest")?;
-    let digest = digest.map(str::parse::<Digest>).transpose().map_err(|error| corrupt(row, "digest", error.into()))?;
+fn read_deployment(row: &Row) -> Result<(AssignmentName, NodeId, Deployment), StoreError> {
     let deployment = Deployment {
-        id: parse(row, "id")?,
-        app: AppRef { id: parse(row, "app")?, version: parse(row, "version")? },
-        profile: row.try_get("profile")?,
-        revision: number(row, "revision")?,
-        order: parse(row, "order")?,
-        digest,
+        id: row.parse("id")?,
+        app: AppRef { id: row.parse("app")?, version: row.parse("version")? },
+        profile: row.string("profile")?,
+        revision: Revision::new(row.number("revision")?),
+        order: row.parse("order_id")?,
+        digest: row.optional("digest", Row::parse)?,
     };
-    Ok((parse(row, "assignment")?, parse(row, "node")?, deployment))
+    Ok((row.parse("assignment")?, row.parse("node")?, deployment))
 }
 
-fn read_order(row: &SqliteRow, closed: &BTreeMap<Repository, u64>) -> Result<api::Order, StoreError> {
+fn read_order(row: &Row, closed: &BTreeMap<RepositoryName, u64>) -> Result<api::Order, StoreError> {
     let mut committed = true;
-    for (repository, number) in from_json::<Vec<(String, u64)>>(row, "writes")? {
-        let repository =
-            repository.parse().map_err(|error: bus::InvalidSubject| corrupt(row, "writes", error.into()))?;
+    for (repository, number) in row.json::<Vec<(String, u64)>>("writes")? {
+        let repository: RepositoryName = repository.parse().map_err(|error| row.invalid("writes", error))?;
         committed &= closed.get(&repository).is_some_and(|closed| *closed >= number);
     }
     Ok(api::Order {
-        id: row.try_get("id")?,
-        kind: row.try_get("kind")?,
-        assignment: parse(row, "assignment")?,
-        revision: number(row, "revision")?,
-        requested_by: row.try_get("requested_by")?,
-        requested_at: row.try_get("requested_at")?,
-        reason: row.try_get("reason")?,
-        trace: row.try_get("trace")?,
+        id: row.string("id")?,
+        kind: row.string("kind")?,
+        assignment: row.parse("assignment")?,
+        revision: row.number("revision")?,
+        requested_by: row.string("requested_by")?,
+        requested_at: row.string("requested_at")?,
+        reason: row.optional("reason", Row::string)?,
+        trace: row.optional("trace", Row::string)?,
         committed,
     })
-}
-
-fn parse<T: FromStr<Err: Error + Send + Sync + 'static>>(
-    row: &SqliteRow,
-    column: &'static str,
-) -> Result<T, StoreError> {
-    row.try_get::<&str, _>(column)?.parse::<T>().map_err(|error| corrupt(row, column, error.into()))
-}
-
-fn from_json<T: DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, StoreError> {
-    serde_json::from_str(row.try_get(column)?).map_err(|error| corrupt(row, column, error.into()))
-}
-
-fn number(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
-    row.try_get::<i64, _>(column)?
-        .try_into()
-        .map_err(|error: std::num::TryFromIntError| corrupt(row, column, error.into()))
-}
-
-fn corrupt(row: &SqliteRow, column: &'static str, source: Box<dyn Error + Send + Sync>) -> StoreError {
-    let key = ["id", "name", "node"].into_iter().find_map(|key| row.try_get::<String, _>(key).ok());
-    StoreError::Corrupt { row: key.unwrap_or_default(), column, source }
-}
-
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("strings, numbers, lists and maps have a JSON form")
-}
-
-fn sql_number(number: u64) -> i64 {
-    i64::try_from(number).expect("revisions count orders from one; nobody gives 2^63 of them")
 }
 
 #[cfg(test)]

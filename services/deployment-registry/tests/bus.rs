@@ -14,23 +14,38 @@ use api::{
 };
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use bus::{
-    Assembler, Bus, Call, Repository, Role, ServiceEndpoints, ServiceName, Subject,
+    Assembler, Bus, Call, Caller, Role, ServiceEndpoints, ServiceName, Subject, User,
     proto::{GitCommitted, GitWrite, git_write::Change},
     streams,
 };
 use deployment_registry::Config;
 use futures::StreamExt;
 use git_state::layout::{AssignmentFile, PlacementFile};
-use margo::{ApplicationDeployment, AssignmentName, DeploymentId, Digest, ParameterValue, TenantName};
+use margo::{
+    ApplicationDeployment, AssignmentName, DeploymentId, Digest, Identity, ParameterValue, RepositoryName, TenantName,
+};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use serde::{Serialize, de::DeserializeOwned};
+use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, wait_for};
+use testkit::{NatsServer, on_each_database, wait_for};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+
+/// A public NKey of a user; its seed is nobody's.
+const KEY: &str = "UDLVVGABQKYQVN6VJP7NHSLEA45A5YLS6PNKMIZFV4BBU2HXA5IRUVAL";
+
+fn identity() -> Identity {
+    format!("nkey:{KEY}").parse().unwrap()
+}
+
+/// The person who gives every order of these tests.
+fn ada() -> Caller {
+    Caller { tenant: TenantName::default(), name: "ada".parse().unwrap(), roles: vec![Role::Admin] }
+}
 
 const SELF: ServiceName = ServiceName::DeploymentRegistry;
 
@@ -68,19 +83,20 @@ struct Known {
 /// What git-writer has made of the writes.
 #[derive(Default)]
 struct Git {
-    handled: BTreeMap<Repository, u64>,
-    commits: Vec<(Repository, GitWrite)>,
+    handled: BTreeMap<RepositoryName, u64>,
+    commits: Vec<(RepositoryName, GitWrite)>,
 }
 
 struct World {
     server: NatsServer,
-    folder: TempDir,
+    _folder: Option<TempDir>,
+    database: Location,
     /// The connection of api-gateway.
     gateway: Bus,
     known: Arc<Mutex<Known>>,
     git: Arc<Mutex<Git>>,
     /// They answer as long as they are kept.
-    neighbours: Vec<ServiceEndpoints>,
+    neighbours: Vec<ServiceEndpoints<()>>,
 }
 
 struct Running {
@@ -104,6 +120,12 @@ impl Running {
 impl World {
     /// Two nodes at `plant`, one at `port`, and the app `hello`; git-writer is not there yet.
     async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Location::File(folder.path().join("database/deployment-registry.sqlite"));
+        Self { _folder: Some(folder), ..Self::on(database).await }
+    }
+
+    async fn on(database: Location) -> Self {
         let services = [
             SELF,
             ServiceName::ApiGateway,
@@ -111,12 +133,13 @@ impl World {
             ServiceName::NodeCapabilities,
             ServiceName::GitWriter,
         ];
-        let server = NatsServer::start(&services.map(Role::Central)).await;
+        let server = NatsServer::start(&services.map(User::Central)).await;
         let gateway = connect(&server, ServiceName::ApiGateway).await;
         let known = Known { description: DESCRIPTION.to_owned(), ..Known::default() };
         let mut world = Self {
             server,
-            folder: tempfile::tempdir().unwrap(),
+            _folder: None,
+            database,
             gateway,
             known: Arc::new(Mutex::new(known)),
             git: Arc::default(),
@@ -137,7 +160,7 @@ impl World {
         if known.sites.iter().all(|site| site.name.client() != name.client) {
             known.sites.push(Site {
                 name: name.client.to_string().parse().unwrap(),
-                public_key: "U".into(),
+                identity: identity(),
                 nodes: 1,
                 adopted_manifest_version: None,
                 last_seen: None,
@@ -145,9 +168,9 @@ impl World {
             });
         }
         known.nodes.push(Node {
-            device_id: name.to_string(),
+            device_id: (&name).into(),
             name,
-            public_key: "U".into(),
+            identity: identity(),
             state: NodeState::Active,
             reachability: Reachability::Unknown,
             since: None,
@@ -157,9 +180,9 @@ impl World {
 
     async fn start_app_registry(&mut self) {
         let bus = connect(&self.server, ServiceName::AppRegistry).await;
-        let mut service = bus.register(ServiceName::AppRegistry).await.unwrap();
+        let mut service = bus.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
         let known = self.known.clone();
-        let get = move |call: Call<AppRef>| {
+        let get = move |_, call: Call<AppRef>| {
             let known = known.lock().unwrap();
             let app = (call.body.id.as_str() == "hello").then(|| content(&call.body, &known.description));
             std::future::ready(app.ok_or_else(|| Problem::not_found("there is no such application")))
@@ -171,12 +194,12 @@ impl World {
 
     async fn start_node_capabilities(&mut self) {
         let bus = connect(&self.server, ServiceName::NodeCapabilities).await;
-        let mut service = bus.register(ServiceName::NodeCapabilities).await.unwrap();
+        let mut service = bus.register(ServiceName::NodeCapabilities, std::sync::Arc::new(())).await.unwrap();
         let known = self.known.clone();
-        let nodes = move |_: Call<()>| std::future::ready(Ok(known.lock().unwrap().nodes.clone()));
+        let nodes = move |_, _: Call<()>| std::future::ready(Ok(known.lock().unwrap().nodes.clone()));
         service.verb("nodes", nodes).await.unwrap();
         let known = self.known.clone();
-        let sites = move |_: Call<()>| std::future::ready(Ok(known.lock().unwrap().sites.clone()));
+        let sites = move |_, _: Call<()>| std::future::ready(Ok(known.lock().unwrap().sites.clone()));
         service.verb("sites", sites).await.unwrap();
         bus.client().flush().await.unwrap();
         self.neighbours.push(service);
@@ -185,9 +208,9 @@ impl World {
     async fn start_git_writer(&mut self) {
         let bus = connect(&self.server, ServiceName::GitWriter).await;
         bus.jetstream().create_stream(streams::git_writes()).await.unwrap();
-        let mut service = bus.register(ServiceName::GitWriter).await.unwrap();
+        let mut service = bus.register(ServiceName::GitWriter, std::sync::Arc::new(())).await.unwrap();
         let git = self.git.clone();
-        let handled = move |call: Call<HandledRequest>| {
+        let handled = move |_, call: Call<HandledRequest>| {
             let number = git.lock().unwrap().handled.get(&call.body.repository.parse().unwrap()).copied();
             let handled = number.map(|number| (SELF.to_string(), number)).into_iter().collect();
             std::future::ready(Ok(Handled { commit: None, handled }))
@@ -201,10 +224,10 @@ impl World {
         let health = service::Health::default();
         let shutdown = CancellationToken::new();
         let config = Config {
-            bus: self.server.endpoint(&Role::Central(SELF)),
+            bus: self.server.login(&User::Central(SELF)),
             readiness: health.service(SELF),
             tenant: TenantName::default(),
-            database: self.folder.path().join("database/deployment-registry.sqlite"),
+            database: self.database.clone(),
         };
         let task = tokio::spawn(deployment_registry::run(config, shutdown.clone()));
         wait_for("the service to be ready", async || if health.is_ready() { Ok(()) } else { Err(()) }).await;
@@ -212,7 +235,7 @@ impl World {
     }
 
     async fn ask<T: Serialize, R: DeserializeOwned>(&self, verb: &str, body: &T) -> Result<R, Problem> {
-        self.gateway.call(&Subject::service(SELF, verb), body, Some("ada")).await
+        self.gateway.call(&Subject::service(SELF, verb), body, Some(&ada())).await
     }
 
     async fn create(&self, name: &str, spec: AssignmentSpec) -> Result<Accepted, Problem> {
@@ -241,7 +264,7 @@ impl World {
         .await
     }
 
-    fn commits(&self) -> Vec<(Repository, GitWrite)> {
+    fn commits(&self) -> Vec<(RepositoryName, GitWrite)> {
         self.git.lock().unwrap().commits.clone()
     }
 }
@@ -256,7 +279,7 @@ async fn write_git(bus: Bus, git: Arc<Mutex<Git>>) {
         let message = message.unwrap().message;
         let Some(payload) = assembler.take(message.headers.as_ref(), message.payload).unwrap() else { continue };
         let write: GitWrite = bus::decode(&payload).unwrap();
-        let repository = Repository::of(&message.subject.parse().unwrap()).unwrap();
+        let repository = message.subject.parse::<Subject>().unwrap().repository().unwrap();
         let number = write.number;
         {
             let mut git = git.lock().unwrap();
@@ -267,12 +290,12 @@ async fn write_git(bus: Bus, git: Arc<Mutex<Git>>) {
         }
         let handled = BTreeMap::from([(SELF.to_string(), number)]);
         let committed = GitCommitted { handled, ..GitCommitted::default() };
-        bus.signal(&repository.committed_subject(), bus::encode(&committed)).await.unwrap();
+        bus.signal(&Subject::git_committed(&repository), bus::encode(&committed)).await.unwrap();
     }
 }
 
 async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
-    let bus = Bus::connect(&server.endpoint(&Role::Central(service))).await.unwrap();
+    let bus = Bus::connect(&server.login(&User::Central(service))).await.unwrap();
     bus.connected().await;
     bus
 }
@@ -328,8 +351,8 @@ fn file<T: DeserializeOwned>(write: &GitWrite, path: &str) -> Option<T> {
     Some(serde_saphyr::from_str(std::str::from_utf8(content).unwrap()).unwrap())
 }
 
-fn client(name: &str) -> Repository {
-    Repository::Client(name.parse().unwrap())
+fn client(name: &str) -> RepositoryName {
+    RepositoryName::Client(name.parse().unwrap())
 }
 
 #[tokio::test]
@@ -355,8 +378,11 @@ async fn an_order_becomes_writes_of_fleet_and_of_each_client_it_touches() {
 
     let commits = world.commits();
     let [(fleet, order), (plant, at_plant), (port, at_port)] = &commits[..] else { panic!("{commits:#?}") };
-    assert_eq!((fleet, plant, port), (&Repository::Fleet, &client("plant"), &client("port")));
-    assert_eq!((order.author.as_str(), order.subject.as_str()), ("ada", "create greeter: hello 1.0.0 on 3 nodes"));
+    assert_eq!((fleet, plant, port), (&RepositoryName::Fleet, &client("plant"), &client("port")));
+    assert_eq!(
+        (order.author.as_str(), order.subject.as_str()),
+        ("ada", "create assignment greeter: hello 1.0.0 on 3 nodes")
+    );
     for write in [order, at_plant, at_port] {
         let trailers = trailers(write);
         assert_eq!((trailers["Order"], trailers["Trace-Id"]), (accepted.order.as_str(), trace.as_str()));
@@ -393,46 +419,49 @@ async fn an_order_becomes_writes_of_fleet_and_of_each_client_it_touches() {
 
 #[tokio::test]
 async fn an_update_and_a_removal_follow_the_revision_that_a_person_has_seen() {
-    let mut world = World::new().await;
-    world.start_git_writer().await;
-    let running = world.start().await;
-    let created = world.create("greeter", spec(&[], &["plant"])).await.unwrap();
+    on_each_database(async |location| {
+        let mut world = World::on(location).await;
+        world.start_git_writer().await;
+        let running = world.start().await;
+        let created = world.create("greeter", spec(&[], &["plant"])).await.unwrap();
 
-    let updated = world.update("greeter", 1, greeting(spec(&["port/crane"], &[]), text("Hi"))).await.unwrap();
-    assert_eq!(updated.assignment.revision, 2);
-    assert_eq!(nodes(&updated.assignment), ["plant/press", "plant/saw", "port/crane"], "targets only add");
-    for (before, after) in created.assignment.placement.iter().zip(&updated.assignment.placement) {
-        assert_eq!(before.deployment, after.deployment);
-        assert_ne!(before.digest, after.digest);
-    }
-    for refused in [world.update("greeter", 1, spec(&[], &["plant"])).await, world.remove("greeter", 3).await] {
-        let problem = refused.unwrap_err();
-        assert_eq!(problem.status, 412);
-        assert!(problem.detail.as_ref().unwrap().contains("is at revision 2"), "{problem}");
-    }
+        let updated = world.update("greeter", 1, greeting(spec(&["port/crane"], &[]), text("Hi"))).await.unwrap();
+        assert_eq!(updated.assignment.revision, 2);
+        assert_eq!(nodes(&updated.assignment), ["plant/press", "plant/saw", "port/crane"], "targets only add");
+        for (before, after) in created.assignment.placement.iter().zip(&updated.assignment.placement) {
+            assert_eq!(before.deployment, after.deployment);
+            assert_ne!(before.digest, after.digest);
+        }
+        for refused in [world.update("greeter", 1, spec(&[], &["plant"])).await, world.remove("greeter", 3).await] {
+            let problem = refused.unwrap_err();
+            assert_eq!(problem.status, 412);
+            assert!(problem.detail.as_ref().unwrap().contains("is at revision 2"), "{problem}");
+        }
 
-    let removed = world.remove("greeter", 2).await.unwrap();
-    assert_eq!((removed.assignment.state, removed.assignment.revision), (AssignmentState::Removed, 3));
-    assert!(removed.assignment.placement.iter().all(|placed| placed.digest.is_none()));
-    assert_eq!(world.wait_until_committed(3).await[0].kind, "remove");
-    let commits = world.commits();
-    let (_, fleet) = commits.iter().rfind(|(repository, _)| *repository == Repository::Fleet).unwrap();
-    assert_eq!(file::<AssignmentFile>(fleet, "assignments/greeter.yaml").unwrap().state, "removed");
-    assert_eq!(file::<PlacementFile>(fleet, "placements/greeter.yaml"), None, "deleted");
-    let (_, plant) = commits.iter().rfind(|(repository, _)| *repository == client("plant")).unwrap();
-    let Some(Change::Client(change)) = &plant.change else { panic!("{plant:?}") };
-    assert_eq!((change.puts.len(), change.removes.len()), (0, 2));
+        let removed = world.remove("greeter", 2).await.unwrap();
+        assert_eq!((removed.assignment.state, removed.assignment.revision), (AssignmentState::Removed, 3));
+        assert!(removed.assignment.placement.iter().all(|placed| placed.digest.is_none()));
+        assert_eq!(world.wait_until_committed(3).await[0].kind, "remove");
+        let commits = world.commits();
+        let (_, fleet) = commits.iter().rfind(|(repository, _)| *repository == RepositoryName::Fleet).unwrap();
+        assert_eq!(file::<AssignmentFile>(fleet, "assignments/greeter.yaml").unwrap().state, "removed");
+        assert_eq!(file::<PlacementFile>(fleet, "placements/greeter.yaml"), None, "deleted");
+        let (_, plant) = commits.iter().rfind(|(repository, _)| *repository == client("plant")).unwrap();
+        let Some(Change::Client(change)) = &plant.change else { panic!("{plant:?}") };
+        assert_eq!((change.puts.len(), change.removes.len()), (0, 2));
 
-    let got: Assignment = world.ask("get", &ByName { name: removed.assignment.name.clone() }).await.unwrap();
-    assert_eq!(got, removed.assignment);
-    for refused in [
-        world.update("greeter", 3, spec(&[], &["plant"])).await,
-        world.remove("greeter", 3).await,
-        world.create("greeter", spec(&[], &["plant"])).await,
-    ] {
-        assert_eq!(refused.unwrap_err().status, 409, "a name is never reused");
-    }
-    running.stop().await;
+        let got: Assignment = world.ask("get", &ByName { name: removed.assignment.name.clone() }).await.unwrap();
+        assert_eq!(got, removed.assignment);
+        for refused in [
+            world.update("greeter", 3, spec(&[], &["plant"])).await,
+            world.remove("greeter", 3).await,
+            world.create("greeter", spec(&[], &["plant"])).await,
+        ] {
+            assert_eq!(refused.unwrap_err().status, 409, "a name is never reused");
+        }
+        running.stop().await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -529,13 +558,13 @@ async fn a_node_that_joins_a_site_gets_what_stands_for_the_site() {
     world.join("plant/oven");
     let evaluate = Subject::service(SELF, "evaluate");
     let signaller = connect(&world.server, ServiceName::NodeCapabilities).await;
-    signaller.call::<_, ()>(&evaluate, &(), Some("node-capabilities")).await.unwrap();
+    signaller.call::<_, ()>(&evaluate, &(), None).await.unwrap();
     let orders = world.wait_until_committed(3).await;
     assert_eq!((orders[0].kind.as_str(), orders[0].requested_by.as_str()), ("place", "deployment-registry"));
     assert_eq!((orders[0].assignment.as_str(), orders[0].revision), ("everywhere", 1));
 
     let commits = world.commits();
-    let [.., (Repository::Fleet, fleet), (_, plant)] = &commits[..] else { panic!("{commits:#?}") };
+    let [.., (RepositoryName::Fleet, fleet), (_, plant)] = &commits[..] else { panic!("{commits:#?}") };
     assert_eq!(fleet.author, "deployment-registry");
     assert_eq!(trailers(fleet)["Caused-By"], "evaluate, plant/oven matches");
     assert_eq!(file::<PlacementFile>(fleet, "placements/everywhere.yaml").unwrap().nodes.len(), 3);
@@ -544,11 +573,11 @@ async fn a_node_that_joins_a_site_gets_what_stands_for_the_site() {
 
     // Nobody's update has become stale by that; and a node that has it does not get it twice.
     world.update("everywhere", 1, greeting(spec(&[], &["plant"]), text("Hi"))).await.unwrap();
-    signaller.call::<_, ()>(&evaluate, &(), Some("node-capabilities")).await.unwrap();
+    signaller.call::<_, ()>(&evaluate, &(), None).await.unwrap();
     world.join("port/gate");
     world.create("port", spec(&[], &["port"])).await.unwrap();
     world.join("port/lock");
-    signaller.call::<_, ()>(&evaluate, &(), Some("node-capabilities")).await.unwrap();
+    signaller.call::<_, ()>(&evaluate, &(), None).await.unwrap();
     let kinds: Vec<_> =
         world.wait_until_committed(6).await.into_iter().map(|it| (it.kind, it.assignment.to_string())).collect();
     assert_eq!(kinds[0], ("place".into(), "port".into()), "{kinds:?}");
@@ -605,7 +634,7 @@ async fn orders_given_at_once_are_numbered_without_gaps_and_one_of_each_revision
     world.wait_until_committed(13).await;
     // The test's git-writer has asserted that no number was left out or doubled.
     let handled = world.git.lock().unwrap().handled.clone();
-    assert_eq!(handled, BTreeMap::from([(Repository::Fleet, 13), (client("plant"), 13), (client("port"), 13)]));
+    assert_eq!(handled, BTreeMap::from([(RepositoryName::Fleet, 13), (client("plant"), 13), (client("port"), 13)]));
     running.stop().await;
 }
 

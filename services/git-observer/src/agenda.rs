@@ -1,4 +1,5 @@
-//! What is to be looked at, and when again. No bus, no git; time is an argument.
+//! Which clients are to be looked at, and when those are tried again that could not be. No bus, no git; time is an
+//! argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,44 +9,46 @@ use std::{
 use margo::ClientName;
 use tokio::time::Instant;
 
-use crate::handler::Look;
+use crate::look::Look;
 
-/// Until a look that was in vain is repeated: the first time, and at most.
+/// The pause before a look that was in vain is repeated. It doubles each time, up to the last one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// Clients that are to be looked at.
+/// Clients that are to be looked at. It is lost with the process, and a new process looks at everybody.
 #[derive(Debug, Default)]
 pub struct Agenda {
     now: BTreeMap<ClientName, Look>,
+    /// Clients at which the last look was in vain. A signal may bring such a client into `now` before its time.
     later: BTreeMap<ClientName, Retry>,
 }
 
 #[derive(Debug)]
 struct Retry {
     at: Instant,
+    /// How long it waits this time; twice as long the next time.
     pause: Duration,
     look: Look,
 }
 
 impl Agenda {
-    /// Looks at this client, at least so closely.
+    /// Wants this client looked at, at least so closely: of two looks that are wanted, the closer one stays.
     pub fn add(&mut self, client: ClientName, look: Look) {
         let held = self.now.entry(client).or_insert(look);
         *held = look.max(*held);
     }
 
-    /// Looks at all of them.
     pub fn add_all(&mut self, clients: &BTreeSet<ClientName>, look: Look) {
         clients.iter().for_each(|client| self.add(client.clone(), look));
     }
 
-    /// When the next retry is due.
+    /// When the next retry is due; `None` when nothing is to be repeated.
     pub fn due(&self) -> Option<Instant> {
         self.later.values().map(|retry| retry.at).min()
     }
 
-    /// Takes all that is to be looked at now.
+    /// Takes the clients out that are to be looked at now, retries that are due included. The caller reports on each of
+    /// them with `done` or `again`.
     pub fn take(&mut self, now: Instant) -> BTreeMap<ClientName, Look> {
         let due: Vec<_> =
             self.later.iter().filter(|(_, retry)| retry.at <= now).map(|(client, _)| client.clone()).collect();
@@ -56,12 +59,12 @@ impl Agenda {
         std::mem::take(&mut self.now)
     }
 
-    /// A look that succeeded needs no retry.
+    /// Notes that a look succeeded: the next failure begins with the first, short pause.
     pub fn done(&mut self, client: &ClientName) {
         self.later.remove(client);
     }
 
-    /// A look that was in vain is repeated, after a pause that doubles.
+    /// Notes that a look was in vain, so that it is repeated after a pause.
     pub fn again(&mut self, client: ClientName, look: Look, now: Instant) {
         let pause = self.later.get(&client).map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LAST_RETRY));
         self.later.insert(client, Retry { at: now + pause, pause, look });

@@ -1,20 +1,19 @@
-//! What git-observer has to know.
+//! What git-observer has to know; the program that starts it fills it in.
 
 use std::path::PathBuf;
 
 use margo::TenantName;
 
-/// Configuration of git-observer.
 #[derive(Clone)]
 pub struct Config {
-    /// The hub.
-    pub bus: bus::Endpoint,
-    /// Where it says whether it can work.
+    /// The way into the hub's NATS server as the user `git-observer`.
+    pub bus: bus::Login,
+    /// Told whether the hub is connected and the stream DESIRED can be used.
     pub readiness: service::Readiness,
-    /// Whose repositories.
+    /// The only tenant whose repositories are looked at.
     pub tenant: TenantName,
-    /// The folder of all tenants' repositories.
+    /// The folder that holds a folder of repositories for each tenant. It is only read.
     pub repositories: PathBuf,
-    /// The tenant's root public key (OpenSSH).
+    /// The tenant's root public key, as one line of OpenSSH. It decides which tips are believed.
     pub root_key: String,
 }

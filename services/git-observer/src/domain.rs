@@ -1,4 +1,4 @@
-//! What may be published, and what of it has to be. No git, no bus, no clock.
+//! Which tip may be published, and which messages then have to be. No git, no bus, no clock.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -10,98 +10,80 @@ use identity::{
 };
 use margo::{ClientName, Digest, Head, KeySet, NodeName, TenantName};
 
-/// Why a tip is not published. What was published before stays in force.
+/// Why a tip is not published. What was published before stays in force until a later tip is good.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// Head or KEYS is missing.
+pub enum UntrustedTip {
+    /// The head, the key set or one of their signatures is not in the commit.
     #[error("the file {0} is missing")]
     Missing(&'static str),
-    /// Head or KEYS is not believed.
+    /// The key set or the head is malformed, about somebody else, not signed as it has to be, or the key set is older
+    /// than one that was seen.
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
-    /// The commit is not believed.
+    /// No key in force signed the commit.
     #[error(transparent)]
     Commit(VerifyError),
-    /// The files are no manifest.
+    /// The files of the commit make no manifest.
     #[error(transparent)]
     Manifest(#[from] InvalidManifest),
-    /// The head is about another version than the files.
+    /// The signed head names another version than the file `VERSION`.
     #[error("the head is of version {head}, the files are of version {files}")]
-    Version {
-        /// In the head.
-        head: u64,
-        /// In the file `VERSION`.
-        files: u64,
-    },
-    /// The head is about other documents.
+    Version { head: u64, files: u64 },
+    /// The signed head names another list than the documents of the commit make.
     #[error("the head names the list {head}, the files make {files}")]
-    List {
-        /// In the head.
-        head: Digest,
-        /// Computed.
-        files: Digest,
-    },
-    /// The repository went back.
+    List { head: Digest, files: Digest },
+    /// The repository is at a lower version than the one on the bus, as after a restored backup.
     #[error("the repository is at version {found}, version {published} is published")]
-    Older {
-        /// In the repository.
-        found: u64,
-        /// On the bus.
-        published: u64,
-    },
-    /// The repository tells two stories under one version.
+    Older { found: u64, published: u64 },
+    /// The version is on the bus with another list. A client that holds it would never see the difference.
     #[error("version {0} is published with another list")]
     Conflict(u64),
 }
 
-/// Whose tip is looked at, and by which key it is believed.
+/// What a tip is held against: it has to be of this client, and to lead back to this root key.
 pub struct Trust<'a> {
-    /// The tenant's root key.
     pub root: &'a PublicKey,
-    /// Whose.
     pub tenant: &'a TenantName,
-    /// Which client's.
     pub client: &'a ClientName,
 }
 
-/// A head that is believed, with the messages that carry it.
+/// A head whose signatures lead back to the root key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Believed {
-    /// What it says.
     pub head: Head,
-    /// Number of its KEYS.
+    /// Number of the key set that signed the head.
     pub keys: u64,
-    /// As it travels.
+    /// The message that carries the head with its signature and its key set.
     pub message: proto::DesiredHead,
 }
 
-/// A tip that may be published.
+/// A tip that may be published, because everything in it is what its believed head is about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tip {
-    /// Its head.
     pub head: Believed,
     /// What each node shall run.
     pub nodes: BTreeMap<NodeName, NodeManifest>,
 }
 
 impl Trust<'_> {
-    /// Believes a head as it travels. `held` is the highest number of KEYS seen.
+    /// Checks the signatures of a head from a message. Fails also when the number of its key set is lower than `held`,
+    /// the highest one that was seen: an old key set may name a key that was stolen since.
     pub fn believe(&self, message: proto::DesiredHead, held: u64) -> Result<(Believed, KeySet), Untrusted> {
         let keys = verify_keys(self.root, self.tenant, held, &message.keys, &message.keys_signature)?;
         let head = verify_head(&keys, self.client, &message.head, &message.head_signature)?;
         Ok((Believed { head, keys: keys.number, message }, keys))
     }
 
-    /// Checks everything that one commit says: its signature (`signed_by`), its keys, its head, and that the head is
-    /// about these files.
+    /// Checks all that one commit says: its key set, its head, its own signature (which `signed_by` verifies), and that
+    /// the head is about exactly these files. `held` is the highest number of a key set that was seen.
     pub fn check(
         &self,
         commit: &str,
         files: &BTreeMap<String, Vec<u8>>,
         held: u64,
         signed_by: impl FnOnce(&KeySet) -> Result<(), VerifyError>,
-    ) -> Result<Tip, Refusal> {
-        let file = |path| files.get(path).cloned().map(Into::into).ok_or(Refusal::Missing(path));
+    ) -> Result<Tip, UntrustedTip> {
+        let file = |path| files.get(path).cloned().map(Into::into).ok_or(UntrustedTip::Missing(path));
         let message = proto::DesiredHead {
             head: file(layout::HEAD)?,
             head_signature: file(layout::HEAD_SIGNATURE)?,
@@ -110,40 +92,42 @@ impl Trust<'_> {
             commit: commit.to_owned(),
         };
         let (head, keys) = self.believe(message, held)?;
-        signed_by(&keys).map_err(Refusal::Commit)?;
+        signed_by(&keys).map_err(UntrustedTip::Commit)?;
         let manifest = Manifest::read(files)?;
         if manifest.version != head.head.version {
-            return Err(Refusal::Version { head: head.head.version.get(), files: manifest.version.get() });
+            return Err(UntrustedTip::Version { head: head.head.version.get(), files: manifest.version.get() });
         }
         let list = manifest.list().digest();
         if list != head.head.list {
-            return Err(Refusal::List { head: head.head.list, files: list });
+            return Err(UntrustedTip::List { head: head.head.list, files: list });
         }
         Ok(Tip { head, nodes: manifest.nodes })
     }
 }
 
 impl Tip {
-    /// The version from which on nodes have changed since `published`; nothing when all is published. Whoever holds a
-    /// version never sees another story under it, nor an older one after it.
-    pub fn since(&self, published: Option<&Believed>) -> Result<Option<u64>, Refusal> {
+    /// Returns the version that is published, after which nodes may have changed (0 when nothing is published), or
+    /// `None` when this tip is published already. Fails when the tip would take clients back to an older version, or
+    /// give them another list under the same version (WFM-17).
+    pub fn since(&self, published: Option<&Believed>) -> Result<Option<u64>, UntrustedTip> {
         let Some(published) = published else { return Ok(Some(0)) };
         let (ours, theirs) = (&self.head.head, &published.head);
         let (found, published_version) = (ours.version.get(), theirs.version.get());
         match found.cmp(&published_version) {
-            Ordering::Less => Err(Refusal::Older { found, published: published_version }),
-            Ordering::Equal if ours.list != theirs.list => Err(Refusal::Conflict(found)),
+            Ordering::Less => Err(UntrustedTip::Older { found, published: published_version }),
+            Ordering::Equal if ours.list != theirs.list => Err(UntrustedTip::Conflict(found)),
             Ordering::Equal if self.head.message == published.message => Ok(None),
             Ordering::Equal | Ordering::Greater => Ok(Some(published_version)),
         }
     }
 
-    /// Nodes that have changed since a version.
+    /// The nodes whose documents changed after this version.
     pub fn changed_since(&self, version: u64) -> impl Iterator<Item = &NodeName> {
         self.nodes.iter().filter(move |(_, node)| node.version.get() > version).map(|(name, _)| name)
     }
 
-    /// A node's message. One that the repository does not know, because it has left, shall run nothing.
+    /// The message that tells a node what to run. A node that the repository does not know has left, and shall run
+    /// nothing.
     pub fn message(&self, node: &NodeName) -> proto::DesiredNode {
         let Some(node) = self.nodes.get(node) else {
             return proto::DesiredNode { version: self.head.head.version.get(), deployments: Vec::new() };
@@ -160,7 +144,7 @@ impl Tip {
     pub fn differs(&self, node: &NodeName, published: Option<&proto::DesiredNode>) -> bool {
         match published {
             None => self.nodes.contains_key(node),
-            // Which version a node that has left got its nothing at does not matter.
+            // A node that has left may hold its empty message under any version.
             Some(published) if !self.nodes.contains_key(node) => !published.deployments.is_empty(),
             Some(published) => *published != self.message(node),
         }

@@ -1,4 +1,14 @@
-//! The stream DESIRED at the hub: made, read, written; and a consumer for each client.
+//! The stream DESIRED at the hub, and a consumer for each client: the only file that makes, reads and writes them.
+//!
+//! **Layout.** One message for each node with all that the node shall run, and one for each client with the signed
+//! head. The stream keeps the last message of each subject.
+//!
+//! **Updates.** Messages of nodes are published before the head, in batches that the hub takes whole or not at all. The
+//! head is only taken when the head on the bus is still the one that was read before (compare-and-swap), so a
+//! publication that another one overtook fails.
+//!
+//! **After a crash.** Some messages of nodes may be new while the head is old. The clients do not act before the head
+//! is there, and the next look publishes the missing rest.
 
 use std::collections::BTreeMap;
 
@@ -8,52 +18,51 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
     context::GetStreamErrorKind,
     message::StreamMessage,
-    stream::{Config, DirectGetErrorKind, Stream},
+    stream::{Config, Stream},
 };
 use bus::{Bus, MAX_BATCH, Outgoing, Pattern, Subject, proto, streams};
 use futures::{StreamExt, TryStreamExt, stream};
 use margo::{ClientName, NodeId, NodeName};
 
-/// Messages of one client that may be delivered and not yet acknowledged. An LO acknowledges what it has staged, so this
-/// only has to exceed the nodes of the largest site: the server's default of 1,000 would not.
+/// Messages of one client that may be delivered and not yet acknowledged. An LO acknowledges what it has staged, so
+/// this only has to exceed the nodes of the largest site: the server's default of 1,000 would not.
 const MAX_ACK_PENDING: i64 = 20_000;
 
-/// Direct gets at once.
+/// Messages that are read from the stream at once.
 const READS: usize = 32;
 
-/// The stream and whom it belongs to. Cheap to clone.
+/// The stream as one connection reaches it. Cheap to clone.
 #[derive(Clone)]
 pub struct Hub {
     bus: Bus,
 }
 
-/// The last message of a subject and where it stands.
+/// The last message of a subject, or that there is none.
 pub struct Stored<M> {
-    /// Its sequence; 0: there is none.
+    /// Sequence of the message in the stream; 0 when there is none.
     pub sequence: u64,
-    /// What it says; `None` when there is none or it does not decode.
+    /// `None` when there is no message, or when it cannot be decoded.
     pub message: Option<M>,
 }
 
 impl<M> Stored<M> {
-    /// Whether there is something that nobody can read.
-    pub fn is_garbage(&self) -> bool {
+    /// Whether there is a message that cannot be decoded.
+    pub fn is_unreadable(&self) -> bool {
         self.sequence > 0 && self.message.is_none()
     }
 }
 
 impl Hub {
-    /// The hub as this connection reaches it.
     pub fn new(bus: Bus) -> Self {
         Self { bus }
     }
 
-    /// Makes the stream, or makes it anew when it is not as it has to be: all it holds comes from the repositories.
-    /// Gives its identity.
+    /// Makes the stream when there is none, and makes it anew when it has another form: all that it holds comes from
+    /// the repositories, so nothing is lost. Returns its identity.
     pub async fn ensure_stream(&self) -> anyhow::Result<String> {
         let wanted = streams::desired(Pattern::Desired);
         if let Some(found) = self.find().await? {
-            if is_as(&found, &wanted) {
+            if have_the_same_form(&found, &wanted) {
                 return Ok(streams::id(&found).to_owned());
             }
             self.bus
@@ -66,7 +75,8 @@ impl Hub {
         Ok(streams::id(&created.cached_info().config).to_owned())
     }
 
-    /// The identity of the stream; `None` when there is none.
+    /// The identity of the stream, which is another one after the stream was deleted and made again. `None` when there
+    /// is no stream.
     pub async fn identity(&self) -> anyhow::Result<Option<String>> {
         Ok(self.find().await?.map(|config| streams::id(&config).to_owned()))
     }
@@ -104,17 +114,16 @@ impl Hub {
 
     /// Makes the consumer anew, so that everything is delivered again.
     pub async fn recreate_consumer(&self, client: &ClientName) -> anyhow::Result<()> {
-        // One that is not there need not be deleted; any other reason shows in the next line.
+        // A consumer that is not there need not be deleted; any other failure shows up when the next line makes it.
         let _ = self.stream().await?.delete_consumer(client.as_str()).await;
         self.ensure_consumer(client).await
     }
 
-    /// The head on the bus.
     pub async fn head(&self, client: &ClientName) -> anyhow::Result<Stored<proto::DesiredHead>> {
         self.get(&Subject::DesiredHead(client.clone())).await
     }
 
-    /// The messages of these nodes, and of those that only the bus knows.
+    /// Reads the messages of the given nodes, and of those that have a message although nobody gives their name.
     pub async fn nodes<'a>(
         &self,
         client: &ClientName,
@@ -139,17 +148,16 @@ impl Hub {
     }
 
     async fn get<M: prost::Message + Default>(&self, subject: &Subject) -> anyhow::Result<Stored<M>> {
-        match self.stream().await?.direct_get_last_for_subject(subject.to_string()).await {
-            Ok(StreamMessage { sequence, payload, .. }) => Ok(Stored { sequence, message: bus::decode(&payload).ok() }),
-            Err(error) if matches!(error.kind(), DirectGetErrorKind::NotFound) => {
-                Ok(Stored { sequence: 0, message: None })
-            }
-            Err(error) => Err(error).with_context(|| format!("reading {subject}")),
-        }
+        let message = self.bus.last(streams::DESIRED, subject).await?;
+        Ok(message.map_or(Stored { sequence: 0, message: None }, |StreamMessage { sequence, payload, .. }| Stored {
+            sequence,
+            message: bus::decode(&payload).ok(),
+        }))
     }
 
-    /// Publishes node messages and then the head, if the head on the bus is still the one at `sequence`. Up to the last
-    /// batch the old head stands, and with it the old state.
+    /// Publishes messages of nodes and then the head, and returns how many messages that were. Fails when the head on
+    /// the bus is not the one at `sequence` any more (0: none). The old head, and with it the old state, stands up to
+    /// the last batch.
     pub async fn publish(
         &self,
         client: &ClientName,
@@ -169,11 +177,12 @@ impl Hub {
     }
 }
 
-/// Whether a stream serves: what differs otherwise is the server's or the operator's business.
-fn is_as(found: &Config, wanted: &Config) -> bool {
+/// Whether two streams are the same in what this service and its readers rely on. Everything else, such as limits or
+/// replicas, is left to the operator.
+fn have_the_same_form(found: &Config, wanted: &Config) -> bool {
     let form = |config: &Config| {
         let republish = config.republish.clone();
-        let republish = republish.map(|it| (it.source, it.destination, it.headers_only));
+        let republish = republish.map(|republish| (republish.source, republish.destination, republish.headers_only));
         (
             config.subjects.clone(),
             config.max_messages_per_subject,

@@ -1,4 +1,7 @@
-//! The repositories, read. Blocks.
+//! The repositories, which git-observer only reads. Blocks.
+//!
+//! git-writer may move a branch at any time. A tip names its files for ever, so everything that is read through one
+//! [`Candidate`] belongs together; a later commit is seen by the next look.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,47 +9,45 @@ use std::{
 };
 
 use anyhow::Context;
-use bus::Repository as Name;
 use git_state::{CommitId, Repository, VerifyError, layout};
+use margo::RepositoryName;
 use margo::{ClientName, KeySet, TenantName};
 
-/// A tenant's repositories.
+/// The repositories of one tenant.
 #[derive(Clone)]
 pub struct Store {
-    /// The folder of all tenants.
+    /// The folder that holds a folder of repositories for each tenant.
     pub folder: PathBuf,
-    /// Whose.
     pub tenant: TenantName,
 }
 
-/// A client's tip, not believed yet.
+/// The tip of a client's repository, of which nothing is believed yet.
 pub struct Candidate {
     repository: Repository,
     id: CommitId,
-    /// Its files.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// The trace it belongs to.
+    /// The trace of the order that made the commit, from its trailer.
     pub traceparent: Option<String>,
 }
 
 impl Candidate {
-    /// The commit's id.
     pub fn commit(&self) -> String {
         self.id.to_string()
     }
 
-    /// Whether a key in force signed the commit.
+    /// Fails unless one of these keys signed the commit.
     pub fn verify(&self, keys: &KeySet) -> Result<(), VerifyError> {
         self.repository.verify(self.id, keys)
     }
 }
 
 impl Store {
-    /// Everybody who needs a consumer: clients with a repository, and those that `fleet.git` knows and that may come.
+    /// Every client that needs a consumer: those with a repository, and those that `fleet.git` knows and that are not
+    /// retired, for they may get a repository any time.
     pub fn clients(&self) -> anyhow::Result<BTreeSet<ClientName>> {
         let mut clients: BTreeSet<_> =
             layout::clients(&self.folder, &self.tenant).context("listing the repositories")?.into_iter().collect();
-        if let Some(fleet) = Repository::open(&self.folder, &self.tenant, &Name::Fleet)?
+        if let Some(fleet) = Repository::open(&self.folder, &self.tenant, &RepositoryName::Fleet)?
             && let Some(tip) = fleet.tip()?
         {
             let files = fleet.files_in(tip, "clients/")?;
@@ -56,9 +57,10 @@ impl Store {
         Ok(clients)
     }
 
-    /// A client's tip; `None` before the first commit.
+    /// The tip of a client's repository; `None` before the first commit.
     pub fn candidate(&self, client: &ClientName) -> anyhow::Result<Option<Candidate>> {
-        let Some(repository) = Repository::open(&self.folder, &self.tenant, &Name::Client(client.clone()))? else {
+        let Some(repository) = Repository::open(&self.folder, &self.tenant, &RepositoryName::Client(client.clone()))?
+        else {
             return Ok(None);
         };
         let Some(id) = repository.tip()? else { return Ok(None) };

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, process::Command, sync::Once};
 
 use async_nats::jetstream::consumer::{Consumer, pull};
-use bus::{Bus, Outgoing, Repository as Name, Role, ServiceName, SiteVerb, Subject, proto, streams};
+use bus::{Bus, Outgoing, ServiceName, SiteVerb, Subject, User, proto, streams};
 use futures::StreamExt;
 use git_state::{Draft, FileChange, Manifest, Message, Move, Repository, Unsynced, Writer, layout};
 use identity::{
@@ -14,11 +14,9 @@ use identity::{
     trust::{self, HEAD_NAMESPACE, sign_keys},
 };
 use jiff::Timestamp;
-use margo::{ClientName, Head, KeySet, ManifestVersion, NodeId, TenantName};
-use service::{
-    Health,
-    args::{LogFormat, TelemetryArgs},
-};
+use margo::{ClientName, Head, KeySet, ManifestVersion, NodeId, RepositoryName, TenantName};
+use process::args::{LogFormat, TelemetryArgs};
+use service::Health;
 use tempfile::TempDir;
 use testkit::{NatsServer, wait_for};
 use tokio::task::JoinHandle;
@@ -34,12 +32,12 @@ fn node(name: &str) -> NodeId {
     NodeId::new(plant(), name.parse().unwrap())
 }
 
-fn site() -> Role {
-    Role::Site(plant())
+fn site() -> User {
+    User::Site(plant())
 }
 
-fn central(service: ServiceName) -> Role {
-    Role::Central(service)
+fn central(service: ServiceName) -> User {
+    User::Central(service)
 }
 
 /// The hub, a repository, and whoever writes it.
@@ -71,7 +69,7 @@ impl World {
         TELEMETRY.call_once(|| {
             let args = TelemetryArgs { log: "info".into(), log_format: LogFormat::Text, otlp_endpoint: None };
             // Kept for the life of the process.
-            std::mem::forget(service::telemetry::init("git-observer-test", &args).unwrap());
+            std::mem::forget(process::telemetry::init("git-observer-test", &args).unwrap());
         });
         let services = [ServiceName::GitObserver, ServiceName::GitWriter, ServiceName::ApiGateway];
         let roles: Vec<_> = services.into_iter().map(central).chain([site()]).collect();
@@ -80,14 +78,14 @@ impl World {
         let [root, key] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
         let keys = KeySet { tenant: TenantName::default(), number: 2, keys: vec![key.public().to_string()] };
         let writer = Writer::new(folder.path(), &TenantName::default(), &keys, key).unwrap();
-        let repository = writer.open_or_create(&Name::Client(plant())).unwrap();
+        let repository = writer.open_or_create(&RepositoryName::Client(plant())).unwrap();
         Self { server, folder, root, writer, repository, keys }
     }
 
     fn run(&self) -> Running {
         let (health, stop) = (Health::default(), CancellationToken::new());
         let config = git_observer::Config {
-            bus: self.server.endpoint(&central(ServiceName::GitObserver)),
+            bus: self.server.login(&central(ServiceName::GitObserver)),
             readiness: health.service(ServiceName::GitObserver),
             tenant: TenantName::default(),
             repositories: self.folder.path().to_owned(),
@@ -106,8 +104,8 @@ impl World {
         running
     }
 
-    async fn connect(&self, role: &Role) -> Bus {
-        let bus = Bus::connect(&self.server.endpoint(role)).await.unwrap();
+    async fn connect(&self, role: &User) -> Bus {
+        let bus = Bus::connect(&self.server.login(role)).await.unwrap();
         bus.connected().await;
         bus
     }
@@ -174,7 +172,7 @@ impl World {
         writer.client().flush().await.unwrap();
     }
 
-    async fn refusals(&self) -> Vec<api::RefusalInfo> {
+    async fn refusals(&self) -> Vec<api::Refusal> {
         let operator = self.connect(&central(ServiceName::ApiGateway)).await;
         operator.call(&Subject::service(ServiceName::GitObserver, "refusals"), &(), None).await.unwrap()
     }
@@ -449,8 +447,12 @@ async fn a_site_that_lost_its_copy_gets_everything_again() {
 #[tokio::test]
 async fn a_client_gets_its_consumer_before_its_first_deployment() {
     let world = World::new().await;
-    let fleet = world.writer.open_or_create(&Name::Fleet).unwrap();
-    let file = layout::ClientFile { name: "farm".parse().unwrap(), public_key: "U".into(), state: "active".into() };
+    let fleet = world.writer.open_or_create(&RepositoryName::Fleet).unwrap();
+    let file = layout::ClientFile {
+        name: "farm".parse().unwrap(),
+        identity: margo::Identity::Nkey(identity::nats::generate().1),
+        state: "active".into(),
+    };
     let change =
         FileChange { path: layout::client(&file.name).try_into().unwrap(), content: Some(layout::to_yaml(&file)) };
     let running = world.ready().await;

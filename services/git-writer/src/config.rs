@@ -1,4 +1,4 @@
-//! What git-writer has to know.
+//! What git-writer has to know, and the keys that it reads once, when it starts.
 
 use std::{fs, path::PathBuf};
 
@@ -6,36 +6,36 @@ use anyhow::{Context, ensure};
 use identity::SigningKey;
 use margo::{KeySet, TenantName};
 
-/// Configuration of git-writer.
 #[derive(Clone)]
 pub struct Config {
-    /// The hub.
-    pub bus: bus::Endpoint,
-    /// Where it says whether it can work.
+    /// The way into the hub's NATS server as the user `git-writer`.
+    pub bus: bus::Login,
+    /// Told whether git-writer can work, and why not: which repositories stand still, or that the log is lost.
     pub readiness: service::Readiness,
-    /// Whose repositories.
+    /// The only tenant whose repositories are written. The key set has to be this tenant's, too.
     pub tenant: TenantName,
-    /// The folder of all tenants' repositories.
+    /// The folder that holds a folder of repositories for each tenant.
     pub repositories: PathBuf,
-    /// OpenSSH private key that signs commits and heads.
+    /// File with the OpenSSH private key that signs commits and heads. Its public key has to be in the key set.
     pub signing_key: PathBuf,
-    /// The file `KEYS`.
+    /// File with the key set, which every commit of a client's repository carries as `KEYS`.
     pub keys: PathBuf,
-    /// The file `KEYS.sig`.
+    /// File with the root key's signature of the key set, carried as `KEYS.sig`.
     pub keys_signature: PathBuf,
 }
 
-/// `KEYS` as it stands in every client's repository.
+/// The key set and the exact bytes that go into every client's repository.
 pub(crate) struct Keys {
-    /// In force.
     pub set: KeySet,
-    /// Bytes of `KEYS`.
+    /// The content of `KEYS`: what the root key signed, byte for byte.
     pub bytes: Vec<u8>,
-    /// Bytes of `KEYS.sig`.
+    /// The content of `KEYS.sig`.
     pub signature: Vec<u8>,
 }
 
 impl Config {
+    /// Reads the signing key and the key set. Fails when the key set is of another tenant or does not name the signing
+    /// key, because no site would then believe what git-writer commits. Blocks.
     pub(crate) fn read_keys(&self) -> anyhow::Result<(SigningKey, Keys)> {
         let read = |path: &PathBuf| fs::read(path).with_context(|| format!("reading {}", path.display()));
         let (bytes, signature) = (read(&self.keys)?, read(&self.keys_signature)?);

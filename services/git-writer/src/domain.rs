@@ -1,79 +1,75 @@
-//! What a row means for its repository: whether it is the next one, and which files it changes. No git, no bus, no clock.
+//! What a row means for its repository: whether it is the next one of its source, and which files its commit changes.
+//! No git, no bus, no clock.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use bus::{Repository, ServiceName};
-use git_state::{FileChange, InvalidManifest, InvalidPath, Manifest, Message, TreePath, layout};
-use margo::{ClientName, DeploymentId, Digest, Head, InvalidId, InvalidName, ManifestVersion, NodeName, TenantName};
+use bus::ServiceName;
+use git_state::{FileChange, InvalidPath, Message, TreePath, layout};
+use margo::{DeploymentId, Digest, InvalidId, InvalidName, ManifestList, ManifestVersion, NodeName, RepositoryName};
 
-/// Trailers that only git-writer sets.
+/// Trailers that git-writer sets itself. A source that sends one of them would forge how far a repository is, so they
+/// are taken out of what sources send.
 pub const OWN_TRAILERS: [&str; 3] =
     [layout::HANDLED_TRAILER, layout::MANIFEST_VERSION_TRAILER, layout::TRACEPARENT_TRAILER];
 
-/// One numbered change of one repository.
+/// One entry of the log: what one source wants to have written into one repository. It becomes one commit.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Who numbered it.
+    /// The service that decided on the row and numbered it.
     pub source: ServiceName,
-    /// From 1, without gaps, per source and repository.
+    /// Counts the rows of one source for one repository, from 1 and without gaps.
     pub number: u64,
-    /// Author of the commit.
+    /// Author of the commit: the person or the service that gave the order.
     pub author: String,
-    /// What the commit says, without the trailers of git-writer.
+    /// Message of the commit, without the trailers that git-writer adds.
     pub message: Message,
-    /// What it changes. It has a number also when it can never be carried out, so it cannot be left out.
-    pub change: Result<Change, ImpossibleChange>,
+    /// An impossible row keeps its number: if it were dropped, all later rows of its source would wait for it for ever.
+    pub edits: Result<Edits, ImpossibleEdits>,
 }
 
-/// What a row changes.
+/// What a row writes. Which of the two it is has to fit the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Files of `fleet.git`.
+pub enum Edits {
+    /// Files of `fleet.git`, whose content the source has decided on.
     Files(Vec<FileChange>),
-    /// Deployments of a client.
-    Deployments(Vec<DeploymentChange>),
+    /// Deployments of one client; git-writer makes the files of the client's repository from them.
+    Deployments(Vec<DeploymentEdit>),
 }
 
-/// What happens to one deployment of a client.
+/// A deployment on one node that is to be put, replaced or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeploymentChange {
-    /// On which node.
+pub struct DeploymentEdit {
     pub node: NodeName,
-    /// Which deployment.
     pub deployment: DeploymentId,
-    /// Its document and its summary; `None`: it is removed.
+    /// The exact bytes of the ApplicationDeployment and of its summary for readers. `None` removes the deployment;
+    /// removing one that is not there changes nothing.
     pub content: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Why a row can never be carried out: a defect of its source.
+/// Why a row can never be carried out. That is a defect of its source, so trying again does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImpossibleChange {
-    /// Nothing that this git-writer knows.
+pub enum ImpossibleEdits {
+    /// The row holds nothing that this version of git-writer knows.
     #[error("the change is of an unknown kind")]
     Unknown,
-    /// Files for a client, or deployments for the fleet.
+    /// The row brings files for a client's repository, or deployments for `fleet.git`.
     #[error("a change of this kind does not belong into {0}")]
-    Misplaced(Repository),
-    /// Not a path.
+    Misplaced(RepositoryName),
+    /// A file has a path that no repository may hold, such as `../x`.
     #[error(transparent)]
     Path(#[from] InvalidPath),
-    /// A path of another source.
+    /// A file is in a folder that another source writes.
     #[error("{source_name} does not write {path}")]
-    Foreign {
-        /// Who sent it.
-        source_name: ServiceName,
-        /// What it wanted to write.
-        path: TreePath,
-    },
-    /// Not a node's name.
+    Foreign { source_name: ServiceName, path: TreePath },
+    /// The name of a node breaks the rules for names.
     #[error(transparent)]
     Node(#[from] InvalidName),
-    /// Not a deployment's id.
+    /// The id of a deployment is not a UUID.
     #[error(transparent)]
     Deployment(#[from] InvalidId),
 }
 
-/// Whether a source may write a file of `fleet.git`.
+/// Whether a source may write this file of `fleet.git`: each folder at the top has one source, which alone writes it.
 pub fn may_write(source: ServiceName, path: &TreePath) -> bool {
     let folders: &[&str] = match source {
         ServiceName::AppRegistry => &["apps"],
@@ -89,23 +85,24 @@ pub fn may_write(source: ServiceName, path: &TreePath) -> bool {
     path.as_str().split_once('/').is_some_and(|(folder, _)| folders.contains(&folder))
 }
 
-/// The number of the last row of each source that stands in a repository.
+/// How far a repository is: for each source, the number of its last row that is committed there. The trailer `Handled`
+/// of the tip holds it as `source=number` pairs, sorted by source and with spaces between. Names of sources that this
+/// version does not know stay in it, so that a source that comes back does not begin again with 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handled(BTreeMap<String, u64>);
 
-/// A row's place in the order of its source.
+/// Where a row stands among the rows of its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// It stands in the repository.
+    /// The row is committed already. It came again because its source had not heard of that.
     Behind,
-    /// It is to be committed now.
+    /// The row is to be committed now.
     Next,
-    /// Earlier ones are missing: its source will publish them and it again.
+    /// Earlier rows are missing. Nothing is done: the source publishes all rows that are not committed again, in order.
     Ahead,
 }
 
 impl Handled {
-    /// Where a row stands.
     pub fn place(&self, source: ServiceName, number: u64) -> Place {
         let next = self.0.get(source.as_str()).copied().unwrap_or(0) + 1;
         match number.cmp(&next) {
@@ -115,12 +112,12 @@ impl Handled {
         }
     }
 
-    /// The next row of this source stands in the repository.
+    /// Counts the next row of this source as committed.
     pub fn advance(&mut self, source: ServiceName) {
         *self.0.entry(source.as_str().to_owned()).or_default() += 1;
     }
 
-    /// Source → number.
+    /// The name of each source with the number of its last committed row.
     pub fn numbers(&self) -> &BTreeMap<String, u64> {
         &self.0
     }
@@ -128,14 +125,14 @@ impl Handled {
 
 impl fmt::Display for Handled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (source, number)) in self.0.iter().enumerate() {
-            write!(f, "{}{source}={number}", if at == 0 { "" } else { " " })?;
+        for (index, (source, number)) in self.0.iter().enumerate() {
+            write!(f, "{}{source}={number}", if index == 0 { "" } else { " " })?;
         }
         Ok(())
     }
 }
 
-/// A trailer that is not one of ours.
+/// The trailer `Handled` of a tip is not in the form in which git-writer writes it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("trailer Handled {0:?} is not valid: source=number, with spaces between")]
 pub struct InvalidHandled(String);
@@ -144,71 +141,47 @@ impl FromStr for Handled {
     type Err = InvalidHandled;
 
     fn from_str(raw: &str) -> Result<Self, InvalidHandled> {
-        let entry = |entry: &str| {
-            let (source, number) = entry.split_once('=')?;
+        let parse = |pair: &str| {
+            let (source, number) = pair.split_once('=')?;
             Some((source.to_owned(), number.parse().ok()?))
         };
-        raw.split_whitespace().map(entry).collect::<Option<_>>().map(Self).ok_or_else(|| InvalidHandled(raw.to_owned()))
+        raw.split_whitespace().map(parse).collect::<Option<_>>().map(Self).ok_or_else(|| InvalidHandled(raw.to_owned()))
     }
 }
 
-/// A client's manifest in short: what the next head is made from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// `None` before the first commit.
-    version: Option<ManifestVersion>,
-    list: BTreeMap<(NodeName, DeploymentId), Digest>,
+/// The version of a client's manifest after one more commit: the first one when nothing is committed yet (`None`).
+/// Fails after the last version that a JSON number can hold.
+pub fn next_version(held: Option<ManifestVersion>) -> Result<ManifestVersion, InvalidId> {
+    held.map_or(Ok(ManifestVersion::FIRST), ManifestVersion::next)
 }
 
-impl Desired {
-    /// What a commit has.
-    pub fn read(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, InvalidManifest> {
-        let manifest = Manifest::read(files)?;
-        let list = manifest.list().iter().map(|(node, id, digest)| ((node.clone(), id), digest)).collect();
-        Ok(Self { version: Some(manifest.version), list })
+/// Carries out edits on a client's list under the given version. Returns the files to be changed, except those that are
+/// signed. `VERSION` rises with every row, also with one that changes nothing; the version of a node only when a
+/// document of the node becomes another one.
+pub fn carry_out(edits: &[DeploymentEdit], version: ManifestVersion, list: &mut ManifestList) -> Vec<FileChange> {
+    let mut files = Vec::new();
+    let mut touched = BTreeMap::new();
+    for DeploymentEdit { node, deployment, content } in edits {
+        let after = content.as_ref().map(|(document, _)| Digest::of(document));
+        let before = match after {
+            Some(digest) => list.insert(node.clone(), *deployment, digest),
+            None => list.remove(node, *deployment),
+        };
+        *touched.entry(node).or_insert(false) |= before != after;
+        let (document, summary) = content.clone().unzip();
+        files.push(file(&layout::document(node, deployment), document));
+        files.push(file(&layout::summary(node, deployment), summary));
     }
-
-    /// Its version.
-    pub fn version(&self) -> Option<ManifestVersion> {
-        self.version
+    let number = || Some(format!("{version}\n").into_bytes());
+    for (node, _) in touched.into_iter().filter(|(_, changed)| *changed) {
+        files.push(file(&layout::node_version(node), number()));
     }
-
-    /// Carries out a change under the next version; gives the files to be changed, all but the signed ones.
-    pub fn apply(&mut self, changes: &[DeploymentChange]) -> Result<Vec<FileChange>, InvalidId> {
-        let version = self.version.map_or(Ok(ManifestVersion::FIRST), ManifestVersion::next)?;
-        let mut files = Vec::new();
-        let mut touched = BTreeMap::new();
-        for DeploymentChange { node, deployment, content } in changes {
-            let key = (node.clone(), *deployment);
-            let before = match content {
-                Some((document, _)) => self.list.insert(key, Digest::of(document)),
-                None => self.list.remove(&key),
-            };
-            let after = content.as_ref().map(|(document, _)| Digest::of(document));
-            *touched.entry(node).or_insert(false) |= before != after;
-            let (document, summary) = content.clone().unzip();
-            files.push(change(&layout::document(node, deployment), document));
-            files.push(change(&layout::summary(node, deployment), summary));
-        }
-        let number = || Some(format!("{version}\n").into_bytes());
-        for (node, _) in touched.into_iter().filter(|(_, changed)| *changed) {
-            files.push(change(&layout::node_version(node), number()));
-        }
-        files.push(change(layout::VERSION, number()));
-        self.version = Some(version);
-        Ok(files)
-    }
-
-    /// The summary to be signed; `None` before the first change.
-    pub fn head(&self, tenant: &TenantName, client: &ClientName) -> Option<Head> {
-        let list: margo::ManifestList =
-            self.list.iter().map(|((node, id), digest)| (node.clone(), *id, *digest)).collect();
-        Some(Head { tenant: tenant.clone(), client: client.clone(), version: self.version?, list: list.digest() })
-    }
+    files.push(file(layout::VERSION, number()));
+    files
 }
 
-/// A file of the layout.
-pub fn change(path: &str, content: Option<Vec<u8>>) -> FileChange {
+/// A file of the layout of a client's repository. `None` deletes it.
+pub fn file(path: &str, content: Option<Vec<u8>>) -> FileChange {
     let path = path.to_owned().try_into().expect("names and ids make valid paths");
     FileChange { path, content }
 }

@@ -3,46 +3,35 @@
 use git_state::{GitError, InvalidManifest, VerifyError};
 use margo::InvalidId;
 
-use crate::domain::{ImpossibleChange, InvalidHandled};
+use crate::domain::{ImpossibleEdits, InvalidHandled};
 
-/// Why rows could not be committed. All of it is tried again: the disk may have room, the tip may be put right.
+/// Why rows could not be committed. Whatever the reason is, they are tried again: the disk may get room, an operator
+/// may put the tip right, and a later version of git-writer may know what to do with the row.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The repository cannot be read or written.
+    /// The repository could not be read or written.
     #[error(transparent)]
     Git(#[from] GitError),
-    /// Somebody else has written to it. To go on would be to sign what they wrote.
+    /// No key in force signed the tip, so somebody else wrote it. To go on would be to sign what they wrote.
     #[error("the tip is not by git-writer")]
     Foreign(#[source] VerifyError),
-    /// Its tip does not say how far it is.
+    /// The tip does not say which rows are committed.
     #[error("the tip has no trailer Handled")]
     NotHandled,
-    /// Its tip says so in another way than we do.
+    /// The tip says which rows are committed, in a form that git-writer never writes.
     #[error(transparent)]
     Handled(#[from] InvalidHandled),
-    /// It is no client's repository any more.
+    /// The files of the tip are not those of a client's repository.
     #[error(transparent)]
     Manifest(#[from] InvalidManifest),
-    /// No further version is possible.
+    /// The client's manifest is at the last version that can be numbered.
     #[error("numbering the next manifest")]
     Version(#[source] InvalidId),
-    /// The next row can never be carried out.
+    /// The next row of the source can never be carried out.
     #[error("row {number} of {source_name} cannot be carried out")]
-    Impossible {
-        /// Who numbered it.
-        source_name: bus::ServiceName,
-        /// Its number.
-        number: u64,
-        /// Why.
-        source: ImpossibleChange,
-    },
-    /// Others of the same group could not be put on the disk, and so neither could this one.
+    Impossible { source_name: bus::ServiceName, number: u64, source: ImpossibleEdits },
+    /// The objects of the group could not be put on the disk. They share one sync, so no repository of the group moved.
+    /// The text is the error with its causes.
     #[error("syncing what was written failed: {0}")]
     Sync(String),
-}
-
-/// An error with its causes in one line, for operators.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

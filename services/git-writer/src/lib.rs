@@ -1,18 +1,27 @@
 //! git-writer: the only writer of the repositories.
 //!
-//! Owns the stream GIT_WRITES and reads it from its begin. A row is applied when its number is the next one of its source
-//! in its repository, and makes one signed commit; a group of rows shares one sync and one move of each branch. How far
-//! each source is handled stands in the tip (`Handled`), so nothing here has to be remembered: it may die at any line.
-//! Announces `git.committed.…`, answers `svc.git-writer.handled` and `svc.git-writer.refusals`.
+//! Owns the stream GIT_WRITES, the log, and reads it from its begin. A row of the log is committed when its number is
+//! the next one of its source in its repository; it becomes one signed commit. The commits of a group of rows share one
+//! sync and one move of each branch. The tip of each repository says in its trailer `Handled` which rows it holds, so
+//! nothing has to be remembered beside Git, and the process may die at any line. Announces `git.committed.…`, answers
+//! `svc.git-writer.handled` and `svc.git-writer.refusals`.
 //!
-//! A repository that cannot be written stands still, visibly, and is tried again; the others go on.
+//! A repository that cannot be written stands still, which operators see, and is tried again; the others go on.
+
+#![allow(
+    missing_docs,
+    reason = "nobody outside the workspace sees this crate; a doc comment is written where it says more than the name"
+)]
 
 mod config;
+mod consume;
+mod decode;
 mod domain;
 mod error;
 mod handler;
 mod inbox;
 mod metrics;
+mod refusals;
 mod store;
 
 use std::{
@@ -25,24 +34,27 @@ use async_nats::jetstream::{
     ErrorCode,
     context::{GetStreamError, GetStreamErrorKind},
 };
-use bus::{Bus, Call, ServiceName, streams};
+use bus::{Bus, ServiceName, streams};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use crate::config::Config;
 use crate::{
-    handler::{Committer, Refusals, SharedStore},
+    consume::Committer,
+    handler::{Answers, SharedStore},
+    refusals::Refusals,
     store::Store,
 };
 
-/// Before the log is opened again after it was lost.
+/// How long to wait before a lost log is opened again, so that a fault that lasts does not become a busy loop.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Between looks whether the log is still the same one: nobody tells us that it was deleted.
+/// How often to look whether the log is still the same stream: the server tells nobody that a stream was deleted.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Commits what comes until shutdown.
+/// Commits what comes until shutdown. Returns an error when the keys cannot be read or another process writes the
+/// repositories; a lost server or log is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let bus = Bus::connect(&config.bus).await?;
     let readiness = config.readiness.clone();
@@ -51,12 +63,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let store: SharedStore = Arc::new(Mutex::new(store));
     let refusals = Refusals::default();
 
-    let mut endpoints = bus.register(ServiceName::GitWriter).await?;
-    let asked = store.clone();
-    let handled = move |call: Call<api::HandledRequest>| handler::handled(asked.clone(), call.body.repository);
-    endpoints.verb("handled", handled).await?;
-    let listed = refusals.clone();
-    endpoints.verb("refusals", move |_: Call<()>| std::future::ready(Ok(listed.list()))).await?;
+    let answers = Arc::new(Answers { store: store.clone(), refusals: refusals.clone() });
+    let mut endpoints = bus.register(ServiceName::GitWriter, answers).await?;
+    endpoints.verb("handled", Answers::handled).await?;
+    endpoints.verb("refusals", Answers::refusals).await?;
 
     while !shutdown.is_cancelled() {
         let committer = Committer::new(bus.clone(), store.clone(), refusals.clone(), readiness.clone());
@@ -83,7 +93,8 @@ async fn read_log(bus: &Bus, committer: Committer, shutdown: &CancellationToken)
     committer.run(stream, lost, shutdown).await
 }
 
-/// Ends when the log has to be opened again, and says why. The consumer would go on looking for what it has lost.
+/// Returns when the log has to be opened again, with the reason. The consumer would not find out by itself: it would go
+/// on asking for the messages of a stream that is gone.
 async fn lost(bus: &Bus) -> anyhow::Error {
     let mut connections = bus.connections();
     connections.mark_unchanged();

@@ -1,107 +1,126 @@
-//! The repositories: a group of rows becomes commits, one sync and one move of each branch. Blocks.
+//! How far the repositories are, and how a group of rows gets into them. The only file that writes them. Blocks.
+//!
+//! **Layout.** A tenant has `fleet.git` and one repository for each client. The tip of each says in the trailer
+//! `Handled` which rows of which source it holds, so a commit and the note that it was made are one thing: there is no
+//! file beside Git that could disagree. What is kept in memory (the list of a client, the numbers) only saves reading
+//! the tip again, and is dropped when the tip is another one or a commit failed.
+//!
+//! **Updates.** The rows of a group become commits, one on top of the other. Their objects are written first, then all
+//! of them are synced together, then each branch moves once, with a compare-and-swap: first `fleet.git`, then the
+//! clients.
+//!
+//! **After a crash.** Before the sync, only objects are left that nobody names. Between the moves, some branches hold
+//! their rows and others do not; what people meant is there before what follows from it. In both cases the log still
+//! has the rows, the numbers in `Handled` tell which of them are in, and the others are committed again. A lock that a
+//! killed process left on a branch, or a move that it had not yet synced, is put right when the repository is opened.
 
 use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;
-use bus::{Repository as Name, trace};
-use git_state::{CommitId, Draft, FileChange, Message, Move, Repository, Unsynced, Writer, layout};
+use bus::trace;
+use git_state::{CommitId, Draft, FileChange, Manifest, Message, Move, Repository, Unsynced, Writer, layout};
 use identity::trust::HEAD_NAMESPACE;
 use jiff::Timestamp;
-use margo::{ClientName, ManifestVersion, TenantName};
-use service::stop_point;
+use margo::{ClientName, Head, ManifestList, ManifestVersion, RepositoryName, TenantName};
+use process::stop_point;
 use tracing::{Span, info_span};
 
 use crate::{
     config::{Config, Keys},
-    domain::{self, Change, Desired, Handled, Place, Row},
-    error::{StoreError, chain},
+    domain::{self, Edits, Handled, ImpossibleEdits, Place, Row},
+    error::StoreError,
 };
 
-/// A row as it came.
+/// A row that came from the log and is to be committed.
 #[derive(Debug)]
 pub struct Queued {
-    /// The row.
     pub row: Row,
-    /// Which repository it belongs to.
-    pub repository: Name,
-    /// Where it begins in the log.
+    pub repository: RepositoryName,
+    /// Sequence of the row's first message in the log: the log must not be purged beyond it before the row is
+    /// committed.
     pub sequence: u64,
-    /// They carry the trace.
+    /// Headers of the row's last message. They name the trace that the commit continues.
     pub headers: Option<HeaderMap>,
 }
 
-/// A tip that is on the disk and to be announced.
+/// A repository whose tip is on the disk and has to be announced.
 pub struct Committed {
-    /// Which repository.
-    pub repository: Name,
-    /// Its tip.
+    pub repository: RepositoryName,
     pub tip: CommitId,
-    /// How far it is now.
     pub handled: Handled,
-    /// A client's manifest version.
+    /// Version of the client's manifest at the tip; `None` for `fleet.git`.
     pub version: Option<ManifestVersion>,
-    /// One for each new commit; they end when the commits are announced. None: only rows that stand there already came,
-    /// and whoever wrote them may have died before it announced them.
+    /// One span for each new commit; they end when the tip is announced. There is none when all rows were committed
+    /// before: then the tip is announced again, because an earlier life may have died before it did so.
     pub spans: Vec<Span>,
 }
 
-/// Rows that stay open.
+/// A repository that stands still.
 pub struct Failed {
-    /// Which repository.
-    pub repository: Name,
-    /// Why.
+    pub repository: RepositoryName,
     pub error: StoreError,
-    /// Which rows: the one that failed and those behind it.
+    /// The rows that are still to be committed: the one that failed and all behind it.
     pub rows: Vec<Queued>,
 }
 
-/// What became of a group.
+/// What became of a group. A repository is in both lists when some of its rows were committed before one failed.
 #[derive(Default)]
 pub struct Outcome {
-    /// Repositories that are on the disk with these rows.
     pub committed: Vec<Committed>,
-    /// Repositories that did not, or not to the end.
     pub failed: Vec<Failed>,
 }
 
-/// The repositories of a tenant, open for writing.
+/// The repositories of a tenant, open for writing. Only one process can have them open.
 pub struct Store {
     writer: Writer,
     tenant: TenantName,
     keys: Keys,
-    open: BTreeMap<Name, Open>,
+    /// The repositories that were used since the start.
+    open: BTreeMap<RepositoryName, Open>,
 }
 
-/// A repository and what its tip says.
+/// A repository with what its tip says.
 struct Open {
     repository: Repository,
     tip: Option<CommitId>,
     handled: Handled,
-    desired: Desired,
+    /// Version of the client's manifest; `None` before the first commit and for `fleet.git`.
+    version: Option<ManifestVersion>,
+    /// The list of the client's manifest; empty for `fleet.git`.
+    list: ManifestList,
 }
 
-/// Commits that no branch names yet.
+/// The commits of one repository that no branch names yet.
 struct Drafted {
-    name: Name,
+    name: RepositoryName,
+    /// The last of the commits: where the branch is to move.
     to: CommitId,
     handled: Handled,
     version: Option<ManifestVersion>,
-    /// `None`: to be read from the tip.
-    desired: Option<Desired>,
+    /// The list at `to`. `None` when the row behind it failed and may have left the list half changed; then the list is
+    /// read from the tip again.
+    list: Option<ManifestList>,
     rows: Vec<Queued>,
     spans: Vec<Span>,
 }
 
+/// What the next commit of a repository builds on.
+#[derive(Clone, Copy)]
+struct Parent {
+    tip: Option<CommitId>,
+    version: Option<ManifestVersion>,
+}
+
 impl Store {
-    /// Reads the keys and takes the lock on the repositories.
+    /// Reads the keys and takes the lock on the repositories. Fails when another process holds the lock.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
         let (signing, keys) = config.read_keys()?;
         let writer = Writer::new(&config.repositories, &config.tenant, &keys.set, signing)?;
         Ok(Self { writer, tenant: config.tenant.clone(), keys, open: BTreeMap::new() })
     }
 
-    /// How far a repository is, and its tip.
-    pub fn handled(&mut self, name: &Name) -> Result<(Handled, Option<CommitId>), StoreError> {
+    /// How far a repository is, with its tip. One that does not exist is not made for that: it has handled nothing.
+    pub fn handled(&mut self, name: &RepositoryName) -> Result<(Handled, Option<CommitId>), StoreError> {
         if !self.open.contains_key(name) && self.writer.open(name)?.is_none() {
             return Ok((Handled::default(), None));
         }
@@ -109,9 +128,10 @@ impl Store {
         Ok((open.handled.clone(), open.tip))
     }
 
-    /// Commits a group of rows: those that are next, each repository by itself.
+    /// Commits the rows of a group that are next. Repositories fail one by one: a bad row stops its own repository
+    /// only.
     pub fn commit(&mut self, group: Vec<Queued>) -> Outcome {
-        let mut by_repository: BTreeMap<Name, Vec<Queued>> = BTreeMap::new();
+        let mut by_repository: BTreeMap<RepositoryName, Vec<Queued>> = BTreeMap::new();
         for queued in group {
             by_repository.entry(queued.repository.clone()).or_default().push(queued);
         }
@@ -126,14 +146,15 @@ impl Store {
         }
         stop_point("git-writer.objects-written");
         if let Err(error) = self.writer.sync(unsynced) {
-            let error = chain(&error);
+            let error = process::chain(&error);
             for draft in drafts {
                 self.fail(draft, StoreError::Sync(error.clone()), &mut outcome);
             }
             return outcome;
         }
-        // What people meant comes before what follows from it: nobody finds a deployment without its assignment.
-        let (fleet, clients): (Vec<_>, Vec<_>) = drafts.into_iter().partition(|draft| draft.name == Name::Fleet);
+        // What people meant is there before what follows from it, so nobody finds a deployment without its assignment.
+        let (fleet, clients): (Vec<_>, Vec<_>) =
+            drafts.into_iter().partition(|draft| draft.name == RepositoryName::Fleet);
         let both = !fleet.is_empty() && !clients.is_empty();
         self.advance(fleet, &mut outcome);
         if both {
@@ -144,8 +165,9 @@ impl Store {
         outcome
     }
 
-    /// The repository as its tip has it: read again when somebody else has moved it.
-    fn at_tip(&mut self, name: &Name) -> Result<&mut Open, StoreError> {
+    /// The repository with what its tip says. The tip is read when the repository was not used yet, and again when
+    /// somebody else has moved the branch. A key in force has to have signed a tip that is read.
+    fn at_tip(&mut self, name: &RepositoryName) -> Result<&mut Open, StoreError> {
         let current = match self.open.get(name) {
             Some(open) => open.repository.tip()? == open.tip,
             None => false,
@@ -157,25 +179,27 @@ impl Store {
         Ok(self.open.get_mut(name).expect("inserted above"))
     }
 
-    fn read(&self, name: &Name) -> Result<Open, StoreError> {
+    fn read(&self, name: &RepositoryName) -> Result<Open, StoreError> {
         let repository = self.writer.open_or_create(name)?;
         let tip = repository.tip()?;
-        let (mut handled, mut desired) = (Handled::default(), Desired::default());
+        let (mut handled, mut version, mut list) = (Handled::default(), None, ManifestList::default());
         if let Some(tip) = tip {
             repository.verify(tip, &self.keys.set).map_err(StoreError::Foreign)?;
             handled =
                 repository.message(tip)?.trailer(layout::HANDLED_TRAILER).ok_or(StoreError::NotHandled)?.parse()?;
-            if let Name::Client(_) = name {
-                desired = Desired::read(&repository.files(tip)?)?;
+            if let RepositoryName::Client(_) = name {
+                let manifest = Manifest::read(&repository.files(tip)?)?;
+                (version, list) = (Some(manifest.version), manifest.list());
             }
         }
-        Ok(Open { repository, tip, handled, desired })
+        Ok(Open { repository, tip, handled, version, list })
     }
 
-    /// Writes the commits of one repository, as far as its rows can be carried out. `None`: no row is next.
+    /// Writes the commits of one repository, up to the first row that fails; that row and those behind it go into
+    /// `outcome.failed`. Returns `None` when there is no new commit.
     fn draft(
         &mut self,
-        name: Name,
+        name: RepositoryName,
         rows: Vec<Queued>,
         unsynced: &mut Unsynced,
         outcome: &mut Outcome,
@@ -187,8 +211,8 @@ impl Store {
                 return None;
             }
         };
-        let (mut handled, mut desired) = (open.handled.clone(), open.desired.clone());
-        let (mut tip, mut version) = (open.tip, desired.version());
+        let (mut handled, mut list) = (open.handled.clone(), open.list.clone());
+        let (mut tip, mut version) = (open.tip, open.version);
         let (mut taken, mut spans, mut complete, mut repeated) = (Vec::new(), Vec::new(), true, false);
         let mut rows = rows.into_iter();
         while let Some(queued) = rows.next() {
@@ -206,9 +230,10 @@ impl Store {
             trace::continue_from(&span, queued.headers.as_ref());
             let mut next = handled.clone();
             next.advance(source);
-            match span.in_scope(|| self.write(&name, row, tip, &next, &mut desired, unsynced)) {
-                Ok(commit) => {
-                    (tip, handled, version) = (Some(commit), next, desired.version());
+            let parent = Parent { tip, version };
+            match span.in_scope(|| self.write(&name, row, parent, &next, &mut list, unsynced)) {
+                Ok(written) => {
+                    (tip, version, handled) = (written.tip, written.version, next);
                     spans.push(span);
                     taken.push(queued);
                 }
@@ -227,55 +252,67 @@ impl Store {
             }
             return None;
         }
-        // What the failed row began to change does not count.
-        let desired = complete.then_some(desired);
-        Some(Drafted { name, to: tip, handled, version, desired, rows: taken, spans })
+        let list = complete.then_some(list);
+        Some(Drafted { name, to: tip, handled, version, list, rows: taken, spans })
     }
 
-    /// Writes one commit.
+    /// Writes the commit of one row on top of `parent` and returns what the next row builds on. `handled` already
+    /// counts the row. When the row fails, `list` may be half changed.
     fn write(
         &self,
-        name: &Name,
+        name: &RepositoryName,
         row: &Row,
-        parent: Option<CommitId>,
+        parent: Parent,
         handled: &Handled,
-        desired: &mut Desired,
+        list: &mut ManifestList,
         unsynced: &mut Unsynced,
-    ) -> Result<CommitId, StoreError> {
+    ) -> Result<Parent, StoreError> {
         let impossible = |source| StoreError::Impossible { source_name: row.source, number: row.number, source };
-        let change = row.change.as_ref().map_err(|error| impossible(error.clone()))?;
+        let edits = row.edits.as_ref().map_err(|error| impossible(error.clone()))?;
         let mut message = row.message.clone();
-        let changes = match (name, change) {
-            (Name::Fleet, Change::Files(files)) => files.clone(),
-            (Name::Client(client), Change::Deployments(changes)) => {
-                let mut files = desired.apply(changes).map_err(StoreError::Version)?;
-                files.extend(self.sign(client, desired)?);
-                let version = desired.version().map(|version| version.to_string()).unwrap_or_default();
-                message = message.with(layout::MANIFEST_VERSION_TRAILER, &version);
-                files
+        let (version, changes) = match (name, edits) {
+            (RepositoryName::Fleet, Edits::Files(files)) => (None, files.clone()),
+            (RepositoryName::Client(client), Edits::Deployments(edits)) => {
+                let version = domain::next_version(parent.version).map_err(StoreError::Version)?;
+                let mut files = domain::carry_out(edits, version, list);
+                files.extend(self.sign(client, version, list)?);
+                message = message.with(layout::MANIFEST_VERSION_TRAILER, &version.to_string());
+                (Some(version), files)
             }
-            (name, _) => return Err(impossible(domain::ImpossibleChange::Misplaced(name.clone()))),
+            (name, _) => return Err(impossible(ImpossibleEdits::Misplaced(name.clone()))),
         };
         let message: Message = message
             .with(layout::TRACEPARENT_TRAILER, &trace::current_text().unwrap_or_default())
             .with(layout::HANDLED_TRAILER, &handled.to_string());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a commit's time is for people; numbers and versions give the order"
+        )]
         let draft = Draft { author: &row.author, message: &message, changes: &changes, at: Timestamp::now() };
-        Ok(self.writer.write(&self.open[name].repository, parent, draft, unsynced)?)
+        let commit = self.writer.write(&self.open[name].repository, parent.tip, draft, unsynced)?;
+        Ok(Parent { tip: Some(commit), version })
     }
 
-    /// The files by which a site believes the others.
-    fn sign(&self, client: &ClientName, desired: &Desired) -> Result<Vec<FileChange>, StoreError> {
-        let head = desired.head(&self.tenant, client).map(|head| head.to_bytes()).unwrap_or_default();
+    /// The files that make a client believe the others: the signed head, and the key set by which it is believed.
+    fn sign(
+        &self,
+        client: &ClientName,
+        version: ManifestVersion,
+        list: &ManifestList,
+    ) -> Result<Vec<FileChange>, StoreError> {
+        let head = Head { tenant: self.tenant.clone(), client: client.clone(), version, list: list.digest() };
+        let head = head.to_bytes();
         let signature = self.writer.sign(HEAD_NAMESPACE, &head)?;
         Ok(vec![
-            domain::change(layout::HEAD, Some(head)),
-            domain::change(layout::HEAD_SIGNATURE, Some(signature.into_bytes())),
-            domain::change(layout::KEYS, Some(self.keys.bytes.clone())),
-            domain::change(layout::KEYS_SIGNATURE, Some(self.keys.signature.clone())),
+            domain::file(layout::HEAD, Some(head)),
+            domain::file(layout::HEAD_SIGNATURE, Some(signature.into_bytes())),
+            domain::file(layout::KEYS, Some(self.keys.bytes.clone())),
+            domain::file(layout::KEYS_SIGNATURE, Some(self.keys.signature.clone())),
         ])
     }
 
-    /// Moves the branches of these drafts.
+    /// Moves the branches to the commits of these drafts, which are on the disk. A branch that somebody else has moved
+    /// meanwhile stays where it is, and its draft fails.
     fn advance(&mut self, drafts: Vec<Drafted>, outcome: &mut Outcome) {
         let moves = drafts.iter().map(|draft| {
             let open = &self.open[&draft.name];
@@ -287,10 +324,11 @@ impl Store {
                 self.fail(draft, error.into(), outcome);
                 continue;
             }
-            let Drafted { name, to, handled, version, desired, spans, .. } = draft;
-            match (self.open.get_mut(&name), desired) {
-                (Some(open), Some(desired)) => {
-                    (open.tip, open.handled, open.desired) = (Some(to), handled.clone(), desired);
+            let Drafted { name, to, handled, version, list, spans, .. } = draft;
+            match (self.open.get_mut(&name), list) {
+                (Some(open), Some(list)) => {
+                    (open.tip, open.handled) = (Some(to), handled.clone());
+                    (open.version, open.list) = (version, list);
                 }
                 _ => {
                     self.open.remove(&name);
@@ -300,7 +338,8 @@ impl Store {
         }
     }
 
-    /// Nothing of a draft counts; the repository is read anew before it is tried again.
+    /// Gives a draft up: its rows are to be committed again, before those of the repository that failed already. The
+    /// repository is read anew before that.
     fn fail(&mut self, draft: Drafted, error: StoreError, outcome: &mut Outcome) {
         self.open.remove(&draft.name);
         let Drafted { name: repository, rows, .. } = draft;

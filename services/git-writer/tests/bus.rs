@@ -5,18 +5,16 @@
 use std::{path::PathBuf, process::Command, sync::Once};
 
 use api::HandledRequest;
-use bus::{Bus, Outgoing, Repository as Name, Role, ServiceName, Subject, proto, streams};
+use bus::{Bus, Outgoing, ServiceName, Subject, User, proto, streams};
 use futures::StreamExt;
 use git_state::{Manifest, Repository};
 use identity::{
     SigningKey,
     trust::{self, sign_keys},
 };
-use margo::{KeySet, TenantName};
-use service::{
-    Health,
-    args::{LogFormat, TelemetryArgs},
-};
+use margo::{KeySet, RepositoryName, TenantName};
+use process::args::{LogFormat, TelemetryArgs};
+use service::Health;
 use tempfile::TempDir;
 use testkit::{NatsServer, wait_for};
 use tokio::task::JoinHandle;
@@ -45,12 +43,12 @@ impl Running {
     }
 }
 
-fn role(service: ServiceName) -> Role {
-    Role::Central(service)
+fn role(service: ServiceName) -> User {
+    User::Central(service)
 }
 
 async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
-    let bus = Bus::connect(&server.endpoint(&role(service))).await.unwrap();
+    let bus = Bus::connect(&server.login(&role(service))).await.unwrap();
     bus.connected().await;
     bus
 }
@@ -61,7 +59,7 @@ impl World {
         TELEMETRY.call_once(|| {
             let args = TelemetryArgs { log: "info".into(), log_format: LogFormat::Text, otlp_endpoint: None };
             // Kept for the life of the process.
-            std::mem::forget(service::telemetry::init("git-writer-test", &args).unwrap());
+            std::mem::forget(process::telemetry::init("git-writer-test", &args).unwrap());
         });
         let roles = [ServiceName::GitWriter, ServiceName::DeploymentRegistry, ServiceName::ApiGateway].map(role);
         let server = NatsServer::start(&roles).await;
@@ -84,7 +82,7 @@ impl World {
     fn run(&self) -> Running {
         let (health, stop) = (Health::default(), CancellationToken::new());
         let config = git_writer::Config {
-            bus: self.server.endpoint(&role(ServiceName::GitWriter)),
+            bus: self.server.login(&role(ServiceName::GitWriter)),
             readiness: health.service(ServiceName::GitWriter),
             tenant: TenantName::default(),
             repositories: self.path("repositories"),
@@ -103,10 +101,10 @@ impl World {
     }
 
     /// Publishes rows in one batch, as an outbox does.
-    async fn publish(&self, rows: Vec<(Name, proto::GitWrite)>) {
+    async fn publish(&self, rows: Vec<(RepositoryName, proto::GitWrite)>) {
         let parts = rows.into_iter().flat_map(|(name, write)| {
             bus::into_parts(bus::encode(&write)).into_iter().map(move |(headers, payload)| Outgoing {
-                subject: name.write_subject(),
+                subject: Subject::git_write(&name),
                 headers,
                 payload,
             })
@@ -114,12 +112,12 @@ impl World {
         self.source.publish_batch(parts.collect()).await.unwrap();
     }
 
-    async fn handled(&self, name: &Name) -> Result<api::Handled, api::Problem> {
+    async fn handled(&self, name: &RepositoryName) -> Result<api::Handled, api::Problem> {
         let request = HandledRequest { repository: name.to_string() };
         self.source.call(&Subject::service(ServiceName::GitWriter, "handled"), &request, None).await
     }
 
-    async fn wait_until_handled(&self, name: &Name, number: u64) {
+    async fn wait_until_handled(&self, name: &RepositoryName, number: u64) {
         wait_for("rows to be handled", async || match self.handled(name).await {
             Ok(handled) if handled.handled.get("deployment-registry") == Some(&number) => Ok(()),
             other => Err(other),
@@ -127,15 +125,15 @@ impl World {
         .await;
     }
 
-    async fn refusals(&self) -> Vec<api::RefusalInfo> {
+    async fn refusals(&self) -> Vec<api::Refusal> {
         self.operator.call(&Subject::service(ServiceName::GitWriter, "refusals"), &(), None).await.unwrap()
     }
 
-    async fn open(&self, name: &Name) -> Repository {
+    async fn open(&self, name: &RepositoryName) -> Repository {
         Repository::open(&self.path("repositories"), &TenantName::default(), name).unwrap().unwrap()
     }
 
-    async fn git(&self, name: &Name, arguments: &[&str]) -> String {
+    async fn git(&self, name: &RepositoryName, arguments: &[&str]) -> String {
         let output = Command::new("git")
             .arg("-C")
             .arg(self.open(name).await.path())
@@ -148,13 +146,13 @@ impl World {
     }
 
     /// Subjects of a repository's commits, oldest first.
-    async fn log(&self, name: &Name) -> Vec<String> {
+    async fn log(&self, name: &RepositoryName) -> Vec<String> {
         self.git(name, &["log", "--reverse", "--format=%s"]).await.lines().map(str::to_owned).collect()
     }
 }
 
-fn plant() -> Name {
-    Name::Client("plant".parse().unwrap())
+fn plant() -> RepositoryName {
+    RepositoryName::Client("plant".parse().unwrap())
 }
 
 fn row(number: u64, change: proto::git_write::Change) -> proto::GitWrite {
@@ -169,13 +167,13 @@ fn row(number: u64, change: proto::git_write::Change) -> proto::GitWrite {
     }
 }
 
-fn assignment(number: u64) -> (Name, proto::GitWrite) {
+fn assignment(number: u64) -> (RepositoryName, proto::GitWrite) {
     let path = "assignments/hello.yaml".to_owned();
     let files = vec![proto::FileChange { path, content: Some(format!("revision: {number}\n").into()) }];
-    (Name::Fleet, row(number, proto::git_write::Change::Fleet(proto::FleetChange { files })))
+    (RepositoryName::Fleet, row(number, proto::git_write::Change::Fleet(proto::FleetChange { files })))
 }
 
-fn deployment(number: u64, document: impl Into<Vec<u8>>) -> (Name, proto::GitWrite) {
+fn deployment(number: u64, document: impl Into<Vec<u8>>) -> (RepositoryName, proto::GitWrite) {
     let put = proto::PutDeployment {
         node: "press".into(),
         deployment: PRESS.into(),
@@ -214,7 +212,7 @@ async fn rows_become_signed_commits_that_say_how_far_they_are() {
 
     let trailers: Vec<_> = repository.message(tip).unwrap().trailers().map(|(key, _)| key.to_owned()).collect();
     assert_eq!(trailers, ["Order", "Manifest-Version", "Traceparent", "Handled"]);
-    for name in [Name::Fleet, plant()] {
+    for name in [RepositoryName::Fleet, plant()] {
         let log = world.git(&name, &["log", "--show-signature", "--format=%an"]).await;
         assert!(log.contains("ada"), "{log}");
         assert_eq!(world.git(&name, &["log", "--format=%G?"]).await.replace(['\n', 'G'], ""), "");
@@ -229,7 +227,7 @@ async fn the_trace_of_a_row_goes_on_in_its_commit() {
     let running = world.ready().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let (name, write) = deployment(1, "id: a");
-    let mut message = Outgoing::new(name.write_subject(), bus::encode(&write));
+    let mut message = Outgoing::new(Subject::git_write(&name), bus::encode(&write));
     message.headers.insert("traceparent", format!("00-{trace}-00f067aa0ba902b7-01").as_str());
     world.source.publish_batch(vec![message]).await.unwrap();
     world.wait_until_handled(&plant(), 1).await;
@@ -290,10 +288,10 @@ async fn many_rows_are_committed_together_and_then_purged() {
     let batch = (1..=rows).flat_map(|number| [assignment(number), deployment(number, number.to_string())]);
     world.publish(batch.collect()).await;
     world.wait_until_handled(&plant(), rows).await;
-    world.wait_until_handled(&Name::Fleet, rows).await;
+    world.wait_until_handled(&RepositoryName::Fleet, rows).await;
     let expected: Vec<_> = (1..=rows).map(|number| format!("row {number}")).collect();
     assert_eq!(world.log(&plant()).await, expected);
-    assert_eq!(world.log(&Name::Fleet).await, expected);
+    assert_eq!(world.log(&RepositoryName::Fleet).await, expected);
     running.stop().await;
 
     let owner = connect(&world.server, ServiceName::GitWriter).await;
@@ -328,7 +326,7 @@ async fn a_large_row_comes_in_parts() {
 async fn a_message_that_cannot_be_read_is_listed_and_the_next_goes_on() {
     let world = World::new().await;
     let running = world.ready().await;
-    let garbage = Outgoing::new(plant().write_subject(), "no write".into());
+    let garbage = Outgoing::new(Subject::git_write(&plant()), "no write".into());
     world.source.publish_batch(vec![garbage]).await.unwrap();
     world.publish(vec![deployment(1, "1")]).await;
     world.wait_until_handled(&plant(), 1).await;
@@ -349,7 +347,7 @@ async fn a_repository_that_cannot_be_written_stands_still_and_the_others_go_on()
     world.git(&plant(), &["update-ref", "refs/heads/desired", foreign.trim()]).await;
 
     world.publish(vec![deployment(2, "2"), assignment(1)]).await;
-    world.wait_until_handled(&Name::Fleet, 1).await;
+    world.wait_until_handled(&RepositoryName::Fleet, 1).await;
     let stalled = wait_for("the refusal", async || world.refusals().await.pop().ok_or("none")).await;
     assert_eq!(stalled.subject, "clients/plant");
     assert!(stalled.reason.contains("is not signed"), "{stalled:?}");
@@ -373,7 +371,7 @@ async fn a_row_that_is_impossible_stops_its_repository_and_not_what_came_before(
     impossible.change = Some(proto::git_write::Change::Fleet(proto::FleetChange { files }));
     world.publish(vec![assignment(1), (fleet, impossible), assignment(3), deployment(1, "1")]).await;
     world.wait_until_handled(&plant(), 1).await;
-    world.wait_until_handled(&Name::Fleet, 1).await;
+    world.wait_until_handled(&RepositoryName::Fleet, 1).await;
     let refusal = wait_for("the refusal", async || world.refusals().await.pop().ok_or("none")).await;
     assert!(refusal.reason.contains("row 2 of deployment-registry") && refusal.reason.contains("path"), "{refusal:?}");
     running.stop().await;
@@ -390,7 +388,7 @@ async fn the_log_and_its_server_may_be_lost() {
     world.source.connected().await;
     wait_for("the row to be published", async || {
         let (name, write) = deployment(2, "2");
-        world.source.publish_batch(vec![Outgoing::new(name.write_subject(), bus::encode(&write))]).await
+        world.source.publish_batch(vec![Outgoing::new(Subject::git_write(&name), bus::encode(&write))]).await
     })
     .await;
     world.wait_until_handled(&plant(), 2).await;
@@ -399,7 +397,7 @@ async fn the_log_and_its_server_may_be_lost() {
     owner.jetstream().delete_stream(streams::GIT_WRITES).await.unwrap();
     wait_for("the log to be there again", async || {
         let (name, write) = deployment(3, "3");
-        world.source.publish_batch(vec![Outgoing::new(name.write_subject(), bus::encode(&write))]).await
+        world.source.publish_batch(vec![Outgoing::new(Subject::git_write(&name), bus::encode(&write))]).await
     })
     .await;
     world.wait_until_handled(&plant(), 3).await;

@@ -2,18 +2,18 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use bus::{Endpoint, Role};
-use margo::{SiteName, TenantName};
+use bus::{Login, User};
+use margo::{SiteName, TenantName, UserNkey};
 use service::Readiness;
 
 /// The checked configuration.
 pub struct Config {
-    /// The site's own server, as [`Role::LocalOrchestrator`].
-    pub bus: Endpoint,
-    /// The hub, as [`Role::Site`].
-    pub hub: Endpoint,
-    /// The site's own server, as [`Role::Reloader`].
-    pub reloader: Endpoint,
+    /// The site's own server, as [`User::LocalOrchestrator`].
+    pub bus: Login,
+    /// The hub, as [`User::Site`].
+    pub hub: Login,
+    /// The site's own server, as [`User::Reloader`].
+    pub reloader: Login,
     /// Whether the service can do its work.
     pub readiness: Readiness,
     /// Of which tenant.
@@ -23,7 +23,7 @@ pub struct Config {
     /// The list of users that the site's server includes.
     pub users_file: PathBuf,
     /// Who is in it besides the nodes: role and public NKey.
-    pub own_users: Vec<(Role, String)>,
+    pub own_users: Vec<(User, UserNkey)>,
     /// The service's own folder.
     pub data: PathBuf,
     /// The tenant's root public key (OpenSSH): the one thing a site pins.

@@ -1,44 +1,46 @@
 //! Local orchestrator: the head of a site, and the only writer of its streams DESIRED, STATE and EVENTS.
 //!
 //! Two connections: to the hub as the site, to the site's own server as its orchestrator.
-//! - Down: pulls what the hub desires of this site, stages it, adopts it when it is exactly what a believed head was
-//!   signed for, and writes the site's DESIRED from it (`adoption`).
-//! - Up: stores the reports of its nodes (`report`) and relays them (`relay`).
-//! - Its nodes: who may connect (`admission`), which life of them is the present one (`register`), who is heard
-//!   (`health`).
-//! - Answers `svc.local-orchestrator.store` and `.artifacts` at the site, and `GET /api/v1/status` without the hub.
+//! - `down`: a road brings what is desired of this site; it comes into force when it is exactly what a believed head was
+//!   signed for, and the site's DESIRED is written from it.
+//! - `up`: stores the reports of its nodes, and relays them.
+//! - `nodes`: who may connect, which life of a node is the present one, who is heard.
+//! - `answers`: `svc.local-orchestrator.store` and `.artifacts` at the site, and `GET /api/v1/status` without the hub.
 //!
-//! Its folder holds what is in force, what is staged, the number of the newest KEYS, the incarnations and the list of
+//! Its folder holds what is in force with the number of the newest KEYS, what is staged, the incarnations and the list of
 //! nodes. It may die at any line, and lose that folder or any stream: the next look puts it right.
+//!
+//! The road is the bus; tests take others by [`run_by`].
 
-mod admission;
-mod adoption;
+mod answers;
 mod config;
-mod endpoints;
-mod files;
-mod health;
-mod http;
-mod incarnations;
+mod down;
 mod metrics;
+mod nodes;
 mod pull;
 mod refusals;
-mod register;
-mod relay;
-mod report;
 mod site;
-mod telemetry;
+mod up;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use bus::Bus;
 pub use config::Config;
+use service::BearerToken;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use crate::down::{
+    NodeDesired, Objection, Verdict,
+    road::{Documents, Offer, Road, SignedHead, Traces},
+};
 use crate::{
-    admission::Admission, adoption::Adopter, health::Pulses, http::View, incarnations::Incarnations,
-    register::Registrar, relay::Relay, report::Reporter, site::Site, telemetry::Telemetry,
+    answers::View,
+    down::{Adopted, Adopter, Trust, roads::bus::BusRoad},
+    nodes::{Admission, Incarnations, Pulses, Registrar},
+    site::Site,
+    up::{Relay, Reporter, Telemetry},
 };
 
 /// Runs until shutdown.
@@ -48,16 +50,41 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     run_on(listener, config, shutdown).await
 }
 
-/// The same on a listener that is open already; `config.listen` is not used.
+/// Runs until shutdown on a listener that is open already; `config.listen` is not used.
 pub async fn run_on(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let bus_road = |site: &Arc<Site>, adopted: &Adopted, data: &Path| {
+        let road: Box<dyn Road> = Box::new(BusRoad::open(site.clone(), adopted.watch(), data)?);
+        Ok(vec![road])
+    };
+    start(listener, config, bus_road, shutdown).await
+}
+
+/// Runs until shutdown with these roads and no others.
+pub async fn run_by(
+    roads: Vec<Box<dyn Road>>,
+    listener: TcpListener,
+    config: Config,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    start(listener, config, |_, _, _| Ok(roads), shutdown).await
+}
+
+async fn start(
+    listener: TcpListener,
+    config: Config,
+    roads: impl FnOnce(&Arc<Site>, &Adopted, &Path) -> anyhow::Result<Vec<Box<dyn Road>>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let (bus, hub) = (Bus::connect(&config.bus).await?, Bus::connect(&config.hub).await?);
     let reloader = Bus::connect(&config.reloader).await?;
     // Its own server's: being without the hub is normal.
     config.readiness.needs(&bus);
-    let site = Site::new(config.tenant, config.site, bus, hub);
     let data = &config.data;
-    std::fs::create_dir_all(data).with_context(|| format!("making {}", data.display()))?;
+    disk::make_private_folder(data).with_context(|| format!("making {}", data.display()))?;
+    let adopted = Adopted::open(data)?;
+    let site = Site::new(config.tenant, config.site, bus, hub);
 
+    let in_force = adopted.watch();
     let pulses = Pulses::new(config.unreachable_after);
     let incarnations = Arc::new(Incarnations::open(data.join("incarnations.json"))?);
     let registrar = Arc::new(Registrar {
@@ -69,18 +96,26 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
         deciding: tokio::sync::Mutex::default(),
     });
     let (telemetry, forwarder) = Telemetry::new(site.client.clone(), config.otlp_endpoint.as_deref())?;
-    let adopter = Adopter::open(site.clone(), &config.root_key, data)?;
+    let trust = Trust::new(&config.root_key, site.tenant.clone(), site.client.clone())?;
+    let roads = roads(&site, &adopted, data)?;
+    let adopter = Adopter::new(site.clone(), trust, adopted, roads)?;
     let list_file = data.join("nodes.json");
     let admission =
         Admission::open(site.clone(), pulses.clone(), reloader, config.users_file, config.own_users, list_file)?;
     let reporter = Reporter::new(site.clone(), incarnations.clone(), registrar.clone(), pulses.clone(), telemetry);
-    let view = View { site: site.clone(), pulses: pulses.clone(), incarnations, token: config.status_token };
+    let view = View {
+        site: site.clone(),
+        in_force: in_force.clone(),
+        pulses: pulses.clone(),
+        incarnations,
+        token: BearerToken::new(&config.status_token),
+    };
 
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // A part that fails takes the others along, and the supervisor begins anew.
     let stop = shutdown.child_token();
     // Without the site's server nothing works but the status.
-    parts.spawn(http::serve(listener, view, stop.clone()));
+    parts.spawn(answers::http(listener, view, stop.clone()));
     parts.spawn(admission.run(stop.clone()));
     tokio::select! {
         biased;
@@ -93,10 +128,10 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
             parts.spawn(adopter.run(stop.clone()));
             parts.spawn(registrar.run(stop.clone()));
             parts.spawn(reporter.run(stop.clone()));
-            parts.spawn(health::run(site.clone(), pulses, stop.clone()));
+            parts.spawn(nodes::watch(site.clone(), pulses, in_force.clone(), stop.clone()));
             parts.spawn(Relay::of_events(site.clone()).run(stop.clone()));
             parts.spawn(Relay::of_state(site.clone()).run(stop.clone()));
-            parts.spawn(endpoints::run(site.clone(), adoption::open_adopted(data)?, stop.clone()));
+            parts.spawn(answers::endpoints(site.clone(), in_force, stop.clone()));
             if let Some(forwarder) = forwarder {
                 parts.spawn(forwarder.run(stop.clone()));
             }
@@ -113,12 +148,12 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
         }
         Ok(())
     };
-    service::within_grace(all, &shutdown).await
+    process::within_grace(all, &shutdown).await
 }
 
 /// Waits for the site's server and makes its streams.
 async fn streams_are_there(site: &Site) {
-    let mut backoff = service::Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(5));
+    let mut backoff = process::Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(5));
     loop {
         site.bus.connected().await;
         match site.ensure_streams().await {

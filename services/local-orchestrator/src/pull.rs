@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::{Subscriber, jetstream::Message};
 use bus::Bus;
 use futures::StreamExt;
+use process::Backoff;
 use serde_json::json;
-use service::Backoff;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Messages of one group: what a batch towards a stream may hold, with room for what goes along with it.
@@ -21,7 +21,8 @@ const EXPIRES: Duration = Duration::from_secs(120);
 /// How long after its end a request may be answered before it counts as lost.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// A group is complete when nothing came for so long: what was stored together is handled together.
+/// A group is complete when nothing came for so long: what was stored together is handled together. Whoever can tell the
+/// last message of a group waits for nothing ([`Pull::ending_with`]).
 const LULL: Duration = Duration::from_millis(5);
 
 pub enum Pulled {
@@ -39,6 +40,8 @@ pub struct Pull {
     consumer: String,
     open: Option<Request>,
     group: Vec<Message>,
+    /// Whether nothing can follow this message that belongs with it.
+    ends: fn(&Message) -> bool,
     /// Else a consumer that is gone would be asked in a tight loop.
     not_before: Instant,
     backoff: Backoff,
@@ -55,7 +58,12 @@ impl Pull {
     pub fn new(bus: Bus, stream: &'static str, consumer: impl Into<String>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         let (consumer, not_before) = (consumer.into(), Instant::now());
-        Self { bus, stream, consumer, open: None, group: Vec::new(), not_before, backoff }
+        Self { bus, stream, consumer, open: None, group: Vec::new(), ends: |_| false, not_before, backoff }
+    }
+
+    /// The same with groups that are complete as soon as this holds of a message.
+    pub fn ending_with(self, ends: fn(&Message) -> bool) -> Self {
+        Self { ends, ..self }
     }
 
     /// Asks anew at once: after a new connection the server knows nothing of an open request.
@@ -98,6 +106,10 @@ impl Pull {
         Ok(pulled)
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is an interface of the server, of which `Subject` knows nothing"
+    )]
     async fn ask(&mut self, request: serde_json::Value) -> anyhow::Result<()> {
         let client = self.bus.client();
         let inbox = client.new_inbox();
@@ -126,7 +138,12 @@ impl Pull {
             };
             let Some(status) = message.status.filter(|status| status.as_u16() != 200) else {
                 open.left -= 1;
-                self.group.push(Message { message, context: self.bus.jetstream().clone() });
+                let message = Message { message, context: self.bus.jetstream().clone() };
+                let complete = (self.ends)(&message);
+                self.group.push(message);
+                if complete {
+                    return Ok(self.take());
+                }
                 continue;
             };
             self.open = None;

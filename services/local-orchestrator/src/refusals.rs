@@ -6,29 +6,35 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use api::RefusalInfo;
-use bus::proto;
+use api::Refusal;
+use bus::{
+    proto,
+    report::{MAX_REFUSALS, shown},
+};
 use tokio::sync::watch;
 use tracing::warn;
 
 /// As many as a message about them may carry.
-const KEPT: usize = 20;
+const KEPT: usize = MAX_REFUSALS;
 
 /// A hostile sender chooses the text: it must not fill messages about the site.
 const LONGEST: usize = 500;
 
 /// Now, in nanoseconds since 1970. Shown, never compared.
+#[expect(clippy::disallowed_methods, reason = "the time is shown to people and never compared")]
 pub fn wall_clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The last few refusals of this process.
 pub struct Refusals {
     list: Mutex<VecDeque<proto::Refusal>>,
     count: watch::Sender<u64>,
 }
 
 impl Refusals {
+    /// Nothing was refused yet.
     pub fn new() -> Self {
         Self { list: Mutex::default(), count: watch::Sender::new(0) }
     }
@@ -59,12 +65,14 @@ impl Refusals {
     }
 
     /// The same for the API.
-    pub fn for_people(&self) -> Vec<RefusalInfo> {
-        let at = |nanoseconds: u64| {
-            jiff::Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(jiff::Timestamp::MAX).to_string()
-        };
+    pub fn for_people(&self) -> Vec<Refusal> {
         let list = self.list().into_iter();
-        list.map(|it| RefusalInfo { subject: it.subject, reason: it.reason, at: at(it.time) }).collect()
+        let told = |refusal: proto::Refusal| Refusal {
+            subject: refusal.subject,
+            reason: refusal.reason,
+            at: shown(refusal.time).to_string(),
+        };
+        list.map(told).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<proto::Refusal>> {
@@ -85,7 +93,7 @@ mod tests {
         }
         let list = refusals.list();
         assert_eq!(list.len(), KEPT);
-        assert_eq!(list.iter().filter(|it| it.reason == "forged").count(), 1);
+        assert_eq!(list.iter().filter(|refusal| refusal.reason == "forged").count(), 1);
         assert_eq!(list.last().unwrap().reason, "forged");
         assert_eq!(list[KEPT - 2].reason, "sequence 29");
     }

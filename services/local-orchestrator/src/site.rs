@@ -1,40 +1,35 @@
-//! What all parts of the service share: the two connections, the site's streams, what was refused, what is in force.
+//! What all parts of the service share: the two connections, the site's streams, what was refused.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context, bail};
-use async_nats::jetstream::{message::StreamMessage, stream::DirectGetErrorKind};
-use bus::{Bus, Pattern, Subject, streams};
-use margo::{ClientName, ManifestVersion, NodeId, NodeName, SiteName, TenantName};
-use tokio::sync::{Mutex, watch};
+use bus::{Bus, Pattern, streams};
+use margo::{ClientName, NodeId, NodeName, SiteName, TenantName};
+use tokio::sync::Mutex;
 use tracing::info;
 
 use crate::refusals::Refusals;
 
-/// What the site knows of the manifest in force, for those who only look.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InForce {
-    pub version: ManifestVersion,
-    pub commit: String,
-    /// Deployments of each node.
-    pub desired: std::collections::BTreeMap<NodeName, u64>,
-}
-
+/// The site as its parts see it.
 pub struct Site {
+    /// The tenant that the site belongs to.
     pub tenant: TenantName,
+    /// The site's name.
     pub name: SiteName,
+    /// The client that this LO is.
     pub client: ClientName,
-    /// The site's own server.
+    /// The connection to the site's own server.
     pub bus: Bus,
+    /// The connection to the hub, which may be away for days.
     pub hub: Bus,
+    /// What the site did not accept.
     pub refusals: Refusals,
-    /// `None` before the first adoption.
-    pub in_force: watch::Sender<Option<InForce>>,
     state_stream: RwLock<String>,
     creating: Mutex<()>,
 }
 
 impl Site {
+    /// A site of these connections.
     pub fn new(tenant: TenantName, name: SiteName, bus: Bus, hub: Bus) -> Arc<Self> {
         Arc::new(Self {
             tenant,
@@ -43,12 +38,12 @@ impl Site {
             bus,
             hub,
             refusals: Refusals::new(),
-            in_force: watch::Sender::new(None),
             state_stream: RwLock::default(),
             creating: Mutex::default(),
         })
     }
 
+    /// The full name of one of the site's nodes.
     pub fn node(&self, node: &NodeName) -> NodeId {
         NodeId::new(self.client.clone(), node.clone())
     }
@@ -80,21 +75,8 @@ impl Site {
         Ok(())
     }
 
-    /// Identity of the site's stream STATE.
+    /// The identity of the site's stream STATE. A new one means that the old content is gone.
     pub fn state_stream(&self) -> String {
         self.state_stream.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// Direct get by subject: the last message, `None` when there is none.
-pub async fn last(bus: &Bus, stream: &str, subject: &Subject) -> anyhow::Result<Option<StreamMessage>> {
-    if !bus.is_connected() {
-        bail!("reading {subject}: the server is not connected");
-    }
-    let stream = bus.jetstream().get_stream_no_info(stream).await?;
-    match stream.direct_get_last_for_subject(subject.to_string()).await {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("reading {subject}")),
     }
 }

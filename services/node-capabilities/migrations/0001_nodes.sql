@@ -2,7 +2,7 @@
 CREATE TABLE clients (
     tenant TEXT NOT NULL,
     name TEXT NOT NULL,
-    public_key TEXT NOT NULL UNIQUE,  -- NKey of its user at the hub
+    identity TEXT NOT NULL UNIQUE,  -- NKey of its user at the hub
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
 
@@ -25,7 +25,7 @@ CREATE TABLE nodes (
     client TEXT NOT NULL,
     node TEXT NOT NULL,
     device_id TEXT NOT NULL,
-    public_key TEXT NOT NULL UNIQUE,  -- NKey of its user at the site
+    identity TEXT NOT NULL UNIQUE,  -- NKey of its user at the site
     reachability TEXT NOT NULL DEFAULT 'unknown',
     since INTEGER,                    -- Unix nanoseconds of the LO's clock
     capabilities TEXT,                -- JSON, as the node sent it

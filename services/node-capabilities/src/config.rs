@@ -2,27 +2,27 @@
 
 use std::path::PathBuf;
 
-use bus::Role;
-use margo::TenantName;
+use bus::User;
+use margo::{TenantName, UserNkey};
+use store::Location;
 
-/// Configuration of node-capabilities.
+/// The program `edgewright` fills this from its data folder.
 pub struct Config {
-    /// The hub, as `Role::Central(ServiceName::NodeCapabilities)`.
-    pub bus: bus::Endpoint,
-    /// Says when the service can do its work.
+    /// How to connect to the hub as the user `User::Central(ServiceName::NodeCapabilities)`.
+    pub bus: bus::Login,
+    /// Told when the service can do its work, and when it cannot.
     pub readiness: service::Readiness,
-    /// Whose sites and nodes.
     pub tenant: TenantName,
-    /// The SQLite file.
-    pub database: PathBuf,
-    /// Address of the hub that new sites are told.
+    /// Where the service keeps its tables.
+    pub database: Location,
+    /// The URL of the hub's NATS server that new sites are told.
     pub hub_url: String,
-    /// The tenant's root public key (OpenSSH) that new sites are told.
+    /// The tenant's root public key, in OpenSSH's form, that new sites are told.
     pub root_key: String,
-    /// The hub's list of users. This service alone writes it.
+    /// The file of the hub's list of users, which this service alone writes.
     pub users_file: PathBuf,
-    /// Users that are always in that list: role and public NKey.
-    pub service_users: Vec<(Role, String)>,
-    /// The hub's system account, as `Role::Reloader`.
-    pub reloader: bus::Endpoint,
+    /// The users that are always in that list, with their public keys.
+    pub service_users: Vec<(User, UserNkey)>,
+    /// How to connect to the hub as `User::Reloader`, the only user that may have it reload its list.
+    pub reloader: bus::Login,
 }

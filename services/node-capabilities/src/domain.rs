@@ -1,253 +1,196 @@
-//! Who may join, and what reports of sites and nodes mean. No async, no NATS, no clock.
+//! Who may join, and which reports of sites and nodes change what we hold. There is no async, no NATS and no clock here.
 
-use api::{CreateNode, CreateSite, FieldError, Reachability, RefusalInfo};
-use identity::nats::check_public_key;
+use api::{CreateNode, CreateSite, FieldError, Reachability, Refusal};
+pub use bus::report::Position;
 use jiff::Timestamp;
 use margo::{ClientName, DeviceId, ManifestVersion, NodeId, NodeName};
-use serde_json::Value;
 
-/// Characters of a reason: it becomes one line of a commit message.
+/// The most characters of a reason, because it becomes one line of a commit message.
 const MAX_REASON: usize = 1_000;
 
-/// Bytes of a capabilities document. Real ones have one or two thousand.
-const MAX_CAPABILITIES: usize = 256 << 10;
-
-/// Why somebody may not join.
+/// Why a site or a node may not join.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Fields break rules.
+pub enum CannotJoin {
+    /// Fields of the request break rules.
     #[error("the request breaks {} rule(s)", .0.len())]
     Invalid(Vec<FieldError>),
-    /// There is, or was, one of this name.
+    /// A site or node of this name exists, or did once.
     #[error("{0} exists; names are never used again: choose another one")]
     NameTaken(String),
-    /// Somebody else has this key. Two users of one key would be one user.
-    #[error("this public key is that of {0}; make a new key pair")]
-    KeyTaken(String),
-    /// A node has to stand somewhere.
+    /// Somebody else, named here, has this identity. To NATS two users of one key would be the same user.
+    #[error("this identity is that of {0}; make a new key pair")]
+    IdentityTaken(String),
+    /// The node's site does not exist.
     #[error("site {0} does not exist; add it first")]
     NoSite(ClientName),
 }
 
-/// What is already there, as far as somebody who wants to join is concerned.
+/// What of a request to join is in use already.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
-    /// Whether the name is.
+    /// Whether a site or node has, or had, the name.
     pub name: bool,
-    /// Whose the public key is.
-    pub key: Option<String>,
+    /// Who has the identity, such as `node plant/press`.
+    pub identity: Option<String>,
 }
 
-/// What an order to add somebody means.
+/// What an order to add a site or node means for the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joins {
-    /// Somebody new.
+    /// A new row is inserted.
     Anew,
-    /// The same name with the same key: an order whose answer was lost is given again, and answered as before.
+    /// The row is there already, with the same identity: an order whose answer was lost is given again, and is answered as
+    /// before.
     Again,
 }
 
-/// Whether this site may be added.
-pub fn check_site(site: &CreateSite, taken: Taken) -> Result<Joins, Refused> {
-    check_fields(&site.public_key, site.reason.as_deref())?;
+/// Decides whether this site may be added.
+pub fn check_site(site: &CreateSite, taken: Taken) -> Result<Joins, CannotJoin> {
+    check_reason(site.reason.as_deref())?;
     check_taken(format!("site {}", site.name), taken)
 }
 
-/// Whether this node may be added.
-pub fn check_node(node: &CreateNode, site_exists: bool, taken: Taken) -> Result<Joins, Refused> {
-    check_fields(&node.public_key, node.reason.as_deref())?;
+/// Decides whether this node may be added.
+pub fn check_node(node: &CreateNode, site_exists: bool, taken: Taken) -> Result<Joins, CannotJoin> {
+    check_reason(node.reason.as_deref())?;
     if !site_exists {
-        return Err(Refused::NoSite(node.name.client.clone()));
+        return Err(CannotJoin::NoSite(node.name.client.clone()));
     }
     check_taken(format!("node {}", node.name), taken)
 }
 
-fn check_fields(public_key: &str, reason: Option<&str>) -> Result<(), Refused> {
-    let mut errors = Vec::new();
-    if let Err(error) = check_public_key(public_key) {
-        errors.push(FieldError { field: "publicKey".to_owned(), message: error.to_string() });
-    }
+fn check_reason(reason: Option<&str>) -> Result<(), CannotJoin> {
     let is_line = |text: &str| text.chars().count() <= MAX_REASON && !text.chars().any(char::is_control);
-    if !reason.is_none_or(is_line) {
-        let message = format!("must be one line of at most {MAX_REASON} characters");
-        errors.push(FieldError { field: "reason".to_owned(), message });
+    if reason.is_none_or(is_line) {
+        return Ok(());
     }
-    if errors.is_empty() { Ok(()) } else { Err(Refused::Invalid(errors)) }
+    let message = format!("must be one line of at most {MAX_REASON} characters");
+    Err(CannotJoin::Invalid(vec![FieldError { field: "reason".to_owned(), message }]))
 }
 
-fn check_taken(name: String, taken: Taken) -> Result<Joins, Refused> {
+/// The DeviceId by which documents name a node: its own when it brought one, else one made from its name.
+pub fn device_id(node: &CreateNode) -> DeviceId {
+    node.device_id.clone().unwrap_or_else(|| DeviceId::from(&node.name))
+}
+
+fn check_taken(name: String, taken: Taken) -> Result<Joins, CannotJoin> {
     match taken {
-        Taken { name: true, key: Some(owner) } if owner == name => Ok(Joins::Again),
-        Taken { name: true, .. } => Err(Refused::NameTaken(name)),
-        Taken { key: Some(owner), .. } => Err(Refused::KeyTaken(owner)),
-        Taken { name: false, key: None } => Ok(Joins::Anew),
+        Taken { name: true, identity: Some(owner) } if owner == name => Ok(Joins::Again),
+        Taken { name: true, .. } => Err(CannotJoin::NameTaken(name)),
+        Taken { identity: Some(owner), .. } => Err(CannotJoin::IdentityTaken(owner)),
+        Taken { name: false, identity: None } => Ok(Joins::Anew),
     }
 }
 
-/// A node's report among all reports of that node: those of a later life of the node come after all earlier ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// Rises when a node begins anew without its disk.
-    pub incarnation: u64,
-    /// Rises with every report of one incarnation.
-    pub sequence: u64,
-}
-
-/// What a node can do.
+/// A node's report of what it can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Which node.
     pub node: NodeId,
-    /// Which of its reports.
     pub position: Position,
-    /// Margo DeviceCapabilitiesManifest, checked, as the node sent it.
+    /// The device that the document names.
+    pub device: DeviceId,
+    /// The Margo DeviceCapabilitiesManifest as the node sent it, after its check.
     pub document: String,
 }
 
 impl Capabilities {
-    /// Whether they replace the ones held: an overtaken or repeated report does not.
+    /// Whether this report replaces the one at the position held. A repeated report, or one that a later report has overtaken,
+    /// does not.
     pub fn are_newer_than(&self, held: Option<Position>) -> bool {
         held < Some(self.position)
     }
 }
 
-/// Checks a Margo DeviceCapabilitiesManifest as far as the platform relies on it. What it does not know, it keeps and
-/// never refuses: extensions (WFM-16), and runtimes and deployment types, which count as `custom` (WFM-15).
-pub fn check_capabilities(node: &NodeId, document: &[u8]) -> Result<String, String> {
-    if document.len() > MAX_CAPABILITIES {
-        return Err(format!("larger than {MAX_CAPABILITIES} bytes"));
-    }
-    let text = std::str::from_utf8(document).map_err(|error| error.to_string())?;
-    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let wanted = DeviceId::from(node);
-    match &value["properties"]["id"] {
-        Value::String(id) if id == wanted.as_str() => {}
-        other => return Err(format!("properties.id: must be {wanted:?}, is {other}", wanted = wanted.as_str())),
-    }
-    for field in ["supportedRuntimes", "supportedDeploymentTypes"] {
-        match &value["properties"][field] {
-            Value::Null => {}
-            Value::Array(names) if names.iter().all(Value::is_string) => {}
-            _ => return Err(format!("properties.{field}: must be a list of names")),
-        }
-    }
-    Ok(text.to_owned())
-}
-
-/// What an LO says of its site.
+/// A report of an LO about its site; it replaces the one before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
-    /// Of which client.
     pub client: ClientName,
-    /// Its judgement of its nodes.
     pub nodes: Vec<NodeHealth>,
-    /// Manifest version in force; `None` before the first.
+    /// The version of the manifest that is in force at the site; `None` before the first.
     pub adopted: Option<ManifestVersion>,
-    /// What the site refused, newest last.
-    pub refusals: Vec<RefusalInfo>,
-    /// The LO's clock.
+    /// What the site refused lately, newest last.
+    pub refusals: Vec<Refusal>,
+    /// When the LO made the report, by its own clock.
     pub time: Timestamp,
 }
 
-/// What an LO says of one node.
+/// What an LO judges of one node of its site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeHealth {
-    /// Its name at the site.
     pub node: NodeName,
-    /// As judged by heartbeats.
+    /// Whether the LO has heard the node's heartbeats lately.
     pub reachability: Reachability,
-    /// Since when, by the LO's clock.
+    /// When the reachability last changed, by the LO's clock.
     pub since: Timestamp,
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+
+    use margo::Identity;
 
     use super::*;
 
     fn site() -> CreateSite {
-        CreateSite { name: "plant".parse().unwrap(), public_key: identity::nats::generate().1, reason: None }
+        CreateSite {
+            name: "plant".parse().unwrap(),
+            identity: Identity::Nkey(identity::nats::generate().1),
+            reason: None,
+        }
     }
 
     fn node() -> CreateNode {
-        CreateNode { name: "plant/press".parse().unwrap(), public_key: identity::nats::generate().1, reason: None }
+        CreateNode {
+            name: "plant/press".parse().unwrap(),
+            identity: Identity::Nkey(identity::nats::generate().1),
+            device_id: None,
+            reason: None,
+        }
     }
 
     #[test]
     fn a_name_is_never_used_again() {
-        let taken = Taken { name: true, key: None };
-        assert_eq!(check_site(&site(), taken.clone()), Err(Refused::NameTaken("site plant".into())));
-        assert_eq!(check_node(&node(), true, taken), Err(Refused::NameTaken("node plant/press".into())));
+        let taken = Taken { name: true, identity: None };
+        assert_eq!(check_site(&site(), taken.clone()), Err(CannotJoin::NameTaken("site plant".into())));
+        assert_eq!(check_node(&node(), true, taken), Err(CannotJoin::NameTaken("node plant/press".into())));
     }
 
     #[test]
     fn an_order_whose_answer_was_lost_may_be_given_again() {
-        let taken = |owner: &str| Taken { name: true, key: Some(owner.to_owned()) };
+        let taken = |owner: &str| Taken { name: true, identity: Some(owner.to_owned()) };
         assert_eq!(check_site(&site(), taken("site plant")), Ok(Joins::Again));
         assert_eq!(check_node(&node(), true, taken("node plant/press")), Ok(Joins::Again));
         assert!(check_node(&node(), true, taken("node plant/saw")).is_err());
     }
 
     #[test]
-    fn a_key_belongs_to_one_user() {
-        let taken = Taken { name: false, key: Some("node plant/saw".into()) };
-        assert_eq!(check_site(&site(), taken.clone()), Err(Refused::KeyTaken("node plant/saw".into())));
-        assert_eq!(check_node(&node(), true, taken), Err(Refused::KeyTaken("node plant/saw".into())));
+    fn an_identity_belongs_to_one_user() {
+        let taken = Taken { name: false, identity: Some("node plant/saw".into()) };
+        assert_eq!(check_site(&site(), taken.clone()), Err(CannotJoin::IdentityTaken("node plant/saw".into())));
+        assert_eq!(check_node(&node(), true, taken), Err(CannotJoin::IdentityTaken("node plant/saw".into())));
+    }
+
+    #[test]
+    fn a_node_may_bring_a_device_id_of_its_own() {
+        assert_eq!(device_id(&node()).as_str(), "plant/press");
+        let foreign = CreateNode { device_id: Some("Gateway-1/Cell_7/~b".parse().unwrap()), ..node() };
+        assert_eq!(device_id(&foreign).as_str(), "Gateway-1/Cell_7/~b");
     }
 
     #[test]
     fn a_node_stands_at_a_site() {
-        assert_eq!(check_node(&node(), false, Taken::default()), Err(Refused::NoSite("plant".parse().unwrap())));
+        assert_eq!(check_node(&node(), false, Taken::default()), Err(CannotJoin::NoSite("plant".parse().unwrap())));
         assert_eq!(check_node(&node(), true, Taken::default()), Ok(Joins::Anew));
     }
 
     #[test]
-    fn every_wrong_field_is_named_at_once() {
-        let (seed, _) = identity::nats::generate();
-        let wrong = CreateSite { public_key: seed, reason: Some("two\nlines".into()), ..site() };
-        let Err(Refused::Invalid(errors)) = check_site(&wrong, Taken::default()) else { panic!("not refused") };
-        assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), ["publicKey", "reason"]);
+    fn a_reason_is_one_line_of_a_bounded_length() {
+        let wrong = CreateSite { reason: Some("two\nlines".into()), ..site() };
+        let Err(CannotJoin::Invalid(errors)) = check_site(&wrong, Taken::default()) else { panic!("not refused") };
+        assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), ["reason"]);
         let long = CreateSite { reason: Some("x".repeat(MAX_REASON + 1)), ..site() };
-        assert!(matches!(check_site(&long, Taken::default()), Err(Refused::Invalid(_))));
-    }
-
-    fn check(document: &Value) -> Result<String, String> {
-        check_capabilities(&node().name, document.to_string().as_bytes())
-    }
-
-    #[test]
-    fn wfm_15_unknown_runtimes_and_deployment_types_are_no_reason_to_refuse() {
-        let document = json!({ "properties": {
-            "id": "plant/press", "supportedRuntimes": ["oci", "quantum"], "supportedDeploymentTypes": ["punch-cards"],
-        }});
-        assert_eq!(check(&document), Ok(document.to_string()));
-    }
-
-    #[test]
-    fn wfm_16_extensions_are_kept() {
-        let document = json!({ "properties": { "id": "plant/press" }, "x-acme-extensions": { "colour": "blue" } });
-        assert_eq!(check(&document), Ok(document.to_string()));
-    }
-
-    #[test]
-    fn a_node_speaks_only_for_itself() {
-        let error = check(&json!({ "properties": { "id": "plant/saw" } })).unwrap_err();
-        assert_eq!(error, r#"properties.id: must be "plant/press", is "plant/saw""#);
-        for bad in [json!({}), json!([]), json!(7), json!({ "properties": { "id": 7 } })] {
-            assert!(check(&bad).is_err(), "{bad}");
-        }
-        let list = check(&json!({ "properties": { "id": "plant/press", "supportedRuntimes": "oci" } }));
-        assert_eq!(list.unwrap_err(), "properties.supportedRuntimes: must be a list of names");
-    }
-
-    #[test]
-    fn a_document_that_nobody_needs_is_too_large() {
-        let large = json!({ "properties": { "id": "plant/press" }, "labels": { "x": "y".repeat(MAX_CAPABILITIES) } });
-        assert_eq!(check(&large).unwrap_err(), "larger than 262144 bytes");
-        let deep = "[".repeat(100_000);
-        assert!(check_capabilities(&node().name, deep.as_bytes()).is_err());
+        assert!(matches!(check_site(&long, Taken::default()), Err(CannotJoin::Invalid(_))));
     }
 
     proptest! {
@@ -258,7 +201,7 @@ mod tests {
             let mut held = None;
             for (incarnation, sequence) in &positions {
                 let position = Position { incarnation: *incarnation, sequence: *sequence };
-                let report = Capabilities { node: node.clone(), position, document: String::new() };
+                let report = Capabilities { device: (&node).into(), node: node.clone(), position, document: String::new() };
                 if report.are_newer_than(held) {
                     held = Some(position);
                 }

@@ -4,10 +4,11 @@ use std::{error::Error, time::Duration};
 
 use api::Problem;
 use bus::{AckKind, Subject};
-use margo::{ClientName, NodeId};
+use margo::{ClientName, DeviceId, NodeId};
+use store::StoreError;
 use tracing::error;
 
-use crate::domain::Refused;
+use crate::domain::CannotJoin;
 
 /// Pause before a message comes again that the database could not take.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -21,52 +22,31 @@ pub enum Malformed {
     /// A subject of the platform that carries something else.
     #[error("{0} carries neither capabilities nor a site's health")]
     NotOurs(Subject),
-    /// Not this protobuf message.
-    #[error("decoding the report")]
-    Proto(#[from] prost::DecodeError),
-    /// A field breaks a rule.
-    #[error("{field}: {rule}")]
-    Field {
-        /// Its path.
-        field: String,
-        /// The rule, and what is there instead.
-        rule: String,
-    },
+    /// It breaks a rule for reports.
+    #[error(transparent)]
+    Report(#[from] bus::report::Malformed),
 }
 
-/// Why the database could not do as it was told.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database refused, or cannot be reached.
-    #[error("asking the database")]
-    Database(#[from] sqlx::Error),
-    /// It holds what we never write.
-    #[error("the database holds a {what} that is not valid: {reason}")]
-    Corrupt {
-        /// Which column.
-        what: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl From<StoreError> for Problem {
-    fn from(failure: StoreError) -> Self {
-        error!(error = &failure as &dyn Error, "the database failed");
-        match failure {
-            StoreError::Database(_) => Self::unavailable("the database of nodes cannot be used now; try again"),
-            StoreError::Corrupt { .. } => Self::internal(),
-        }
+/// How the bus is answered when the database fails.
+pub fn store_problem(error: StoreError) -> Problem {
+    error!(error = &error as &dyn Error, "the database failed");
+    match error {
+        StoreError::Unreachable { .. } => Problem::unavailable("the database of nodes cannot be used now; try again"),
+        // No order here is decided on an earlier reading, and its commit is a few lines.
+        StoreError::Refused { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Conflict { .. }
+        | StoreError::TooLarge { .. } => Problem::internal(),
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        let text = refused.to_string();
-        match refused {
-            Refused::Invalid(errors) => Self::invalid(text, errors),
-            Refused::NameTaken(_) | Refused::KeyTaken(_) => Self::conflict(text),
-            Refused::NoSite(_) => Self::not_found(text),
+impl From<CannotJoin> for Problem {
+    fn from(reason: CannotJoin) -> Self {
+        let text = reason.to_string();
+        match reason {
+            CannotJoin::Invalid(errors) => Self::invalid(text, errors),
+            CannotJoin::NameTaken(_) | CannotJoin::IdentityTaken(_) => Self::conflict(text),
+            CannotJoin::NoSite(_) => Self::not_found(text),
         }
     }
 }
@@ -83,6 +63,14 @@ pub enum ObserveError {
     /// Nobody added this client.
     #[error("client {0} does not exist")]
     UnknownClient(ClientName),
+    /// The document names another device than the node is.
+    #[error("document: properties.id: must be {wanted}, is {found}")]
+    OtherDevice {
+        /// The device that the document names.
+        found: DeviceId,
+        /// The device that the node is.
+        wanted: DeviceId,
+    },
     /// It may be recorded later.
     #[error("recording the report")]
     Store(#[from] StoreError),
@@ -93,7 +81,9 @@ impl ObserveError {
     pub fn ack(&self) -> AckKind {
         match self {
             // A site may speak of its nodes as soon as they were added, and of no others.
-            Self::Malformed(_) | Self::UnknownNode(_) | Self::UnknownClient(_) => AckKind::Term,
+            Self::Malformed(_) | Self::UnknownNode(_) | Self::UnknownClient(_) | Self::OtherDevice { .. } => {
+                AckKind::Term
+            }
             Self::Store(_) => AckKind::Nak(Some(RETRY_DELAY)),
         }
     }

@@ -1,10 +1,12 @@
 //! Node capabilities: which sites, clients and nodes there are, what they can do, and whether they are heard.
 //!
-//! The only writer of its database and of the hub's list of users. Adds sites and nodes as ordered: in one transaction
-//! its rows and an outbox row for `fleet.git`; then the hub admits the site, or the site is told to admit the node. Reads
-//! `state.*.node.*.capabilities` and `state.*.health` of the hub's STATE. Answers `svc.node-capabilities.create-site`,
-//! `.sites`, `.create-node`, `.nodes`, and `site.*.nodes`. Keeps nothing in memory that the database does not hold, so it
-//! may die at any time.
+//! The service is the only writer of its database and of the hub's list of users. It adds sites and nodes as ordered: one
+//! transaction holds its rows and an outbox row for `fleet.git`; then the hub admits the site, or the site is told to admit
+//! the node. It reads `state.*.node.*.capabilities` and `state.*.health` of the hub's STATE, and answers
+//! `svc.node-capabilities.create-site`, `.sites`, `.create-node`, `.nodes`, and `site.*.nodes`. It keeps nothing in memory
+//! that the database does not hold, so it may die at any time.
+
+#![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
 mod config;
 mod decode;
@@ -18,9 +20,9 @@ mod users;
 
 use std::sync::Arc;
 
+use ::store::Database;
 use anyhow::Context;
-use api::Problem;
-use bus::{Bus, Call, Pattern, ServiceEndpoints, ServiceName, SiteVerb};
+use bus::{Bus, Pattern, ServiceEndpoints, ServiceName, SiteVerb};
 pub use config::Config;
 use outbox::Outbox;
 use tokio::sync::mpsc;
@@ -28,11 +30,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{handler::Registrar, store::Store, users::HubUsers};
 
-/// Works until shutdown: takes no further orders, finishes those in hand, then ends the rest.
+/// Works until shutdown. Then it takes no further orders, finishes those in hand, and only after that ends what they
+/// depend on.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let pool = ::store::open(&config.database).await?;
-    let store = Store::open(pool.clone(), config.tenant).await.context("preparing the database of nodes")?;
-    let outbox = Outbox::open(ServiceName::NodeCapabilities, pool).await?;
+    let database = Database::open(&config.database).await?;
+    let store =
+        Store::open(database.clone(), config.tenant.clone()).await.context("preparing the database of nodes")?;
+    let outbox = Outbox::open(ServiceName::NodeCapabilities, database).await?;
     let (bus, reloader) = (Bus::connect(&config.bus).await?, Bus::connect(&config.reloader).await?);
     config.readiness.needs(&bus);
     let reloader_key = identity::nats::public_key(&config.reloader.seed).context("reading the reloader's seed")?;
@@ -63,43 +67,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         orders,
         registrar.users.keep(orders_ended.clone()),
         outbox.run(bus.clone(), orders_ended.clone()),
-        handler::evaluate(bus.clone(), joins, orders_ended.clone()),
+        handler::evaluate(bus.clone(), config.tenant, joins, orders_ended.clone()),
         observe::observe(bus, store, config.readiness, orders_ended.clone()),
     )?;
     Ok(())
 }
 
-async fn answer(bus: &Bus, registrar: &Arc<Registrar>) -> anyhow::Result<ServiceEndpoints> {
-    let mut endpoints = bus.register(ServiceName::NodeCapabilities).await?;
-    let it = registrar.clone();
-    let create_site = move |call| {
-        let registrar = it.clone();
-        async move { registrar.create_site(call).await }
-    };
-    endpoints.verb("create-site", create_site).await?;
-    let it = registrar.clone();
-    let create_node = move |call| {
-        let registrar = it.clone();
-        async move { registrar.create_node(call).await }
-    };
-    endpoints.verb("create-node", create_node).await?;
-    let it = registrar.clone();
-    let sites = move |_: Call<()>| {
-        let registrar = it.clone();
-        async move { registrar.store.sites().await.map_err(Problem::from) }
-    };
-    endpoints.verb("sites", sites).await?;
-    let it = registrar.clone();
-    let nodes = move |_: Call<()>| {
-        let registrar = it.clone();
-        async move { registrar.store.nodes().await.map_err(Problem::from) }
-    };
-    endpoints.verb("nodes", nodes).await?;
-    let it = registrar.clone();
-    let admitted = move |call| {
-        let registrar = it.clone();
-        async move { registrar.admitted(call).await }
-    };
-    endpoints.answer("admitted", Pattern::Sites(SiteVerb::Nodes), admitted).await?;
+async fn answer(bus: &Bus, registrar: &Arc<Registrar>) -> anyhow::Result<ServiceEndpoints<Registrar>> {
+    let mut endpoints = bus.register(ServiceName::NodeCapabilities, registrar.clone()).await?;
+    endpoints.verb("create-site", Registrar::create_site).await?;
+    endpoints.verb("create-node", Registrar::create_node).await?;
+    endpoints.verb("sites", Registrar::sites).await?;
+    endpoints.verb("nodes", Registrar::nodes).await?;
+    endpoints.answer("admitted", Pattern::Sites(SiteVerb::Nodes), Registrar::admitted).await?;
     Ok(endpoints)
 }

@@ -1,4 +1,4 @@
-//! What sites say of themselves and of their nodes.
+//! The loop that records what sites report of themselves and of their nodes.
 
 use std::time::Duration;
 
@@ -18,19 +18,20 @@ use crate::{
     store::{Recorded, Store},
 };
 
-/// Between a failure of the bus and the next attempt.
+/// The pause between a failure of the bus and the next attempt.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How long a message may take before it comes again. Also the pause after a crash with messages in hand.
+/// How long a message may take before the server sends it again. After a crash with messages in hand they wait for as long.
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
-/// Messages on their way to us. Each takes a few milliseconds, so none waits for as long as `ACK_WAIT`.
+/// The most messages in hand. Each takes a few milliseconds, so none of them waits for as long as [`ACK_WAIT`].
 const PULL: usize = 200;
 
-/// The server speaks at least this often while we wait for messages; silence for twice as long means that it is gone.
+/// The server sends a sign of life at least this often while we wait for messages; after twice this time of silence the
+/// pull fails.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Records what sites say, until shutdown. Waits for the stream, which status-collector makes.
+/// Records what sites report, until shutdown. A stream that is missing is tried again, because status-collector makes it.
 pub async fn observe(bus: Bus, store: Store, readiness: Readiness, shutdown: CancellationToken) -> anyhow::Result<()> {
     loop {
         let observed = async {
@@ -52,6 +53,7 @@ pub async fn observe(bus: Bus, store: Store, readiness: Readiness, shutdown: Can
     }
 }
 
+/// The reports of capabilities and health, from where this service's durable consumer stands.
 async fn messages(bus: &Bus) -> anyhow::Result<pull::Stream> {
     let config = pull::Config {
         durable_name: Some(ServiceName::NodeCapabilities.to_string()),
@@ -68,6 +70,7 @@ async fn messages(bus: &Bus) -> anyhow::Result<pull::Stream> {
     pulls.messages().await.with_context(|| format!("reading {stream}"))
 }
 
+/// Records one report after the other; refuses those of sites and nodes that nobody added.
 struct Observer {
     store: Store,
 }
@@ -80,10 +83,13 @@ impl Handle for Observer {
             Report::Capabilities(capabilities) => match self.store.record_capabilities(&capabilities).await? {
                 Recorded::Known => Ok(()),
                 Recorded::Unknown => Err(ObserveError::UnknownNode(capabilities.node)),
+                Recorded::OtherDevice { wanted } => {
+                    Err(ObserveError::OtherDevice { found: capabilities.device, wanted })
+                }
             },
             Report::Health(health) => match self.store.record_health(&health).await? {
-                Recorded::Known => Ok(()),
                 Recorded::Unknown => Err(ObserveError::UnknownClient(health.client)),
+                Recorded::Known | Recorded::OtherDevice { .. } => Ok(()),
             },
         }
     }

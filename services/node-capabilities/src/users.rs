@@ -1,37 +1,30 @@
-//! The hub's list of users: kept equal to what the database says, and in force at the server.
+//! Keeps the hub's list of users equal to what the database says, and in force at the server.
 //!
-//! Level-triggered: a new site, a connection, or a failure says "look again", and the whole list is made anew. A process
-//! that dies between commit and reload puts it right at its next start.
+//! A new site, a connection or a failure says only "look again"; the whole list is then made anew. So a process that dies
+//! between commit and reload puts the list right at its next start.
 
-use std::{
-    error::Error,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{error::Error, path::PathBuf, time::Duration};
 
-use anyhow::Context;
-use bus::{Bus, Role};
-use identity::{nats::users_conf, write_secret};
-use tokio::sync::watch;
+use bus::{Bus, User, UserList};
+use margo::{Identity, UserNkey};
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::store::Store;
 
-/// Between a failed attempt and the next one.
+/// The pause between a failed attempt and the next one.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How long an answer waits for the server to reload: ten times what it takes for 50,000 users. The site is durable
-/// without it, and is let in as soon as the server is there.
+/// How long an answer waits for the server to reload: ten times what a reload of 50,000 users takes. The new site is durable
+/// without the reload, and is let in as soon as the server has it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who keeps the list.
+/// The keeper of the list: [`HubUsers::keep`] is its loop, and [`HubUsers::renew`] asks that loop to look.
 pub struct HubUsers {
     store: Store,
-    reloader: Bus,
-    file: PathBuf,
-    service_users: Vec<(Role, String)>,
+    list: Mutex<UserList>,
+    service_users: Vec<(User, UserNkey)>,
     progress: watch::Sender<Progress>,
 }
 
@@ -44,17 +37,18 @@ struct Progress {
 
 impl HubUsers {
     /// Keeps `file` and the server that `reloader` is connected to.
-    pub fn new(store: Store, reloader: Bus, file: PathBuf, service_users: Vec<(Role, String)>) -> Self {
-        Self { store, reloader, file, service_users, progress: watch::Sender::default() }
+    pub fn new(store: Store, reloader: Bus, file: PathBuf, service_users: Vec<(User, UserNkey)>) -> Self {
+        let list = Mutex::new(UserList::new(file, reloader));
+        Self { store, list, service_users, progress: watch::Sender::default() }
     }
 
-    /// Who is in the list without being a client, by public key.
-    pub fn service_of_key(&self, public_key: &str) -> Option<String> {
+    /// The service that has this public key, if one has, in words for a message.
+    pub fn service_of_key(&self, public_key: &UserNkey) -> Option<String> {
         let service = self.service_users.iter().find(|(_, key)| key == public_key);
-        service.map(|(role, _)| format!("the service {role}"))
+        service.map(|(user, _)| format!("the service {user}"))
     }
 
-    /// Has the list made anew, and waits until the server has it, though not for ever.
+    /// Has the list made anew, and waits until it is in force at the server, for at most [`PATIENCE`].
     pub async fn renew(&self) {
         let mut asked = 0;
         self.progress.send_modify(|progress| {
@@ -68,10 +62,10 @@ impl HubUsers {
         }
     }
 
-    /// Keeps the list until shutdown.
+    /// Keeps the list in force until shutdown.
     pub async fn keep(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut progress = self.progress.subscribe();
-        let mut connections = self.reloader.connections();
+        let mut connections = self.list.lock().await.reloader().connections();
         loop {
             connections.mark_unchanged();
             let asked = progress.borrow_and_update().asked;
@@ -89,33 +83,20 @@ impl HubUsers {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 // A server that was away may have started with an older list.
-                _ = connections.changed() => {}
+                _ = connections.changed() => self.list.lock().await.distrust(),
                 () = look_again => {}
             }
         }
     }
 
     async fn apply(&self) -> anyhow::Result<()> {
-        let clients = self.store.client_keys().await?;
-        let sites: Vec<_> = clients.into_iter().map(|(client, key)| (Role::Site(client), key)).collect();
-        let users = users_conf(self.service_users.iter().chain(&sites).map(|(role, key)| (role, key.as_str())));
-        let file = self.file.clone();
-        let written =
-            tokio::task::spawn_blocking(move || replace(&file, &users)).await.context("writing the list of users")?;
-        if written.with_context(|| format!("writing {}", self.file.display()))? {
+        let clients = self.store.client_identities().await?;
+        let sites: Vec<_> =
+            clients.into_iter().map(|(client, Identity::Nkey(key))| (User::Site(client), key)).collect();
+        let users = self.service_users.iter().chain(&sites).map(|(user, key)| (user, key));
+        if self.list.lock().await.put(users).await? {
             info!(sites = sites.len(), "the hub's list of users is written anew");
         }
-        // Also when the file was right: the server may have read it before it was.
-        self.reloader.reload_server().await
+        Ok(())
     }
-}
-
-/// Writes the file, whole or not at all, when its content is another one.
-fn replace(file: &Path, content: &str) -> std::io::Result<bool> {
-    if fs::read(file).is_ok_and(|held| held == content.as_bytes()) {
-        return Ok(false);
-    }
-    // No secret, but nobody's business beside the server's.
-    write_secret(file, content.as_bytes())?;
-    Ok(true)
 }

@@ -2,25 +2,31 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use api::{
     AdmittedNodes, CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated,
 };
 use async_nats::jetstream::consumer::pull;
-use bus::{Bus, Call, Endpoint, Outgoing, Pattern, Role, ServiceName, SiteVerb, Subject, proto, streams};
+use bus::{Bus, Call, Caller, Login, Outgoing, Pattern, Role, ServiceName, SiteVerb, Subject, User, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
 use identity::nats::{generate, public_key};
-use margo::{ClientName, NodeId, TenantName};
+use margo::{ClientName, Identity, NodeId, TenantName, UserNkey};
 use node_capabilities::Config;
 use prost::Message;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, wait_for};
+use testkit::{NatsServer, on_each_database, wait_for};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+
+/// The person who gives every order of these tests.
+fn ada() -> Caller {
+    Caller { tenant: TenantName::default(), name: "ada".parse().unwrap(), roles: vec![Role::Admin] }
+}
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,7 +39,7 @@ fn press() -> NodeId {
 }
 
 /// The services at the hub that these tests play, and the one that they test.
-fn services() -> Vec<Role> {
+fn services() -> Vec<User> {
     [
         ServiceName::NodeCapabilities,
         ServiceName::ApiGateway,
@@ -41,7 +47,7 @@ fn services() -> Vec<Role> {
         ServiceName::GitWriter,
         ServiceName::DeploymentRegistry,
     ]
-    .map(Role::Central)
+    .map(User::Central)
     .to_vec()
 }
 
@@ -52,20 +58,20 @@ struct Running {
 }
 
 impl Running {
-    fn start(server: &NatsServer, folder: &Path) -> Self {
+    fn start(server: &NatsServer, database: &Location) -> Self {
         let health = service::Health::default();
         let shutdown = CancellationToken::new();
-        let user = |role: Role| (role.clone(), public_key(&server.endpoint(&role).seed).unwrap());
+        let user = |role: User| (role.clone(), public_key(&server.login(&role).seed).unwrap());
         let config = Config {
-            bus: server.endpoint(&Role::Central(ServiceName::NodeCapabilities)),
+            bus: server.login(&User::Central(ServiceName::NodeCapabilities)),
             readiness: health.service(ServiceName::NodeCapabilities),
             tenant: TenantName::default(),
-            database: folder.join("node-capabilities.sqlite"),
+            database: database.clone(),
             hub_url: server.url(),
             root_key: "ssh-ed25519 AAAA".into(),
             users_file: server.users_file(),
             service_users: services().into_iter().map(user).collect(),
-            reloader: server.endpoint(&Role::Reloader),
+            reloader: server.login(&User::Reloader),
         };
         let task = tokio::spawn(node_capabilities::run(config, shutdown.clone()));
         Self { health, shutdown, task }
@@ -83,10 +89,10 @@ impl Running {
 }
 
 async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
-    connect_to(&server.endpoint(&Role::Central(service))).await
+    connect_to(&server.login(&User::Central(service))).await
 }
 
-async fn connect_to(endpoint: &Endpoint) -> Bus {
+async fn connect_to(endpoint: &Login) -> Bus {
     let bus = Bus::connect(endpoint).await.unwrap();
     bus.connected().await;
     bus
@@ -95,7 +101,8 @@ async fn connect_to(endpoint: &Endpoint) -> Bus {
 /// The service, its server, the owner of the streams and the gateway that asks.
 struct Stage {
     server: NatsServer,
-    folder: TempDir,
+    _folder: Option<TempDir>,
+    database: Location,
     service: Running,
     gateway: Bus,
     collector: Bus,
@@ -103,29 +110,40 @@ struct Stage {
 
 impl Stage {
     async fn set() -> Self {
-        let server = NatsServer::start(&services()).await;
         let folder = TempDir::new().unwrap();
-        let service = Running::start(&server, folder.path());
+        let database = Location::File(folder.path().join("node-capabilities.sqlite"));
+        Self { _folder: Some(folder), ..Self::on(database).await }
+    }
+
+    async fn on(database: Location) -> Self {
+        let server = NatsServer::start(&services()).await;
         let gateway = connect(&server, ServiceName::ApiGateway).await;
         let collector = connect(&server, ServiceName::StatusCollector).await;
+        // Before the service has the server read its list of users: for a moment then there is no JetStream.
         for config in [streams::dead_letters(), streams::state(Pattern::State)] {
             collector.jetstream().create_stream(config).await.unwrap();
         }
+        let service = Running::start(&server, &database);
         service.ready().await;
-        Self { server, folder, service, gateway, collector }
+        Self { server, _folder: None, database, service, gateway, collector }
     }
 
     async fn ask<T: serde::Serialize, R: DeserializeOwned>(&self, verb: &str, body: &T) -> Result<R, Problem> {
-        self.gateway.call(&Subject::service(ServiceName::NodeCapabilities, verb), body, Some("ada")).await
+        self.gateway.call(&Subject::service(ServiceName::NodeCapabilities, verb), body, Some(&ada())).await
     }
 
-    async fn add_site(&self, public_key: &str) -> Result<SiteCreated, Problem> {
-        let site = CreateSite { name: "plant".parse().unwrap(), public_key: public_key.into(), reason: None };
+    async fn add_site(&self, key: &UserNkey) -> Result<SiteCreated, Problem> {
+        let site = CreateSite { name: "plant".parse().unwrap(), identity: Identity::Nkey(key.clone()), reason: None };
         self.ask("create-site", &site).await
     }
 
-    async fn add_node(&self, name: NodeId, public_key: &str) -> Result<NodeCreated, Problem> {
-        let node = CreateNode { name, public_key: public_key.into(), reason: Some("a second press".into()) };
+    async fn add_node(&self, name: NodeId, key: &UserNkey) -> Result<NodeCreated, Problem> {
+        let node = CreateNode {
+            name,
+            identity: Identity::Nkey(key.clone()),
+            device_id: None,
+            reason: Some("a second press".into()),
+        };
         self.ask("create-node", &node).await
     }
 
@@ -137,8 +155,8 @@ impl Stage {
         self.ask("sites", &()).await.unwrap()
     }
 
-    fn site_endpoint(&self, seed: &str) -> Endpoint {
-        Endpoint { url: self.server.url(), seed: seed.into(), role: Role::Site(plant()) }
+    fn site_login(&self, seed: &str) -> Login {
+        Login { url: self.server.url(), seed: seed.into(), user: User::Site(plant()) }
     }
 
     /// A site with one node, connected.
@@ -146,7 +164,7 @@ impl Stage {
         let (seed, key) = generate();
         self.add_site(&key).await.unwrap();
         self.add_node(press(), &generate().1).await.unwrap();
-        connect_to(&self.site_endpoint(&seed)).await
+        connect_to(&self.site_login(&seed)).await
     }
 }
 
@@ -205,7 +223,7 @@ async fn a_site_may_connect_once_it_was_added_and_not_before() {
     knock(&stage.server, &seed).await.unwrap();
     assert_eq!((created.hub, created.root_key.as_str()), (stage.server.url(), "ssh-ed25519 AAAA"));
     // The services were not disturbed.
-    assert_eq!(stage.sites().await[0].public_key, key);
+    assert_eq!(stage.sites().await[0].identity, Identity::Nkey(key));
     stage.service.stop().await;
 }
 
@@ -214,17 +232,17 @@ async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
     let stage = Stage::set().await;
     let registry = connect(&stage.server, ServiceName::DeploymentRegistry).await;
     let (evaluated, mut evaluations) = mpsc::channel(8);
-    let mut endpoints = registry.register(ServiceName::DeploymentRegistry).await.unwrap();
-    let evaluate = move |call: Call<()>| {
+    let mut endpoints = registry.register(ServiceName::DeploymentRegistry, std::sync::Arc::new(())).await.unwrap();
+    let evaluate = move |_, call: Call<()>| {
         let evaluated = evaluated.clone();
-        async move { evaluated.send(call.actor).await.map_err(|_| Problem::internal()) }
+        async move { evaluated.send(call.caller.unwrap().name.to_string()).await.map_err(|_| Problem::internal()) }
     };
     endpoints.verb("evaluate", evaluate).await.unwrap();
     registry.client().flush().await.unwrap();
 
     let (seed, key) = generate();
     stage.add_site(&key).await.unwrap();
-    let site = connect_to(&stage.site_endpoint(&seed)).await;
+    let site = connect_to(&stage.site_login(&seed)).await;
     let mut calls = site.subscribe(Pattern::CallsOf(plant())).await.unwrap();
     site.client().flush().await.unwrap();
     let admitted =
@@ -235,7 +253,7 @@ async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
     stage.add_node(press(), &node_key).await.unwrap();
     assert_eq!(next(&mut calls).await.subject.as_str(), "call.plant.press.admit");
     let nodes = admitted().await.nodes;
-    assert_eq!((nodes[0].name.as_str(), nodes[0].public_key.as_str()), ("press", node_key.as_str()));
+    assert_eq!((nodes[0].name.as_str(), &nodes[0].identity), ("press", &Identity::Nkey(node_key)));
     let actor = tokio::time::timeout(PATIENCE, evaluations.recv()).await.unwrap();
     assert_eq!(actor.as_deref(), Some("node-capabilities"));
     stage.service.stop().await;
@@ -245,14 +263,15 @@ async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
 async fn names_and_keys_are_never_used_again() {
     let stage = Stage::set().await;
     let (key, other) = (generate().1, generate().1);
-    let gateway = public_key(&stage.server.endpoint(&Role::Central(ServiceName::ApiGateway)).seed).unwrap();
-    let reloader = public_key(&stage.server.endpoint(&Role::Reloader).seed).unwrap();
+    let gateway = public_key(&stage.server.login(&User::Central(ServiceName::ApiGateway)).seed).unwrap();
+    let reloader = public_key(&stage.server.login(&User::Reloader).seed).unwrap();
     assert_eq!(stage.add_node(press(), &other).await.unwrap_err().status, 404);
     for taken in [gateway, reloader] {
         assert_eq!(stage.add_site(&taken).await.unwrap_err().status, 409);
     }
-    let invalid = stage.add_site("SUNOKEY").await.unwrap_err();
-    assert_eq!((invalid.status, invalid.errors[0].field.as_str()), (422, "publicKey"));
+    let wrong = serde_json::json!({ "name": "plant", "identity": { "nkey": "SUNOKEY" } });
+    let invalid = stage.ask::<_, SiteCreated>("create-site", &wrong).await.unwrap_err();
+    assert!(invalid.status == 400 && !invalid.to_string().contains("SUNOKEY"), "{invalid}");
 
     stage.add_site(&key).await.unwrap();
     assert_eq!(stage.add_site(&other).await.unwrap_err().status, 409);
@@ -266,34 +285,40 @@ async fn names_and_keys_are_never_used_again() {
 
 #[tokio::test]
 async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_publishing() {
-    let stage = Stage::set().await;
-    let (site_key, node_key) = (generate().1, generate().1);
-    // Nobody takes the writes yet, so the service dies with both rows open.
-    let site = stage.add_site(&site_key).await.unwrap();
-    let node = stage.add_node(press(), &node_key).await.unwrap();
-    stage.service.task.abort();
-    assert!(stage.service.task.await.unwrap_err().is_cancelled());
+    on_each_database(async |location| {
+        let stage = Stage::on(location).await;
+        let (site_key, node_key) = (generate().1, generate().1);
+        // Nobody takes the writes yet, so the service dies with both rows open.
+        let site = stage.add_site(&site_key).await.unwrap();
+        let node = stage.add_node(press(), &node_key).await.unwrap();
+        stage.service.task.abort();
+        assert!(stage.service.task.await.unwrap_err().is_cancelled());
 
-    let git_writer = connect(&stage.server, ServiceName::GitWriter).await;
-    git_writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
-    let mut writes = read(&git_writer, streams::GIT_WRITES).await;
-    let service = Running::start(&stage.server, stage.folder.path());
+        let git_writer = connect(&stage.server, ServiceName::GitWriter).await;
+        git_writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
+        let mut writes = read(&git_writer, streams::GIT_WRITES).await;
+        let service = Running::start(&stage.server, &stage.database);
 
-    let write = next_write(&mut writes).await;
-    assert_eq!((write.source.as_str(), write.number, write.author.as_str()), ("node-capabilities", 1, "ada"));
-    assert_eq!(trailers(&write)["Order"], site.order);
-    assert_eq!(trailers(&write)["Requested-By"], "ada");
-    assert!(!trailers(&write).contains_key("Reason"));
-    assert_eq!(file::<SiteFile>(&write, "sites/plant.yaml").orchestrator, plant());
-    assert_eq!(file::<ClientFile>(&write, "clients/plant.yaml").public_key, site_key);
+        let write = next_write(&mut writes).await;
+        assert_eq!((write.source.as_str(), write.number, write.author.as_str()), ("node-capabilities", 1, "ada"));
+        assert_eq!(trailers(&write)["Order"], site.order);
+        assert_eq!(trailers(&write)["Requested-By"], "ada");
+        assert!(!trailers(&write).contains_key("Reason"));
+        assert_eq!(file::<SiteFile>(&write, "sites/plant.yaml").orchestrator, plant());
+        assert_eq!(file::<ClientFile>(&write, "clients/plant.yaml").identity, Identity::Nkey(site_key));
 
-    let write = next_write(&mut writes).await;
-    assert_eq!((write.number, write.subject.as_str()), (2, "Add node plant/press"));
-    assert_eq!(trailers(&write)["Order"], node.order);
-    assert_eq!(trailers(&write)["Reason"], "a second press");
-    let node: NodeFile = file(&write, "nodes/plant/press.yaml");
-    assert_eq!((node.device_id.as_str(), node.public_key, node.state.as_str()), ("plant/press", node_key, "active"));
-    service.stop().await;
+        let write = next_write(&mut writes).await;
+        assert_eq!((write.number, write.subject.as_str()), (2, "add node plant/press"));
+        assert_eq!(trailers(&write)["Order"], node.order);
+        assert_eq!(trailers(&write)["Reason"], "a second press");
+        let node: NodeFile = file(&write, "nodes/plant/press.yaml");
+        assert_eq!(
+            (node.device_id.as_str(), node.identity, node.state.as_str()),
+            ("plant/press", Identity::Nkey(node_key), "active")
+        );
+        service.stop().await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -301,13 +326,13 @@ async fn a_list_of_users_that_is_wrong_is_put_right_at_the_start() {
     let stage = Stage::set().await;
     let (seed, key) = generate();
     stage.add_site(&key).await.unwrap();
-    let Stage { mut server, folder, service, .. } = stage;
+    let Stage { mut server, _folder, database, service, .. } = stage;
     service.stop().await;
     // Somebody else writes the list: the site is out, and another one is in.
-    let intruder = server.admit(&Role::Site("intruder".parse().unwrap())).seed;
+    let intruder = server.admit(&User::Site("intruder".parse().unwrap())).seed;
     becomes_refused(&server, &seed).await;
     becomes_admitted(&server, &intruder).await;
-    let service = Running::start(&server, folder.path());
+    let service = Running::start(&server, &database);
     becomes_admitted(&server, &seed).await;
     becomes_refused(&server, &intruder).await;
     service.stop().await;
@@ -324,7 +349,7 @@ async fn a_site_survives_a_power_cut_of_the_hub() {
     stage.gateway.connected().await;
     let (seed, key) = generate();
     wait_for("the service to take orders again", async || {
-        let site = CreateSite { name: "harbour".parse().unwrap(), public_key: key.clone(), reason: None };
+        let site = CreateSite { name: "harbour".parse().unwrap(), identity: Identity::Nkey(key.clone()), reason: None };
         stage.ask::<_, SiteCreated>("create-site", &site).await
     })
     .await;

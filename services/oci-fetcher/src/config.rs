@@ -1,24 +1,23 @@
-//! What the service needs to know.
+//! What the service needs to know, checked by whoever starts it.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use margo::{ClientName, TenantName};
 use service::Readiness;
 
-/// Checked configuration; the program `edgewright` fills it from its data folder.
+/// The program `edgewright` fills this from its data folder.
 pub struct Config {
-    /// The site's server, as [`bus::Role::OciFetcher`].
-    pub bus: bus::Endpoint,
-    /// Told when the service can work.
+    /// How to connect to the site's NATS server as the user [`bus::User::OciFetcher`].
+    pub bus: bus::Login,
+    /// Told when the service can do its work, and when it cannot.
     pub readiness: Readiness,
-    /// Whose site this is.
     pub tenant: TenantName,
-    /// The client that is the site's LO.
+    /// The client as which the site is known to the hub.
     pub client: ClientName,
     /// The folder of the site's content store.
     pub data: PathBuf,
-    /// Where nodes read.
+    /// The address on which artifacts are served to nodes.
     pub listen: SocketAddr,
-    /// The bearer token that nodes present.
+    /// The bearer token that every node of the site presents.
     pub token: String,
 }

@@ -1,4 +1,4 @@
-//! From what is wanted to what is here.
+//! Fetching: which artifacts are wanted, which of them are missing, and the pulls that bring them here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,9 @@ use oci::{
     Client, ContentStore, PullError, RepositoryName,
     server::{Availability, Policy},
 };
+use process::{Backoff, jittered};
 use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
-use service::{Backoff, jittered};
+use service::BearerToken;
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, sleep_until, timeout},
@@ -24,25 +25,25 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, field::Empty, info, info_span, warn};
 
-/// A store that restarts is back within seconds.
+/// The pause after a first failed pull: a store that restarts is back within seconds.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A hub that was away for days is found again within a minute.
+/// The longest pause between pulls: a hub that was away for days is found again within a minute.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Between looks when nothing signals: a lost signal costs this much time.
+/// The pause between two looks when nothing signals, and so the time that a lost signal costs.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
-/// Between looks that nodes cause: they ask again and again for what the hub cannot give.
+/// The shortest pause between two looks that nodes cause, because they ask again and again for what the hub cannot give.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Artifacts pulled at once: enough to fill a line, few enough that each gets on.
 const PULLS: usize = 4;
 
-/// How long a node's request waits for its artifact. Below the client's own patience with a silent server (30 s).
+/// How long a node's request waits for its artifact: less than the 30 s after which a node gives up a silent server.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// When a node shall ask again for what is wanted and not here.
+/// After this time a node shall ask again for an artifact that is wanted but not here.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 static PULLED: LazyLock<IntCounter> = LazyLock::new(|| {
@@ -55,25 +56,27 @@ static MISSING: LazyLock<IntGauge> = LazyLock::new(|| {
         .expect("the metric is registered once")
 });
 
-/// Pulls what is wanted. Cheap to clone.
+/// Pulls into the site's store what is wanted. A clone is cheap and shares everything.
 #[derive(Clone)]
 pub struct Fetcher(Arc<Shared>);
 
 struct Shared {
     bus: Bus,
     store: ContentStore,
-    /// The platform's store as the LO last named it.
+    /// A client of the platform's store as the LO last named it; `None` before the first pull and after a failed one.
     hub: tokio::sync::Mutex<Option<Client>>,
-    /// As the LO last said.
+    /// The artifacts that the LO last named; `None` before its first answer.
     wanted: Mutex<Option<BTreeSet<WantedArtifact>>>,
-    /// How often each artifact could not be pulled since it last could. Changes with every end of a pull.
+    /// How often the pull of each artifact has failed since it last succeeded. Every end of a pull changes this, so whoever
+    /// waits for an artifact looks again.
     failures: watch::Sender<BTreeMap<WantedArtifact, u64>>,
+    /// Told when a node asks for an artifact that is not here.
     look_again: Notify,
+    /// Limits the pulls that run at the same time.
     places: Semaphore,
 }
 
 impl Fetcher {
-    /// Pulls into this store.
     pub fn new(bus: Bus, store: ContentStore) -> Self {
         Self(Arc::new(Shared {
             bus,
@@ -86,7 +89,7 @@ impl Fetcher {
         }))
     }
 
-    /// Looks and pulls until shutdown. A pull that is cut off there goes on at the next start, blob by blob.
+    /// Looks and pulls until shutdown. The blobs of a pull that shutdown cuts off are not pulled again at the next start.
     pub async fn run(&self, client: &ClientName, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut signals = self.0.bus.subscribe(Pattern::ChangedOf(client.clone())).await?;
         let mut connections = self.0.bus.connections();
@@ -116,7 +119,7 @@ impl Fetcher {
                 }
                 signal = signals.next() => {
                     signal.context("the subscription to changes of desired state ended")?;
-                    // One adoption signals once for each node.
+                    // One adoption signals once for each node; one look serves them all.
                     while signals.next().now_or_never().flatten().is_some() {}
                 }
                 changed = connections.changed() => changed.context("the connection to the bus ended")?,
@@ -142,11 +145,11 @@ impl Fetcher {
         }
     }
 
-    /// What is wanted and not here.
+    /// The artifacts that are wanted and not here. Fails when the LO does not answer.
     async fn missing(&self) -> anyhow::Result<BTreeSet<WantedArtifact>> {
         let mut missing = BTreeSet::new();
         for artifact in self.ask_wanted().await.context("asking the LO for artifacts")? {
-            // One that cannot be had must not keep the others from coming: its pull tells why.
+            // An artifact that cannot be looked up must not keep the others from coming; its pull tells why.
             if !self.holds(&artifact).await.unwrap_or(false) {
                 missing.insert(artifact);
             }
@@ -166,7 +169,7 @@ impl Fetcher {
         Ok(wanted)
     }
 
-    /// Pulls one artifact and says whether it is here now.
+    /// Pulls one artifact when there is a place, and returns whether it is here now.
     async fn pull(&self, artifact: WantedArtifact) -> (WantedArtifact, bool) {
         let span = info_span!("pull", name = artifact.name, digest = %artifact.digest, trace_id = Empty);
         trace::continue_from(&span, None);
@@ -203,7 +206,7 @@ impl Fetcher {
         let name = artifact.name.parse()?;
         let first = self.hub().await?.pull(&self.0.store, &name, &artifact.digest).await;
         if first.is_err() {
-            // Whatever it was: the store may have moved, or another process with another token stands in its place.
+            // Whatever the reason: the store may have moved, or may have been given another token. The LO knows.
             *self.0.hub.lock().await = None;
         }
         match first {
@@ -212,7 +215,7 @@ impl Fetcher {
         }
     }
 
-    /// The platform's store. Asked for once, until it fails.
+    /// A client of the platform's store. The LO is asked for its address and token once, until a pull fails.
     async fn hub(&self) -> anyhow::Result<Client> {
         let mut hub = self.0.hub.lock().await;
         if let Some(client) = &*hub {
@@ -226,11 +229,11 @@ impl Fetcher {
         Ok(client)
     }
 
-    /// Has an artifact pulled that a node asks for, and waits for it, for a while.
+    /// Has an artifact pulled that a node asks for, and waits until it is here, its pull has failed, or [`WAIT`] is over.
     async fn provide(&self, artifact: WantedArtifact) -> Availability {
         let mut failures = self.0.failures.subscribe();
         let before = failures.borrow_and_update().get(&artifact).copied();
-        // Asked anew: the node may know of an adoption before its signal came here.
+        // The LO is asked anew, because the node may know of an adoption before the signal of it came here.
         let wanted = match self.ask_wanted().await {
             Ok(wanted) => Some(wanted),
             Err(_) => self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -260,24 +263,22 @@ impl Fetcher {
     }
 }
 
-/// The nodes of the site: they all have the token that their LO gives them when they register.
+/// Decides who may read the store: the nodes of the site, which all have the token that their LO gave them.
 #[derive(Clone)]
 pub struct Nodes {
     fetcher: Fetcher,
-    token: Digest,
+    token: BearerToken,
 }
 
 impl Nodes {
-    /// Admits this token.
     pub fn new(fetcher: Fetcher, token: &str) -> Self {
-        Self { fetcher, token: Digest::of(token.as_bytes()) }
+        Self { fetcher, token: BearerToken::new(token) }
     }
 }
 
 impl Policy for Nodes {
     fn admits(&self, token: &str) -> bool {
-        // Digests, so that the time of the comparison tells nothing of the token.
-        Digest::of(token.as_bytes()) == self.token
+        self.token.is(token)
     }
 
     async fn provide(&self, name: &RepositoryName, digest: &Digest) -> Availability {

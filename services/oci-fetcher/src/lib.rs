@@ -1,12 +1,16 @@
 //! OCI fetcher: the only writer of a site's content store.
 //!
-//! Asks its LO which artifacts the adopted manifest names, pulls from the platform's store what is missing, and serves all
-//! of it to the nodes. Looks again on every change of desired state, on every connection, when a node asks for something
-//! that is not here, and on a timer. With the hub away it serves what it has and goes on trying. The store on disk is all
-//! its memory, so it may die at any time.
+//! The service asks its LO which artifacts the adopted manifest names, pulls from the platform's store those that are
+//! missing, and serves all of them to the nodes. It looks again on every change of desired state, on every connection, when
+//! a node asks for an artifact that is not here, and on a timer. While the hub is away it serves what it has and goes on
+//! trying. The store on disk is all its memory, so it may die at any time.
+
+#![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
 mod config;
 mod fetcher;
+
+use std::sync::Arc;
 
 use anyhow::Context;
 use bus::{Bus, ServiceName};
@@ -19,14 +23,14 @@ pub use config::Config;
 
 use crate::fetcher::{Fetcher, Nodes};
 
-/// Listens, and serves until shutdown.
+/// Listens at `config.listen`, and fetches and serves until shutdown.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("listening on {} for nodes", config.listen))?;
     serve(listener, config, shutdown).await
 }
 
-/// Serves on a listener that is bound already; `config.listen` is not used.
+/// Like [`run`], but serves on a listener that is bound already, so that a test may let the system choose the port.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let store = ContentStore::open(config.data).await?;
     let bus = Bus::connect(&config.bus).await?;
@@ -43,10 +47,10 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
             () = shutdown.cancelled() => return Ok(()),
             () = bus.connected() => {}
         }
-        let registration = bus.register(ServiceName::OciFetcher).await?;
+        let registration = bus.register(ServiceName::OciFetcher, Arc::new(())).await?;
         config.readiness.ready();
         fetcher.run(&config.client, &shutdown).await?;
         registration.stop().await
     };
-    service::within_grace(async { tokio::try_join!(served, fetched).map(|_| ()) }, &shutdown).await
+    process::within_grace(async { tokio::try_join!(served, fetched).map(|_| ()) }, &shutdown).await
 }

@@ -10,7 +10,7 @@ use std::{
 
 use api::{Problem, StoreAccess, WantedArtifact, WantedArtifacts};
 use axum::{Router, http::StatusCode, routing::get};
-use bus::{Bus, Call, Outgoing, Pattern, Role, ServiceEndpoints, ServiceName, Subject, streams};
+use bus::{Bus, Call, Outgoing, Pattern, ServiceEndpoints, ServiceName, Subject, User, streams};
 use margo::{ClientName, Digest};
 use oci::{
     Client, ContentStore, Descriptor, Manifest, PullError, RepositoryName, media,
@@ -50,27 +50,28 @@ struct Site {
     data: TempDir,
     running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
     address: Option<SocketAddr>,
-    _endpoints: ServiceEndpoints,
+    _endpoints: ServiceEndpoints<()>,
 }
 
 impl Site {
     async fn start() -> Self {
-        let orchestrator = Role::LocalOrchestrator(plant());
-        let server = NatsServer::start(&[orchestrator.clone(), Role::OciFetcher(plant())]).await;
-        let orchestrator = Bus::connect(&server.endpoint(&orchestrator)).await.unwrap();
+        let orchestrator = User::LocalOrchestrator(plant());
+        let server = NatsServer::start(&[orchestrator.clone(), User::OciFetcher(plant())]).await;
+        let orchestrator = Bus::connect(&server.login(&orchestrator)).await.unwrap();
         orchestrator.connected().await;
         let desired = streams::desired(Pattern::DesiredOf(plant()));
         orchestrator.jetstream().create_stream(desired).await.unwrap();
         let answers: Arc<Mutex<Answers>> = Arc::default();
-        let mut endpoints = orchestrator.register(ServiceName::LocalOrchestrator).await.unwrap();
+        let mut endpoints =
+            orchestrator.register(ServiceName::LocalOrchestrator, std::sync::Arc::new(())).await.unwrap();
         let it = answers.clone();
-        let artifacts = move |_: Call<()>| {
+        let artifacts = move |_, _: Call<()>| {
             let artifacts = it.lock().unwrap().wanted.clone();
             std::future::ready(Ok::<_, Problem>(WantedArtifacts { artifacts }))
         };
         endpoints.verb("artifacts", artifacts).await.unwrap();
         let it = answers.clone();
-        let store = move |_: Call<()>| {
+        let store = move |_, _: Call<()>| {
             let store = it.lock().unwrap().store.clone();
             std::future::ready(store.ok_or_else(|| Problem::unavailable("the hub is away")))
         };
@@ -87,7 +88,7 @@ impl Site {
         let (listener, address) = listen().await;
         let health = Health::default();
         let config = Config {
-            bus: self.server.endpoint(&Role::OciFetcher(plant())),
+            bus: self.server.login(&User::OciFetcher(plant())),
             readiness: health.service(ServiceName::OciFetcher),
             tenant: margo::TenantName::default(),
             client: plant(),

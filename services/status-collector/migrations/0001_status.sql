@@ -4,6 +4,7 @@ CREATE TABLE nodes (
     node TEXT NOT NULL,
     incarnation INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
+    reported_at INTEGER NOT NULL, -- Unix nanoseconds of the node's clock
     PRIMARY KEY (tenant, node)
 ) STRICT, WITHOUT ROWID;
 
@@ -19,6 +20,9 @@ CREATE TABLE deployments (
     components TEXT NOT NULL,   -- JSON
     adopted_manifest_version INTEGER NOT NULL,
     reported_at INTEGER NOT NULL, -- Unix nanoseconds of the node's clock
+    -- The report that named it last, or that no longer named it: what has another one than its node has is gone.
+    incarnation INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
     PRIMARY KEY (tenant, node, id)
 ) STRICT, WITHOUT ROWID;
 

@@ -1,4 +1,4 @@
-//! The streams of the hub, and the loop that reads them.
+//! The loop that reads reports from the hub's streams, and keeps these streams in being.
 
 use std::time::Duration;
 
@@ -12,19 +12,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{handler::handle, store::Store};
 
-/// Reports of one transaction: enough to share a sync of the disk among many, few enough to be done in milliseconds.
+/// The most reports of one transaction: enough to share a sync of the disk among many, few enough to be stored in
+/// milliseconds.
 const BATCH: usize = 500;
 
-/// How long a batch may take before its messages come again. Also the pause after a crash with messages in hand.
+/// How long a batch may take before the server sends its messages again. After a crash with messages in hand they wait for
+/// as long.
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
-/// The server speaks at least this often while we wait for messages; silence for twice as long means that it is gone.
+/// The server sends a sign of life at least this often while we wait for messages; after twice this time of silence the
+/// pull fails.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// How often to look whether the streams are still there.
+/// The pause between two looks whether the streams are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Makes what is missing of the hub's streams, and reads them until shutdown. After an error, call it again.
+/// Makes the streams that are missing, and reads reports from them until shutdown. After an error the caller calls this
+/// again; nothing is lost, because an unstored report is not acknowledged.
 pub async fn collect(
     bus: &Bus,
     store: &Store,
@@ -34,7 +38,7 @@ pub async fn collect(
     keep_streams(bus).await?;
     let states = messages(bus, streams::STATE, Pattern::Statuses).await?;
     let events = messages(bus, streams::EVENTS, Pattern::Events).await?;
-    // What is there, at most a batch: alone a report does not wait, under load many share a transaction.
+    // Takes what is there, at most a batch: a single report does not wait, and under load many share a transaction.
     let mut batches = stream::select(states, events).ready_chunks(BATCH);
     readiness.ready();
     let mut look_again = interval(LOOK_AGAIN);
@@ -43,7 +47,7 @@ pub async fn collect(
         let batch = tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(()),
-            // Also nobody publishes to DEAD_LETTERS or reads it here: only looking tells that it was deleted.
+            // Nothing here reads DEAD_LETTERS, so only looking tells that it was deleted.
             _ = look_again.tick() => {
                 keep_streams(bus).await?;
                 continue;
@@ -56,7 +60,8 @@ pub async fn collect(
     }
 }
 
-/// Makes the streams that are not there. A new STATE has a new identity, upon which every site sends its last values.
+/// Makes the streams that are not there. A new STATE stream has a new identity, upon which every site sends its last
+/// values again.
 async fn keep_streams(bus: &Bus) -> anyhow::Result<()> {
     for config in [streams::state(Pattern::State), streams::events_at_hub(), streams::dead_letters()] {
         let name = config.name.clone();
@@ -66,6 +71,7 @@ async fn keep_streams(bus: &Bus) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The messages of a stream whose subjects match, from where this service's durable consumer stands.
 async fn messages(bus: &Bus, stream: &str, pattern: Pattern) -> anyhow::Result<pull::Stream> {
     let config = pull::Config {
         durable_name: Some(ServiceName::StatusCollector.to_string()),

@@ -1,17 +1,15 @@
 //! What the service needs to know, checked by whoever starts it.
 
-use std::path::PathBuf;
-
 use margo::TenantName;
+use store::Location;
 
-/// Configuration of the status collector.
+/// The program `edgewright` fills this from its data folder.
 pub struct Config {
-    /// The hub, as `Role::Central(ServiceName::StatusCollector)`.
-    pub bus: bus::Endpoint,
-    /// Says when the service can do its work.
+    /// How to connect to the hub as the user `User::Central(ServiceName::StatusCollector)`.
+    pub bus: bus::Login,
+    /// Told when the service can do its work, and when it cannot.
     pub readiness: service::Readiness,
-    /// Whose statuses.
     pub tenant: TenantName,
-    /// The SQLite file.
-    pub database: PathBuf,
+    /// Where the service keeps its tables.
+    pub database: Location,
 }

@@ -1,108 +1,92 @@
-//! Reports, and what they mean for what we hold. No async, no NATS, no clock.
+//! Reports of nodes, and which of them change what we hold. There is no async, no NATS and no clock here.
 
 use std::collections::BTreeMap;
 
-use api::{ActualComponent, FailureInfo};
+use api::{ActualComponent, Failure};
+pub use bus::report::Position;
 use jiff::Timestamp;
 use margo::{DeploymentId, Digest, NodeId, State};
 
-/// A node's report among all reports of that node: those of a later life of the node come after all earlier ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// Rises when a node begins anew without its disk.
-    pub incarnation: u64,
-    /// Rises with every report of one incarnation.
-    pub sequence: u64,
-}
-
-/// What is on the bus about one node.
+/// A message of the bus about one node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
-    /// All its deployments as they are.
+    /// Every deployment of the node, as it is now.
     Status(StatusReport),
-    /// What changed in one pass.
+    /// What changed in one pass of the node.
     Events(EventReport),
 }
 
-/// All deployments of a node.
+/// A whole status of a node; it replaces all earlier ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusReport {
-    /// Which node.
     pub node: NodeId,
-    /// Which of its reports.
     pub position: Position,
-    /// All of them: one that is missing is gone.
+    /// All deployments of the node: one that is missing here is gone from it.
     pub deployments: Vec<DeploymentStatus>,
-    /// What the node did not accept, newest last.
+    /// What the node refused lately, newest last.
     pub refusals: Vec<Refusal>,
-    /// The node's clock.
+    /// When the node made the report, by its own clock.
     pub time: Timestamp,
 }
 
-/// One deployment as its node sees it.
+/// One deployment as its node reports it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeploymentStatus {
-    /// Which one.
     pub id: DeploymentId,
-    /// The digest that this is about.
+    /// The digest of the document that the node holds for this deployment.
     pub digest: Digest,
-    /// Manifest version whose revision of this deployment the node holds.
+    /// The version of the manifest from which the node has this document.
     pub adopted_manifest_version: u64,
-    /// The overall state.
+    /// The state of the deployment as a whole.
     pub state: State,
-    /// Why it failed.
-    pub failure: Option<FailureInfo>,
-    /// Its components.
+    /// Why the deployment failed; a failure of one component stands with that component.
+    pub failure: Option<Failure>,
     pub components: Vec<ActualComponent>,
 }
 
-/// Something a node did not accept.
+/// Something that a node refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What was refused.
+    /// The subject of the refused message, or the name of whatever else was refused.
     pub subject: String,
-    /// Why.
     pub reason: String,
-    /// The node's clock.
+    /// When, by the node's clock.
     pub time: Timestamp,
 }
 
-/// All transitions of one pass of a node.
+/// All changes of state of one pass of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventReport {
-    /// Which node.
     pub node: NodeId,
-    /// Which life of it.
+    /// Rises when a node begins anew without its disk.
     pub incarnation: u64,
-    /// What changed.
     pub transitions: Vec<Transition>,
-    /// How many the node had to drop.
+    /// How many transitions the node dropped because its spool was full.
     pub lost: u64,
 }
 
-/// One change of state.
+/// One change of the state of a deployment or of one of its components.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transition {
-    /// Unique within the incarnation.
+    /// Unique among the transitions of one incarnation, by which a repeated one is known.
     pub number: u64,
-    /// Of which deployment.
     pub deployment: DeploymentId,
-    /// The digest that it is about.
+    /// The digest of the document that the node held for the deployment.
     pub digest: Digest,
-    /// Of which component; `None` for the deployment as a whole.
+    /// The name of the component; `None` for the deployment as a whole.
     pub component: Option<String>,
-    /// What it came to.
+    /// The state after the change.
     pub state: State,
-    /// Why it failed.
-    pub failure: Option<FailureInfo>,
-    /// Manifest version whose revision of this deployment the node held.
+    /// Why the state is a failed one.
+    pub failure: Option<Failure>,
+    /// The version of the manifest from which the node had this document.
     pub adopted_manifest_version: u64,
-    /// The node's clock.
+    /// When, by the node's clock.
     pub time: Timestamp,
 }
 
-/// The reports to be stored out of a batch: of each node the newest, if it is newer than the one held. A status is whole,
-/// so the others have nothing to add; a repeated one is among them.
+/// The reports of a batch that have to be stored: of each node the newest, if it is newer than the one held. A status is
+/// whole, so the older ones have nothing to add, and neither has a repeated one.
 pub fn newest(held: &BTreeMap<NodeId, Position>, reports: Vec<StatusReport>) -> BTreeMap<NodeId, StatusReport> {
     let mut newest: BTreeMap<NodeId, StatusReport> = BTreeMap::new();
     for report in reports {

@@ -1,6 +1,11 @@
-//! What can go wrong.
+//! What can go wrong, and how the bus is answered.
 
+use std::error::Error;
+
+use api::Problem;
 use bus::Subject;
+use store::StoreError;
+use tracing::error;
 
 /// A message that will be just as malformed next time: it goes to the dead letters with this text.
 #[derive(Debug, thiserror::Error)]
@@ -11,31 +16,22 @@ pub enum Malformed {
     /// A subject of the platform that carries something else.
     #[error("{0} carries no report of a node")]
     NotAReport(Subject),
-    /// Not this protobuf message.
-    #[error("decoding the report")]
-    Proto(#[from] prost::DecodeError),
-    /// A field breaks a rule.
-    #[error("{field}: {rule}")]
-    Field {
-        /// Its path.
-        field: String,
-        /// The rule, and what is there instead.
-        rule: String,
-    },
+    /// It breaks a rule for reports.
+    #[error(transparent)]
+    Report(#[from] bus::report::Malformed),
 }
 
-/// Why the database could not do as it was told.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database refused, or cannot be reached.
-    #[error("asking the database")]
-    Database(#[from] sqlx::Error),
-    /// It holds what we never write.
-    #[error("the database holds a {what} that is not valid: {reason}")]
-    Corrupt {
-        /// Which column.
-        what: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
+/// How the bus is answered when the database fails.
+pub fn store_problem(error: &StoreError) -> Problem {
+    error!(error = error as &dyn Error, "statuses not read");
+    match error {
+        StoreError::Unreachable { .. } => {
+            Problem::unavailable("the database of statuses cannot be read now; try again")
+        }
+        // The last two are about writing, and requests only read.
+        StoreError::Refused { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Conflict { .. }
+        | StoreError::TooLarge { .. } => Problem::internal(),
+    }
 }

@@ -1,4 +1,4 @@
-//! One batch of messages: decode, store in one transaction, answer.
+//! What becomes of one batch of messages: all are decoded, stored in one transaction, and then answered.
 
 use std::{error::Error, sync::LazyLock};
 
@@ -21,12 +21,12 @@ static LOST: LazyLock<IntCounter> = LazyLock::new(|| {
         .expect("registered only here")
 });
 
-/// Stores the reports among `messages`, then acknowledges them; what is malformed goes to the dead letters. After an error
-/// nothing is acknowledged, and everything comes again.
+/// Stores the reports among `messages`, then acknowledges them; malformed ones go to the dead letters. When this fails,
+/// every message that is not yet acknowledged comes again.
 pub async fn handle(store: &Store, messages: Vec<Message>) -> anyhow::Result<()> {
     let (mut statuses, mut events, mut answers) = (Vec::new(), Vec::new(), Vec::with_capacity(messages.len()));
     for message in messages {
-        // Lives until the message is answered: the trace shows when a report could be read.
+        // The span lives until the message is answered, so the trace shows when a report could be read.
         let span = info_span!("status", subject = %message.subject, trace_id = tracing::field::Empty);
         trace::continue_from(&span, message.headers.as_ref());
         let malformed = match decode(&message.subject, &message.payload) {

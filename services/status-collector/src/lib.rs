@@ -1,9 +1,11 @@
-//! Status collector: what nodes say of their deployments, now and before.
+//! Status collector: what nodes report of their deployments, now and before.
 //!
-//! The only writer of its database (current status, history, refusals) and the keeper of the hub's streams STATE, EVENTS
-//! and DEAD_LETTERS. Reads `state.*.node.*.status` and `event.>`, answers `svc.status-collector.list`, `.history` and
-//! `.refusals`. Keeps nothing in memory that the database does not hold, and acknowledges only what the database holds,
-//! so it may die at any time.
+//! The service is the only writer of its database (current status, history, refusals) and keeps the hub's streams STATE,
+//! EVENTS and DEAD_LETTERS in being. It reads `state.*.node.*.status` and `event.>`, and answers
+//! `svc.status-collector.list`, `.history` and `.refusals`. It keeps nothing in memory that the database does not hold, and
+//! acknowledges only what the database holds, so it may die at any time.
+
+#![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
 mod collect;
 mod config;
@@ -13,24 +15,26 @@ mod error;
 mod handler;
 mod store;
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
+use ::store::Database;
 use anyhow::Context;
-use api::{ById, Problem};
+use api::{ActualDeployment, ById, HistoryEntry, Problem};
 use bus::{Bus, Call, ServiceEndpoints, ServiceName};
 pub use config::Config;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
-use crate::{collect::collect, error::StoreError, store::Store};
+use crate::{collect::collect, error::store_problem, store::Store};
 
-/// Between a failure of the bus or the database and the next attempt.
+/// The pause between a failure of the bus or of the database and the next attempt.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Collects until shutdown. What is in hand then is finished; what is not acknowledged comes again at the next start.
+/// Collects and answers until shutdown. A batch in hand is finished first; what is not acknowledged comes again at the next
+/// start.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let pool = ::store::open(&config.database).await?;
-    let store = Store::open(pool, config.tenant).await.context("preparing the database of statuses")?;
+    let database = Database::open(&config.database).await?;
+    let store = Store::open(database, config.tenant).await.context("preparing the database of statuses")?;
     let bus = Bus::connect(&config.bus).await?;
     config.readiness.needs(&bus);
     tokio::select! {
@@ -53,34 +57,23 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     endpoints.stop().await
 }
 
-/// Answers what is asked of the database.
-async fn answer(bus: &Bus, store: &Store) -> anyhow::Result<ServiceEndpoints> {
-    let mut endpoints = bus.register(ServiceName::StatusCollector).await?;
-    let of = store.clone();
-    let list = move |_: Call<()>| {
-        let store = of.clone();
-        async move { store.list().await.map_err(problem) }
-    };
+/// Registers the service on the bus; it answers from the database until the returned endpoints are stopped.
+async fn answer(bus: &Bus, store: &Store) -> anyhow::Result<ServiceEndpoints<Store>> {
+    let mut endpoints = bus.register(ServiceName::StatusCollector, Arc::new(store.clone())).await?;
     endpoints.verb("list", list).await?;
-    let of = store.clone();
-    let history = move |call: Call<ById>| {
-        let store = of.clone();
-        async move { store.history(call.body.id).await.map_err(problem) }
-    };
     endpoints.verb("history", history).await?;
-    let of = store.clone();
-    let refusals = move |_: Call<()>| {
-        let store = of.clone();
-        async move { store.refusals().await.map_err(problem) }
-    };
     endpoints.verb("refusals", refusals).await?;
     Ok(endpoints)
 }
 
-fn problem(failure: StoreError) -> Problem {
-    error!(error = &failure as &dyn Error, "statuses not read");
-    match failure {
-        StoreError::Database(_) => Problem::unavailable("the database of statuses cannot be read now; try again"),
-        StoreError::Corrupt { .. } => Problem::internal(),
-    }
+async fn list(store: Arc<Store>, _: Call<()>) -> Result<Vec<ActualDeployment>, Problem> {
+    store.list().await.map_err(|error| store_problem(&error))
+}
+
+async fn history(store: Arc<Store>, call: Call<ById>) -> Result<Vec<HistoryEntry>, Problem> {
+    store.history(call.body.id).await.map_err(|error| store_problem(&error))
+}
+
+async fn refusals(store: Arc<Store>, _: Call<()>) -> Result<Vec<api::Refusal>, Problem> {
+    store.refusals().await.map_err(|error| store_problem(&error))
 }

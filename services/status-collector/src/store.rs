@@ -1,296 +1,292 @@
 //! How statuses are kept: the only file that knows SQL.
+//!
+//! **Layout.** `nodes` says which report of each node is the newest that was stored. `deployments` has the current status
+//! of each deployment on each node, `refusals` what the node's newest report says it did not accept, `history` the newest
+//! transitions of each deployment. The node is part of every key: what one node claims never covers what another one said.
+//!
+//! **Updates.** A batch of reports is one transaction. Which of them count is decided by [`newest`] on the positions that
+//! the same transaction has read. A status is whole, so it replaces all that is held of its node: what it names is written
+//! with its position, and what still has another position afterwards is gone and is marked as removed. Every table is
+//! written by one statement for many rows, so the cost of a report does not depend on how many are stored.
+//!
+//! **After a crash.** A batch is stored whole or not at all, and its messages are acknowledged only afterwards. What comes
+//! again is older than or equal to what is held, or is a transition whose number is taken, and changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{ActualDeployment, HistoryEntry, RefusalInfo};
-use jiff::Timestamp;
+use ::store::{Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction, json};
+use api::{ActualDeployment, HistoryEntry, Refusal};
 use margo::{DeploymentId, NodeId, TenantName};
-use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 
-use crate::{
-    domain::{EventReport, Position, StatusReport, newest},
-    error::StoreError,
-};
+use crate::domain::{EventReport, Position, StatusReport, Transition, newest};
 
 /// Transitions kept of each deployment.
-const HISTORY: i64 = 200;
+const HISTORY: u64 = 200;
 
 /// Refusals shown at once.
-const REFUSALS: i64 = 1_000;
+const REFUSALS: u64 = 1_000;
 
-/// Rows of one statement: their values stay below SQLite's limit of 32,766.
-const ROWS: usize = 1_000;
+static NODES: Table = Table::new("nodes", &["node"]);
+static DEPLOYMENTS: Table = Table::new("deployments", &["node", "id"]);
+static REFUSED: Table = Table::new("refusals", &["node", "place"]);
+static TRANSITIONS: Table = Table::new("history", &["node", "incarnation", "number"]);
+
+const MIGRATIONS: Migrations = Migrations::new(&[(1, "status", include_str!("../migrations/0001_status.sql"))]);
 
 /// The database of one tenant's statuses.
 #[derive(Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    database: Database,
     tenant: TenantName,
 }
 
-/// One row of the table `history`.
-type HistoryRow<'a> = (&'a EventReport, &'a crate::domain::Transition);
+/// What one row of the table `history` is made of.
+type HistoryRow<'a> = (&'a EventReport, &'a Transition);
 
 impl Store {
     /// Brings the tables to their newest form.
-    pub async fn open(pool: SqlitePool, tenant: TenantName) -> Result<Self, sqlx::migrate::MigrateError> {
-        sqlx::migrate!().run(&pool).await?;
-        Ok(Self { pool, tenant })
+    pub async fn open(database: Database, tenant: TenantName) -> anyhow::Result<Self> {
+        database.migrate(&MIGRATIONS).await?;
+        Ok(Self { database, tenant })
     }
 
     /// Records a batch of reports in one transaction. What is stored already, or overtaken, changes nothing.
     pub async fn record(&self, statuses: Vec<StatusReport>, events: &[EventReport]) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let nodes = statuses.iter().map(|report| &report.node).collect();
-        let held = self.positions(&mut tx, nodes).await?;
+        let mut tx = self.database.begin().await?;
+        let nodes: Vec<_> = statuses.iter().map(|report| &report.node).collect::<BTreeSet<_>>().into_iter().collect();
+        let held = self.positions(&mut tx, &nodes).await?;
         let reports: Vec<_> = newest(&held, statuses).into_values().collect();
-        self.replace_statuses(&mut tx, &reports).await?;
+        for reports in reports.chunks(MAX_ROWS) {
+            self.replace_statuses(&mut tx, reports).await?;
+            self.replace_refusals(&mut tx, reports).await?;
+        }
         self.append_history(&mut tx, events).await?;
-        tx.commit().await?;
-        Ok(())
+        tx.commit().await
     }
 
     async fn positions(
         &self,
-        tx: &mut SqliteConnection,
-        nodes: BTreeSet<&NodeId>,
+        tx: &mut Transaction,
+        nodes: &[&NodeId],
     ) -> Result<BTreeMap<NodeId, Position>, StoreError> {
-        if nodes.is_empty() {
-            return Ok(BTreeMap::new());
+        let mut positions = BTreeMap::new();
+        for nodes in nodes.chunks(MAX_ROWS) {
+            let query = NODES
+                .query("SELECT node, incarnation, sequence FROM nodes WHERE tenant = $1 AND node IN ")
+                .bind(self.tenant.as_str())
+                .push_list(nodes.iter().map(|node| node.to_string()));
+            for row in query.fetch_all(&mut *tx).await? {
+                let position = Position { incarnation: row.number("incarnation")?, sequence: row.number("sequence")? };
+                positions.insert(row.parse("node")?, position);
+            }
         }
-        let mut query = QueryBuilder::new("SELECT node, incarnation, sequence FROM nodes WHERE tenant = ");
-        query.push_bind(self.tenant.as_str());
-        in_list(&mut query, "node", nodes);
-        let rows = query.build().fetch_all(tx).await?;
-        let position = |row: &SqliteRow| {
-            let position = Position { incarnation: number(row, "incarnation")?, sequence: number(row, "sequence")? };
-            Ok((parse(row, "node")?, position))
-        };
-        rows.iter().map(position).collect()
+        Ok(positions)
     }
 
-    async fn replace_statuses(&self, tx: &mut SqliteConnection, reports: &[StatusReport]) -> Result<(), StoreError> {
-        if reports.is_empty() {
-            return Ok(());
-        }
+    async fn replace_statuses(&self, tx: &mut Transaction, reports: &[StatusReport]) -> Result<(), StoreError> {
         let tenant = self.tenant.as_str();
-        let mut query = QueryBuilder::new("INSERT INTO nodes (tenant, node, incarnation, sequence) ");
-        query.push_values(reports, |mut row, report| {
-            row.push_bind(tenant).push_bind(report.node.to_string());
-            row.push_bind(integer(report.position.incarnation)).push_bind(integer(report.position.sequence));
-        });
-        query.push(
-            " ON CONFLICT (tenant, node) DO UPDATE SET incarnation = excluded.incarnation, sequence = excluded.sequence",
-        );
-        query.build().execute(&mut *tx).await?;
+        let positions = NODES
+            .query("INSERT INTO nodes (tenant, node, incarnation, sequence, reported_at) ")
+            .push_rows(reports, |row, report| {
+                row.bind(tenant)
+                    .bind(report.node.to_string())
+                    .bind(report.position.incarnation)
+                    .bind(report.position.sequence)
+                    .bind(report.time)
+            })
+            .push(
+                " ON CONFLICT (tenant, node) DO UPDATE SET incarnation = excluded.incarnation,
+                  sequence = excluded.sequence, reported_at = excluded.reported_at",
+            );
+        positions.execute(tx).await?;
 
-        // A status is whole: what it does not name is gone. The statement below brings back what it does name.
-        for report in reports {
-            sqlx::query(
-                "UPDATE deployments SET state = 'removed', failure = NULL, components = '[]', reported_at = $1
-                 WHERE tenant = $2 AND node = $3 AND state <> 'removed'",
+        // One statement writes a row only once, so of a report that names a deployment twice the last one counts.
+        let statuses: BTreeMap<_, _> = reports
+            .iter()
+            .flat_map(|report| report.deployments.iter().map(move |status| (report, status)))
+            .map(|(report, status)| ((&report.node, status.id), (report, status)))
+            .collect();
+        let statuses: Vec<_> = statuses.into_values().collect();
+        for rows in statuses.chunks(MAX_ROWS) {
+            let statement = DEPLOYMENTS
+                .query(
+                    "INSERT INTO deployments (tenant, node, id, digest, state, failure, components,
+                     adopted_manifest_version, reported_at, incarnation, sequence) ",
+                )
+                .push_rows(rows, |row, (report, status)| {
+                    row.bind(tenant)
+                        .bind(report.node.to_string())
+                        .bind(status.id.to_string())
+                        .bind(status.digest.to_string())
+                        .bind(status.state.as_str())
+                        .bind(status.failure.as_ref().map(json))
+                        .bind(json(&status.components))
+                        .bind(status.adopted_manifest_version)
+                        .bind(report.time)
+                        .bind(report.position.incarnation)
+                        .bind(report.position.sequence)
+                })
+                .push(
+                    " ON CONFLICT (tenant, node, id) DO UPDATE SET digest = excluded.digest, state = excluded.state,
+                      failure = excluded.failure, components = excluded.components,
+                      adopted_manifest_version = excluded.adopted_manifest_version, reported_at = excluded.reported_at,
+                      incarnation = excluded.incarnation, sequence = excluded.sequence",
+                );
+            statement.execute(tx).await?;
+        }
+
+        let gone = DEPLOYMENTS
+            .query(
+                "UPDATE deployments SET state = 'removed', failure = NULL, components = '[]',
+                 (reported_at, incarnation, sequence) = (
+                     SELECT nodes.reported_at, nodes.incarnation, nodes.sequence FROM nodes
+                     WHERE nodes.tenant = deployments.tenant AND nodes.node = deployments.node)
+                 WHERE tenant = $1 AND state <> 'removed' AND (incarnation, sequence) <> (
+                     SELECT nodes.incarnation, nodes.sequence FROM nodes
+                     WHERE nodes.tenant = deployments.tenant AND nodes.node = deployments.node)
+                 AND node IN ",
             )
-            .bind(nanoseconds(report.time))
             .bind(tenant)
-            .bind(report.node.to_string())
-            .execute(&mut *tx)
-            .await?;
-        }
-        let deployments: Vec<_> =
-            reports.iter().flat_map(|report| report.deployments.iter().map(move |status| (report, status))).collect();
-        for rows in deployments.chunks(ROWS) {
-            let mut query = QueryBuilder::new(
-                "INSERT INTO deployments (tenant, node, id, digest, state, failure, components,
-                 adopted_manifest_version, reported_at) ",
-            );
-            query.push_values(rows, |mut row, (report, status)| {
-                row.push_bind(tenant).push_bind(report.node.to_string()).push_bind(status.id.to_string());
-                row.push_bind(status.digest.to_string()).push_bind(status.state.as_str());
-                row.push_bind(status.failure.as_ref().map(json)).push_bind(json(&status.components));
-                row.push_bind(integer(status.adopted_manifest_version)).push_bind(nanoseconds(report.time));
-            });
-            query.push(
-                " ON CONFLICT (tenant, node, id) DO UPDATE SET digest = excluded.digest, state = excluded.state,
-                 failure = excluded.failure, components = excluded.components,
-                 adopted_manifest_version = excluded.adopted_manifest_version, reported_at = excluded.reported_at",
-            );
-            query.build().execute(&mut *tx).await?;
-        }
-        self.replace_refusals(tx, reports).await
+            .push_list(reports.iter().map(|report| report.node.to_string()));
+        gone.execute(tx).await?;
+        Ok(())
     }
 
-    async fn replace_refusals(&self, tx: &mut SqliteConnection, reports: &[StatusReport]) -> Result<(), StoreError> {
+    async fn replace_refusals(&self, tx: &mut Transaction, reports: &[StatusReport]) -> Result<(), StoreError> {
         let tenant = self.tenant.as_str();
-        let mut query = QueryBuilder::new("DELETE FROM refusals WHERE tenant = ");
-        query.push_bind(tenant);
-        in_list(&mut query, "node", reports.iter().map(|report| &report.node));
-        query.build().execute(&mut *tx).await?;
+        let delete = REFUSED
+            .query("DELETE FROM refusals WHERE tenant = $1 AND node IN ")
+            .bind(tenant)
+            .push_list(reports.iter().map(|report| report.node.to_string()));
+        delete.execute(tx).await?;
         let refusals: Vec<_> = reports
             .iter()
-            .flat_map(|report| (0i64..).zip(&report.refusals).map(move |(place, refusal)| (report, place, refusal)))
+            .flat_map(|report| (0u64..).zip(&report.refusals).map(move |(place, refusal)| (report, place, refusal)))
             .collect();
-        for rows in refusals.chunks(ROWS) {
-            let mut query = QueryBuilder::new("INSERT INTO refusals (tenant, node, place, subject, reason, at) ");
-            query.push_values(rows, |mut row, (report, place, refusal)| {
-                row.push_bind(tenant).push_bind(report.node.to_string()).push_bind(*place);
-                row.push_bind(&refusal.subject).push_bind(&refusal.reason).push_bind(nanoseconds(refusal.time));
-            });
-            query.build().execute(&mut *tx).await?;
+        for rows in refusals.chunks(MAX_ROWS) {
+            let insert = REFUSED.query("INSERT INTO refusals (tenant, node, place, subject, reason, at) ").push_rows(
+                rows,
+                |row, (report, place, refusal)| {
+                    row.bind(tenant)
+                        .bind(report.node.to_string())
+                        .bind(*place)
+                        .bind(&refusal.subject)
+                        .bind(&refusal.reason)
+                        .bind(refusal.time)
+                },
+            );
+            insert.execute(tx).await?;
         }
         Ok(())
     }
 
-    async fn append_history(&self, tx: &mut SqliteConnection, events: &[EventReport]) -> Result<(), StoreError> {
+    async fn append_history(&self, tx: &mut Transaction, events: &[EventReport]) -> Result<(), StoreError> {
         let tenant = self.tenant.as_str();
-        let transitions: Vec<HistoryRow<'_>> =
-            events.iter().flat_map(|report| report.transitions.iter().map(move |one| (report, one))).collect();
-        for rows in transitions.chunks(ROWS) {
-            let mut query = QueryBuilder::new(
-                "INSERT INTO history (tenant, node, incarnation, number, deployment, digest, component, state, failure,
-                 adopted_manifest_version, at) ",
-            );
-            query.push_values(rows, |mut row, (report, transition)| {
-                row.push_bind(tenant).push_bind(report.node.to_string());
-                row.push_bind(integer(report.incarnation)).push_bind(integer(transition.number));
-                row.push_bind(transition.deployment.to_string()).push_bind(transition.digest.to_string());
-                row.push_bind(&transition.component).push_bind(transition.state.as_str());
-                row.push_bind(transition.failure.as_ref().map(json));
-                row.push_bind(integer(transition.adopted_manifest_version)).push_bind(nanoseconds(transition.time));
-            });
-            query.push(" ON CONFLICT (tenant, node, incarnation, number) DO NOTHING");
-            query.build().execute(&mut *tx).await?;
+        let transitions: Vec<HistoryRow<'_>> = events
+            .iter()
+            .flat_map(|report| report.transitions.iter().map(move |transition| (report, transition)))
+            .collect();
+        for rows in transitions.chunks(MAX_ROWS) {
+            let insert = TRANSITIONS
+                .query(
+                    "INSERT INTO history (tenant, node, incarnation, number, deployment, digest, component, state, failure,
+                     adopted_manifest_version, at) ",
+                )
+                .push_rows(rows, |row, (report, transition)| {
+                    row.bind(tenant)
+                        .bind(report.node.to_string())
+                        .bind(report.incarnation)
+                        .bind(transition.number)
+                        .bind(transition.deployment.to_string())
+                        .bind(transition.digest.to_string())
+                        .bind(&transition.component)
+                        .bind(transition.state.as_str())
+                        .bind(transition.failure.as_ref().map(json))
+                        .bind(transition.adopted_manifest_version)
+                        .bind(transition.time)
+                })
+                .push(" ON CONFLICT (tenant, node, incarnation, number) DO NOTHING");
+            insert.execute(tx).await?;
         }
         self.prune_history(tx, transitions).await
     }
 
     /// Keeps the newest transitions of each deployment, by the node's own count and not by its clock.
-    async fn prune_history(
-        &self,
-        tx: &mut SqliteConnection,
-        transitions: Vec<HistoryRow<'_>>,
-    ) -> Result<(), StoreError> {
+    async fn prune_history(&self, tx: &mut Transaction, transitions: Vec<HistoryRow<'_>>) -> Result<(), StoreError> {
         let touched: BTreeSet<_> =
             transitions.iter().map(|(report, transition)| (transition.deployment, &report.node)).collect();
         for (deployment, node) in touched {
-            sqlx::query(
-                "DELETE FROM history WHERE (tenant, node, incarnation, number) IN (
-                     SELECT tenant, node, incarnation, number FROM history
+            // With fewer rows there is no oldest one to keep, and a comparison with nothing deletes nothing.
+            let delete = TRANSITIONS.query(
+                "DELETE FROM history WHERE tenant = $1 AND deployment = $2 AND node = $3 AND (incarnation, number) < (
+                     SELECT incarnation, number FROM history
                      WHERE tenant = $1 AND deployment = $2 AND node = $3
-                     ORDER BY incarnation DESC, number DESC LIMIT -1 OFFSET $4)",
-            )
-            .bind(self.tenant.as_str())
-            .bind(deployment.to_string())
-            .bind(node.to_string())
-            .bind(HISTORY)
-            .execute(&mut *tx)
-            .await?;
+                     ORDER BY incarnation DESC, number DESC LIMIT 1 OFFSET $4)",
+            );
+            delete
+                .bind(self.tenant.as_str())
+                .bind(deployment.to_string())
+                .bind(node.to_string())
+                .bind(HISTORY - 1)
+                .execute(&mut *tx)
+                .await?;
         }
         Ok(())
     }
 
     /// The current status of every deployment, sorted by node and id.
     pub async fn list(&self) -> Result<Vec<ActualDeployment>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM deployments WHERE tenant = $1 ORDER BY node, id")
-            .bind(self.tenant.as_str())
-            .fetch_all(&self.pool)
-            .await?;
-        let deployment = |row: &SqliteRow| {
-            Ok(ActualDeployment {
-                id: parse(row, "id")?,
-                node: parse(row, "node")?,
-                digest: row.try_get("digest")?,
-                state: parse(row, "state")?,
-                failure: optional_json(row, "failure")?,
-                components: from_json("components", &row.try_get::<String, _>("components")?)?,
-                adopted_manifest_version: number(row, "adopted_manifest_version")?,
-                reported_at: time(row, "reported_at")?,
-            })
-        };
-        rows.iter().map(deployment).collect()
+        let query = DEPLOYMENTS.query("SELECT * FROM deployments WHERE tenant = $1 ORDER BY node, id");
+        query.bind(self.tenant.as_str()).fetch_all(&self.database).await?.iter().map(read_deployment).collect()
     }
 
     /// The transitions of one deployment, newest last.
     pub async fn history(&self, deployment: DeploymentId) -> Result<Vec<HistoryEntry>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT * FROM history WHERE tenant = $1 AND deployment = $2 ORDER BY node, incarnation, number",
-        )
-        .bind(self.tenant.as_str())
-        .bind(deployment.to_string())
-        .fetch_all(&self.pool)
-        .await?;
-        let entry = |row: &SqliteRow| {
-            Ok(HistoryEntry {
-                node: parse(row, "node")?,
-                digest: row.try_get("digest")?,
-                component: row.try_get("component")?,
-                state: parse(row, "state")?,
-                failure: optional_json(row, "failure")?,
-                adopted_manifest_version: number(row, "adopted_manifest_version")?,
-                at: time(row, "at")?,
-            })
-        };
-        rows.iter().map(entry).collect()
+        let query = TRANSITIONS
+            .query("SELECT * FROM history WHERE tenant = $1 AND deployment = $2 ORDER BY node, incarnation, number");
+        let query = query.bind(self.tenant.as_str()).bind(deployment.to_string());
+        query.fetch_all(&self.database).await?.iter().map(read_transition).collect()
     }
 
     /// What nodes refused, newest last by their clocks.
-    pub async fn refusals(&self) -> Result<Vec<RefusalInfo>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT subject, reason, at FROM refusals WHERE tenant = $1 ORDER BY at DESC, place DESC LIMIT $2",
-        )
-        .bind(self.tenant.as_str())
-        .bind(REFUSALS)
-        .fetch_all(&self.pool)
-        .await?;
-        let refusal = |row: &SqliteRow| {
-            Ok(RefusalInfo { subject: row.try_get("subject")?, reason: row.try_get("reason")?, at: time(row, "at")? })
-        };
-        rows.iter().rev().map(refusal).collect()
+    pub async fn refusals(&self) -> Result<Vec<Refusal>, StoreError> {
+        let query = REFUSED.query(
+            "SELECT node, place, subject, reason, at FROM refusals WHERE tenant = $1
+             ORDER BY at DESC, place DESC LIMIT $2",
+        );
+        let rows = query.bind(self.tenant.as_str()).bind(REFUSALS).fetch_all(&self.database).await?;
+        rows.iter().rev().map(read_refusal).collect()
     }
 }
 
-fn in_list<'a>(query: &mut QueryBuilder<Sqlite>, column: &str, nodes: impl IntoIterator<Item = &'a NodeId>) {
-    query.push(format_args!(" AND {column} IN ("));
-    let mut list = query.separated(", ");
-    for node in nodes {
-        list.push_bind(node.to_string());
-    }
-    query.push(")");
+fn read_deployment(row: &Row) -> Result<ActualDeployment, StoreError> {
+    Ok(ActualDeployment {
+        id: row.parse("id")?,
+        node: row.parse("node")?,
+        digest: row.string("digest")?,
+        state: row.parse("state")?,
+        failure: row.optional("failure", Row::json)?,
+        components: row.json("components")?,
+        adopted_manifest_version: row.number("adopted_manifest_version")?,
+        reported_at: row.time("reported_at")?.to_string(),
+    })
 }
 
-/// SQL has no unsigned integers; whatever enters is below 2^53.
-fn integer(counter: u64) -> i64 {
-    i64::try_from(counter).expect("counters are checked where they enter")
+fn read_transition(row: &Row) -> Result<HistoryEntry, StoreError> {
+    Ok(HistoryEntry {
+        node: row.parse("node")?,
+        digest: row.string("digest")?,
+        component: row.optional("component", Row::string)?,
+        state: row.parse("state")?,
+        failure: row.optional("failure", Row::json)?,
+        adopted_manifest_version: row.number("adopted_manifest_version")?,
+        at: row.time("at")?.to_string(),
+    })
 }
 
-fn nanoseconds(time: Timestamp) -> i64 {
-    i64::try_from(time.as_nanosecond()).expect("times are made from as many nanoseconds")
+fn read_refusal(row: &Row) -> Result<Refusal, StoreError> {
+    Ok(Refusal { subject: row.string("subject")?, reason: row.string("reason")?, at: row.time("at")?.to_string() })
 }
 
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("strings and lists always have a JSON form")
-}
-
-fn from_json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|error| StoreError::Corrupt { what, reason: error.to_string() })
-}
-
-fn optional_json<T: DeserializeOwned>(row: &SqliteRow, what: &'static str) -> Result<Option<T>, StoreError> {
-    row.try_get::<Option<String>, _>(what)?.map(|text| from_json(what, &text)).transpose()
-}
-
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(row: &SqliteRow, what: &'static str) -> Result<T, StoreError> {
-    let text: &str = row.try_get(what)?;
-    text.parse().map_err(|error: T::Err| StoreError::Corrupt { what, reason: error.to_string() })
-}
-
-fn number(row: &SqliteRow, what: &'static str) -> Result<u64, StoreError> {
-    let number: i64 = row.try_get(what)?;
-    number.try_into().map_err(|_| StoreError::Corrupt { what, reason: format!("{number} is negative") })
-}
-
-fn time(row: &SqliteRow, what: &'static str) -> Result<String, StoreError> {
-    let nanoseconds: i64 = row.try_get(what)?;
-    let time = Timestamp::from_nanosecond(nanoseconds.into());
-    time.map(|time| time.to_string()).map_err(|error| StoreError::Corrupt { what, reason: error.to_string() })
-}
+#[cfg(test)]
+mod tests;

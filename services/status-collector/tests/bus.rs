@@ -2,17 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use api::{ActualDeployment, ById, HistoryEntry, RefusalInfo};
+use api::{ActualDeployment, ById, HistoryEntry, Refusal};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use bus::{Bus, Outgoing, Role, ServiceName, Subject, proto, streams};
+use bus::{Bus, Outgoing, ServiceName, Subject, User, proto, streams};
 use futures::StreamExt;
 use margo::{Digest, NodeId, State, TenantName};
 use prost::Message;
 use status_collector::Config;
+use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, wait_for};
+use testkit::{NatsServer, on_each_database, wait_for};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,8 @@ fn node() -> NodeId {
 /// The service, its server, the site that reports and the gateway that asks.
 struct Stage {
     server: NatsServer,
-    folder: TempDir,
+    _folder: Option<TempDir>,
+    database: Location,
     service: Running,
     site: Bus,
     gateway: Bus,
@@ -39,14 +41,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(server: &NatsServer, folder: &Path) -> Self {
+    fn start(server: &NatsServer, database: &Location) -> Self {
         let health = service::Health::default();
         let shutdown = CancellationToken::new();
         let config = Config {
-            bus: server.endpoint(&collector()),
+            bus: server.login(&collector()),
             readiness: health.service(ServiceName::StatusCollector),
             tenant: TenantName::default(),
-            database: folder.join("status-collector.sqlite"),
+            database: database.clone(),
         };
         let task = tokio::spawn(status_collector::run(config, shutdown.clone()));
         Self { health, shutdown, task }
@@ -63,32 +65,37 @@ impl Running {
     }
 }
 
-fn collector() -> Role {
-    Role::Central(ServiceName::StatusCollector)
+fn collector() -> User {
+    User::Central(ServiceName::StatusCollector)
 }
 
-fn site() -> Role {
-    Role::Site(node().client)
+fn site() -> User {
+    User::Site(node().client)
 }
 
-fn gateway() -> Role {
-    Role::Central(ServiceName::ApiGateway)
+fn gateway() -> User {
+    User::Central(ServiceName::ApiGateway)
 }
 
-async fn connect(server: &NatsServer, role: &Role) -> Bus {
-    let bus = Bus::connect(&server.endpoint(role)).await.unwrap();
+async fn connect(server: &NatsServer, role: &User) -> Bus {
+    let bus = Bus::connect(&server.login(role)).await.unwrap();
     bus.connected().await;
     bus
 }
 
 impl Stage {
     async fn set() -> Self {
-        let server = NatsServer::start(&[collector(), site(), gateway()]).await;
         let folder = TempDir::new().unwrap();
-        let service = Running::start(&server, folder.path());
+        let database = Location::File(folder.path().join("status-collector.sqlite"));
+        Self { _folder: Some(folder), ..Self::on(database).await }
+    }
+
+    async fn on(database: Location) -> Self {
+        let server = NatsServer::start(&[collector(), site(), gateway()]).await;
+        let service = Running::start(&server, &database);
         service.ready().await;
         let (site, gateway) = (connect(&server, &site()).await, connect(&server, &gateway()).await);
-        Self { server, folder, service, site, gateway }
+        Self { server, _folder: None, database, service, site, gateway }
     }
 
     /// Brings a status to the hub. After a restart of the server, the connection may have to be made again first; a
@@ -225,7 +232,7 @@ async fn refusals_of_nodes_are_shown_as_their_newest_report_has_them() {
     {
         stage.report(refused(sequence, reasons)).await;
         wait_for("the refusals of the newest report", async || {
-            let refusals: Vec<RefusalInfo> = stage.ask("refusals", &()).await;
+            let refusals: Vec<Refusal> = stage.ask("refusals", &()).await;
             let same = refusals.iter().map(|refusal| refusal.reason.as_str()).eq(reasons.iter().copied());
             if same { Ok(()) } else { Err(refusals) }
         })
@@ -266,18 +273,22 @@ async fn dead_letters(server: &NatsServer, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn what_was_stored_survives_the_service_and_what_came_meanwhile_is_taken_up() {
     use proto::State::{Installed, Installing};
-    let stage = Stage::set().await;
-    stage.report(status(1, 1, &[(HELLO, Installing)])).await;
-    stage.states_become(&[(HELLO, State::Installing)]).await;
-    let Stage { server, folder, service, site, gateway } = stage;
-    service.stop().await;
-    let message = Outgoing::new(Subject::Status(node()), status(1, 2, &[(HELLO, Installed)]).encode_to_vec().into());
-    site.publish_batch(vec![message]).await.unwrap();
-    let service = Running::start(&server, folder.path());
-    service.ready().await;
-    let stage = Stage { server, folder, service, site, gateway };
-    stage.states_become(&[(HELLO, State::Installed)]).await;
-    stage.service.stop().await;
+    on_each_database(async |location| {
+        let stage = Stage::on(location).await;
+        stage.report(status(1, 1, &[(HELLO, Installing)])).await;
+        stage.states_become(&[(HELLO, State::Installing)]).await;
+        let Stage { server, _folder, database, service, site, gateway } = stage;
+        service.stop().await;
+        let message =
+            Outgoing::new(Subject::Status(node()), status(1, 2, &[(HELLO, Installed)]).encode_to_vec().into());
+        site.publish_batch(vec![message]).await.unwrap();
+        let service = Running::start(&server, &database);
+        service.ready().await;
+        let stage = Stage { server, _folder, database, service, site, gateway };
+        stage.states_become(&[(HELLO, State::Installed)]).await;
+        stage.service.stop().await;
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Uploads: tars of OCI image layouts (`oci-layout`, `index.json`, `blobs/sha256/<hex>`).
+//! Image layouts as uploads: tars with `oci-layout`, `index.json` and `blobs/sha256/<hex>`.
 
 mod pack;
 mod unpack;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use pack::{PackError, Packed, pack};
 pub use unpack::{LayoutError, StagedLayout, unpack};
 
-/// The file that makes a folder an image layout.
+/// The name of the file that makes a folder an image layout.
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
 const VERSION: &str = "1.0.0";
@@ -20,7 +20,7 @@ struct Marker {
     version: String,
 }
 
-/// Whether the components of this profile are WebAssembly.
+/// Tells whether the components of this profile are WebAssembly, as an extension of the profile says.
 pub fn is_wasm(profile: &DeploymentProfile) -> bool {
     let runtime = profile.extensions.get("x-edgewright-extensions").and_then(|ours| ours.get("runtime"));
     profile.kind == ProfileType::Custom && runtime.is_some_and(|runtime| runtime == "wasm")

@@ -1,4 +1,5 @@
-//! An app's folder as the tar of an image layout. The same folder gives the same bytes every time.
+//! Packing the folder of an application as the tar of an image layout. The same folder gives the same bytes every
+//! time.
 
 use std::{
     collections::BTreeMap,
@@ -13,46 +14,46 @@ use tar::{Builder, EntryType, Header};
 use super::{INDEX, MARKER, Marker, VERSION, is_wasm};
 use crate::{Descriptor, Index, Manifest, Reference, RepositoryName, digest::Digester, media};
 
-/// The description's name in an app's folder.
+/// The name of the description in the folder of an application.
 const DESCRIPTION: &str = "margo.yaml";
 
-/// Why a folder cannot be packed.
+/// A folder cannot be packed.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// `margo.yaml` breaks a rule.
+    /// `margo.yaml` breaks a rule, or names a file that cannot be packed.
     #[error(transparent)]
     Document(#[from] DocumentError),
-    /// A file cannot be read.
+    /// A file in the folder cannot be read.
     #[error("reading {}", path.display())]
     Read {
-        /// Which one.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system said.
         source: io::Error,
     },
-    /// A file was changed while it was packed.
+    /// A file was changed while it was packed, so that its digest was no longer right.
     #[error("{} changed while it was packed; pack again", .0.display())]
     Changed(PathBuf),
     /// The tar cannot be written.
     #[error("writing {}", path.display())]
     Write {
-        /// Which one.
+        /// The path of the tar.
         path: PathBuf,
-        /// Why.
+        /// What the operating system said.
         source: io::Error,
     },
 }
 
-/// What was packed.
+/// The application and the tar that [`pack`] made from a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
-    /// The application.
+    /// The id of the application.
     pub app: AppId,
-    /// Its version.
+    /// The version of the application.
     pub version: AppVersion,
-    /// Digest of the package's manifest.
+    /// The digest of the OCI manifest of the package.
     pub digest: Digest,
-    /// Length of the tar in bytes.
+    /// The length of the tar in bytes.
     pub size: u64,
 }
 
@@ -67,7 +68,7 @@ struct Blob {
 }
 
 /// Packs `folder` into the file `tar`: `margo.yaml`, the files that it names, and `<component>.wasm` for each
-/// component of a Wasm profile. Blocks.
+/// component of a Wasm profile. It fails when the folder has a profile of another type. It blocks.
 pub fn pack(folder: &Path, tar: &Path) -> Result<Packed, PackError> {
     let mut packing = Packing { folder, blobs: BTreeMap::new(), manifests: BTreeMap::new() };
     let (description, digest) = packing.package()?;
@@ -82,7 +83,8 @@ pub fn pack(folder: &Path, tar: &Path) -> Result<Packed, PackError> {
 struct Packing<'a> {
     folder: &'a Path,
     blobs: BTreeMap<Digest, Blob>,
-    /// By reference, then whether it is the package: a component may have the name of its application.
+    /// Manifests by reference, and by whether they are the package, because a component may have the name of its
+    /// application.
     manifests: BTreeMap<(Reference, bool), Descriptor>,
 }
 
@@ -90,7 +92,7 @@ impl Packing<'_> {
     fn package(&mut self) -> Result<(ApplicationDescription, Digest), PackError> {
         let path = self.folder.join(DESCRIPTION);
         let mut bytes = Vec::new();
-        // One byte more than allowed is enough to be refused for its length.
+        // One byte more than allowed is enough for the document to be refused for its length.
         File::open(&path)
             .and_then(|file| file.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut bytes))
             .map_err(read(&path))?;
@@ -189,9 +191,10 @@ impl Packing<'_> {
         Ok(Descriptor::new(media_type, digest, size))
     }
 
-    /// Sorted entries with zero times and owners.
+    /// Writes the tar with sorted entries whose times and owners are zero, and returns its length.
     fn write(self, tar: &Path) -> Result<u64, PackError> {
         let written = |source| PackError::Write { path: tar.to_owned(), source };
+        #[expect(clippy::disallowed_methods, reason = "the archive is a copy that can be packed again")]
         let mut archive = Builder::new(BufWriter::new(File::create(tar).map_err(written)?));
         let index = Index {
             schema_version: 2,

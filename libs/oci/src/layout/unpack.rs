@@ -1,8 +1,8 @@
-//! The tar of an image layout, checked entry by entry into a staging folder.
+//! Unpacking the tar of an image layout into a staging folder, with every entry checked.
 //!
-//! Nothing of the archive decides where something is written: blobs are staged under the digest that they turned out to
-//! have. `tar` is read raw, without its extension headers: the paths of a layout are short, and a path or a size that
-//! comes in an extension is one that these checks would not see.
+//! Nothing in the archive decides where something is written: blobs are staged under the digest that they turned
+//! out to have. The tar is read raw, without its extension headers. The paths of a layout are short, and a path or
+//! a size that comes in an extension is one that these checks would not see.
 
 use std::{
     collections::BTreeMap,
@@ -20,60 +20,61 @@ use crate::{
     store::{StagingFolder, blocking},
 };
 
-/// More than a hundred components with their files need.
+/// More entries than a hundred components with their files need.
 const MAX_ENTRIES: usize = 2_000;
 
-/// `pax` headers carry times and owners, a few hundred bytes.
+/// The largest extension header that is passed over. `pax` headers carry times and owners, a few hundred bytes.
 const MAX_EXTENSION: u64 = 64 << 10;
 
-/// Why an archive is refused. Nothing of it was kept.
+/// An archive was refused. Nothing of it was kept.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// The stream broke, or it is no tar.
     #[error("reading the archive")]
     Read(#[source] io::Error),
-    /// Too many entries, or too large ones.
+    /// The archive has too many entries, or entries that are too large together.
     #[error("the archive must hold at most {MAX_ENTRIES} entries and {limit} bytes")]
     TooLarge {
-        /// Bytes allowed.
+        /// How many bytes are allowed.
         limit: u64,
     },
-    /// An entry that no image layout has.
+    /// The archive has an entry that no image layout has.
     #[error("entry {path:?}: {rule}")]
     Entry {
-        /// Its path.
+        /// The path of the entry.
         path: String,
-        /// The rule it breaks.
+        /// The rule that the entry breaks.
         rule: String,
     },
     /// A blob that the index or a manifest names is not in the archive.
     #[error("{file} is not in the archive")]
     Missing {
-        /// Its path.
+        /// The path that the blob has in an image layout.
         file: String,
     },
     /// `oci-layout` or `index.json` is not what it must be.
     #[error("{file}: {rule}")]
     Document {
-        /// Which file.
+        /// The name of the file.
         file: String,
-        /// The rule it breaks.
+        /// The rule that the file breaks.
         rule: String,
     },
-    /// A manifest is not what it must be.
+    /// A manifest cannot be served.
     #[error("manifest {digest} is not valid")]
     Manifest {
-        /// Which one.
+        /// The digest of the manifest.
         digest: Digest,
-        /// Why.
+        /// The rule that the manifest breaks.
         source: ManifestError,
     },
-    /// Our own disk.
+    /// The platform's own disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// An image layout whose digests were checked, waiting to be taken or dropped. Dropping it removes it.
+/// An image layout whose digests were checked, and that waits to be taken or dropped. Dropping it removes its
+/// files.
 #[derive(Debug)]
 pub struct StagedLayout {
     folder: StagingFolder,
@@ -81,7 +82,7 @@ pub struct StagedLayout {
     index: Index,
 }
 
-/// What an entry of an image layout can be.
+/// The things that an entry of an image layout can be.
 #[derive(Debug, PartialEq)]
 enum Place {
     Folder,
@@ -90,7 +91,7 @@ enum Place {
     Blob(Digest),
 }
 
-/// Where an entry belongs; its path must be one of the few that an image layout has.
+/// Returns where an entry belongs. Its path must be one of the few that an image layout has.
 fn place(path: &str) -> Result<Place, &'static str> {
     if path.starts_with('/') {
         return Err("an absolute path is not allowed");
@@ -109,8 +110,8 @@ fn place(path: &str) -> Result<Place, &'static str> {
     }
 }
 
-/// Reads the tar of an image layout of at most `limit` bytes into the store's staging folder. Blocks: call it where
-/// blocking is allowed.
+/// Reads the tar of an image layout of at most `limit` bytes into the staging folder of the store. It blocks, so it
+/// is called where blocking is allowed.
 pub fn unpack(archive: impl Read, store: &ContentStore, limit: u64) -> Result<StagedLayout, LayoutError> {
     let mut unpacking = Unpacking { folder: store.stage()?, blobs: BTreeMap::new(), marker: None, index: None };
     let mut archive = Archive::new(archive);
@@ -226,12 +227,12 @@ fn truncated() -> LayoutError {
 }
 
 impl StagedLayout {
-    /// Its list of manifests.
+    /// Returns the list of the manifests in the layout.
     pub fn index(&self) -> &Index {
         &self.index
     }
 
-    /// A staged blob of at most `limit` bytes.
+    /// Reads a staged blob of at most `limit` bytes.
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, LayoutError> {
         let path = format!("blobs/sha256/{}", digest.hex());
         match self.blobs.get(digest) {
@@ -243,7 +244,8 @@ impl StagedLayout {
         }
     }
 
-    /// A staged manifest; everything that it names is staged with the size that it names.
+    /// Reads a staged manifest. It fails unless everything that the manifest names is staged, with the size that it
+    /// names.
     pub fn manifest(&self, digest: &Digest) -> Result<Manifest, LayoutError> {
         let bytes = self.read(digest, MAX_MANIFEST)?;
         let manifest = Manifest::parse(&bytes).map_err(|source| LayoutError::Manifest { digest: *digest, source })?;
@@ -261,8 +263,8 @@ impl StagedLayout {
         Ok(manifest)
     }
 
-    /// Moves these manifests with all that they name into the store, and has the names hold them. Safe to repeat; what
-    /// is not named is dropped.
+    /// Moves these manifests with all that they name into the store, and has the names hold them. What no manifest
+    /// names is dropped. It is safe to repeat.
     pub async fn move_into(
         self,
         store: &ContentStore,
@@ -277,7 +279,8 @@ impl StagedLayout {
         wanted.dedup();
         let (place, folder) = (store.clone(), self.folder);
         blocking(move || {
-            wanted.iter().filter(|digest| !place.contains(digest)).try_for_each(|it| place.adopt(&folder.file(it), it))
+            let mut absent = wanted.iter().filter(|digest| !place.contains(digest));
+            absent.try_for_each(|digest| place.adopt(&folder.file(digest), digest))
         })
         .await?;
         for (name, digest) in manifests {

@@ -2,11 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn client(name: &str) -> Repository {
-    Repository::Client(name.parse().unwrap())
+fn client(name: &str) -> RepositoryName {
+    RepositoryName::Client(name.parse().unwrap())
 }
 
-fn row(position: i64, repository: &Repository, number: u64) -> OpenRow {
+fn row(position: u64, repository: &RepositoryName, number: u64) -> OpenRow {
     OpenRow { position, repository: repository.clone(), number, bytes: 1_000 }
 }
 
@@ -16,40 +16,40 @@ fn numbers(batch: &Batch) -> Vec<(String, u64)> {
 
 #[test]
 fn rows_of_several_repositories_go_together_in_their_order_and_only_once() {
-    let rows = [row(1, &Repository::Fleet, 1), row(2, &client("plant"), 1), row(5, &Repository::Fleet, 2)];
+    let rows = [row(1, &RepositoryName::Fleet, 1), row(2, &client("plant"), 1), row(5, &RepositoryName::Fleet, 2)];
     let mut progress = Progress::default();
     let batch = progress.next_batch(&rows);
     assert_eq!(numbers(&batch), [("fleet".into(), 1), ("clients/plant".into(), 1), ("fleet".into(), 2)]);
     progress.published(&batch);
     assert_eq!(progress.cursor(), 5);
     assert_eq!(progress.next_batch(&[]).rows, []);
-    assert_eq!(progress.waiting(), BTreeSet::from([Repository::Fleet, client("plant")]));
+    assert_eq!(progress.waiting(), BTreeSet::from([RepositoryName::Fleet, client("plant")]));
 }
 
 #[test]
 fn a_batch_is_bounded_in_rows_and_bytes_and_one_large_row_goes_alone() {
-    let many: Vec<_> = (1..=600).map(|at| row(at, &Repository::Fleet, at as u64)).collect();
+    let many: Vec<_> = (1..=600).map(|at| row(at, &RepositoryName::Fleet, at as u64)).collect();
     let mut progress = Progress::default();
     let batch = progress.next_batch(&many);
-    assert_eq!((batch.rows.len(), batch.reaches), (MAX_ROWS, MAX_ROWS as i64));
+    assert_eq!((batch.rows.len(), batch.reaches), (MAX_ROWS, MAX_ROWS as u64));
     progress.published(&batch);
     assert_eq!(progress.next_batch(&many[MAX_ROWS..]).rows.len(), 100);
 
-    let large = |number| OpenRow { bytes: MAX_BYTES + 1, ..row(number as i64, &Repository::Fleet, number) };
+    let large = |number| OpenRow { bytes: MAX_BYTES + 1, ..row(number, &RepositoryName::Fleet, number) };
     let batch = Progress::default().next_batch(&[large(1), large(2)]);
     assert_eq!(batch.rows, [large(1)]);
-    let batch = Progress::default().next_batch(&[row(1, &Repository::Fleet, 1), large(2)]);
-    assert_eq!(batch.rows, [row(1, &Repository::Fleet, 1)]);
+    let batch = Progress::default().next_batch(&[row(1, &RepositoryName::Fleet, 1), large(2)]);
+    assert_eq!(batch.rows, [row(1, &RepositoryName::Fleet, 1)]);
 }
 
 #[test]
 fn rows_are_published_again_ever_more_seldom_while_git_writer_has_no_news() {
-    let rows = [row(1, &Repository::Fleet, 1), row(2, &client("plant"), 1)];
+    let rows = [row(1, &RepositoryName::Fleet, 1), row(2, &client("plant"), 1)];
     let mut progress = Progress::default();
     progress.published(&progress.next_batch(&rows));
     let mut again = Vec::new();
     for answer in 1..=130 {
-        if progress.no_news(&Repository::Fleet) {
+        if progress.no_news(&RepositoryName::Fleet) {
             again.push(answer);
             assert_eq!(progress.cursor(), 0);
             let batch = progress.next_batch(&rows);
@@ -63,21 +63,21 @@ fn rows_are_published_again_ever_more_seldom_while_git_writer_has_no_news() {
 
 #[test]
 fn news_are_progress_and_end_the_wait() {
-    let rows = [row(1, &Repository::Fleet, 1), row(2, &Repository::Fleet, 2)];
+    let rows = [row(1, &RepositoryName::Fleet, 1), row(2, &RepositoryName::Fleet, 2)];
     let mut progress = Progress::default();
     progress.published(&progress.next_batch(&rows));
-    assert!(!progress.no_news(&Repository::Fleet));
-    assert!(progress.handled(&Repository::Fleet, 1));
-    assert!(!progress.no_news(&Repository::Fleet), "one answer without news after progress is no reason");
-    assert!(progress.handled(&Repository::Fleet, 2));
-    assert!(!progress.handled(&Repository::Fleet, 2), "known");
+    assert!(!progress.no_news(&RepositoryName::Fleet));
+    assert!(progress.handled(&RepositoryName::Fleet, 1));
+    assert!(!progress.no_news(&RepositoryName::Fleet), "one answer without news after progress is no reason");
+    assert!(progress.handled(&RepositoryName::Fleet, 2));
+    assert!(!progress.handled(&RepositoryName::Fleet, 2), "known");
     assert!(progress.waiting().is_empty());
 }
 
 /// git-writer as the contract has it: handles a number only if it is the next one, and ignores all others.
 #[derive(Default)]
 struct GitWriter {
-    handled: BTreeMap<Repository, u64>,
+    handled: BTreeMap<RepositoryName, u64>,
 }
 
 impl GitWriter {
@@ -96,11 +96,11 @@ proptest! {
         lost in prop::collection::vec(any::<bool>(), 40),
         known_by_announcement in prop::collection::vec(any::<bool>(), 40),
     ) {
-        let repositories = [Repository::Fleet, client("plant"), client("port")];
-        let mut last = BTreeMap::<Repository, u64>::new();
+        let repositories = [RepositoryName::Fleet, client("plant"), client("port")];
+        let mut last = BTreeMap::<RepositoryName, u64>::new();
         let mut open: Vec<OpenRow> = order.iter().enumerate().map(|(at, which)| {
             let number = last.entry(repositories[*which].clone()).and_modify(|it| *it += 1).or_insert(1);
-            row(at as i64 + 1, &repositories[*which], *number)
+            row(at as u64 + 1, &repositories[*which], *number)
         }).collect();
         let mut writer = GitWriter::default();
         let mut progress = Progress::default();

@@ -1,3 +1,5 @@
+use outbox::trailer;
+
 use super::*;
 
 const MARGO: &str = include_str!("../../tests/hello/margo.yaml");
@@ -115,10 +117,11 @@ fn the_commit_holds_the_exact_bytes_and_the_origin() {
     let listed = [package_of(MARGO), component()];
     let (package, _) = package(&listed).unwrap();
     let upload = check(&listed, package, "margo.yaml", MARGO.into()).unwrap();
-    let write = upload.commit("ada", uuid::Uuid::nil(), None);
+    let order = OrderHeader::new("ada".parse().unwrap(), None);
+    let write = upload.commit(&order);
     assert_eq!((write.author.as_str(), write.subject.as_str()), ("ada", "add app hello 1.0.0"));
     let keys: Vec<_> = write.trailers.iter().map(|trailer| trailer.key.as_str()).collect();
-    assert_eq!(keys, ["Order", "Requested-By"]);
+    assert_eq!(keys, [trailer::ORDER, trailer::REQUESTED_BY, trailer::REQUESTED_AT]);
     let Some(proto::git_write::Change::Fleet(change)) = write.change else { panic!("a change of fleet.git") };
     let [description, origin] = &change.files[..] else { panic!("{change:?}") };
     assert_eq!(description.path, "apps/hello/1.0.0/margo.yaml");

@@ -45,7 +45,7 @@ impl World {
         files
     }
 
-    fn check(&self, files: &BTreeMap<String, Vec<u8>>, held: u64) -> Result<Tip, Refusal> {
+    fn check(&self, files: &BTreeMap<String, Vec<u8>>, held: u64) -> Result<Tip, UntrustedTip> {
         let (root, tenant) = (self.root.public(), TenantName::default());
         Trust { root: &root, tenant: &tenant, client: &self.client }.check("commit", files, held, |_| Ok(()))
     }
@@ -60,33 +60,33 @@ fn only_files_that_the_head_is_about_are_published() {
     let world = World::new();
     let files = world.files(3, "x", 2);
     assert_eq!(world.check(&files, 2).unwrap().nodes.len(), 2);
-    assert!(matches!(world.check(&files, 3), Err(Refusal::Untrusted(Untrusted::OldKeys { found: 2, held: 3 }))));
+    assert!(matches!(world.check(&files, 3), Err(UntrustedTip::Untrusted(Untrusted::OldKeys { found: 2, held: 3 }))));
 
     let changed = |path: &str, content: &[u8]| {
         let mut files = files.clone();
         files.insert(path.to_owned(), content.to_vec());
         world.check(&files, 0).unwrap_err()
     };
-    assert!(matches!(changed(&format!("nodes/press/{ID}.yaml"), b"other"), Refusal::List { .. }));
-    assert!(matches!(changed("VERSION", b"4\n"), Refusal::Version { head: 3, files: 4 }));
+    assert!(matches!(changed(&format!("nodes/press/{ID}.yaml"), b"other"), UntrustedTip::List { .. }));
+    assert!(matches!(changed("VERSION", b"4\n"), UntrustedTip::Version { head: 3, files: 4 }));
     assert!(matches!(
         changed("head", &world.files(4, "x", 2)["head"]),
-        Refusal::Untrusted(Untrusted::Signature("head"))
+        UntrustedTip::Untrusted(Untrusted::Signature("head"))
     ));
-    assert!(matches!(changed("nodes/press/VERSION", b"9\n"), Refusal::Manifest(_)));
+    assert!(matches!(changed("nodes/press/VERSION", b"9\n"), UntrustedTip::Manifest(_)));
     let mut without = files.clone();
     without.remove("KEYS.sig");
-    assert!(matches!(world.check(&without, 0), Err(Refusal::Missing("KEYS.sig"))));
+    assert!(matches!(world.check(&without, 0), Err(UntrustedTip::Missing("KEYS.sig"))));
 }
 
 #[test]
 fn a_head_by_another_key_or_of_another_client_is_refused() {
     let (world, other) = (World::new(), World::new());
-    assert!(matches!(world.check(&other.files(1, "x", 1), 0), Err(Refusal::Untrusted(Untrusted::Keys(_)))));
+    assert!(matches!(world.check(&other.files(1, "x", 1), 0), Err(UntrustedTip::Untrusted(Untrusted::Keys(_)))));
     let elsewhere = World { client: "other".parse().unwrap(), ..world };
     let files = elsewhere.files(1, "x", 1);
     let here = World { client: "plant".parse().unwrap(), ..elsewhere };
-    assert!(matches!(here.check(&files, 0), Err(Refusal::Untrusted(Untrusted::Foreign { .. }))));
+    assert!(matches!(here.check(&files, 0), Err(UntrustedTip::Untrusted(Untrusted::Foreign { .. }))));
 }
 
 #[test]
@@ -96,8 +96,8 @@ fn wfm_17_an_older_version_or_another_story_under_the_same_one_is_never_publishe
     assert_eq!(two.since(None).unwrap(), Some(0));
     assert_eq!(three.since(Some(&two.head)).unwrap(), Some(2));
     assert_eq!(three.since(Some(&three.head)).unwrap(), None);
-    assert!(matches!(two.since(Some(&three.head)), Err(Refusal::Older { found: 2, published: 3 })));
-    assert!(matches!(also_three.since(Some(&three.head)), Err(Refusal::Conflict(3))));
+    assert!(matches!(two.since(Some(&three.head)), Err(UntrustedTip::Older { found: 2, published: 3 })));
+    assert!(matches!(also_three.since(Some(&three.head)), Err(UntrustedTip::Conflict(3))));
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use git_state::Manifest;
 use proptest::prelude::*;
 
 use super::*;
@@ -9,25 +10,39 @@ fn node(name: &str) -> NodeName {
     name.parse().unwrap()
 }
 
-fn deployment(at: u8) -> DeploymentId {
-    format!("00000000-0000-4000-8000-0000000000{at:02x}").parse().unwrap()
+fn deployment(number: u8) -> DeploymentId {
+    format!("00000000-0000-4000-8000-0000000000{number:02x}").parse().unwrap()
 }
 
-fn put(on: &str, at: u8, document: &str) -> DeploymentChange {
-    DeploymentChange { node: node(on), deployment: deployment(at), content: Some((document.into(), b"{}".to_vec())) }
+fn put(on: &str, number: u8, document: &str) -> DeploymentEdit {
+    DeploymentEdit { node: node(on), deployment: deployment(number), content: Some((document.into(), b"{}".to_vec())) }
 }
 
-fn remove(on: &str, at: u8) -> DeploymentChange {
-    DeploymentChange { content: None, ..put(on, at, "") }
+fn remove(on: &str, number: u8) -> DeploymentEdit {
+    DeploymentEdit { content: None, ..put(on, number, "") }
 }
 
-/// What the files are after the changes.
-fn carry_out(files: &mut BTreeMap<String, Vec<u8>>, changes: Vec<FileChange>) {
-    for FileChange { path, content } in changes {
-        match content {
-            Some(content) => files.insert(path.to_string(), content),
-            None => files.remove(path.as_str()),
-        };
+/// A client's repository in memory: what git-writer keeps of it, and the files that the commits leave behind.
+#[derive(Default)]
+struct Client {
+    version: Option<ManifestVersion>,
+    list: ManifestList,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Client {
+    /// Commits one row; returns the files that it changes.
+    fn commit(&mut self, edits: &[DeploymentEdit]) -> Vec<FileChange> {
+        let version = next_version(self.version).unwrap();
+        let changes = carry_out(edits, version, &mut self.list);
+        self.version = Some(version);
+        for FileChange { path, content } in changes.clone() {
+            match content {
+                Some(content) => self.files.insert(path.to_string(), content),
+                None => self.files.remove(path.as_str()),
+            };
+        }
+        changes
     }
 }
 
@@ -64,40 +79,39 @@ fn a_source_writes_its_own_files_only() {
 
 #[test]
 fn wfm_17_every_row_makes_the_next_version_also_one_that_changes_nothing() {
-    let mut desired = Desired::default();
-    assert_eq!(desired.apply(&[]).unwrap(), [change("VERSION", Some(b"1\n".to_vec()))]);
-    assert_eq!(desired.apply(&[]).unwrap(), [change("VERSION", Some(b"2\n".to_vec()))]);
+    let mut client = Client::default();
+    assert_eq!(client.commit(&[]), [file("VERSION", Some(b"1\n".to_vec()))]);
+    assert_eq!(client.commit(&[]), [file("VERSION", Some(b"2\n".to_vec()))]);
 }
 
 #[test]
 fn only_a_node_whose_documents_changed_gets_the_new_version() {
-    let mut desired = Desired::default();
-    let mut files = BTreeMap::new();
-    carry_out(&mut files, desired.apply(&[put("a", 1, "x"), put("b", 1, "x")]).unwrap());
-    carry_out(&mut files, desired.apply(&[put("a", 1, "x"), put("b", 1, "y"), remove("c", 1)]).unwrap());
+    let mut client = Client::default();
+    client.commit(&[put("a", 1, "x"), put("b", 1, "x")]);
+    client.commit(&[put("a", 1, "x"), put("b", 1, "y"), remove("c", 1)]);
+    let files = &client.files;
     assert_eq!(files["VERSION"], b"2\n");
     assert_eq!((&files["nodes/a/VERSION"][..], &files["nodes/b/VERSION"][..]), (&b"1\n"[..], &b"2\n"[..]));
     assert!(!files.contains_key("nodes/c/VERSION"));
     // The version of a node stays when its last deployment goes.
-    carry_out(&mut files, desired.apply(&[remove("a", 1)]).unwrap());
-    assert_eq!(files["nodes/a/VERSION"], b"3\n");
-    assert_eq!(files.keys().filter(|path| path.starts_with("nodes/a/")).count(), 1);
+    client.commit(&[remove("a", 1)]);
+    assert_eq!(client.files["nodes/a/VERSION"], b"3\n");
+    assert_eq!(client.files.keys().filter(|path| path.starts_with("nodes/a/")).count(), 1);
 }
 
 #[test]
 fn a_version_beyond_the_last_is_refused() {
     let last = ManifestVersion::try_from((1 << 53) - 1).unwrap();
-    let mut desired = Desired { version: Some(last), ..Desired::default() };
-    assert!(desired.apply(&[]).is_err());
+    assert!(next_version(Some(last)).is_err());
 }
 
-fn any_change() -> impl Strategy<Value = DeploymentChange> {
-    (prop::sample::select(vec!["a", "b", "c"]), 0u8..4, proptest::option::of("[xy]")).prop_map(|(on, at, document)| {
-        match document {
-            Some(document) => put(on, at, &document),
-            None => remove(on, at),
-        }
-    })
+fn any_edit() -> impl Strategy<Value = DeploymentEdit> {
+    (prop::sample::select(vec!["a", "b", "c"]), 0u8..4, proptest::option::of("[xy]")).prop_map(
+        |(on, number, document)| match document {
+            Some(document) => put(on, number, &document),
+            None => remove(on, number),
+        },
+    )
 }
 
 proptest! {
@@ -130,11 +144,12 @@ proptest! {
     }
 
     #[test]
-    fn what_is_kept_in_memory_is_what_the_files_say(rows in proptest::collection::vec(proptest::collection::vec(any_change(), 0..5), 1..8)) {
-        let (mut desired, mut files) = (Desired::default(), BTreeMap::new());
+    fn what_is_kept_in_memory_is_what_the_files_say(rows in proptest::collection::vec(proptest::collection::vec(any_edit(), 0..5), 1..8)) {
+        let mut client = Client::default();
         for row in rows {
-            carry_out(&mut files, desired.apply(&row).unwrap());
-            prop_assert_eq!(&Desired::read(&files).unwrap(), &desired);
+            client.commit(&row);
+            let manifest = Manifest::read(&client.files).unwrap();
+            prop_assert_eq!((Some(manifest.version), manifest.list()), (client.version, client.list.clone()));
         }
     }
 }

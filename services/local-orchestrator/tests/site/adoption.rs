@@ -138,13 +138,13 @@ async fn a_message_that_does_not_decode_is_refused_and_harms_nothing() {
 }
 
 #[tokio::test]
-async fn a_lost_staging_folder_is_noticed_and_filled_again() {
+async fn a_lost_set_in_force_is_noticed_and_filled_again() {
     let mut world = World::started().await;
     world.order("press", Some("a: 1\n")).await;
     world.order("lathe", Some("b: 1\n")).await;
     world.adopted(2).await;
     world.kill().await;
-    fs::remove_dir_all(world.data_folder().join("staging")).unwrap();
+    fs::remove_file(world.data_folder().join("in-force")).unwrap();
     // Only what changes is sent; the other node's message was acknowledged long ago.
     world.order("lathe", Some("b: 2\n")).await;
     world.start().await;
@@ -154,18 +154,21 @@ async fn a_lost_staging_folder_is_noticed_and_filled_again() {
 }
 
 #[tokio::test]
-async fn what_was_staged_when_the_process_died_is_adopted_without_the_hub() {
+async fn what_was_staged_when_the_process_died_is_not_asked_for_again() {
     let mut world = World::started().await;
     world.order("press", Some("a: 1\n")).await;
     world.adopted(1).await;
+    let changed = world.fleet.order("press", Some("a: 2\n"));
+    world.publish(vec![changed]).await;
+    let staged = world.data_folder().join("staging/desired.plant.node.press");
+    wait_for("the message to be staged", async || if staged.exists() { Ok(()) } else { Err("nothing") }).await;
     world.kill().await;
-    // As if it had died between staging and adopting.
-    fs::remove_dir_all(world.data_folder().join("adopted")).unwrap();
-    world.at_site.jetstream().delete_stream(streams::DESIRED).await.unwrap();
-    world.line.cut();
+    world.publish(vec![world.fleet.head()]).await;
     world.start().await;
-    world.adopted(1).await;
-    assert_eq!(world.document("press").await.unwrap(), "a: 1\n");
+    world.adopted(2).await;
+    assert_eq!(world.document("press").await.unwrap(), "a: 2\n");
+    assert_eq!(world.resyncs.load(Ordering::SeqCst), 0);
+    wait_for("the staging folder to be empty", async || if staged.exists() { Err("staged") } else { Ok(()) }).await;
 }
 
 #[tokio::test]
@@ -260,7 +263,7 @@ async fn messages_that_were_taken_and_never_acknowledged_are_asked_for_again() {
     let mut world = World::new().await;
     world.order("press", Some("a: 1\n")).await;
     // Somebody took them and died: the consumer holds them back until the acknowledgement is overdue.
-    let site = crate::world::connect(&world.hub.endpoint(&bus::Role::Site(plant()))).await;
+    let site = crate::world::connect(&world.hub.login(&bus::User::Site(plant()))).await;
     let inbox = site.client().new_inbox();
     let mut taken = site.client().subscribe(inbox.clone()).await.unwrap();
     let pull = "$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant";
@@ -302,10 +305,10 @@ async fn the_artifacts_in_force_are_named_and_the_store_is_asked_for_at_the_hub(
     world.order("press", Some(document)).await;
     world.order("lathe", Some(document)).await;
     world.adopted(2).await;
-    let fetcher = crate::world::connect(&world.site.endpoint(&bus::Role::OciFetcher(plant()))).await;
+    let fetcher = crate::world::connect(&world.site.login(&bus::User::OciFetcher(plant()))).await;
     let ask = |verb| Subject::service(bus::ServiceName::LocalOrchestrator, verb);
     let wanted: api::WantedArtifacts = fetcher.call(&ask("artifacts"), &(), None).await.unwrap();
-    let names: Vec<_> = wanted.artifacts.iter().map(|it| (it.name.as_str(), it.digest.hex())).collect();
+    let names: Vec<_> = wanted.artifacts.iter().map(|wanted| (wanted.name.as_str(), wanted.digest.hex())).collect();
     assert_eq!(names, [("hello", "c7c5c1d70c5dec4416ab6158afd0b223ef40c29b1dc1f97ed9428b94d4cadb1c".to_owned())]);
     let store: api::StoreAccess = fetcher.call(&ask("store"), &(), None).await.unwrap();
     assert_eq!((store.url.as_str(), store.token.as_str()), ("http://store", "secret"));

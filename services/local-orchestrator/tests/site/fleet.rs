@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bus::{Outgoing, Subject, proto};
+use git_state::layout;
 use identity::{
     SigningKey,
     trust::{HEAD_NAMESPACE, sign_keys},
@@ -35,14 +36,35 @@ impl Fleet {
     /// The next version: this node runs this document, or nothing. Gives the node's message.
     pub fn order(&mut self, node: &str, document: Option<&str>) -> Outgoing {
         self.version += 1;
-        let deployments = document.map(|document| proto::DesiredDeployment {
-            id: deployment().to_string(),
-            digest: Digest::of(document.as_bytes()).to_string(),
-            document: document.to_owned().into(),
-        });
-        let message = proto::DesiredNode { version: self.version, deployments: deployments.into_iter().collect() };
+        let message = proto::DesiredNode { version: self.version, deployments: deployments(document) };
         self.nodes.insert(node.parse().unwrap(), message);
         self.node(node)
+    }
+
+    /// The files of the client's repository, with a head of these parts.
+    pub fn files(&self, head: &proto::DesiredHead) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::from([
+            (layout::VERSION.to_owned(), format!("{}\n", self.version).into_bytes()),
+            (layout::HEAD.to_owned(), head.head.to_vec()),
+            (layout::HEAD_SIGNATURE.to_owned(), head.head_signature.to_vec()),
+            (layout::KEYS.to_owned(), head.keys.to_vec()),
+            (layout::KEYS_SIGNATURE.to_owned(), head.keys_signature.to_vec()),
+        ]);
+        for (node, message) in &self.nodes {
+            files.insert(layout::node_version(node), format!("{}\n", message.version).into_bytes());
+            for deployment in &message.deployments {
+                let path = layout::document(node, &deployment.id.parse().unwrap());
+                files.insert(path, deployment.document.to_vec());
+            }
+        }
+        files
+    }
+
+    /// The same with another document in one place, as it stands in a node's message.
+    pub fn with_document(mut self, node: &str, document: Option<&str>) -> Self {
+        let message = self.nodes.get_mut(&node.parse().unwrap()).unwrap();
+        message.deployments = deployments(document);
+        self
     }
 
     /// The message of a node as it stands.
@@ -79,6 +101,15 @@ impl Fleet {
     pub fn head(&self) -> Outgoing {
         head_message(&self.client, &self.head_parts())
     }
+}
+
+fn deployments(document: Option<&str>) -> Vec<proto::DesiredDeployment> {
+    let deployment = |document: &str| proto::DesiredDeployment {
+        id: deployment().to_string(),
+        digest: Digest::of(document.as_bytes()).to_string(),
+        document: document.to_owned().into(),
+    };
+    document.into_iter().map(deployment).collect()
 }
 
 /// A head's message of these parts.

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "what tests share may fail as they do")]
 
 mod adoption;
+mod commits;
 mod fleet;
+mod folder_road;
 mod nodes;
 mod reports;
+mod roads;
 mod world;

@@ -25,7 +25,7 @@ async fn only_admitted_nodes_connect_and_a_new_one_disturbs_no_other() {
     let mut world = World::started().await;
     let press = world.node("press").await;
     let before = *press.bus.connections().borrow();
-    let stranger = bus::Endpoint { seed: identity::nats::generate().0, ..world.admit("lathe").await };
+    let stranger = bus::Login { seed: identity::nats::generate().0, ..world.admit("lathe").await };
     let stranger = Bus::connect(&stranger).await.unwrap();
     let lathe = world.node("drill").await;
     assert!(lathe.bus.is_connected() && !stranger.is_connected());
@@ -39,17 +39,6 @@ async fn only_admitted_nodes_connect_and_a_new_one_disturbs_no_other() {
     world.start().await;
     assert_eq!(world.status().await.nodes.len(), 3);
     assert_eq!(fs::metadata(world.site.users_file()).unwrap().modified().unwrap(), written);
-}
-
-#[tokio::test]
-async fn a_key_that_is_none_never_reaches_the_server_s_configuration() {
-    let world = World::started().await;
-    let evil = api::AdmittedNode { name: "evil".parse().unwrap(), public_key: "U }] evil: [{".to_owned() };
-    world.admitted.lock().unwrap().push(evil);
-    let press = world.node("press").await;
-    assert!(press.bus.is_connected());
-    world.refused("site.plant.nodes", "public key of node evil").await;
-    assert!(!fs::read_to_string(world.site.users_file()).unwrap().contains("evil"));
 }
 
 #[tokio::test]

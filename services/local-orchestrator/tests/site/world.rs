@@ -16,16 +16,16 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
     message::StreamMessage,
 };
-use bus::{Bus, Endpoint, Outgoing, Pattern, Role, ServiceEndpoints, ServiceName, SiteVerb, Subject, proto, streams};
+use bus::{Bus, Login, Outgoing, Pattern, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto, streams};
 use identity::nats::{generate, public_key};
-use local_orchestrator::Config;
+use local_orchestrator::{Config, Road};
 use margo::{ClientName, NodeId, TenantName};
-use prost::Message as _;
-use service::{
-    Health,
+use process::{
     args::{LogFormat, TelemetryArgs},
     telemetry::{self, Telemetry},
 };
+use prost::Message as _;
+use service::Health;
 use tempfile::TempDir;
 use testkit::{NatsServer, Proxy, wait_for};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -50,7 +50,7 @@ pub fn node(name: &str) -> NodeId {
     NodeId::new(plant(), name.parse().unwrap())
 }
 
-pub async fn connect(endpoint: &Endpoint) -> Bus {
+pub async fn connect(endpoint: &Login) -> Bus {
     let bus = Bus::connect(endpoint).await.unwrap();
     bus.connected().await;
     bus
@@ -61,6 +61,9 @@ pub async fn last(bus: &Bus, stream: &str, subject: &Subject) -> Option<StreamMe
     let stream = bus.jetstream().get_stream_no_info(stream).await.unwrap();
     stream.direct_get_last_for_subject(subject.to_string()).await.ok()
 }
+
+/// Makes the roads of a local orchestrator that does not take the bus.
+pub type MakeRoads = Box<dyn Fn() -> Vec<Box<dyn Road>> + Send>;
 
 /// A running local orchestrator.
 struct Running {
@@ -83,10 +86,12 @@ pub struct World {
     pub resyncs: Arc<AtomicU64>,
     pub unreachable_after: Duration,
     pub otlp_endpoint: Option<String>,
+    /// `None`: the bus.
+    pub roads: Option<MakeRoads>,
     capabilities: Bus,
     address: Option<SocketAddr>,
     running: Option<Running>,
-    _services: Vec<ServiceEndpoints>,
+    _services: Vec<ServiceEndpoints<()>>,
 }
 
 impl World {
@@ -99,17 +104,17 @@ impl World {
             ServiceName::NodeCapabilities,
             ServiceName::AppRegistry,
         ];
-        let mut roles: Vec<_> = central.into_iter().map(Role::Central).collect();
-        roles.push(Role::Site(plant()));
+        let mut roles: Vec<_> = central.into_iter().map(User::Central).collect();
+        roles.push(User::Site(plant()));
         let hub = NatsServer::start(&roles).await;
-        let site = NatsServer::start(&[Role::LocalOrchestrator(plant()), Role::OciFetcher(plant())]).await;
+        let site = NatsServer::start(&[User::LocalOrchestrator(plant()), User::OciFetcher(plant())]).await;
         let line = Proxy::start(&hub.url()).await;
         let [observer, collector, capabilities, apps] = {
-            let connect = async |service| connect(&hub.endpoint(&Role::Central(service))).await;
+            let connect = async |service| connect(&hub.login(&User::Central(service))).await;
             let [a, b, c, d] = central;
             [connect(a).await, connect(b).await, connect(c).await, connect(d).await]
         };
-        let at_site = connect(&site.endpoint(&Role::LocalOrchestrator(plant()))).await;
+        let at_site = connect(&site.login(&User::LocalOrchestrator(plant()))).await;
         collector.jetstream().create_stream(streams::events_at_hub()).await.unwrap();
         make_state(&collector).await;
         make_desired(&observer).await;
@@ -117,9 +122,9 @@ impl World {
         let admitted: Arc<Mutex<Vec<AdmittedNode>>> = Arc::default();
         let resyncs: Arc<AtomicU64> = Arc::default();
         let mut services = Vec::new();
-        let mut service = observer.register(ServiceName::GitObserver).await.unwrap();
+        let mut service = observer.register(ServiceName::GitObserver, std::sync::Arc::new(())).await.unwrap();
         let (asking, counting) = (observer.clone(), resyncs.clone());
-        let resync = move |_: bus::Call<()>| {
+        let resync = move |_, _: bus::Call<()>| {
             let (observer, resyncs) = (asking.clone(), counting.clone());
             async move {
                 resyncs.fetch_add(1, Ordering::SeqCst);
@@ -129,16 +134,16 @@ impl World {
         };
         service.answer("resync", Pattern::Sites(SiteVerb::Resync), resync).await.unwrap();
         services.push(service);
-        let mut service = capabilities.register(ServiceName::NodeCapabilities).await.unwrap();
+        let mut service = capabilities.register(ServiceName::NodeCapabilities, std::sync::Arc::new(())).await.unwrap();
         let nodes = admitted.clone();
-        let list = move |_: bus::Call<()>| {
+        let list = move |_, _: bus::Call<()>| {
             let nodes = nodes.lock().unwrap().clone();
             async move { Ok(AdmittedNodes { nodes }) }
         };
         service.answer("nodes", Pattern::Sites(SiteVerb::Nodes), list).await.unwrap();
         services.push(service);
-        let mut service = apps.register(ServiceName::AppRegistry).await.unwrap();
-        let store = async |_: bus::Call<()>| Ok(StoreAccess { url: "http://store".into(), token: "secret".into() });
+        let mut service = apps.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
+        let store = async |_, _: bus::Call<()>| Ok(StoreAccess { url: "http://store".into(), token: "secret".into() });
         service.answer("store", Pattern::Sites(SiteVerb::Store), store).await.unwrap();
         services.push(service);
 
@@ -155,6 +160,7 @@ impl World {
             resyncs,
             unreachable_after: Duration::from_secs(15),
             otlp_endpoint: None,
+            roads: None,
             capabilities,
             address: None,
             running: None,
@@ -170,13 +176,13 @@ impl World {
     }
 
     fn config(&self, health: &Health) -> Config {
-        let role = Role::LocalOrchestrator(plant());
-        let own_users = [role.clone(), Role::OciFetcher(plant())]
-            .map(|role| (role.clone(), public_key(&self.site.endpoint(&role).seed).unwrap()));
+        let role = User::LocalOrchestrator(plant());
+        let own_users = [role.clone(), User::OciFetcher(plant())]
+            .map(|role| (role.clone(), public_key(&self.site.login(&role).seed).unwrap()));
         Config {
-            bus: self.site.endpoint(&role),
-            hub: Endpoint { url: self.line.url(), ..self.hub.endpoint(&Role::Site(plant())) },
-            reloader: self.site.endpoint(&Role::Reloader),
+            bus: self.site.login(&role),
+            hub: Login { url: self.line.url(), ..self.hub.login(&User::Site(plant())) },
+            reloader: self.site.login(&User::Reloader),
             readiness: health.service(ServiceName::LocalOrchestrator),
             tenant: TenantName::default(),
             site: "plant".parse().unwrap(),
@@ -199,7 +205,11 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.address = Some(listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(local_orchestrator::run_on(listener, self.config(&health), shutdown.clone()));
+        let (config, stop) = (self.config(&health), shutdown.clone());
+        let task = match &self.roads {
+            None => tokio::spawn(local_orchestrator::run_on(listener, config, stop)),
+            Some(roads) => tokio::spawn(local_orchestrator::run_by(roads(), listener, config, stop)),
+        };
         wait_for("the local orchestrator to be ready", async || {
             assert!(!task.is_finished(), "the local orchestrator ended");
             if health.is_ready() { Ok(()) } else { Err("not ready") }
@@ -292,14 +302,17 @@ impl World {
     }
 
     /// Makes a node's credentials, and has the hub admit it.
-    pub async fn admit(&self, name: &str) -> Endpoint {
-        let (seed, public_key) = generate();
+    pub async fn admit(&self, name: &str) -> Login {
+        let (seed, key) = generate();
         let id = node(name);
-        self.admitted.lock().unwrap().push(AdmittedNode { name: id.node.clone(), public_key });
+        self.admitted
+            .lock()
+            .unwrap()
+            .push(AdmittedNode { name: id.node.clone(), identity: margo::Identity::Nkey(key) });
         let signal = Subject::Call(id.clone(), bus::CallVerb::Admit);
         self.capabilities.signal(&signal, "".into()).await.unwrap();
         self.capabilities.client().flush().await.unwrap();
-        Endpoint { url: self.site.url(), seed, role: Role::Node(id) }
+        Login { url: self.site.url(), seed, user: User::Node(id) }
     }
 
     /// An admitted, connected and registered node.
@@ -341,7 +354,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub async fn connect(name: &str, endpoint: &Endpoint) -> Self {
+    pub async fn connect(name: &str, endpoint: &Login) -> Self {
         Self { id: node(name), bus: connect(endpoint).await }
     }
 

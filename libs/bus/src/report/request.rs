@@ -1,0 +1,111 @@
+//! A node's whole report, as it asks its site to store it.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{
+    Events, Malformed, Position, Status, capabilities,
+    limits::{MAX_METRICS, at_most, decode, field},
+};
+use crate::proto;
+
+/// A report whose every part was read as the hub will read it, as the messages that are stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Which of the node's reports this is.
+    pub position: Position,
+    /// For `state.<client>.node.<node>.status`.
+    pub status: Bytes,
+    /// For `state.<client>.node.<node>.capabilities`; only when they changed.
+    pub capabilities: Option<Bytes>,
+    /// For `event.<client>.node.<node>`; only when there is something to tell.
+    pub events: Option<Bytes>,
+    /// Spans: OTLP ExportTraceServiceRequest, protobuf, not looked at.
+    pub traces: Bytes,
+    /// Metrics of the node.
+    pub metrics: Vec<proto::Metric>,
+}
+
+/// Reads `report.<client>.<node>`: everything that can be checked without knowing the node.
+pub fn request(payload: &[u8]) -> Result<Request, Malformed> {
+    let raw: proto::ReportRequest = decode(payload)?;
+    at_most("metrics", raw.metrics.len(), MAX_METRICS)?;
+    let raw_status = raw.status.ok_or_else(|| field("status", "is missing"))?;
+    let status = raw_status.encode_to_vec().into();
+    let position = Status::try_from(raw_status)?.position;
+    // Parts of another life must not ride on a report of this one.
+    let same_life = |part: &str, incarnation: u64| {
+        let rule = || format!("is {incarnation}, and the status's is {}", position.incarnation);
+        if incarnation == position.incarnation { Ok(()) } else { Err(field(format!("{part}.incarnation"), rule())) }
+    };
+    let capabilities = match raw.capabilities {
+        None => None,
+        Some(part) => {
+            same_life("capabilities", part.incarnation)?;
+            let bytes = part.encode_to_vec();
+            capabilities(&bytes)?;
+            Some(bytes.into())
+        }
+    };
+    let events = match raw.events.filter(|part| !part.transitions.is_empty() || part.lost > 0) {
+        None => None,
+        Some(part) => {
+            same_life("events", part.incarnation)?;
+            let bytes = part.encode_to_vec().into();
+            Events::try_from(part)?;
+            Some(bytes)
+        }
+    };
+    Ok(Request { position, status, capabilities, events, traces: raw.traces, metrics: raw.metrics })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{events, status};
+
+    fn report() -> proto::ReportRequest {
+        let status = proto::NodeStatus { incarnation: 2, sequence: 7, ..Default::default() };
+        proto::ReportRequest { status: Some(status), ..Default::default() }
+    }
+
+    fn read(report: &proto::ReportRequest) -> Result<Request, String> {
+        let read = request(&report.encode_to_vec());
+        read.map_err(|malformed| malformed.to_string())
+    }
+
+    #[test]
+    fn the_hub_reads_what_the_site_stores() {
+        let transition = proto::Transition {
+            number: 1,
+            deployment: "00000000-0000-4000-8000-000000000001".into(),
+            digest: margo::Digest::of(b"").to_string(),
+            state: proto::State::Installed.into(),
+            ..Default::default()
+        };
+        let told = proto::NodeEvents { incarnation: 2, sequence: 7, transitions: vec![transition], lost: 0 };
+        let read = read(&proto::ReportRequest { events: Some(told), ..report() }).unwrap();
+        assert_eq!(status(&read.status).unwrap().position, read.position);
+        let told = events(&read.events.unwrap()).unwrap();
+        assert_eq!((told.position, told.transitions.len()), (read.position, 1));
+    }
+
+    #[test]
+    fn a_report_without_a_status_or_with_parts_of_another_life_is_malformed() {
+        assert_eq!(read(&proto::ReportRequest::default()).unwrap_err(), "status: is missing");
+        let told = proto::NodeEvents { incarnation: 1, sequence: 1, lost: 1, ..Default::default() };
+        let error = read(&proto::ReportRequest { events: Some(told), ..report() }).unwrap_err();
+        assert_eq!(error, "events.incarnation: is 1, and the status's is 2");
+        let can = proto::NodeCapabilities { incarnation: 3, sequence: 1, document: "{}".into() };
+        let error = read(&proto::ReportRequest { capabilities: Some(can), ..report() }).unwrap_err();
+        assert_eq!(error, "capabilities.incarnation: is 3, and the status's is 2");
+        let metrics = vec![proto::Metric::default(); MAX_METRICS + 1];
+        assert!(read(&proto::ReportRequest { metrics, ..report() }).unwrap_err().starts_with("metrics: "));
+    }
+
+    #[test]
+    fn events_that_tell_nothing_are_left_out() {
+        let nothing = proto::NodeEvents { incarnation: 2, sequence: 7, ..Default::default() };
+        assert_eq!(read(&proto::ReportRequest { events: Some(nothing), ..report() }).unwrap().events, None);
+    }
+}

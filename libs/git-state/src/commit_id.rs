@@ -1,0 +1,13 @@
+//! The identity of a commit.
+
+use std::fmt;
+
+/// The id of a commit, which is the hash of all that the commit contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitId(pub(crate) gix::ObjectId);
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,179 @@
+//! The loop over signals and timers: which clients are looked at, and when.
+//!
+//! A signal only says "look again": what the look finds decides. A lost signal costs time and nothing else, for every
+//! client is looked at on each new connection and every hour.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::Context;
+use async_nats::Subscriber;
+use bus::{Bus, Subject};
+use futures::{FutureExt, StreamExt, stream};
+use margo::{ClientName, RepositoryName};
+use service::Readiness;
+use tokio::{
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    agenda::Agenda,
+    look::{Look, Observer},
+};
+
+/// How often everything is looked at without a signal: what nobody signalled is found after this at the latest.
+const LOOK_AT_EVERYTHING: Duration = Duration::from_secs(3600);
+
+/// How often to look whether the stream is still the same one: the server tells nobody that a stream was deleted.
+const LOOK_AT_STREAM: Duration = Duration::from_secs(5);
+
+/// Clients that are looked at together. Their waits for disk and network overlap; more than 50 could not publish at
+/// once, for the hub holds at most 50 open batches.
+const TOGETHER: usize = 8;
+
+/// Keeps the stream as the repositories want it. What it holds in memory is found again by looking at the hub.
+pub struct Loop {
+    observer: Observer,
+    bus: Bus,
+    readiness: Readiness,
+    agenda: Agenda,
+    /// Identity of the stream that was filled last; `None` when that is not known, so that everything is looked at.
+    stream: Option<String>,
+    /// Clients that are known to have a consumer on that stream.
+    consumers: BTreeSet<ClientName>,
+}
+
+impl Loop {
+    pub fn new(observer: Observer, bus: Bus, readiness: Readiness) -> Self {
+        let (agenda, consumers) = (Agenda::default(), BTreeSet::new());
+        Self { observer, bus, readiness, agenda, stream: None, consumers }
+    }
+
+    /// Looks at clients on signals, on resyncs and when it is time, until shutdown. Fails only when `signals` end.
+    pub async fn run(
+        mut self,
+        mut signals: Subscriber,
+        mut resyncs: mpsc::Receiver<ClientName>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut connections = self.bus.connections();
+        let mut everything = interval(LOOK_AT_EVERYTHING);
+        let mut stream = interval(LOOK_AT_STREAM);
+        for timer in [&mut everything, &mut stream] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        loop {
+            // The first tick of an interval comes at once, so the service begins with a look at everything.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                Ok(()) = connections.changed() => self.stream = None,
+                _ = everything.tick() => self.stream = None,
+                _ = stream.tick() => {}
+                Some(client) = resyncs.recv() => self.agenda.add(client, Look::Everything),
+                signal = signals.next() => {
+                    let signal = signal.context("the subscription to git.committed.> ended")?;
+                    let mut committed: BTreeSet<_> = repository(&signal).into_iter().collect();
+                    // git-writer announces a group of commits at once: all signals that are there are taken together,
+                    // so that each client is looked at once.
+                    while let Some(Some(signal)) = signals.next().now_or_never() {
+                        committed.extend(repository(&signal));
+                    }
+                    self.signalled(committed).await;
+                }
+                () = process::due(self.agenda.due()) => {}
+            }
+            if !self.bus.is_connected() {
+                self.readiness.not_ready("the hub is not connected");
+                continue;
+            }
+            match self.follow_stream().await {
+                Ok(()) => {
+                    self.look().await;
+                    self.readiness.ready();
+                }
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    warn!(reason, "the stream DESIRED is not ready");
+                    self.readiness.not_ready(&reason);
+                }
+            }
+        }
+    }
+
+    /// Puts the clients whose repositories were committed to on the agenda. A commit in `fleet.git` may have brought a
+    /// new client, which needs a consumer before its LO asks for it.
+    async fn signalled(&mut self, committed: BTreeSet<RepositoryName>) {
+        for repository in committed {
+            let consumers = match repository {
+                RepositoryName::Client(client) => {
+                    self.agenda.add(client.clone(), Look::Changes);
+                    self.ensure_consumers(&BTreeSet::from([client])).await
+                }
+                RepositoryName::Fleet => match self.clients().await {
+                    Ok(clients) => self.ensure_consumers(&clients).await,
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = consumers {
+                warn!(error = format!("{error:#}"), "no consumers for new clients yet");
+                self.stream = None;
+            }
+        }
+    }
+
+    /// Makes the stream and all consumers, and puts every client on the agenda, unless the stream is still the one that
+    /// was filled last.
+    async fn follow_stream(&mut self) -> anyhow::Result<()> {
+        if self.stream.is_some() && self.observer.hub.identity().await? == self.stream {
+            return Ok(());
+        }
+        let identity = self.observer.hub.ensure_stream().await?;
+        let clients = self.clients().await?;
+        self.consumers.clear();
+        self.ensure_consumers(&clients).await?;
+        self.agenda.add_all(&clients, Look::Everything);
+        self.stream = Some(identity);
+        Ok(())
+    }
+
+    async fn clients(&self) -> anyhow::Result<BTreeSet<ClientName>> {
+        let store = self.observer.store.clone();
+        spawn_blocking(move || store.clients()).await.context("listing clients")?
+    }
+
+    async fn ensure_consumers(&mut self, clients: &BTreeSet<ClientName>) -> anyhow::Result<()> {
+        for client in clients {
+            if !self.consumers.contains(client) {
+                self.observer.hub.ensure_consumer(client).await?;
+                self.consumers.insert(client.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at all clients that are due, several at a time.
+    async fn look(&mut self) {
+        let observer = &self.observer;
+        let looks = stream::iter(self.agenda.take(Instant::now())).map(|(client, look)| async move {
+            let result = observer.look(&client, look).await;
+            (client, look, result)
+        });
+        let results: Vec<_> = looks.buffer_unordered(TOGETHER).collect().await;
+        for (client, look, result) in results {
+            match result {
+                Ok(()) => self.agenda.done(&client),
+                // Also a refused tip is looked at again: an operator may put it right without anybody signalling it.
+                Err(_) => self.agenda.again(client, look, Instant::now()),
+            }
+        }
+    }
+}
+
+/// The repository that a signal of git-writer is about; `None` when the subject names none.
+fn repository(signal: &async_nats::Message) -> Option<RepositoryName> {
+    signal.subject.parse::<Subject>().ok().and_then(|subject| subject.repository())
+}

@@ -1,0 +1,49 @@
+//! What other services of the site ask for.
+
+use std::{error::Error, sync::Arc};
+
+use api::{Problem, StoreAccess, WantedArtifacts};
+use bus::{Call, ServiceName, SiteVerb, Subject};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    down::{InForce, artifacts::wanted},
+    site::Site,
+};
+
+/// What the endpoints share.
+struct Answers {
+    site: Arc<Site>,
+    in_force: watch::Receiver<Option<Arc<InForce>>>,
+}
+
+/// Answers until shutdown.
+pub async fn run(
+    site: Arc<Site>,
+    in_force: watch::Receiver<Option<Arc<InForce>>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let bus = site.bus.clone();
+    let mut service = bus.register(ServiceName::LocalOrchestrator, Arc::new(Answers { site, in_force })).await?;
+    service.verb("store", store).await?;
+    service.verb("artifacts", artifacts).await?;
+    shutdown.cancelled().await;
+    service.stop().await
+}
+
+/// Where the platform's artifacts are: the hub knows.
+async fn store(answers: Arc<Answers>, _: Call<()>) -> Result<StoreAccess, Problem> {
+    let subject = Subject::Site(answers.site.client.clone(), SiteVerb::Store);
+    answers.site.hub.call(&subject, &(), None).await
+}
+
+/// The artifacts that the deployments in force are made of.
+async fn artifacts(answers: Arc<Answers>, _: Call<()>) -> Result<WantedArtifacts, Problem> {
+    let Some(in_force) = answers.in_force.borrow().clone() else { return Ok(WantedArtifacts::default()) };
+    disk::blocking(move || wanted(&in_force)).await.map_err(|error| {
+        warn!(error = &error as &dyn Error, "reading what is in force");
+        Problem::internal()
+    })
+}

@@ -1,0 +1,114 @@
+//! `GET /api/v1/status`: what the site knows without the hub.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use api::{Problem, Reachability, SiteNodeStatus, SiteStatus};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bus::{Subject, proto, streams};
+use margo::NodeName;
+use prost::Message as _;
+use service::{BearerToken, ProblemResponse};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    down::InForce,
+    nodes::{Incarnations, Pulses},
+    site::Site,
+    up::waiting,
+};
+
+/// What the answer is made from.
+pub struct View {
+    /// The site.
+    pub site: Arc<Site>,
+    /// What is in force; `None` before the first adoption.
+    pub in_force: watch::Receiver<Option<Arc<InForce>>>,
+    /// Who of its nodes is heard.
+    pub pulses: Arc<Pulses>,
+    /// Which lives of its nodes are the present ones.
+    pub incarnations: Arc<Incarnations>,
+    /// The bearer token that a reader has to present.
+    pub token: BearerToken,
+}
+
+/// Answers until shutdown.
+pub async fn serve(listener: TcpListener, view: View, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let router = Router::new().route("/api/v1/status", get(status)).with_state(Arc::new(view));
+    service::http::serve(listener, router, shutdown).await
+}
+
+async fn status(State(view): State<Arc<View>>, headers: HeaderMap) -> Response {
+    if !view.token.admits(&headers) {
+        let detail = "the site's status needs its bearer token; edgectl reads it from the site's folder";
+        return ProblemResponse::new(StatusCode::UNAUTHORIZED, detail).into_response();
+    }
+    match view.status().await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => {
+            warn!(error = format!("{error:#}"), "status");
+            let problem = Problem::unavailable("the site's NATS server does not answer; is it running?");
+            ProblemResponse::from(problem).into_response()
+        }
+    }
+}
+
+impl View {
+    async fn status(&self) -> anyhow::Result<SiteStatus> {
+        let site = &self.site;
+        let in_force = self.in_force.borrow().clone();
+        let mut names: BTreeSet<NodeName> = self.pulses.nodes();
+        let desired_nodes = in_force.as_ref().map(|in_force| &in_force.set.nodes);
+        names.extend(desired_nodes.into_iter().flat_map(|nodes| nodes.keys().cloned()));
+        let mut nodes = Vec::with_capacity(names.len());
+        for node in names {
+            let desired = desired_nodes.and_then(|nodes| nodes.get(&node));
+            nodes.push(SiteNodeStatus {
+                reachability: reachability(self.pulses.reachability(&node)),
+                incarnation: self.incarnations.get(&node).unwrap_or(0),
+                desired: desired.map_or(0, |desired| desired.deployments.len() as u64),
+                installed: self.installed(&node).await?,
+                name: node.into(),
+            });
+        }
+        Ok(SiteStatus {
+            site: site.name.to_string(),
+            hub_connected: site.hub.is_connected(),
+            manifest_version: in_force.as_ref().map(|in_force| in_force.set.head.version.get()),
+            commit: in_force.map(|in_force| in_force.commit.clone()).filter(|commit| !commit.is_empty()),
+            waiting: self.waiting().await?,
+            nodes,
+            refusals: site.refusals.for_people(),
+        })
+    }
+
+    /// Deployments that the node last reported as installed.
+    async fn installed(&self, node: &NodeName) -> anyhow::Result<u64> {
+        let subject = Subject::Status(self.site.node(node));
+        let Some(message) = self.site.bus.last(streams::STATE, &subject).await? else { return Ok(0) };
+        let status = proto::NodeStatus::decode(message.payload)?;
+        let installed = status.deployments.iter().filter(|deployment| deployment.state() == proto::State::Installed);
+        Ok(installed.count() as u64)
+    }
+
+    /// Messages that the relay has not brought to the hub.
+    async fn waiting(&self) -> anyhow::Result<u64> {
+        let [events, states] = [streams::EVENTS, streams::STATE].map(|stream| waiting(&self.site, stream));
+        Ok(events.await? + states.await?)
+    }
+}
+
+fn reachability(reachability: proto::Reachability) -> Reachability {
+    match reachability {
+        proto::Reachability::Reachable => Reachability::Reachable,
+        proto::Reachability::Unreachable => Reachability::Unreachable,
+        proto::Reachability::Unknown | proto::Reachability::Unspecified => Reachability::Unknown,
+    }
+}

@@ -1,0 +1,91 @@
+//! A road that reads a client's repository in a folder: what a Git pull brings, without the pull.
+//!
+//! Stands alone, so that tests of other crates may include it by path.
+
+use std::{path::PathBuf, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use git_state::{CommitId, Manifest, Repository, layout};
+use local_orchestrator::{Documents, NodeDesired, Offer, Road, SignedHead, Traces, Verdict};
+use margo::{ClientName, Digest, RepositoryName, TenantName};
+use tokio::time::sleep;
+
+/// Between looks at the branch.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The road.
+pub struct FolderRoad {
+    /// The folder of all tenants' repositories.
+    folder: PathBuf,
+    client: ClientName,
+    /// The commit that a verdict was told on, or is awaited.
+    offered: Option<CommitId>,
+    documents: Documents,
+}
+
+impl FolderRoad {
+    pub fn new(folder: PathBuf, client: ClientName) -> Self {
+        Self { folder, client, offered: None, documents: Documents::new() }
+    }
+
+    /// The tip, unless it was offered already.
+    fn look(&mut self) -> Option<Offer> {
+        let name = RepositoryName::Client(self.client.clone());
+        let repository = Repository::open(&self.folder, &TenantName::default(), &name).unwrap()?;
+        let tip = repository.tip().unwrap().filter(|tip| self.offered != Some(*tip))?;
+        let files = repository.files(tip).unwrap();
+        let file = |path: &str| files.get(path).cloned().map(Into::into);
+        let head = SignedHead {
+            head: file(layout::HEAD)?,
+            head_signature: file(layout::HEAD_SIGNATURE)?,
+            keys: file(layout::KEYS)?,
+            keys_signature: file(layout::KEYS_SIGNATURE)?,
+            commit: tip.to_string(),
+        };
+        let manifest = Manifest::read(&files).unwrap();
+        self.documents.clear();
+        let mut nodes = std::collections::BTreeMap::new();
+        for (node, of) in manifest.nodes {
+            let mut desired = NodeDesired { version: of.version, deployments: Default::default() };
+            for (id, document) in of.documents {
+                let digest = Digest::of(&document);
+                desired.deployments.insert(id, digest);
+                self.documents.insert(digest, document.into());
+            }
+            nodes.insert(node, desired);
+        }
+        let trace = repository.message(tip).unwrap().trailer(layout::TRACEPARENT_TRAILER).map(str::to_owned);
+        self.offered = Some(tip);
+        Some(Offer { head, nodes, complete: true, traces: Traces { head: trace, ..Traces::default() } })
+    }
+}
+
+impl Road for FolderRoad {
+    fn name(&self) -> &'static str {
+        "folder"
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Offer> {
+        async move {
+            loop {
+                if let Some(offer) = self.look() {
+                    return offer;
+                }
+                sleep(LOOK).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn documents(&mut self, wanted: Vec<Digest>) -> BoxFuture<'_, anyhow::Result<Documents>> {
+        let found = wanted.into_iter().filter_map(|digest| Some((digest, self.documents.get(&digest)?.clone())));
+        std::future::ready(Ok(found.collect())).boxed()
+    }
+
+    fn verdict<'a>(&'a mut self, verdict: &'a Verdict) -> BoxFuture<'a, ()> {
+        if *verdict == Verdict::Incomplete {
+            self.offered = None;
+        }
+        std::future::ready(()).boxed()
+    }
+}

@@ -1,0 +1,166 @@
+use ::store::Location;
+use api::Refusal;
+use jiff::Timestamp;
+use testkit::on_each_database;
+
+use super::*;
+use crate::domain::NodeHealth;
+
+async fn open(location: &Location) -> (Database, Store) {
+    let database = Database::open(location).await.unwrap();
+    let store = Store::open(database.clone(), TenantName::default()).await.unwrap();
+    (database, store)
+}
+
+fn site(name: &str, key: &Identity) -> CreateSite {
+    CreateSite { name: name.parse().unwrap(), identity: key.clone(), reason: None }
+}
+
+fn node(name: &str, key: &Identity) -> CreateNode {
+    CreateNode { name: name.parse().unwrap(), device_id: None, identity: key.clone(), reason: None }
+}
+
+fn identity() -> Identity {
+    Identity::Nkey(identity::nats::generate().1)
+}
+
+/// Whose identities the filled database holds.
+struct Known {
+    port: Identity,
+    plant: Identity,
+    saw: Identity,
+    press: Identity,
+}
+
+/// The sites `plant` and `port`, and two nodes at `plant`.
+async fn filled(location: &Location) -> (Database, Store, Known) {
+    let (database, store) = open(location).await;
+    let known = Known { port: identity(), plant: identity(), saw: identity(), press: identity() };
+    let mut tx = store.begin().await.unwrap();
+    for (name, key) in [("port", &known.port), ("plant", &known.plant)] {
+        store.insert_site(&mut tx, &site(name, key)).await.unwrap();
+    }
+    for (name, key) in [("plant/saw", &known.saw), ("plant/press", &known.press)] {
+        store.insert_node(&mut tx, &node(name, key)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    (database, store, known)
+}
+
+fn health(client: &str, nodes: Vec<NodeHealth>) -> Health {
+    Health {
+        client: client.parse().unwrap(),
+        nodes,
+        adopted: Some(7.try_into().unwrap()),
+        refusals: vec![Refusal { subject: "head".into(), reason: "older".into(), at: "then".into() }],
+        time: Timestamp::from_second(9).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn who_was_added_is_there_in_the_next_life_sorted_by_name() {
+    on_each_database(async |location| {
+        let (database, _, known) = filled(&location).await;
+        database.close().await;
+        let (_, store) = open(&location).await;
+        let sites: Vec<_> =
+            store.sites().await.unwrap().into_iter().map(|site| (site.name.to_string(), site.nodes)).collect();
+        assert_eq!(sites, [("plant".to_owned(), 2), ("port".to_owned(), 0)]);
+        let nodes = store.nodes().await.unwrap();
+        let names: Vec<_> = nodes.iter().map(|node| (node.name.to_string(), node.device_id.as_str())).collect();
+        assert_eq!(names, [("plant/press".to_owned(), "plant/press"), ("plant/saw".to_owned(), "plant/saw")]);
+        assert_eq!((nodes[0].reachability, nodes[0].since.as_deref()), (Reachability::Unknown, None));
+        let identities: Vec<_> = store.client_identities().await.unwrap().into_iter().map(|(_, key)| key).collect();
+        assert_eq!(identities, [known.plant, known.port]);
+        let admitted = store.admitted(&"plant".parse().unwrap()).await.unwrap().unwrap();
+        assert_eq!(admitted.into_iter().map(|node| node.identity).collect::<Vec<_>>(), [known.press, known.saw]);
+        assert_eq!(store.admitted(&"port".parse().unwrap()).await.unwrap(), Some(vec![]));
+        assert_eq!(store.admitted(&"elsewhere".parse().unwrap()).await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn names_and_identities_that_are_taken_are_known_with_their_owner() {
+    on_each_database(async |location| {
+        let (_, store, known) = filled(&location).await;
+        let mut tx = store.begin().await.unwrap();
+        let taken = store.taken_of_site(&mut tx, &site("plant", &known.press)).await.unwrap();
+        assert_eq!((taken.name, taken.identity.as_deref()), (true, Some("node plant/press")));
+        let taken = store.taken_of_node(&mut tx, &node("plant/crane", &known.port)).await.unwrap();
+        assert_eq!((taken.name, taken.identity.as_deref()), (false, Some("site port")));
+        let taken = store.taken_of_node(&mut tx, &node("plant/saw", &identity())).await.unwrap();
+        assert_eq!((taken.name, taken.identity), (true, None));
+        // Whatever an order overlooks, no identity is there twice.
+        assert!(store.insert_site(&mut tx, &site("depot", &known.port)).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn capabilities_are_replaced_by_newer_ones_alone() {
+    on_each_database(async |location| {
+        let (_, store, _) = filled(&location).await;
+        let capabilities = |name: &str, incarnation, sequence, document: &str| Capabilities {
+            node: name.parse().unwrap(),
+            device: name.parse().unwrap(),
+            position: Position { incarnation, sequence },
+            document: document.into(),
+        };
+        for (incarnation, sequence, document) in
+            [(1, 5, "{\"a\": 1}"), (1, 4, "{\"a\": 2}"), (2, 1, "{\"a\": 3}"), (1, 9, "{}")]
+        {
+            let report = capabilities("plant/press", incarnation, sequence, document);
+            assert_eq!(store.record_capabilities(&report).await.unwrap(), Recorded::Known);
+        }
+        let held = store.nodes().await.unwrap()[0].capabilities.clone();
+        assert_eq!(held, Some(serde_json::json!({ "a": 3 })));
+        let stranger = capabilities("plant/stranger", 1, 1, "{}");
+        assert_eq!(store.record_capabilities(&stranger).await.unwrap(), Recorded::Unknown);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_orchestrator_says_is_kept_of_its_own_nodes() {
+    on_each_database(async |location| {
+        let (_, store, _) = filled(&location).await;
+        let judged = |node: &str, reachability, second| NodeHealth {
+            node: node.parse().unwrap(),
+            reachability,
+            since: Timestamp::from_second(second).unwrap(),
+        };
+        let nodes = vec![judged("press", Reachability::Reachable, 1), judged("stranger", Reachability::Reachable, 1)];
+        for second in [1, 1, 2] {
+            let nodes = nodes.iter().cloned().chain([judged("saw", Reachability::Unreachable, second)]).collect();
+            assert_eq!(store.record_health(&health("plant", nodes)).await.unwrap(), Recorded::Known);
+        }
+        let held: Vec<_> =
+            store.nodes().await.unwrap().into_iter().map(|node| (node.reachability, node.since.unwrap())).collect();
+        let expected = [
+            (Reachability::Reachable, "1970-01-01T00:00:01Z".to_owned()),
+            (Reachability::Unreachable, "1970-01-01T00:00:02Z".to_owned()),
+        ];
+        assert_eq!(held, expected);
+        let sites = store.sites().await.unwrap();
+        assert_eq!((sites[0].adopted_manifest_version, sites[0].refusals.len()), (Some(7), 1));
+        assert_eq!(sites[0].last_seen.as_deref(), Some("1970-01-01T00:00:09Z"));
+        assert_eq!(sites[1].last_seen, None);
+        assert_eq!(store.record_health(&health("elsewhere", vec![])).await.unwrap(), Recorded::Unknown);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_hold_what_was_written_is_named() {
+    on_each_database(async |location| {
+        let (database, store, _) = filled(&location).await;
+        let mut tx = database.begin().await.unwrap();
+        let break_it = "UPDATE nodes SET reachability = 'asleep' WHERE node = 'saw'";
+        NODES.query(break_it).execute(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let error = store.nodes().await.unwrap_err();
+        assert_eq!(error.to_string(), "column reachability of nodes plant saw in the database is not valid");
+    })
+    .await;
+}

@@ -1,0 +1,170 @@
+use ::store::Location;
+use jiff::Timestamp;
+use margo::{Digest, State};
+use testkit::on_each_database;
+
+use super::*;
+use crate::domain::{DeploymentStatus, Refusal};
+
+async fn open(location: &Location) -> (Database, Store) {
+    let database = Database::open(location).await.unwrap();
+    let store = Store::open(database.clone(), TenantName::default()).await.unwrap();
+    (database, store)
+}
+
+fn id(number: u64) -> DeploymentId {
+    format!("00000000-0000-4000-8000-{number:012}").parse().unwrap()
+}
+
+fn status(number: u64, state: State) -> DeploymentStatus {
+    DeploymentStatus {
+        id: id(number),
+        digest: Digest::of(b"document"),
+        adopted_manifest_version: 1,
+        state,
+        failure: None,
+        components: vec![],
+    }
+}
+
+/// A report of a node that names these deployments as installed.
+fn report(node: &str, sequence: u64, deployments: impl IntoIterator<Item = u64>) -> StatusReport {
+    StatusReport {
+        node: format!("plant/{node}").parse().unwrap(),
+        position: Position { incarnation: 1, sequence },
+        deployments: deployments.into_iter().map(|number| status(number, State::Installed)).collect(),
+        refusals: vec![],
+        time: Timestamp::from_second(i64::try_from(sequence).unwrap()).unwrap(),
+    }
+}
+
+fn events(numbers: impl IntoIterator<Item = u64>) -> EventReport {
+    let transition = |number| Transition {
+        number,
+        deployment: id(1),
+        digest: Digest::of(b"document"),
+        component: Some("hello\0".into()),
+        state: State::Installing,
+        failure: None,
+        adopted_manifest_version: number,
+        time: Timestamp::UNIX_EPOCH,
+    };
+    EventReport {
+        node: "plant/press".parse().unwrap(),
+        incarnation: 1,
+        transitions: numbers.into_iter().map(transition).collect(),
+        lost: 0,
+    }
+}
+
+async fn states(store: &Store) -> Vec<(String, DeploymentId, State, String)> {
+    let list = store.list().await.unwrap();
+    list.into_iter().map(|actual| (actual.node.to_string(), actual.id, actual.state, actual.reported_at)).collect()
+}
+
+#[tokio::test]
+async fn a_status_replaces_what_is_held_of_its_node_and_of_no_other() {
+    on_each_database(async |location| {
+        let (database, store) = open(&location).await;
+        store.record(vec![report("press", 1, [1, 2]), report("saw", 1, [1])], &[]).await.unwrap();
+        store.record(vec![report("press", 3, [2, 3])], &[]).await.unwrap();
+        let expected = [
+            ("plant/press".to_owned(), id(1), State::Removed, "1970-01-01T00:00:03Z".to_owned()),
+            ("plant/press".to_owned(), id(2), State::Installed, "1970-01-01T00:00:03Z".to_owned()),
+            ("plant/press".to_owned(), id(3), State::Installed, "1970-01-01T00:00:03Z".to_owned()),
+            ("plant/saw".to_owned(), id(1), State::Installed, "1970-01-01T00:00:01Z".to_owned()),
+        ];
+        assert_eq!(states(&store).await, expected);
+        // Overtaken, repeated, and with a later report of the same node in the same batch.
+        store.record(vec![report("press", 2, [1])], &[]).await.unwrap();
+        store.record(vec![report("press", 3, [2, 3]), report("saw", 1, [1])], &[]).await.unwrap();
+        database.close().await;
+        let (_, store) = open(&location).await;
+        assert_eq!(states(&store).await, expected, "also in the next life");
+        store.record(vec![report("press", 4, [1]), report("press", 5, [])], &[]).await.unwrap();
+        assert!(states(&store).await[..3].iter().all(|(_, _, state, _)| *state == State::Removed));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_report_that_names_a_deployment_twice_keeps_nobody_from_being_stored() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        let mut twice = report("press", 1, [1]);
+        twice.deployments.push(status(1, State::Failed));
+        store.record(vec![twice, report("saw", 1, [2])], &[]).await.unwrap();
+        let states: Vec<_> = states(&store).await.into_iter().map(|(_, id, state, _)| (id, state)).collect();
+        assert_eq!(states, [(id(1), State::Failed), (id(2), State::Installed)]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_batch_of_very_many_nodes_is_stored_whole() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        let nodes = MAX_ROWS + 1;
+        let reports = |sequence| (0..nodes).map(move |at| report(&format!("n{at}"), sequence, [1, 2])).collect();
+        store.record(reports(1), &[]).await.unwrap();
+        store.record(reports(2), &[]).await.unwrap();
+        let states = states(&store).await;
+        assert_eq!(states.len(), 2 * nodes);
+        assert!(states.iter().all(|(_, _, state, at)| *state == State::Installed && at == "1970-01-01T00:00:02Z"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn refusals_are_those_of_the_newest_report_newest_last() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        let refused = |sequence: u64, reasons: &[&str]| {
+            let refusal = |(at, reason): (i64, &&str)| Refusal {
+                subject: "deployment".into(),
+                reason: (*reason).into(),
+                time: Timestamp::from_second(at).unwrap(),
+            };
+            StatusReport { refusals: (1..).zip(reasons).map(refusal).collect(), ..report("press", sequence, []) }
+        };
+        store.record(vec![refused(1, &["first", "sec\0nd"])], &[]).await.unwrap();
+        let reasons = async || store.refusals().await.unwrap().into_iter().map(|refusal| refusal.reason);
+        assert_eq!(reasons().await.collect::<Vec<_>>(), ["first", "sec\u{fffd}nd"]);
+        store.record(vec![refused(2, &["third"])], &[]).await.unwrap();
+        assert_eq!(reasons().await.collect::<Vec<_>>(), ["third"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn history_keeps_the_newest_transitions_once_each() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        store.record(vec![], &[events(1..=150), events(100..=199)]).await.unwrap();
+        let numbers = async || {
+            let history = store.history(id(1)).await.unwrap();
+            history.into_iter().map(|entry| entry.adopted_manifest_version).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers().await, (1..=199).collect::<Vec<_>>());
+        store.record(vec![], &[events(200..=205)]).await.unwrap();
+        assert_eq!(numbers().await, (6..=205).collect::<Vec<_>>());
+        assert_eq!(store.history(id(1)).await.unwrap()[0].component.as_deref(), Some("hello\u{fffd}"));
+        assert!(store.history(id(2)).await.unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_hold_what_was_written_is_named() {
+    on_each_database(async |location| {
+        let (database, store) = open(&location).await;
+        store.record(vec![report("press", 1, [1])], &[]).await.unwrap();
+        let mut tx = database.begin().await.unwrap();
+        DEPLOYMENTS.query("UPDATE deployments SET state = 'lost'").execute(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let error = store.list().await.unwrap_err();
+        let expected = format!("column state of deployments plant/press {} in the database is not valid", id(1));
+        assert_eq!(error.to_string(), expected);
+    })
+    .await;
+}
