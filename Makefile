@@ -31,13 +31,14 @@ test: build      ## Run every test; the end-to-end tests run the programs that `
 chaos: build     ## Kill everything at random under orders, and check what is left: SEED=7 SECONDS=600
 	@EDGEWRIGHT_CHAOS_SEED=$(SEED) EDGEWRIGHT_CHAOS_SECONDS=$(SECONDS) cargo test --workspace --test chaos -- --nocapture every_promise_is_kept
 
-check: setup     ## Format, lints, documentation, one TLS provider only, and no circles among crates or modules
+check: setup     ## Format, lints, documentation, one TLS provider, a small edge-node, no circles among crates or modules
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- --deny warnings
 	@cargo clippy --workspace $(NOT_SHIPPED) --lib --bins -- --deny warnings --deny clippy::disallowed_methods
 	@RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
 	@scripts/check-tls.sh
 	@scripts/check-graph.sh
+	@scripts/check-edge-node.sh
 
 bench: bench-build   ## Measure everything within 15 minutes; ONLY=start_ms measures one figure (docs/performance.md)
 	@target/release/bench run --only "$(ONLY)"

@@ -135,7 +135,7 @@ impl Fleet {
             let data = folder.join(name);
             fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
             let bus = Login { url: running.nats_url(site), seed: seed.clone(), user: User::Node(node.clone()) };
-            let config = Config { node, bus, data, workload_address: platform::address(running)?.into() };
+            let config = Config { node, bus, data };
             let runtime = Arc::new(NullRuntime::new(Settings { name: RUNTIME, ..Settings::default() }));
             runtimes.push(runtime.clone());
             let agent =

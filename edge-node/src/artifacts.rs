@@ -1,14 +1,16 @@
-//! Artifacts on this node's disk: pulled once from the site, verified before every use, then no network is needed.
+//! The content that workloads need, on this node's disk: pulled once from the site, verified before every use, then no
+//! network is needed. Which content that is, the runtimes know.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use margo::Digest;
-use oci::{Client, ContentStore, Descriptor, PullError, StoreError, media};
+use oci::{Client, ContentStore, PullError, StoreError};
+use process::{Backoff, chain};
+use runtime::{Artifact, ContentKind, Need, Runtime, RuntimeError, Workload, WorkloadId};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     task::JoinSet,
@@ -16,19 +18,25 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use process::Backoff;
+use crate::{
+    resolve::{Launch, Resolved},
+    retry,
+    status::Obstacle,
+};
 
-use crate::{retry, status::Obstacle, wanted::ArtifactId};
-
-/// Pulls at once: enough to hide the pauses of one, and the site has other nodes.
+/// Fetches at once: enough to hide the pauses of one, and the site has other nodes. Content that is on the disk waits for
+/// no fetch.
 const CONCURRENCY: usize = 2;
 
-/// Where artifacts are read.
+/// How often content that has arrived may name more. An index names manifests and they name blobs: three would do.
+const MAX_ROUNDS: usize = 10;
+
+/// The site's store and the token for it, as the answer to a registration names them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Access {
     /// Base URL of the site's store.
     pub url: String,
-    /// As a bearer token. A secret.
+    /// The bearer token. A secret.
     pub token: String,
 }
 
@@ -40,7 +48,7 @@ pub struct SiteStore {
 }
 
 impl SiteStore {
-    /// The site has said where to read.
+    /// Takes what the site has said about where to read.
     pub fn set(&self, access: Access) {
         self.access.send_if_modified(|held| {
             let differs = held.as_ref() != Some(&access);
@@ -55,112 +63,129 @@ impl SiteStore {
     }
 }
 
-/// A verified file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Artifact {
-    /// Where it is.
-    pub path: PathBuf,
-    /// sha256 of it.
-    pub digest: Digest,
-}
-
-/// Why an artifact is not at hand.
+/// Why content is not at hand.
 struct Miss {
     obstacle: Obstacle,
-    /// When the site says so.
+    /// When to ask again, where the site says so.
     after: Option<Duration>,
 }
 
-enum Progress {
+enum State {
     Underway,
-    Ready(Artifact),
+    Ready(Box<Workload>),
     Missed { retry_at: Instant },
 }
 
-struct Known {
-    progress: Progress,
+struct Fetch {
+    digest: Digest,
+    state: State,
     obstacle: Option<Obstacle>,
     backoff: Backoff,
 }
 
-/// The artifacts that workloads wait for.
+type Found = (WorkloadId, Digest, Result<Workload, Miss>);
+
+/// The content that workloads wait for.
 pub struct Artifacts {
-    store: ContentStore,
+    source: Source,
     site: Arc<SiteStore>,
     access: watch::Receiver<Option<Access>>,
-    known: BTreeMap<ArtifactId, Known>,
-    pulls: JoinSet<(ArtifactId, Result<Artifact, Miss>)>,
+    fetches: BTreeMap<WorkloadId, Fetch>,
+    tasks: JoinSet<Found>,
+}
+
+/// Where content comes from: the disk, else the site.
+#[derive(Clone)]
+struct Source {
+    store: ContentStore,
+    access: Option<Access>,
     slots: Arc<Semaphore>,
+    underway: Arc<Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>>,
 }
 
 impl Artifacts {
-    /// Artifacts in this store, pulled from this site.
+    /// Content in this store, pulled from this site.
     pub fn new(store: ContentStore, site: Arc<SiteStore>) -> Self {
         let access = site.access.subscribe();
         let slots = Arc::new(Semaphore::new(CONCURRENCY));
-        Self { store, site, access, known: BTreeMap::new(), pulls: JoinSet::new(), slots }
+        let source = Source { store, access: None, slots, underway: Arc::default() };
+        Self { source, site, access, fetches: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
-    /// Whether it is at hand. If not, it is fetched, unless the last attempt failed a moment ago.
-    pub fn want(&mut self, id: &ArtifactId, now: Instant) -> bool {
-        let fresh = || Known { progress: Progress::Missed { retry_at: now }, obstacle: None, backoff: retry::WORK };
-        let known = self.known.entry(id.clone()).or_insert_with(fresh);
-        match known.progress {
-            Progress::Ready(_) => true,
-            Progress::Missed { retry_at } if retry_at <= now => {
-                known.progress = Progress::Underway;
-                let access = self.access.borrow().clone();
-                let (id, store, slots) = (id.clone(), self.store.clone(), self.slots.clone());
-                self.pulls.spawn(async move {
-                    let _slot = slots.acquire().await.expect("the semaphore is never closed");
-                    let found = find(&store, access, &id).await;
-                    (id, found)
-                });
-                false
-            }
-            Progress::Underway | Progress::Missed { .. } => false,
+    /// Returns the workload when everything that it needs is at hand. If not, that is fetched, unless the last attempt
+    /// failed a moment ago.
+    pub fn want(
+        &mut self,
+        resolved: &Resolved,
+        launch: &Launch,
+        runtime: &Arc<dyn Runtime>,
+        now: Instant,
+    ) -> Option<&Workload> {
+        let fresh = || Fetch {
+            digest: resolved.digest,
+            state: State::Missed { retry_at: now },
+            obstacle: None,
+            backoff: retry::WORK,
+        };
+        let fetch = self.fetches.entry(resolved.id.clone()).or_insert_with(fresh);
+        if fetch.digest != resolved.digest {
+            *fetch = fresh();
+        }
+        if matches!(fetch.state, State::Missed { retry_at } if retry_at <= now) {
+            fetch.state = State::Underway;
+            let source = Source { access: self.access.borrow().clone(), ..self.source.clone() };
+            let (id, digest) = (resolved.id.clone(), resolved.digest);
+            let (launch, runtime) = (launch.clone(), runtime.clone());
+            self.tasks.spawn(async move {
+                let found = source.find(id.clone(), digest, launch, &*runtime).await;
+                (id, digest, found)
+            });
+        }
+        match &fetch.state {
+            State::Ready(workload) => Some(workload),
+            State::Underway | State::Missed { .. } => None,
         }
     }
 
-    /// Takes it when it is at hand; the next use verifies it again.
-    pub fn take(&mut self, id: &ArtifactId) -> Option<Artifact> {
-        match self.known.remove(id)? {
-            Known { progress: Progress::Ready(artifact), .. } => Some(artifact),
+    /// Takes a workload whose content is at hand; the next use verifies it again.
+    pub fn take(&mut self, id: &WorkloadId) -> Option<Box<Workload>> {
+        match self.fetches.remove(id)? {
+            Fetch { state: State::Ready(workload), .. } => Some(workload),
             other => {
-                self.known.insert(id.clone(), other);
+                self.fetches.insert(id.clone(), other);
                 None
             }
         }
     }
 
-    /// What the last attempt met.
-    pub fn obstacle(&self, id: &ArtifactId) -> Option<&Obstacle> {
-        self.known.get(id)?.obstacle.as_ref()
+    /// Returns what the last attempt met.
+    pub fn obstacle(&self, id: &WorkloadId) -> Option<&Obstacle> {
+        self.fetches.get(id)?.obstacle.as_ref()
     }
 
     /// Forgets what nobody wants any more.
-    pub fn retain(&mut self, wanted: &BTreeSet<&ArtifactId>) {
-        self.known.retain(|id, _| wanted.contains(id));
+    pub fn retain(&mut self, wanted: &BTreeMap<&WorkloadId, &Digest>) {
+        self.fetches.retain(|id, fetch| wanted.get(id).copied() == Some(&fetch.digest));
     }
 
-    /// When to ask again.
+    /// Returns the times at which to ask again.
     pub fn retries(&self) -> impl Iterator<Item = Instant> {
-        self.known.values().filter_map(|known| match known.progress {
-            Progress::Missed { retry_at } => Some(retry_at),
-            Progress::Underway | Progress::Ready(_) => None,
+        self.fetches.values().filter_map(|fetch| match fetch.state {
+            State::Missed { retry_at } => Some(retry_at),
+            State::Underway | State::Ready(_) => None,
         })
     }
 
     /// Waits until asking again may help: an attempt ended, or the site said where to read. Cancel-safe.
     pub async fn changed(&mut self) {
         tokio::select! {
-            Some(ended) = self.pulls.join_next() => match ended {
-                Ok((id, found)) => self.ended(id, found),
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok(found) => self.ended(found),
                 Err(error) => warn!(error = &error as &dyn std::error::Error, "a fetch ended by itself"),
             },
             Ok(()) = self.access.changed() => {
-                for known in self.known.values_mut() {
-                    if let Progress::Missed { retry_at } = &mut known.progress {
+                for fetch in self.fetches.values_mut() {
+                    if let State::Missed { retry_at } = &mut fetch.state {
                         *retry_at = Instant::now();
                     }
                 }
@@ -168,70 +193,134 @@ impl Artifacts {
         }
     }
 
-    fn ended(&mut self, id: ArtifactId, found: Result<Artifact, Miss>) {
-        let Some(known) = self.known.get_mut(&id) else { return };
+    fn ended(&mut self, (id, digest, found): Found) {
+        let Some(fetch) = self.fetches.get_mut(&id).filter(|fetch| fetch.digest == digest) else { return };
         match found {
-            Ok(artifact) => {
-                known.progress = Progress::Ready(artifact);
-                known.obstacle = None;
+            Ok(workload) => {
+                fetch.state = State::Ready(Box::new(workload));
+                fetch.obstacle = None;
             }
             Err(Miss { obstacle, after }) => {
-                warn!(artifact = %id.name, manifest = %id.manifest, code = obstacle.code, message = obstacle.message, "not fetched");
-                if obstacle.code == "unauthorized" {
+                warn!(workload = %id, code = %obstacle.code, message = obstacle.message, "not fetched");
+                if obstacle.code == UNAUTHORIZED {
                     self.site.refused.notify_one();
                 }
-                let pause = known.backoff.pause();
-                known.progress = Progress::Missed { retry_at: Instant::now() + after.unwrap_or(pause) };
-                known.obstacle = Some(obstacle);
+                let pause = fetch.backoff.pause();
+                fetch.state = State::Missed { retry_at: Instant::now() + after.unwrap_or(pause) };
+                fetch.obstacle = Some(obstacle);
             }
         }
     }
+
+    /// Returns the workload if everything that it needs is on the disk already.
+    pub fn local(
+        &self,
+        resolved: &Resolved,
+        launch: &Launch,
+        runtime: &Arc<dyn Runtime>,
+    ) -> impl Future<Output = Option<Workload>> + Send + use<> {
+        let (source, runtime) = (self.source.clone(), runtime.clone());
+        let (id, digest, launch) = (resolved.id.clone(), resolved.digest, launch.clone());
+        async move { source.find(id, digest, launch, &*runtime).await.ok() }
+    }
 }
 
-/// From the disk if it is there, else from the site.
-async fn find(store: &ContentStore, access: Option<Access>, id: &ArtifactId) -> Result<Artifact, Miss> {
-    if let Ok(true) = store.holds(&id.name, &id.manifest).await
-        && let Ok(artifact) = open(store, id).await
-    {
-        return Ok(artifact);
-    }
-    let Some(Access { url, token }) = access else {
-        return Err(Miss::passing("fetch-failed", "the site has not yet said where artifacts are read"));
-    };
-    let client = Client::new(&url, token).map_err(|error| Miss::passing("fetch-failed", error))?;
-    let bytes = client.pull(store, &id.name, &id.manifest).await?;
-    info!(artifact = %id.name, manifest = %id.manifest, bytes, "fetched");
-    open(store, id).await
-}
+const UNAUTHORIZED: &str = "unauthorized";
 
-/// The one file of a WebAssembly artifact, digested anew (DEV-28): it is about to be executed.
-async fn open(store: &ContentStore, id: &ArtifactId) -> Result<Artifact, Miss> {
-    let manifest = store.manifest(&id.manifest).await?;
-    let [Descriptor { media_type, digest, .. }] = manifest.layers.as_slice() else {
-        return Err(Miss::lasting("invalid-artifact", "the artifact must have exactly one layer"));
-    };
-    if media_type != media::WASM {
-        let rule = format!("the artifact's layer must be {}, not {media_type}", media::WASM);
-        return Err(Miss::lasting("invalid-artifact", rule));
+impl Source {
+    /// Brings everything that a workload needs onto the disk, verified.
+    async fn find(
+        &self,
+        id: WorkloadId,
+        digest: Digest,
+        launch: Launch,
+        runtime: &dyn Runtime,
+    ) -> Result<Workload, Miss> {
+        let Launch { artifact, values, settings, .. } = launch;
+        let manifest = Need {
+            repository: artifact.name.clone(),
+            kind: ContentKind::Manifest,
+            digest: artifact.manifest,
+            size: oci::MAX_MANIFEST,
+        };
+        self.bring(&manifest).await?;
+        let content = self.store.manifest(&artifact.manifest).await?;
+        let artifact = Artifact { repository: artifact.name, digest: artifact.manifest, manifest: content };
+        let workload = Workload { id, digest, artifact, values, settings, content: self.store.clone() };
+        let mut brought = BTreeSet::new();
+        for _ in 0..MAX_ROUNDS {
+            let needs = runtime.needs(&workload).await?;
+            let missing: Vec<_> = needs.into_iter().filter(|need| !brought.contains(&need.digest)).collect();
+            if missing.is_empty() {
+                return Ok(workload);
+            }
+            for need in missing {
+                self.bring(&need).await?;
+                brought.insert(need.digest);
+            }
+        }
+        Err(Miss::lasting("invalid-artifact", "content names more content again and again"))
     }
-    Ok(Artifact { path: store.verified_path(digest).await?, digest: *digest })
+
+    /// Has this content on the disk, digested anew (DEV-28): it is about to be executed.
+    async fn bring(&self, need: &Need) -> Result<(), Miss> {
+        match self.store.verified_path(&need.digest).await {
+            Ok(_) => return Ok(()),
+            // What was damaged is removed by now.
+            Err(StoreError::Absent(_) | StoreError::WrongDigest { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let Some(Access { url, token }) = &self.access else {
+            return Err(Miss::passing("fetch-failed", "the site has not yet said where artifacts are read"));
+        };
+        // Two workloads may need the same content: the second finds it on the disk.
+        let alone = self.alone(need.digest);
+        let _alone = alone.lock().await;
+        let _slot = self.slots.acquire().await.map_err(|closed| Miss::passing("fetch-failed", closed))?;
+        let client = Client::new(url, token.clone()).map_err(|error| Miss::passing("fetch-failed", error))?;
+        let Need { repository, kind, digest, size } = need;
+        let bytes = match kind {
+            ContentKind::Manifest => client.pull_manifest(&self.store, repository, digest).await?,
+            ContentKind::Blob => client.pull_blob(&self.store, repository, digest, *size).await?,
+        };
+        info!(repository = %repository, %digest, bytes, "fetched");
+        Ok(())
+    }
+
+    /// Returns what the fetches of one digest take turns with.
+    fn alone(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut underway = self.underway.lock().unwrap_or_else(PoisonError::into_inner);
+        underway.retain(|_, turn| turn.strong_count() > 0);
+        let held = underway.get(&digest).and_then(Weak::upgrade);
+        let turn = held.unwrap_or_default();
+        underway.insert(digest, Arc::downgrade(&turn));
+        turn
+    }
 }
 
 impl Miss {
     fn passing(code: &'static str, message: impl ToString) -> Self {
-        Self { obstacle: Obstacle { code, message: message.to_string(), lasting: false }, after: None }
+        Self { obstacle: Obstacle::passing(code, message), after: None }
     }
 
     fn lasting(code: &'static str, message: impl ToString) -> Self {
-        Self { obstacle: Obstacle { code, message: message.to_string(), lasting: true }, after: None }
+        Self { obstacle: Obstacle::lasting(code, message), after: None }
+    }
+}
+
+impl From<RuntimeError> for Miss {
+    fn from(error: RuntimeError) -> Self {
+        match error {
+            RuntimeError::Invalid(rule) => Self::lasting("invalid-artifact", rule),
+            error => Self::passing("runtime", chain(&error)),
+        }
     }
 }
 
 impl From<StoreError> for Miss {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::WrongDigest { .. } => Self::lasting("digest-mismatch", error),
-            StoreError::TooLarge { .. } => Self::lasting("digest-mismatch", error),
+            StoreError::WrongDigest { .. } | StoreError::TooLarge { .. } => Self::lasting("digest-mismatch", error),
             StoreError::Manifest { .. } => Self::lasting("invalid-artifact", chain(&error)),
             StoreError::Absent(_) | StoreError::Io { .. } => Self::passing("fetch-failed", chain(&error)),
         }
@@ -242,15 +331,11 @@ impl From<PullError> for Miss {
     fn from(error: PullError) -> Self {
         match error {
             PullError::Store(error) => error.into(),
-            PullError::Unauthorized => Self::passing("unauthorized", error),
+            PullError::Unauthorized => Self::passing(UNAUTHORIZED, error),
             PullError::Later(after) => Self { after: Some(after), ..Self::passing("fetch-failed", error) },
             PullError::Absent(_) | PullError::Status { .. } | PullError::Transport(_) => {
                 Self::passing("fetch-failed", chain(&error))
             }
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -3,23 +3,23 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use margo::Digest;
+use process::{Backoff, chain};
 use runtime::{Condition, RuntimeError, WorkloadId};
 use tokio::time::Instant;
 
-use process::Backoff;
-
 use crate::{retry, status::Obstacle};
 
-/// Attempts by workload.
-#[derive(Default)]
+/// The last attempt for each workload, and when the next one may come.
+#[derive(Clone, Debug, Default)]
 pub struct Attempts(BTreeMap<WorkloadId, Attempt>);
 
+#[derive(Clone, Debug)]
 struct Attempt {
-    /// For which document; none: it was to be stopped.
+    /// The document that was to run; `None` when the workload was to be stopped.
     digest: Option<Digest>,
-    /// Whether its start is under way or done.
+    /// Whether the start is under way or done.
     applied: bool,
-    /// Since when it is on its way up.
+    /// When the workload began to be on its way up. A failure on the way does not begin the time anew (DEV-26).
     starting: Option<Instant>,
     obstacle: Option<Obstacle>,
     retry_at: Option<Instant>,
@@ -32,42 +32,85 @@ impl Attempt {
     }
 }
 
+/// Why a step was not carried out.
+#[derive(Debug)]
+pub enum StepError {
+    /// The runtime did not do as it was told.
+    Runtime(RuntimeError),
+    /// The call was given up at its deadline.
+    Overdue {
+        /// What was under way, such as `preparing`.
+        what: &'static str,
+        /// How long it was given.
+        limit: Duration,
+        /// What the runtime said last of its progress.
+        progress: Option<String>,
+    },
+}
+
+impl StepError {
+    fn obstacle(&self) -> Obstacle {
+        match self {
+            Self::Runtime(RuntimeError::Invalid(message)) => Obstacle::lasting("invalid", message),
+            Self::Runtime(RuntimeError::Failed { code, message }) => Obstacle::failing(code.clone(), message),
+            Self::Runtime(error @ (RuntimeError::Io { .. } | RuntimeError::Absent(_))) => {
+                Obstacle::passing("runtime", chain(error))
+            }
+            Self::Overdue { what, limit, progress } => {
+                let progress = progress.as_ref().map(|words| format!("; last: {words}")).unwrap_or_default();
+                Obstacle::failing("timeout", format!("{what} did not end within {limit:?}{progress}"))
+            }
+        }
+    }
+}
+
 impl Attempts {
-    /// A runtime shows it in this condition.
+    /// A runtime shows a workload of this document in this condition.
     pub fn seen(&mut self, id: &WorkloadId, digest: Digest, condition: &Condition, now: Instant) {
         let attempt = self.0.entry(id.clone()).or_insert_with(|| Attempt::new(Some(digest)));
+        if attempt.digest != Some(digest) {
+            // The old revision, while the next one is on its way.
+            return;
+        }
         match condition {
-            Condition::Running { .. } => attempt.starting = None,
+            Condition::Running { .. } | Condition::Completed => attempt.starting = None,
             Condition::Starting | Condition::Failed { .. } => drop(attempt.starting.get_or_insert(now)),
+            Condition::Unknown { .. } => {}
         }
     }
 
-    /// Its start is under way.
+    /// A worker begins to start a workload for this document.
+    pub fn begun(&mut self, id: &WorkloadId, digest: Digest, now: Instant) {
+        let attempt = self.0.entry(id.clone()).or_insert_with(|| Attempt::new(Some(digest)));
+        if attempt.digest != Some(digest) {
+            *attempt = Attempt::new(Some(digest));
+        }
+        attempt.starting.get_or_insert(now);
+    }
+
+    /// The start of a workload for this document is under way.
     pub fn applied(&mut self, id: &WorkloadId, digest: Digest, now: Instant) {
-        self.0.insert(id.clone(), Attempt { applied: true, starting: Some(now), ..Attempt::new(Some(digest)) });
+        let starting = self.0.get(id).filter(|attempt| attempt.digest == Some(digest)).and_then(|it| it.starting);
+        let starting = Some(starting.unwrap_or(now));
+        self.0.insert(id.clone(), Attempt { applied: true, starting, ..Attempt::new(Some(digest)) });
     }
 
-    /// A runtime did not do as it was told: to run it for this document, or to stop it.
-    pub fn failed(&mut self, id: &WorkloadId, digest: Option<Digest>, error: &RuntimeError, now: Instant) {
+    /// A step failed: to run a workload for this document, or to stop it.
+    pub fn failed(&mut self, id: &WorkloadId, digest: Option<Digest>, error: &StepError, now: Instant) {
         let attempt = self.0.entry(id.clone()).or_insert_with(|| Attempt::new(digest));
-        let (obstacle, retry_at) = match error {
-            RuntimeError::Invalid(message) => {
-                (Obstacle { code: "invalid", message: message.clone(), lasting: true }, None)
-            }
-            RuntimeError::Io { attempt: what, source } => {
-                let message = format!("{what}: {source}");
-                (Obstacle { code: "runtime", message, lasting: false }, Some(now + attempt.backoff.pause()))
-            }
-        };
-        *attempt = Attempt { obstacle: Some(obstacle), retry_at, backoff: attempt.backoff, ..Attempt::new(digest) };
+        let obstacle = error.obstacle();
+        let retry_at = (!obstacle.is_lasting()).then(|| now + attempt.backoff.pause());
+        let starting = attempt.starting.filter(|_| attempt.digest == digest);
+        *attempt =
+            Attempt { obstacle: Some(obstacle), retry_at, backoff: attempt.backoff, starting, ..Attempt::new(digest) };
     }
 
-    /// It is gone.
+    /// Forgets a workload that was stopped.
     pub fn forget(&mut self, id: &WorkloadId) {
         self.0.remove(id);
     }
 
-    /// A new desired state: what was met with another document counts no more.
+    /// A new desired state is in force: what was met with another document counts no more.
     pub fn retain(&mut self, wanted: &BTreeMap<&WorkloadId, &Digest>) {
         self.0.retain(|id, attempt| attempt.digest.is_some() && wanted.get(id).copied() == attempt.digest.as_ref());
     }
@@ -76,32 +119,32 @@ impl Attempts {
     pub fn may_try(&self, id: &WorkloadId, now: Instant) -> bool {
         let Some(attempt) = self.0.get(id) else { return true };
         match &attempt.obstacle {
-            Some(obstacle) if obstacle.lasting => false,
+            Some(obstacle) if obstacle.is_lasting() => false,
             _ => attempt.retry_at.is_none_or(|retry_at| retry_at <= now),
         }
     }
 
-    /// What the last attempt met.
+    /// Returns what the last attempt met.
     pub fn obstacle(&self, id: &WorkloadId) -> Option<&Obstacle> {
         self.0.get(id)?.obstacle.as_ref()
     }
 
-    /// Whether this life of the agent has started it.
+    /// Whether this life of the agent has started the workload.
     pub fn is_applied(&self, id: &WorkloadId) -> bool {
         self.0.get(id).is_some_and(|attempt| attempt.applied)
     }
 
-    /// When its start has taken as long as its document grants (DEV-26).
+    /// Returns when the start has taken as long as the document grants (DEV-26).
     pub fn deadline(&self, id: &WorkloadId, timeout: Duration) -> Option<Instant> {
         Some(self.0.get(id)?.starting? + timeout)
     }
 
-    /// Whether its start has taken longer than its document grants (DEV-26).
+    /// Whether the start has taken longer than the document grants (DEV-26).
     pub fn is_overdue(&self, id: &WorkloadId, timeout: Option<Duration>, now: Instant) -> bool {
         timeout.and_then(|timeout| self.deadline(id, timeout)).is_some_and(|deadline| deadline <= now)
     }
 
-    /// When to try again.
+    /// Returns the times of all next attempts.
     pub fn retries(&self) -> impl Iterator<Item = Instant> {
         self.0.values().filter_map(|attempt| attempt.retry_at)
     }
@@ -120,8 +163,12 @@ mod tests {
         }
     }
 
-    fn invalid() -> RuntimeError {
-        RuntimeError::Invalid("no port".to_owned())
+    fn invalid() -> StepError {
+        StepError::Runtime(RuntimeError::Invalid("no port".to_owned()))
+    }
+
+    fn busy() -> StepError {
+        StepError::Runtime(RuntimeError::Io { attempt: "starting".to_owned(), source: io::Error::other("busy") })
     }
 
     #[test]
@@ -142,8 +189,7 @@ mod tests {
         let mut attempts = Attempts::default();
         let mut pauses = Vec::new();
         for _ in 0..4 {
-            let error = RuntimeError::Io { attempt: "starting".to_owned(), source: io::Error::other("busy") };
-            attempts.failed(&id(), Some(Digest::of(b"one")), &error, now);
+            attempts.failed(&id(), Some(Digest::of(b"one")), &busy(), now);
             assert!(!attempts.may_try(&id(), now));
             let retry_at = attempts.retries().next().unwrap();
             pauses.push(retry_at - now);
@@ -156,13 +202,30 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_that_came_says_what_was_under_way_and_is_tried_again() {
+        let now = Instant::now();
+        let mut attempts = Attempts::default();
+        let progress = Some("loading image 2 of 3".to_owned());
+        let overdue = StepError::Overdue { what: "preparing", limit: Duration::from_secs(5), progress };
+        attempts.failed(&id(), Some(Digest::of(b"one")), &overdue, now);
+        let obstacle = attempts.obstacle(&id()).unwrap();
+        assert_eq!((&*obstacle.code, obstacle.is_lasting()), ("timeout", false));
+        assert_eq!(obstacle.message, "preparing did not end within 5s; last: loading image 2 of 3");
+        assert!(attempts.retries().next().is_some());
+    }
+
+    #[test]
     fn dev_26_time_counts_from_the_start_until_it_runs() {
         let (now, digest) = (Instant::now(), Digest::of(b"one"));
         let timeout = Some(Duration::from_secs(10));
         let later = now + Duration::from_secs(11);
         let mut attempts = Attempts::default();
-        attempts.applied(&id(), digest, now);
+        attempts.begun(&id(), digest, now);
+        attempts.failed(&id(), Some(digest), &busy(), now + Duration::from_secs(1));
+        assert!(attempts.is_overdue(&id(), timeout, later), "a failure on the way does not begin the time anew");
+        attempts.applied(&id(), digest, now + Duration::from_secs(2));
         attempts.seen(&id(), digest, &Condition::Starting, now + Duration::from_secs(5));
+        attempts.seen(&id(), Digest::of(b"zero"), &Condition::Running { endpoint: None }, now);
         assert!(!attempts.is_overdue(&id(), timeout, now + Duration::from_secs(9)));
         assert!(attempts.is_overdue(&id(), timeout, later));
         assert!(!attempts.is_overdue(&id(), None, later));

@@ -23,58 +23,54 @@ use crate::journal::Journal;
 /// Hardware changes rarely, and a look is a few dozen small files.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
-/// Margo's document.
+/// Margo's document of that name, as it is sent to the site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DeviceCapabilitiesManifest {
-    /// Identity and resources.
     pub properties: Properties,
-    /// For selectors (DEV-12).
+    /// Labels by which orders select nodes (DEV-12).
     pub labels: BTreeMap<String, String>,
 }
 
-/// Identity and resources.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Properties {
-    /// `<client>/<node>`
+    /// The DeviceId, which for our own nodes is `<client>/<node>`.
     pub id: DeviceId,
-    /// Who made it.
+    /// The maker of the hardware; `unknown` when the firmware does not say.
     pub vendor: String,
-    /// Which model it is.
+    /// The model that the firmware names; `unknown` when it does not.
     pub model_number: String,
-    /// Which one of them it is.
+    /// The serial number of the firmware, else one derived from the machine's id; `unknown` when neither is there.
     pub serial_number: String,
     /// Absent on a device that runs no workloads (DEV-11).
     #[serde(flatten)]
     pub hosting: Option<Hosting>,
 }
 
-/// What workloads find here.
+/// The resources that workloads find on this host.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hosting {
-    /// Kinds of processors.
     pub cpus: Vec<Cpu>,
-    /// In binary units.
+    /// A number of mebibytes with the unit, such as `1024Mi`.
     pub memory: String,
-    /// In binary units.
+    /// A number of mebibytes with the unit, such as `1024Mi`.
     pub storage: String,
-    /// gpu, camera.
+    /// Margo's words are `gpu` and `camera`.
     pub peripherals: BTreeSet<Kind>,
     /// ethernet, wifi, cellular, canbus, bluetooth, usb.
     pub interfaces: BTreeSet<Kind>,
     /// Whether there is an OpenTelemetry collector for workloads.
     pub otel_collector: bool,
-    /// oci, custom.
+    /// Margo's words are `oci` and `custom`.
     pub supported_runtimes: BTreeSet<&'static str>,
-    /// helm, compose, custom.
+    /// Margo's words are `helm`, `compose` and `custom`.
     pub supported_deployment_types: BTreeSet<ProfileType>,
 }
 
-/// One kind of processors.
+/// The processors of the host that are alike.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cpu {
-    /// How many.
     pub cores: usize,
     /// amd64, arm64 or arm; absent for any other.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,12 +80,12 @@ pub struct Cpu {
 /// Something of this kind is there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Kind {
-    /// Margo's word for it.
     #[serde(rename = "type")]
     pub kind: &'static str,
 }
 
-/// Where to look.
+/// The places where capabilities are looked for.
+#[derive(Clone)]
 pub struct Look {
     /// `/`, another folder in tests.
     pub root: PathBuf,
@@ -111,8 +107,14 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             _ = due.tick() => {}
         }
-        let manifest = look.manifest(&node, &detect(&runtimes).await);
-        journal.describe(serde_json::to_vec(&manifest)?);
+        let found = detect(&runtimes).await;
+        let (look, node) = (look.clone(), node.clone());
+        let described = journal.with(move |journal| {
+            let manifest = serde_json::to_vec(&look.manifest(&node, &found))?;
+            journal.describe(manifest);
+            anyhow::Ok(())
+        });
+        described.await??;
     }
 }
 

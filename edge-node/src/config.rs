@@ -2,26 +2,22 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use bus::{Login, User};
-use clap::{Parser, ValueEnum};
+use clap::ValueEnum;
 use identity::credentials::{self, NodeCredentials};
 use margo::NodeId;
 use process::args::TelemetryArgs;
 
-/// Runs workloads on one host as its site orders, and reports how they are.
-#[derive(Debug, Parser)]
-#[command(version)]
-pub struct Args {
+/// Arguments of the agent itself. The program adds those of its runtimes.
+#[derive(Debug, clap::Args)]
+pub struct AgentArgs {
     /// The credentials file that `edgectl co add node` wrote.
     #[arg(long, env = "EDGEWRIGHT_NODE_CREDENTIALS", value_name = "FILE")]
     pub credentials: PathBuf,
     /// Where desired state, reports and artifacts are kept. One agent at a time may use it.
     #[arg(long, env = "EDGEWRIGHT_NODE_DATA", value_name = "DIR")]
     pub data: PathBuf,
-    /// The program wasm-runner. By default the one beside this program.
-    #[arg(long, env = "EDGEWRIGHT_NODE_WASM_RUNNER", value_name = "PATH")]
-    pub wasm_runner: Option<PathBuf>,
     /// Address on which workloads listen.
     #[arg(long, env = "EDGEWRIGHT_NODE_WORKLOAD_ADDRESS", value_name = "IP", default_value = "127.0.0.1")]
     pub workload_address: IpAddr,
@@ -44,47 +40,36 @@ pub enum OnExit {
 
 /// What the agent depends on.
 pub struct Config {
-    /// Who this node is.
+    /// The node that this agent is.
     pub node: NodeId,
-    /// The site's NATS server.
+    /// The login at the site's NATS server.
     pub bus: Login,
     /// An existing folder, or one that can be made.
     pub data: PathBuf,
-    /// Where workloads listen.
-    pub workload_address: IpAddr,
 }
 
-/// What only the program depends on.
+/// What the program depends on beside its runtimes.
 pub struct Program {
-    /// For the agent.
+    /// What the agent depends on.
     pub agent: Config,
-    /// An existing program.
-    pub wasm_runner: PathBuf,
+    /// The address on which workloads of this node listen.
+    pub workload_address: IpAddr,
     /// What becomes of workloads at the end.
     pub on_exit: OnExit,
 }
 
-impl TryFrom<Args> for Program {
+impl TryFrom<AgentArgs> for Program {
     type Error = anyhow::Error;
 
-    fn try_from(args: Args) -> anyhow::Result<Self> {
+    fn try_from(args: AgentArgs) -> anyhow::Result<Self> {
         let NodeCredentials { node, server, seed } = credentials::load(&args.credentials)?;
         ensure!(
             identity::nats::public_key(&seed).is_ok(),
             "credentials file {}: seed must be the NKey seed of a user (58 characters that begin with SU)",
             args.credentials.display()
         );
-        let wasm_runner = match args.wasm_runner {
-            Some(path) => path,
-            None => std::env::current_exe().context("finding this program")?.with_file_name("wasm-runner"),
-        };
-        ensure!(
-            wasm_runner.is_file(),
-            "{} is not there: give the program wasm-runner with --wasm-runner or EDGEWRIGHT_NODE_WASM_RUNNER",
-            wasm_runner.display()
-        );
         let bus = Login { url: server, seed, user: User::Node(node.clone()) };
-        let agent = Config { node, bus, data: args.data, workload_address: args.workload_address };
-        Ok(Self { agent, wasm_runner, on_exit: args.on_exit })
+        let agent = Config { node, bus, data: args.data };
+        Ok(Self { agent, workload_address: args.workload_address, on_exit: args.on_exit })
     }
 }

@@ -1,12 +1,21 @@
 //! What this node has to tell, on disk: its incarnation, the sequence of its reports, its last status, its transitions.
 //!
-//! The reconciler records, the reporter drafts reports and settles them with the site's answers. Nothing is forgotten
-//! before the site has it on its disk.
+//! The reconciler records, the reporter drafts reports and settles them with the site's answers. Nothing is told before it
+//! is on the disk here, and nothing is forgotten before the site has it on its disk.
+//!
+//! **Layout.** `identity.json` holds the incarnation and the block of sequences that may be used up; `status.json` the last
+//! status of every deployment and the latest refusals; `transitions.jsonl` is the [`Spool`]. **Updates.** Each file is
+//! replaced whole or appended to, synced. Of one look the transitions are written before the status. **What a crash
+//! leaves.** Transitions without their status are recorded once more, with other numbers; none is missing. A sequence that
+//! was reserved and not used is skipped. A journal that does not read makes this node one that lost its disk.
+//!
+//! Reading and writing block, so async code calls everything but [`Journal::statuses`] and [`Journal::changed`] through
+//! [`Journal::with`].
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -18,7 +27,7 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use crate::{
-    spool::{Spool, Transition},
+    spool::{Numbered, Spool},
     status::{self, Statuses},
 };
 
@@ -28,7 +37,7 @@ const BLOCK: u64 = 1_000;
 /// Transitions in one report: far below what a message may carry.
 const BATCH: usize = 1_000;
 
-/// Refusals that operators see.
+/// As many refusals as an operator reads; the site takes no more.
 const REFUSALS: usize = 20;
 
 /// A reason may quote what was refused; this is enough to see what is wrong.
@@ -37,7 +46,18 @@ const MAX_REASON: usize = 1_000;
 /// The journal. Shared by the tasks of the agent.
 pub struct Journal {
     inner: Mutex<Inner>,
+    /// What is recorded, apart from the rest, so that a look at it never waits for the disk.
+    recorded: Mutex<Recorded>,
     changed: Notify,
+}
+
+/// What is recorded of the deployments, on the disk.
+#[derive(Clone, Default)]
+pub struct Recorded {
+    /// The version that the statuses are about; 0 when nothing was recorded yet.
+    pub version: u64,
+    /// The last status of every deployment.
+    pub statuses: Arc<Statuses>,
 }
 
 struct Inner {
@@ -64,7 +84,7 @@ struct Stored {
 
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Identity {
-    /// 0: the site has not given one yet.
+    /// 0 while the site has not given one yet.
     incarnation: u64,
     /// No report has used this sequence or a later one.
     reserved: u64,
@@ -86,9 +106,9 @@ struct RefusalOnDisk {
 
 /// A report, and what to settle when it is answered.
 pub struct Draft {
-    /// Without traces and metrics.
+    /// The report, without traces and metrics.
     pub request: proto::ReportRequest,
-    /// The trace that its news belong to; none: there are no news.
+    /// The trace that the news in the report belong to; `None` when there are no news.
     pub trace: Option<String>,
     stream: String,
     generation: u64,
@@ -111,7 +131,17 @@ impl Journal {
             opened => opened,
         };
         let inner = inner.with_context(|| format!("opening the journal in {}", folder.display()))?;
-        Ok(Self { inner: Mutex::new(inner), changed: Notify::new() })
+        let recorded = Mutex::new(inner.recorded());
+        Ok(Self { inner: Mutex::new(inner), recorded, changed: Notify::new() })
+    }
+
+    /// Calls the journal where blocking holds up no async thread.
+    pub async fn with<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let journal = self.clone();
+        tokio::task::spawn_blocking(move || work(&journal)).await.context("working on the journal")
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -123,7 +153,7 @@ impl Journal {
         self.changed.notified().await;
     }
 
-    /// 0: none yet.
+    /// Returns the incarnation that the site gave; 0 when it gave none yet.
     pub fn incarnation(&self) -> u64 {
         self.lock().identity.incarnation
     }
@@ -140,42 +170,42 @@ impl Journal {
         Ok(())
     }
 
-    /// Records what `next` makes of the last status, and each change of state as a transition.
-    pub fn record(&self, version: ManifestVersion, next: impl FnOnce(&Statuses) -> Statuses) {
+    /// Returns what is recorded. Never waits for the disk.
+    pub fn recorded(&self) -> Recorded {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn publish(&self, inner: &Inner) {
+        *self.recorded.lock().unwrap_or_else(PoisonError::into_inner) = inner.recorded();
+    }
+
+    /// Records the statuses that follow from a look, and each transition from those before. The trace is that of the order
+    /// that they belong to. A removal that the site has stored since the look is not brought back.
+    pub fn record(&self, version: ManifestVersion, mut statuses: Statuses, trace: Option<String>) {
         let mut inner = self.lock();
-        let deployments = next(&inner.status.deployments);
-        if inner.status.version == version.get() && deployments == inner.status.deployments {
+        let held = &inner.status.deployments;
+        statuses.retain(|id, status| status.state() != State::Removed || held.contains_key(id));
+        if inner.status.version == version.get() && statuses == *held {
             return;
         }
-        let changes = status::changes(&inner.status.deployments, &deployments);
+        let transitions = status::transitions(held, &statuses);
         // First the transitions: after a crash in between the same ones are recorded again, none is missing.
-        if !changes.is_empty()
-            && let Err(reason) = inner.spool.append(changes, now())
+        if !transitions.is_empty()
+            && let Err(reason) = inner.spool.append(transitions, now())
         {
             error!(error = &reason as &dyn std::error::Error, "transitions are lost");
         }
         inner.status.version = version.get();
-        inner.status.deployments = deployments;
-        inner.trace = bus::trace::current_text();
+        inner.status.deployments = statuses;
+        inner.trace = trace;
         inner.save_status();
+        self.publish(&inner);
         drop(inner);
         self.changed.notify_one();
     }
 
-    /// Whether [`Journal::record`] would change anything.
-    pub fn would_change(&self, version: ManifestVersion, next: impl FnOnce(&Statuses) -> Statuses) -> bool {
-        let inner = self.lock();
-        inner.status.version != version.get() || next(&inner.status.deployments) != inner.status.deployments
-    }
-
-    /// Whether nothing is on its way.
-    pub fn is_settled(&self) -> bool {
-        let settled = |state| matches!(state, State::Installed | State::Failed | State::Removed);
-        self.lock().status.deployments.values().all(|status| settled(status.state()))
-    }
-
-    /// Lists a refusal for operators. The same one again and again is listed once.
-    pub fn refuse(&self, subject: String, reason: &str) {
+    /// Lists a refusal for operators. The same one again and again is listed once. The trace is that of what was refused.
+    pub fn refuse(&self, subject: String, reason: &str, trace: Option<String>) {
         let reason: String = reason.chars().take(MAX_REASON).collect();
         let mut inner = self.lock();
         let refusals = &mut inner.status.refusals;
@@ -185,19 +215,19 @@ impl Journal {
         refusals.push(RefusalOnDisk { subject, reason, time: now() });
         let surplus = refusals.len().saturating_sub(REFUSALS);
         refusals.drain(..surplus);
-        inner.trace = bus::trace::current_text();
+        inner.trace = trace;
         inner.save_status();
         drop(inner);
         self.changed.notify_one();
     }
 
-    /// What this node can do now (Margo DeviceCapabilitiesManifest, JSON).
+    /// Sets what this node can do now (Margo's DeviceCapabilitiesManifest, as JSON).
     pub fn describe(&self, capabilities: Vec<u8>) {
         self.lock().capabilities = capabilities;
         self.changed.notify_one();
     }
 
-    /// Transitions that wait.
+    /// Returns how many transitions wait.
     pub fn waiting(&self) -> usize {
         self.lock().spool.len()
     }
@@ -211,7 +241,7 @@ impl Journal {
             || !inner.spool.is_empty()
     }
 
-    /// The next report for the site whose STATE stream has this identity: the status always whole, the capabilities
+    /// Drafts the next report for the site whose STATE stream has this identity: the status always whole, the capabilities
     /// when the site does not have them.
     pub fn draft(&self, stream: &str) -> io::Result<Draft> {
         let mut inner = self.lock();
@@ -261,6 +291,7 @@ impl Journal {
                 inner.trace = None;
             }
             inner.forget_removed(draft);
+            self.publish(&inner);
         }
         if answer.events_stored
             && draft.request.events.is_some()
@@ -288,6 +319,10 @@ impl Inner {
             trace: None,
             stored: Stored::default(),
         })
+    }
+
+    fn recorded(&self) -> Recorded {
+        Recorded { version: self.status.version, statuses: Arc::new(self.status.deployments.clone()) }
     }
 
     fn next_sequence(&mut self) -> io::Result<u64> {
@@ -335,23 +370,22 @@ impl Inner {
 }
 
 fn load<T: DeserializeOwned + Default>(path: &Path) -> io::Result<T> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
-        Err(error) => Err(error),
+    match disk::read_optional(path)? {
+        Some(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        None => Ok(T::default()),
     }
 }
 
-fn transition_to_proto(transition: &Transition) -> proto::Transition {
-    let Transition { number, time, change } = transition;
+fn transition_to_proto(numbered: &Numbered) -> proto::Transition {
+    let Numbered { number, time, transition } = numbered;
     proto::Transition {
         number: *number,
-        deployment: change.deployment.to_string(),
-        digest: change.digest.to_string(),
-        component: change.component.as_ref().map(ToString::to_string).unwrap_or_default(),
-        state: status::state_to_proto(change.state),
-        failure: change.failure.as_ref().map(Into::into),
-        adopted_manifest_version: change.adopted.get(),
+        deployment: transition.deployment.to_string(),
+        digest: transition.digest.to_string(),
+        component: transition.component.as_ref().map(ToString::to_string).unwrap_or_default(),
+        state: status::state_to_proto(transition.state),
+        failure: transition.failure.as_ref().map(Into::into),
+        adopted_manifest_version: transition.adopted.get(),
         time: *time,
     }
 }

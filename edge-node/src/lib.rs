@@ -2,51 +2,56 @@
 //!
 //! Starts what its disk says before any network is there. Then it takes newer desired state from the site's DESIRED,
 //! brings the node to it through runtimes, and reports by `report.<client>.<node>`. It may die at any line: the next
-//! start reads the same files, looks at what runs, and goes on.
+//! start reads the same files, looks at what runs, and goes on. Which runtimes there are, the program decides; this library
+//! knows none of them.
 //!
 //! ```text
-//!  site DESIRED ─► feed ─► reconciler ─► runtimes          data/desired.json   what is in force
-//!                             │    ▲                       data/journal/       what is to be told
-//!                          journal └─ artifacts ◄─ site    data/store/         artifacts by digest
-//!                             ▼
-//!                          reporter ─► site
+//!  site DESIRED ─► feed ─► reconciler ─► worker ─► runtime      data/desired.json   what is in force
+//!                           │  ▲  ▲                  │          data/journal/       what is to be told
+//!                           │  │  └──── observer ◄───┘          data/store/         content by digest
+//!                           │  └─ artifacts ◄─ site             data/<runtime>/     what a runtime keeps
+//!                        journal ─► reporter ─► site
 //! ```
+//!
+//! - `reconciler` is the loop; the decisions in it are pure functions of `decide` and `plan`, over what `resolve` made of
+//!   the documents, what each runtime's `observer` saw, and what was tried (`attempt`).
+//! - `worker` carries out the steps of one deployment, each in a task of its own.
+//! - `status` says what follows for a report; `journal` and its `spool` keep that until the site has it.
 
 mod artifacts;
 mod attempt;
 mod capabilities;
 mod config;
+mod decide;
 mod desired;
 mod feed;
 mod journal;
 mod metrics;
+mod observer;
 mod plan;
 mod reconciler;
 mod report;
+mod resolve;
 mod retry;
 mod spool;
 mod status;
 mod telemetry;
 #[cfg(test)]
 mod testing;
-mod wanted;
+mod worker;
 
-use std::{
-    fs::{self, File},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, path::Path, sync::Arc};
 
 use anyhow::Context;
 use bus::Bus;
+use disk::FolderLock;
 use oci::ContentStore;
 use runtime::Runtime;
-use rustix::fs::FlockOperation;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-pub use config::{Args, Config, OnExit, Program};
+pub use config::{AgentArgs, Config, OnExit, Program};
 pub use telemetry::{SpanBuffer, Spans};
 
 use crate::{
@@ -55,22 +60,19 @@ use crate::{
     desired::{Desired, LoadError},
     journal::Journal,
     metrics::Gauges,
-    reconciler::Reconciler,
+    reconciler::{Parts, Reconciler},
     report::Reporter,
 };
 
 /// The name in traces and logs.
 pub const PROGRAM: &str = "edge-node";
 
-/// Locks a data folder, and makes it when it is not there. The lock ends with the file.
-pub fn lock(data: &Path) -> anyhow::Result<File> {
-    fs::create_dir_all(data).with_context(|| format!("making the data folder {}", data.display()))?;
-    #[expect(clippy::disallowed_methods, reason = "a lock file holds nothing")]
-    let file =
-        File::create(data.join("lock")).with_context(|| format!("locking the data folder {}", data.display()))?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("another edge-node uses the data folder {}; each needs its own", data.display()))?;
-    Ok(file)
+/// Locks a data folder, and makes it when it is not there. The lock ends with the value.
+pub fn lock(data: &Path) -> anyhow::Result<FolderLock> {
+    disk::make_private_folder(data).with_context(|| format!("making the data folder {}", data.display()))?;
+    let lock = FolderLock::take(&data.join("lock"));
+    let lock = lock.with_context(|| format!("locking the data folder {}", data.display()))?;
+    lock.with_context(|| format!("another edge-node uses the data folder {}; each needs its own", data.display()))
 }
 
 /// Runs the agent on a folder that [`lock`] has locked, until shutdown.
@@ -80,7 +82,7 @@ pub async fn run(
     spans: SpanBuffer,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Config { node, bus, data, workload_address } = config;
+    let Config { node, bus, data } = config;
     let file = data.join("desired.json");
     let journal = Arc::new(Journal::open(&data.join("journal"))?);
     let store = ContentStore::open(data.join("store")).await?;
@@ -89,16 +91,14 @@ pub async fn run(
     // Returns at once; the server may be away for days.
     let bus = Bus::connect(&bus).await?;
 
-    let artifacts = Artifacts::new(store, site.clone());
-    let mut reconciler = Reconciler::new(
-        node.clone(),
-        file.clone(),
-        workload_address,
-        &runtimes,
-        artifacts,
-        journal.clone(),
-        gauges.clone(),
-    );
+    let mut reconciler = Reconciler::new(Parts {
+        node: node.clone(),
+        file: file.clone(),
+        runtimes: runtimes.clone(),
+        artifacts: Artifacts::new(store, site.clone()),
+        journal: journal.clone(),
+        gauges: gauges.clone(),
+    });
     match load(&file, &node)? {
         Some(desired) => {
             info!(version = %desired.version, deployments = desired.deployments.len(), "starting from the disk");

@@ -8,7 +8,7 @@ use std::{
 
 use bus::proto::Metric;
 
-/// Measured by the reconciler.
+/// What the reconciler measures.
 #[derive(Default)]
 pub struct Gauges {
     workloads: AtomicU64,

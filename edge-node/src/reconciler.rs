@@ -1,8 +1,16 @@
-//! Compares what is wanted with what is, on every signal and on a timer, and acts. The only writer of the desired state.
+//! Compares what is wanted with what is, on every signal and on a timer, and has workers act. The only writer of the
+//! desired state.
+//!
+//! The reconciler itself never waits for a runtime: observers look, one worker for each deployment acts, and fetches run
+//! beside both. What it decides stands in [`crate::decide`].
+//!
+//! What has to be on the disk before what: the desired state before anything is started, stopped or reported because of
+//! it; a status before it is reported. Preparing a new revision needs neither, since nobody sees it, and begins while the
+//! desired state is being written. A start does not wait for its status to be written: after a crash in between, the next
+//! life looks at what runs and records that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -11,12 +19,12 @@ use std::{
 use async_nats::HeaderMap;
 use bus::{Subject, trace};
 use bytes::Bytes;
-use futures::future::{FutureExt, pending, select_all};
-use margo::{ManifestVersion, NodeId};
-use runtime::{Condition, Runtime, RuntimeError, Workload, WorkloadId};
+use margo::{DeploymentId, NodeId, State};
+use runtime::{Call, Runtime};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, field::Empty, info, info_span, warn};
@@ -24,56 +32,84 @@ use tracing::{Instrument, Span, debug, error, field::Empty, info, info_span, war
 use crate::{
     artifacts::Artifacts,
     attempt::Attempts,
-    desired::{self, Decision, Desired, Refused},
+    decide::{self, Actual, Blind, Look},
+    desired::{self, Decision, Desired, DesiredError},
     journal::Journal,
     metrics::Gauges,
-    plan::{Action, Placed, may_start, plan},
-    status::{ComponentStatus, DeploymentStatus, Facts, Statuses, judge},
-    wanted::{self, Offered, Order, Orders, Wanted},
+    observer::Observers,
+    plan::Step,
+    resolve::{self, Offered, Resolution},
+    status::Statuses,
+    worker::{self, Done, Job},
 };
 
 /// A lost signal costs no more than this.
 const TIMER: Duration = Duration::from_secs(30);
 
-/// How long a runtime may take to find what an earlier life of the agent started. Until then such a workload counts as
-/// it was, and a restart of the agent makes no history.
+/// How long a runtime may take to find what an earlier life of the agent started.
 const TAKE_UP: Duration = Duration::from_secs(10);
+
+/// How long workers may go on when the agent ends: less than the grace of the process. What they leave half done is
+/// found by the next life.
+const LAST_WORK: Duration = Duration::from_secs(5);
+
+/// Components that are prepared while the desired state is written. Few: an order that changes more is not in a hurry,
+/// and each is a process.
+const EARLY: usize = 4;
 
 /// A desired state as the site sent it, unverified.
 pub struct Candidate {
-    /// The trace of the order.
+    /// Headers of the message, with the trace of the order.
     pub headers: HeaderMap,
-    /// [`bus::proto::DesiredNode`], compressed.
+    /// A [`bus::proto::DesiredNode`], compressed.
     pub payload: Bytes,
 }
 
-/// A workload as a runtime shows it.
-struct Seen {
-    placed: Placed,
-    condition: Condition,
-}
-
-type Actual = BTreeMap<WorkloadId, Seen>;
-
-/// Brings this node to its desired state and keeps it there.
-pub struct Reconciler {
-    /// Which node this is.
+/// What the reconciler depends on.
+pub struct Parts {
     pub node: NodeId,
     /// The file of the desired state in force.
     pub file: PathBuf,
-    /// Where workloads listen.
-    pub address: IpAddr,
-    /// By name.
-    pub runtimes: BTreeMap<&'static str, Arc<dyn Runtime>>,
-    /// Their artifacts.
+    /// The runtimes of this node.
+    pub runtimes: Vec<Arc<dyn Runtime>>,
+    /// The content that workloads need.
     pub artifacts: Artifacts,
-    /// Where states are recorded.
+    /// Where statuses are recorded for the reporter.
     pub journal: Arc<Journal>,
-    /// What is measured.
     pub gauges: Arc<Gauges>,
-    desired: Option<Desired>,
-    orders: Orders,
+}
+
+/// A desired state in force, and how its components are run.
+#[derive(Clone)]
+struct Force {
+    desired: Arc<Desired>,
+    resolution: Arc<Resolution>,
+}
+
+/// Why a deployment gets no new worker.
+enum Busy {
+    /// A worker carries out steps for the deployment.
+    Working,
+    /// What its worker did is in no view yet of these runtimes.
+    Unseen { since: Instant, runtimes: BTreeSet<&'static str> },
+}
+
+/// Brings this node to its desired state and keeps it there.
+pub struct Reconciler {
+    node: NodeId,
+    file: PathBuf,
+    runtimes: BTreeMap<&'static str, Arc<dyn Runtime>>,
+    artifacts: Artifacts,
+    journal: Arc<Journal>,
+    gauges: Arc<Gauges>,
+    force: Option<Force>,
+    actual: Actual,
+    blind: Blind,
     attempts: Attempts,
+    workers: JoinSet<Done>,
+    busy: BTreeMap<DeploymentId, Busy>,
+    /// Preparations that began before their desired state was in force.
+    early: JoinSet<()>,
     trace: Option<String>,
     begun: Instant,
     /// When the last pass looked.
@@ -82,28 +118,23 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// A reconciler with nothing in force: it stops nothing until it knows what shall run.
-    pub fn new(
-        node: NodeId,
-        file: PathBuf,
-        address: IpAddr,
-        runtimes: &[Arc<dyn Runtime>],
-        artifacts: Artifacts,
-        journal: Arc<Journal>,
-        gauges: Arc<Gauges>,
-    ) -> Self {
-        let runtimes = runtimes.iter().map(|runtime| (runtime.name(), runtime.clone())).collect();
+    pub fn new(parts: Parts) -> Self {
+        let Parts { node, file, runtimes, artifacts, journal, gauges } = parts;
         let now = Instant::now();
         Self {
             node,
             file,
-            address,
-            runtimes,
+            runtimes: runtimes.into_iter().map(|runtime| (runtime.name(), runtime)).collect(),
             artifacts,
             journal,
             gauges,
-            desired: None,
-            orders: Orders::new(),
+            force: None,
+            actual: Actual::new(),
+            blind: Blind::new(),
             attempts: Attempts::default(),
+            workers: JoinSet::new(),
+            busy: BTreeMap::new(),
+            early: JoinSet::new(),
             trace: None,
             begun: now,
             looked: now,
@@ -112,281 +143,263 @@ impl Reconciler {
 
     /// Puts a verified desired state in force.
     pub fn enforce(&mut self, desired: Desired) {
-        let offered: Vec<Offered> = self.runtimes.values().map(|it| (it.name(), it.deployment_type())).collect();
-        self.orders = wanted::orders(&desired, &offered);
-        let wanted = || self.orders.values().flatten();
-        let artifacts: BTreeSet<_> = wanted().filter_map(|it| Some(&it.order.as_ref().ok()?.artifact)).collect();
-        self.artifacts.retain(&artifacts);
-        self.attempts.retain(&wanted().map(|it| (&it.id, &it.digest)).collect());
-        self.desired = Some(desired);
+        let force = self.resolve(desired);
+        self.put_in_force(force);
     }
 
-    /// Reconciles until shutdown; a pass in hand is finished.
+    fn resolve(&self, desired: Desired) -> Force {
+        let offered: Vec<Offered> =
+            self.runtimes.values().map(|runtime| (runtime.name(), runtime.deployment_type())).collect();
+        let resolution = Arc::new(resolve::resolve(&desired, &offered));
+        Force { desired: Arc::new(desired), resolution }
+    }
+
+    fn put_in_force(&mut self, force: Force) {
+        let wanted = force.resolution.values().flatten().map(|resolved| (&resolved.id, &resolved.digest)).collect();
+        self.artifacts.retain(&wanted);
+        self.attempts.retain(&wanted);
+        self.force = Some(force);
+    }
+
+    /// Reconciles until shutdown; what workers have in hand then is finished, if it does not take long.
     pub async fn run(
         mut self,
         mut candidates: mpsc::Receiver<Candidate>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        self.pass().await;
+        let observers = Observers::start(self.runtimes.values());
         loop {
+            self.pass(&observers).await?;
             let wake = self.wake();
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(()),
-                Some(candidate) = candidates.recv() => {
-                    if !self.consider(&candidate) {
-                        continue;
+                () = shutdown.cancelled() => break,
+                Some(candidate) = candidates.recv() => self.consider(candidate).await?,
+                Some(done) = self.workers.join_next() => match done {
+                    Ok(done) => self.note(done, &observers),
+                    Err(error) => {
+                        error!(error = &error as &dyn std::error::Error, "a worker died");
+                        return Err(error.into());
                     }
-                }
-                () = changed(&self.runtimes) => {}
+                },
+                Some(_) = self.early.join_next() => {}
+                () = observers.changed() => {}
                 () = self.artifacts.changed() => {}
                 () = sleep_until(wake) => {}
             }
-            self.pass().await;
         }
+        let last_work = async { while self.workers.join_next().await.is_some() {} };
+        if timeout(LAST_WORK, last_work).await.is_err() {
+            warn!("the agent ends with work in hand; the next one goes on");
+        }
+        Ok(())
     }
 
-    /// Adopts a desired state that is newer and verified; gives whether it did.
-    fn consider(&mut self, candidate: &Candidate) -> bool {
-        let decided = bus::decode(&candidate.payload)
-            .map_err(Refused::from)
-            .and_then(|offered| desired::decide(&self.node, self.desired.as_ref(), &offered));
+    /// Adopts a desired state that is newer and verified.
+    async fn consider(&mut self, Candidate { headers, payload }: Candidate) -> anyhow::Result<()> {
+        let (node, held) = (self.node.clone(), self.force.as_ref().map(|force| force.desired.clone()));
+        let decided = tokio::task::spawn_blocking(move || {
+            let offered = bus::decode(&payload)?;
+            desired::decide(&node, held.as_deref(), &offered)
+        });
+        let decided: Result<Decision, DesiredError> = decided.await?;
         let within = |span: Span| {
-            trace::continue_from(&span, Some(&candidate.headers));
+            trace::continue_from(&span, Some(&headers));
             span
         };
         match decided {
             Ok(Decision::Keep) => {
                 debug!("the desired state is the one in force");
-                false
+                Ok(())
             }
             Ok(Decision::Adopt(next)) => {
-                within(info_span!("adopt", version = %next.version, trace_id = Empty)).in_scope(|| self.adopt(next))
+                let span = within(info_span!("adopt", version = %next.version, trace_id = Empty));
+                self.adopt(next).instrument(span).await
             }
             Err(refused) => {
-                within(info_span!("refuse", trace_id = Empty)).in_scope(|| self.refuse(&refused));
-                false
+                let span = within(info_span!("refuse", trace_id = Empty));
+                self.refuse(refused).instrument(span).await
             }
         }
     }
 
-    fn adopt(&mut self, next: Desired) -> bool {
-        if let Err(reason) = desired::save(&self.file, &next) {
-            error!(error = &reason as &dyn std::error::Error, version = %next.version, "not adopted");
-            let reason = format!("version {} could not be written to the disk: {reason}", next.version);
-            self.journal.refuse(self.subject(), &reason);
-            return false;
+    async fn adopt(&mut self, next: Desired) -> anyhow::Result<()> {
+        let force = self.resolve(next);
+        let version = force.desired.version;
+        let (file, desired) = (self.file.clone(), force.desired.clone());
+        let saving = tokio::spawn(disk::blocking(move || desired::save(&file, &desired)));
+        self.prepare_early(&force);
+        if let Err(reason) = saving.await? {
+            self.early.abort_all();
+            error!(error = &reason as &dyn std::error::Error, %version, "not adopted");
+            let reason = format!("version {version} could not be written to the disk: {reason}");
+            return self.list_refusal(reason).await;
         }
         process::stop_point("edge-node.adopted");
-        info!(version = %next.version, deployments = next.deployments.len(), "adopted");
+        info!(%version, deployments = force.desired.deployments.len(), "adopted");
         self.trace = trace::current_text();
-        self.enforce(next);
-        true
+        self.put_in_force(force);
+        Ok(())
     }
 
-    fn refuse(&self, refused: &Refused) {
+    /// Begins to prepare new revisions of what runs, where all content is at hand. Nobody sees it, so this need not wait
+    /// for the desired state to be on the disk; should that fail, what was prepared is given up with the next revision.
+    fn prepare_early(&mut self, force: &Force) {
+        let launches = force.resolution.values().flatten().filter_map(|resolved| {
+            let launch = resolved.launch.as_ref().ok()?;
+            let running = self.actual.get(&(resolved.id.clone(), launch.runtime))?;
+            let is_new = running.digest != resolved.digest && !self.blind.contains_key(launch.runtime);
+            is_new.then_some((resolved, launch))
+        });
+        for (resolved, launch) in launches.take(EARLY) {
+            let Some(runtime) = self.runtimes.get(launch.runtime).cloned() else { continue };
+            let workload = self.artifacts.local(resolved, launch, &runtime);
+            self.early.spawn(async move {
+                let Some(workload) = workload.await else { return };
+                let call = Call::within(worker::PREPARE_LIMIT);
+                // A failure is met again, and told, by the worker that needs the preparation.
+                let _met_again = timeout(worker::PREPARE_LIMIT, runtime.prepare(workload, call)).await;
+            });
+        }
+    }
+
+    async fn refuse(&self, refused: DesiredError) -> anyhow::Result<()> {
         let security = refused.is_security_event();
         warn!(
-            error = refused as &dyn std::error::Error,
+            error = &refused as &dyn std::error::Error,
             security, "desired state refused; the last one stays in force"
         );
-        self.journal.refuse(self.subject(), &refused.to_string());
+        self.list_refusal(refused.to_string()).await
     }
 
-    fn subject(&self) -> String {
-        Subject::DesiredNode(self.node.clone()).to_string()
+    async fn list_refusal(&self, reason: String) -> anyhow::Result<()> {
+        let subject = Subject::DesiredNode(self.node.clone()).to_string();
+        let trace = trace::current_text();
+        self.journal.with(move |journal| journal.refuse(subject, &reason, trace)).await
+    }
+
+    /// Takes what a worker has done.
+    fn note(&mut self, Done { deployment, outcomes, runtimes, ended }: Done, observers: &Observers) {
+        for worker::Outcome { id, digest, result } in outcomes {
+            match (result, digest) {
+                (Ok(()), Some(digest)) => self.attempts.applied(&id, digest, ended),
+                (Ok(()), None) => self.attempts.forget(&id),
+                (Err(reason), digest) => self.attempts.failed(&id, digest, &reason, ended),
+            }
+        }
+        runtimes.iter().for_each(|runtime| observers.ask(runtime));
+        self.busy.insert(deployment, Busy::Unseen { since: ended, runtimes });
+    }
+
+    /// Takes what the observers have seen.
+    fn look(&mut self, observers: &Observers) {
+        self.looked = Instant::now();
+        self.actual.clear();
+        self.blind.clear();
+        for (name, view) in observers.views() {
+            for (id, observed) in view.found {
+                if view.blindness.is_none() {
+                    self.attempts.seen(&id, observed.digest, &observed.condition, self.looked);
+                }
+                self.actual.insert((id, name), observed);
+            }
+            self.blind.extend(view.blindness.map(|blindness| (name, blindness)));
+        }
+        self.busy.retain(|_, busy| match busy {
+            Busy::Working => true,
+            Busy::Unseen { since, runtimes } => {
+                runtimes.retain(|runtime| !observers.has_looked_since(runtime, *since));
+                !runtimes.is_empty()
+            }
+        });
+        self.gauges.workloads(self.actual.len());
     }
 
     /// One look, and what follows from it.
-    async fn pass(&mut self) {
-        let Some(version) = self.desired.as_ref().map(|desired| desired.version) else { return };
-        self.looked = Instant::now();
-        let Some(actual) = self.observe().await else { return };
-        let actions = self.due(&actual);
-        let news = self.journal.would_change(version, |before| self.statuses(before, &actual, version));
-        if actions.is_empty() && !news {
-            return;
+    async fn pass(&mut self, observers: &Observers) -> anyhow::Result<()> {
+        self.look(observers);
+        let Some(force) = self.force.clone() else { return Ok(()) };
+        let jobs = self.jobs(&force);
+        let (recorded, version) = (self.journal.recorded(), force.desired.version);
+        let statuses = self.statuses(&force, &recorded.statuses);
+        let is_news = recorded.version != version.get() || *recorded.statuses != statuses;
+        if jobs.is_empty() && !is_news {
+            return Ok(());
         }
-        let span = info_span!("reconcile", %version, actions = actions.len(), trace_id = Empty);
+        let span = info_span!("reconcile", %version, deployments = jobs.len(), trace_id = Empty);
         if let Some(parent) = &self.trace {
             trace::continue_from_text(&span, parent);
         }
-        self.act(version, &actual, actions).instrument(span).await;
-        self.gauges.reconciled(self.looked.elapsed());
-    }
-
-    async fn act(&mut self, version: ManifestVersion, actual: &Actual, actions: Vec<Action>) {
-        self.journal.record(version, |before| self.statuses(before, actual, version));
-        if !actions.is_empty() {
-            for action in actions {
-                match action {
-                    Action::Stop { runtime, id } => self.stop(&runtime, id).await,
-                    Action::Start(id) => self.start(id).await,
-                }
-            }
-            let Some(actual) = self.observe().await else { return };
-            self.journal.record(version, |before| self.statuses(before, &actual, version));
-        }
-        if self.journal.is_settled() {
+        let settled = |state| matches!(state, State::Installed | State::Failed | State::Removed);
+        if jobs.is_empty() && self.busy.is_empty() && statuses.values().all(|status| settled(status.state())) {
             self.trace = None;
         }
+        // Before the statuses are written: a start has nothing to wait for.
+        for (deployment, jobs) in jobs {
+            self.busy.insert(deployment, Busy::Working);
+            self.workers.spawn(worker::work(deployment, jobs).instrument(span.clone()));
+        }
+        if is_news {
+            let trace = span.in_scope(trace::current_text);
+            self.journal.with(move |journal| journal.record(version, statuses, trace)).await?;
+        }
+        self.gauges.reconciled(self.looked.elapsed());
+        Ok(())
     }
 
-    /// Everything that runs here; none when a runtime cannot tell: then nothing is done on a guess.
-    async fn observe(&mut self) -> Option<Actual> {
-        let mut actual = Actual::new();
-        for (name, runtime) in &self.runtimes {
-            match runtime.observe().await {
-                Ok(observed) => actual.extend(observed.into_iter().map(|it| {
-                    let placed = Placed { runtime: (*name).to_owned(), digest: it.digest };
-                    (it.id, Seen { placed, condition: it.condition })
-                })),
-                Err(reason) => {
-                    warn!(runtime = name, error = &reason as &dyn std::error::Error, "not observed");
+    fn view<'a>(&'a self, force: &'a Force) -> Look<'a> {
+        Look {
+            desired: &force.desired,
+            resolution: &force.resolution,
+            actual: &self.actual,
+            blind: &self.blind,
+            attempts: &self.attempts,
+            now: self.looked,
+            taking_up: self.looked < self.begun + TAKE_UP,
+        }
+    }
+
+    /// The steps whose time has come and whose content is at hand, by deployment.
+    fn jobs(&mut self, force: &Force) -> BTreeMap<DeploymentId, Vec<Job>> {
+        let due = decide::due(&self.view(force), |deployment| self.busy.contains_key(deployment));
+        let mut jobs: BTreeMap<DeploymentId, Vec<Job>> = BTreeMap::new();
+        for step in due {
+            let deployment = step.id().deployment;
+            if let Some(job) = self.job(force, step) {
+                jobs.entry(deployment).or_default().push(job);
+            }
+        }
+        jobs
+    }
+
+    fn job(&mut self, force: &Force, step: Step) -> Option<Job> {
+        match step {
+            Step::Stop { id, runtime } => Some(Job::Stop { runtime: self.runtimes.get(runtime)?.clone(), id }),
+            Step::Start { id, leaves } => {
+                let resolved = resolve::find(&force.resolution, &id)?;
+                let launch = resolved.launch.as_ref().ok()?;
+                let runtime = self.runtimes.get(launch.runtime)?.clone();
+                let workload = self.artifacts.want(resolved, launch, &runtime, self.looked)?;
+                let ports = runtime.ports(workload);
+                if decide::waits_for_ports(&self.view(force), &ports) {
                     return None;
                 }
-            }
-        }
-        for (id, seen) in &actual {
-            self.attempts.seen(id, seen.placed.digest, &seen.condition, self.looked);
-        }
-        self.gauges.workloads(actual.len());
-        Some(actual)
-    }
-
-    /// The steps of the plan whose time has come.
-    fn due(&mut self, actual: &Actual) -> Vec<Action> {
-        let is = actual.iter().map(|(id, seen)| (id.clone(), seen.placed.clone())).collect();
-        let mut due = plan(&wanted::workloads(&self.orders), &is);
-        due.retain(|action| match action {
-            Action::Stop { id, .. } => self.attempts.may_try(id, self.looked),
-            Action::Start(id) => {
-                let Some(Wanted { order: Ok(order), .. }) = find(&self.orders, id) else { return false };
-                self.attempts.may_try(id, self.looked)
-                    && self.turn(id, actual)
-                    && self.artifacts.want(&order.artifact, self.looked)
-            }
-        });
-        due
-    }
-
-    /// Whether all that it waits for is there (DEV-26).
-    fn turn(&self, id: &WorkloadId, actual: &Actual) -> bool {
-        let Some(deployment) = self.desired.as_ref().and_then(|desired| desired.deployments.get(&id.deployment)) else {
-            return false;
-        };
-        let components = &deployment.content.spec.profile.components;
-        may_start(components, &id.component, |name| {
-            let id = WorkloadId { deployment: id.deployment, component: name.clone() };
-            let seen = actual.get(&id).filter(|seen| seen.placed.digest == deployment.digest);
-            seen.map(|seen| matches!(seen.condition, Condition::Running { .. }))
-        })
-    }
-
-    async fn stop(&mut self, runtime: &str, id: WorkloadId) {
-        info!(workload = %id, runtime, "stopping");
-        let Some(runtime) = self.runtimes.get(runtime) else { return };
-        match runtime.remove(id.clone()).instrument(info_span!("remove", workload = %id)).await {
-            Ok(()) => self.attempts.forget(&id),
-            Err(reason) => {
-                warn!(workload = %id, error = &reason as &dyn std::error::Error, "not stopped");
-                self.attempts.failed(&id, None, &reason, self.looked);
+                let workload = self.artifacts.take(&id)?;
+                self.attempts.begun(&id, resolved.digest, self.looked);
+                let leaves = leaves.into_iter().filter_map(|name| self.runtimes.get(name).cloned()).collect();
+                Some(Job::Start { runtime, workload, leaves, timeout: launch.timeout })
             }
         }
     }
 
-    async fn start(&mut self, id: WorkloadId) {
-        let Some(Wanted { digest, order: Ok(order), .. }) = find(&self.orders, &id) else { return };
-        let Some(artifact) = self.artifacts.take(&order.artifact) else { return };
-        let Some(runtime) = self.runtimes.get(order.runtime) else { return };
-        let workload = Workload {
-            id: id.clone(),
-            digest: *digest,
-            artifact: artifact.path,
-            artifact_digest: artifact.digest,
-            environment: order.environment.clone(),
-            settings: order.settings.clone(),
-            address: self.address,
-        };
-        info!(workload = %id, %digest, runtime = order.runtime, "starting");
-        let span = info_span!("apply", workload = %id, %digest, runtime = order.runtime);
-        let applied: Result<(), RuntimeError> = runtime.apply(workload).instrument(span).await;
-        process::stop_point("edge-node.started");
-        match applied {
-            Ok(()) => self.attempts.applied(&id, *digest, Instant::now()),
-            Err(reason) => {
-                warn!(workload = %id, error = &reason as &dyn std::error::Error, "not started");
-                self.attempts.failed(&id, Some(*digest), &reason, self.looked);
-            }
-        }
+    fn statuses(&self, force: &Force, before: &Statuses) -> Statuses {
+        decide::statuses(&self.view(force), before, |id| self.artifacts.obstacle(id))
     }
 
-    /// The status that follows from a look.
-    fn statuses(&self, before: &Statuses, actual: &Actual, version: ManifestVersion) -> Statuses {
-        let mut after = Statuses::new();
-        for (id, deployment) in self.desired.iter().flat_map(|desired| &desired.deployments) {
-            let was = before.get(id).filter(|was| was.digest == deployment.digest);
-            let components = self.orders[id].iter().map(|wanted| {
-                let was = was.and_then(|was| was.components.iter().find(|it| it.name == wanted.id.component));
-                self.component(wanted, was, actual)
-            });
-            let status = DeploymentStatus {
-                name: deployment.content.metadata.name.clone(),
-                digest: deployment.digest,
-                adopted: deployment.adopted,
-                components: components.collect(),
-            };
-            after.insert(*id, status);
-        }
-        for (id, was) in before.iter().filter(|(id, _)| !self.orders.contains_key(id)) {
-            let there = |name: &_| actual.contains_key(&WorkloadId { deployment: *id, component: Clone::clone(name) });
-            after.insert(*id, was.leaving(version, there));
-        }
-        after
-    }
-
-    fn component(&self, wanted: &Wanted, was: Option<&ComponentStatus>, actual: &Actual) -> ComponentStatus {
-        let seen = actual.get(&wanted.id).filter(|seen| seen.placed.digest == wanted.digest);
-        let condition = seen.map(|seen| &seen.condition);
-        let taking_up = self.looked < self.begun + TAKE_UP && !self.attempts.is_applied(&wanted.id);
-        if let (Some(Condition::Starting), Some(was), true) = (condition, was, taking_up) {
-            return was.clone();
-        }
-        let (obstacle, timeout) = match &wanted.order {
-            Err(obstacle) => (Some(obstacle), None),
-            Ok(Order { artifact, timeout, .. }) => {
-                (self.attempts.obstacle(&wanted.id).or_else(|| self.artifacts.obstacle(artifact)), *timeout)
-            }
-        };
-        let overdue = self.attempts.is_overdue(&wanted.id, timeout, self.looked);
-        let turn = self.turn(&wanted.id, actual);
-        judge(&wanted.id.component, &Facts { condition, obstacle, turn, overdue })
-    }
-
-    /// When to look again though nobody calls. Only times after the last look: what was due then has been tried.
     fn wake(&self) -> Instant {
-        let timeouts = self.orders.values().flatten().filter_map(|wanted| {
-            let order = wanted.order.as_ref().ok()?;
-            self.attempts.deadline(&wanted.id, order.timeout?)
-        });
-        let times = self.attempts.retries().chain(self.artifacts.retries()).chain(timeouts);
-        let times = times.chain([self.begun + TAKE_UP]).filter(|time| *time > self.looked);
-        times.fold(Instant::now() + TIMER, Instant::min)
+        let latest = Instant::now() + TIMER;
+        let Some(force) = &self.force else { return latest };
+        let take_up = [self.begun + TAKE_UP].into_iter();
+        decide::wake(&self.view(force), self.artifacts.retries().chain(take_up), latest)
     }
-}
-
-fn find<'a>(orders: &'a Orders, id: &WorkloadId) -> Option<&'a Wanted> {
-    orders.get(&id.deployment)?.iter().find(|wanted| wanted.id == *id)
-}
-
-/// Waits until a runtime calls.
-async fn changed(runtimes: &BTreeMap<&'static str, Arc<dyn Runtime>>) {
-    if runtimes.is_empty() {
-        return pending().await;
-    }
-    let changed = runtimes.values().map(|runtime| {
-        let changed = runtime.changed();
-        async move { changed.notified().await }.boxed()
-    });
-    select_all(changed).await;
 }

@@ -29,19 +29,16 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A refused report is refused again until somebody does something.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
-/// Tells the site.
+/// Registers with the site and tells it what the journal holds.
 pub struct Reporter {
-    /// The site's server.
     pub bus: Bus,
-    /// Who we are.
     pub node: NodeId,
     /// What there is to tell.
     pub journal: Arc<Journal>,
     /// Spans that ride on reports.
     pub spans: SpanBuffer,
-    /// Learns where artifacts are.
+    /// Is told where the site says that artifacts are.
     pub store: Arc<SiteStore>,
-    /// What is measured.
     pub gauges: Arc<Gauges>,
 }
 
@@ -49,7 +46,7 @@ pub struct Reporter {
 enum Registration {
     /// The identity of its STATE stream.
     Accepted(String),
-    /// It cannot tell yet.
+    /// The site cannot tell yet whether it accepts this node.
     NotReady,
     /// It does not want us.
     Refused(String),
@@ -115,7 +112,8 @@ impl Reporter {
     }
 
     async fn ask_to_register(&self) -> anyhow::Result<Registration> {
-        let request = proto::RegisterRequest { incarnation: self.journal.incarnation() };
+        let incarnation = self.journal.with(Journal::incarnation).await?;
+        let request = proto::RegisterRequest { incarnation };
         let subject = Subject::Register(self.node.clone());
         let answer = self.bus.request(&subject, HeaderMap::new(), request.encode_to_vec().into()).await?;
         let answer = proto::RegisterAnswer::decode(answer.payload).context("decoding the answer to register")?;
@@ -125,7 +123,8 @@ impl Reporter {
         if answer.not_ready || answer.incarnation == 0 {
             return Ok(Registration::NotReady);
         }
-        self.journal.set_incarnation(answer.incarnation)?;
+        let given = answer.incarnation;
+        self.journal.with(move |journal| journal.set_incarnation(given)).await??;
         if !answer.artifacts_url.is_empty() {
             self.store.set(Access { url: answer.artifacts_url, token: answer.artifacts_token });
         }
@@ -137,7 +136,7 @@ impl Reporter {
     async fn report(&self, mut stream: String) {
         let mut backoff = retry::SITE;
         loop {
-            while !self.journal.is_due(&stream) && self.spans.is_empty() {
+            while !self.is_due(&stream).await && self.spans.is_empty() {
                 tokio::select! {
                     () = self.journal.changed() => sleep(COALESCE).await,
                     () = self.spans.filled() => {}
@@ -164,8 +163,15 @@ impl Reporter {
         }
     }
 
+    async fn is_due(&self, stream: &str) -> bool {
+        let stream = stream.to_owned();
+        // A journal that cannot be asked is not waited for: the report that follows fails and is tried again.
+        self.journal.with(move |journal| journal.is_due(&stream)).await.unwrap_or(true)
+    }
+
     async fn send(&self, stream: &str) -> anyhow::Result<Outcome> {
-        let draft = self.journal.draft(stream).context("numbering a report")?;
+        let stream = stream.to_owned();
+        let draft = self.journal.with(move |journal| journal.draft(&stream)).await?.context("numbering a report")?;
         // Only news make a span: one for each report that carries spans would never end.
         let span = match &draft.trace {
             None => Span::none(),
@@ -181,7 +187,8 @@ impl Reporter {
     async fn exchange(&self, mut draft: Draft) -> anyhow::Result<Outcome> {
         let spans = self.spans.take();
         draft.request.traces = spans.encode().into();
-        draft.request.metrics = self.gauges.read(self.journal.waiting());
+        let waiting = self.journal.with(Journal::waiting).await?;
+        draft.request.metrics = self.gauges.read(waiting);
         let headers = if draft.trace.is_some() { trace::headers() } else { HeaderMap::new() };
         process::stop_point("edge-node.before-report");
         let body = draft.request.encode_to_vec().into();
@@ -191,7 +198,14 @@ impl Reporter {
         };
         match answer {
             Ok(answer) => {
-                self.journal.settle(&draft, &answer);
+                let settled = answer.clone();
+                let draft = self
+                    .journal
+                    .with(move |journal| {
+                        journal.settle(&draft, &settled);
+                        draft
+                    })
+                    .await?;
                 let events_kept = draft.request.events.is_some() && !answer.events_stored;
                 Ok(match answer {
                     answer if !answer.refused.is_empty() => Outcome::Refused(answer.refused),

@@ -1,11 +1,13 @@
-//! Transitions that no site has stored yet, on disk: JSON lines, a header first.
+//! Transitions that no site has stored yet, on disk: JSON lines, a header first. Everything here blocks.
 //!
-//! A line counts when it ends with a line feed, reads, and its number follows; what comes after the first line that does
-//! not was being written when the power went, and nothing was told of it.
+//! **Layout.** The header holds the number of the first line and how many transitions were dropped; each further line is
+//! one transition. **Updates.** A transition is appended and synced; what a site has stored goes by writing the file anew.
+//! **What a crash leaves.** A line counts when it ends with a line feed, reads, and its number follows; what comes after the
+//! first line that does not was being written when the power went, and nothing was told of it.
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -13,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::Change;
+use crate::status::Transition;
 
 /// A node that is cut off keeps this many: months of an ordinary node, and below 5 MB on disk and in memory.
 pub const LIMIT: usize = 5_000;
@@ -21,22 +23,21 @@ pub const LIMIT: usize = 5_000;
 /// How many of the oldest go when the limit is reached: each time the file is written anew.
 const DROP: usize = LIMIT / 10;
 
-/// One change of state with its number.
+/// A transition as it is kept and told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Transition {
+pub struct Numbered {
     /// Rises by one with every transition of one incarnation.
     pub number: u64,
-    /// The node's wall clock, Unix nanoseconds; shown, never compared.
+    /// The node's wall clock in Unix nanoseconds; shown, never compared.
     pub time: u64,
-    /// What changed.
-    pub change: Change,
+    pub transition: Transition,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
-    /// Number of the next transition when nothing follows.
+    /// The number of the next transition when nothing follows.
     next: u64,
-    /// How many were dropped and not told of.
+    /// How many transitions were dropped and not told of.
     lost: u64,
 }
 
@@ -47,18 +48,16 @@ pub struct Spool {
     length: u64,
     next: u64,
     lost: u64,
-    transitions: VecDeque<Transition>,
+    transitions: VecDeque<Numbered>,
 }
 
 impl Spool {
     /// Opens or makes the spool. Fails with `InvalidData` when its header is damaged: then nobody knows which numbers
     /// were used.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let text = match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                replace(path, &Header { next: 1, lost: 0 }, &VecDeque::new())?
-            }
-            read => read?,
+        let text = match disk::read_optional(path)? {
+            None => replace(path, &Header { next: 1, lost: 0 }, &VecDeque::new())?,
+            Some(text) => text,
         };
         let mut lines = text.split_inclusive(|byte| *byte == b'\n');
         let header = lines.next().unwrap_or_default();
@@ -66,7 +65,7 @@ impl Spool {
         let mut length = header.len() as u64;
         let mut transitions = VecDeque::new();
         for line in lines.take_while(|line| line.ends_with(b"\n")) {
-            match serde_json::from_slice::<Transition>(line) {
+            match serde_json::from_slice::<Numbered>(line) {
                 Ok(transition) if transition.number == next => {
                     next += 1;
                     length += line.len() as u64;
@@ -79,12 +78,12 @@ impl Spool {
         Ok(Self { path: path.to_owned(), file, length, next, lost, transitions })
     }
 
-    /// Adds changes, durably. When they cannot be written, they count as lost.
-    pub fn append(&mut self, changes: Vec<Change>, time: u64) -> io::Result<()> {
-        let numbered: Vec<_> = changes
+    /// Adds transitions, durably. Those that cannot be written count as lost.
+    pub fn append(&mut self, transitions: Vec<Transition>, time: u64) -> io::Result<()> {
+        let numbered: Vec<_> = transitions
             .into_iter()
             .enumerate()
-            .map(|(at, change)| Transition { number: self.next + at as u64, time, change })
+            .map(|(at, transition)| Numbered { number: self.next + at as u64, time, transition })
             .collect();
         let mut lines = Vec::new();
         for transition in &numbered {
@@ -113,17 +112,17 @@ impl Spool {
         Ok(())
     }
 
-    /// The oldest ones, at most this many.
-    pub fn oldest(&self, count: usize) -> impl Iterator<Item = &Transition> {
+    /// Returns the oldest transitions, at most this many.
+    pub fn oldest(&self, count: usize) -> impl Iterator<Item = &Numbered> {
         self.transitions.iter().take(count)
     }
 
-    /// How many wait.
+    /// Returns how many transitions wait.
     pub fn len(&self) -> usize {
         self.transitions.len()
     }
 
-    /// How many were dropped and not told of.
+    /// Returns how many transitions were dropped and not told of.
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -150,7 +149,7 @@ impl Spool {
     }
 }
 
-fn replace(path: &Path, header: &Header, transitions: &VecDeque<Transition>) -> io::Result<Vec<u8>> {
+fn replace(path: &Path, header: &Header, transitions: &VecDeque<Numbered>) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec(header)?;
     text.push(b'\n');
     for transition in transitions {
@@ -164,12 +163,14 @@ fn replace(path: &Path, header: &Header, transitions: &VecDeque<Transition>) -> 
 #[cfg(test)]
 mod tests {
     use margo::{Digest, ManifestVersion, State};
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;
 
-    fn change(state: State) -> Change {
-        Change {
+    fn transition(state: State) -> Transition {
+        Transition {
             deployment: "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap(),
             digest: Digest::of(b"document"),
             component: None,
@@ -188,7 +189,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("spool");
         let mut spool = Spool::open(&path).unwrap();
-        spool.append(vec![change(State::Installing), change(State::Installed)], 7).unwrap();
+        spool.append(vec![transition(State::Installing), transition(State::Installed)], 7).unwrap();
         let mut spool = Spool::open(&path).unwrap();
         assert_eq!(numbers(&spool), [1, 2]);
         spool.free(1, 0).unwrap();
@@ -196,7 +197,7 @@ mod tests {
         spool.free(2, 0).unwrap();
         let mut spool = Spool::open(&path).unwrap();
         assert!(spool.is_empty());
-        spool.append(vec![change(State::Failed)], 8).unwrap();
+        spool.append(vec![transition(State::Failed)], 8).unwrap();
         assert_eq!(numbers(&Spool::open(&path).unwrap()), [3]);
     }
 
@@ -205,18 +206,18 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("spool");
         let mut spool = Spool::open(&path).unwrap();
-        spool.append(vec![change(State::Installing)], 7).unwrap();
+        spool.append(vec![transition(State::Installing)], 7).unwrap();
         let whole = fs::read(&path).unwrap();
-        spool.append(vec![change(State::Installed)], 8).unwrap();
+        spool.append(vec![transition(State::Installed)], 8).unwrap();
         let longer = fs::read(&path).unwrap();
         for cut in whole.len()..longer.len() {
             fs::write(&path, &longer[..cut]).unwrap();
             let mut spool = Spool::open(&path).unwrap();
             assert_eq!(numbers(&spool), [1], "cut at {cut}");
-            spool.append(vec![change(State::Failed)], 9).unwrap();
+            spool.append(vec![transition(State::Failed)], 9).unwrap();
             let again = Spool::open(&path).unwrap();
             assert_eq!(numbers(&again), [1, 2]);
-            assert_eq!(again.transitions[1].change.state, State::Failed);
+            assert_eq!(again.transitions[1].transition.state, State::Failed);
         }
         // Blocks of zeros, as some file systems leave them after a power cut.
         fs::write(&path, [whole.as_slice(), &[0; 100]].concat()).unwrap();
@@ -228,7 +229,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("spool");
         let mut spool = Spool::open(&path).unwrap();
-        spool.append(vec![change(State::Failed); LIMIT + 1], 7).unwrap();
+        spool.append(vec![transition(State::Failed); LIMIT + 1], 7).unwrap();
         let mut spool = Spool::open(&path).unwrap();
         let dropped = DROP as u64 + 1;
         assert_eq!((spool.len(), spool.lost()), (LIMIT - DROP, dropped));

@@ -34,7 +34,7 @@ struct Shared {
     filled: Notify,
 }
 
-/// Spans on their way.
+/// Spans that were taken for a report and are given back when it fails.
 pub struct Spans(Vec<SpanData>);
 
 impl SpanBuffer {
@@ -54,7 +54,7 @@ impl SpanBuffer {
         held.drain(..surplus);
     }
 
-    /// Whether nothing waits.
+    /// Returns whether every span has been taken.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
@@ -65,7 +65,7 @@ impl SpanBuffer {
         sleep(PATIENCE).await;
     }
 
-    /// Takes all.
+    /// Takes all spans that wait.
     pub fn take(&self) -> Spans {
         Spans(self.lock().drain(..).collect())
     }

@@ -16,9 +16,9 @@ metadata:
   catalog:
     organization: [{ name: ACME }]
 deploymentProfiles:
-  - id: wasm
+  - id: only
     type: custom
-    x-edgewright-extensions: { runtime: wasm }
+    x-edgewright-extensions: { runtime: 'null' }
     components:
       - name: hello
         properties: { repository: oci://edgewright.local/hello, revision: 1.0.0 }
@@ -38,7 +38,7 @@ pub fn node() -> NodeId {
     "plant/press".parse().unwrap()
 }
 
-/// Runs the component `hello` in the runtime `wasm` with `GREETING=120`.
+/// Runs the component `hello` in the runtime `null` with `GREETING=120`.
 pub fn deployment(assignment: &str, manifest: Digest) -> ApplicationDeployment {
     let description = ApplicationDescription::parse(HELLO.as_bytes(), "margo.yaml").unwrap();
     let assignment: AssignmentName = assignment.parse().unwrap();
@@ -51,7 +51,7 @@ pub fn deployment(assignment: &str, manifest: Digest) -> ApplicationDeployment {
         &node(),
         (&node()).into(),
         &description,
-        "wasm",
+        "only",
         &parameters,
         &lock,
     )

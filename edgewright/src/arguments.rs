@@ -33,6 +33,7 @@ pub struct Arguments {
 
 impl Arguments {
     /// The PostgreSQL database of the central services, if there is one.
+    #[expect(clippy::disallowed_methods, reason = "an argument would show the password to everybody on the machine")]
     pub fn database(&self) -> anyhow::Result<Option<PostgresUrl>> {
         let url = std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty());
         database(url, self.database_url_file.as_deref())

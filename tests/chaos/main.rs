@@ -69,7 +69,7 @@ const RUNNERS_A_ROUND: usize = 2;
 
 /// Until everything is as ordered after the last kill. A runner that was killed often is started again after up to a
 /// minute, and a repository that stood still is tried again after as long.
-const SETTLING: Duration = Duration::from_secs(150);
+const SETTLING: Duration = Duration::from_secs(300);
 
 /// The port on which an application answers.
 fn port(app: &str) -> u16 {
@@ -114,14 +114,21 @@ async fn every_promise_is_kept_whoever_is_killed() {
     }
 }
 
-/// Waits until everything is as promised.
+/// Waits until everything is as promised, and says how long that took and what came last.
 async fn settle(places: &Places, ledger: &[Sent], witnessed: &Witnessed) {
+    let begin = Instant::now();
+    let mut last = Vec::new();
     wait_for_within(SETTLING, "every promise to be kept", async || {
         let evidence = places.collect(ledger, witnessed).await.map_err(Unsettled::NoEvidence)?;
         let findings = check(&evidence);
-        if findings.is_empty() { Ok(()) } else { Err(Unsettled::Broken(findings)) }
+        if findings.is_empty() {
+            return Ok(());
+        }
+        last.clone_from(&findings);
+        Err(Unsettled::Broken(findings))
     })
     .await;
+    println!("settled after {:.1} s; the last to come right: {last:?}", begin.elapsed().as_secs_f64());
 }
 
 /// The folder of the second application.

@@ -22,7 +22,7 @@ const fn at(runs: &'static str, point: &'static str) -> Cut {
     Cut { runs, point, killed: runs }
 }
 
-const CUTS: [Cut; 14] = [
+const CUTS: [Cut; 18] = [
     at("deployment-registry", "deployment-registry.committed"),
     at("deployment-registry", "outbox.before-publish"),
     at("git-writer", "git-writer.objects-written"),
@@ -33,6 +33,10 @@ const CUTS: [Cut; 14] = [
     at("plant.local-orchestrator", "local-orchestrator.adopted"),
     at("plant.local-orchestrator", "local-orchestrator.relayed"),
     at("plant.press", "edge-node.adopted"),
+    at("plant.press", "edge-node.prepared"),
+    at("plant.press", "runtime-wasm.enforced"),
+    at("plant.press", "runtime-wasm.port-free"),
+    at("plant.press", "runtime-wasm.gone"),
     at("plant.press", "edge-node.started"),
     at("plant.press", "edge-node.before-report"),
     Cut { runs: "git-observer", point: "git-observer.before-publish", killed: "hub-nats" },

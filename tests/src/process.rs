@@ -157,7 +157,7 @@ fn living(pid: i32) -> Option<(i32, u64)> {
     (state != "Z").then_some((parent, kernel_start))
 }
 
-/// A wasm-runner that serves, or is about to.
+/// A wasm-runner that serves, or one that was started by itself and is about to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runner {
     /// Its process id.
@@ -186,8 +186,7 @@ impl Runner {
     }
 }
 
-/// All wasm-runners whose workload has its folder somewhere under this one, as the kernel lists them: also those that
-/// have not noted their start yet. The processes are looked at one after another, so two of them need not have run at the
+/// All wasm-runners that serve and whose workload has its folder somewhere under this one, as the kernel lists them. The processes are looked at one after another, so two of them need not have run at the
 /// same moment.
 pub fn runners(folder: &Path) -> Vec<Runner> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -202,11 +201,37 @@ pub fn runners(folder: &Path) -> Vec<Runner> {
 fn runner(pid: i32) -> Option<(i32, Runner)> {
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let arguments: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-    let [program, option, spec, _end] = arguments.as_slice() else { return None };
+    let (program, prepared, spec) = match arguments.as_slice() {
+        [program, option, spec, _end] if option == "--spec" => (program, false, spec),
+        [program, wait, option, spec, _end] if wait == "--wait" && option == "--spec" => (program, true, spec),
+        _ => return None,
+    };
     let is_runner = Path::new(program.as_ref()).file_name().is_some_and(|name| name == "wasm-runner");
-    let folder = Path::new(spec.as_ref()).parent().filter(|_| is_runner && option == "--spec")?.to_owned();
+    let folder = Path::new(spec.as_ref()).parent().filter(|_| is_runner)?.to_owned();
+    // Beside the runner that serves there may be one that was prepared and waits, and one that has given up its port and
+    // finishes its last requests.
+    if prepared && !listens(pid) {
+        return None;
+    }
     let (parent, kernel_start) = living(pid)?;
     Some((parent, Runner { pid, kernel_start, folder }))
+}
+
+/// Whether a process has a TCP port open.
+fn listens(pid: i32) -> bool {
+    let sockets: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok()?.to_str().map(str::to_owned))
+        .filter_map(|target| Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    table.lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        // The fourth field is the state, of which 0A is LISTEN; the tenth is the socket's inode.
+        fields.get(3) == Some(&"0A") && fields.get(9).is_some_and(|inode| sockets.iter().any(|socket| socket == inode))
+    })
 }
 
 /// All starts that were noted anywhere under a folder.

@@ -21,7 +21,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::guest::Counters;
 
@@ -33,16 +33,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the control socket shows and can do.
 #[derive(Clone)]
 pub struct Control {
-    /// This process.
     pub process: ProcessId,
-    /// Of the document it was started for.
+    /// The document for which this runner was started.
     pub digest: Digest,
-    /// Where it answers.
+    /// The address on which the workload answers.
     pub listen: SocketAddr,
-    /// What it counts.
     pub counters: Arc<Counters>,
-    /// Ends it.
+    /// Cancelled when the runner is to end.
     pub stop: CancellationToken,
+    /// Cancelled when port and lock are free for the next runner.
+    pub gave_way: CancellationToken,
+    /// The conversations under way, so that the answer to "stop" is sent before the process ends.
+    pub conversations: TaskTracker,
 }
 
 impl Control {
@@ -62,7 +64,8 @@ impl Control {
                 let (stream, _) = listener.accept().await.context("accepting at the control socket")?;
                 let control = self.clone();
                 // It ends with the conversation, at the latest when patience ends.
-                tokio::spawn(async move { timeout(PATIENCE, control.converse(stream)).await });
+                let conversation = async move { timeout(PATIENCE, control.converse(stream)).await };
+                self.conversations.spawn(conversation);
             }
         })
     }
@@ -74,6 +77,7 @@ impl Control {
             let command: Command = serde_json::from_str(&line)?;
             if command == Command::Stop {
                 self.stop.cancel();
+                self.gave_way.cancelled().await;
             }
             let mut status = serde_json::to_vec(&self.status())?;
             status.push(b'\n');

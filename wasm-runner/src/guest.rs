@@ -50,10 +50,10 @@ pub struct Guest {
     counters: Arc<Counters>,
 }
 
-/// What a runner counts.
+/// Counters that the control socket shows.
 #[derive(Default)]
 pub struct Counters {
-    /// Requests it took.
+    /// Requests that the runner took.
     pub requests: AtomicU64,
     /// Those among them that the component failed to answer, or to answer whole.
     pub failures: AtomicU64,
@@ -66,7 +66,7 @@ type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
 /// Why a request was not answered by the component.
 #[derive(Debug, thiserror::Error)]
 pub enum HandleError {
-    /// It took too long.
+    /// The request took longer than it may.
     #[error("the request took longer than {0:?}")]
     Timeout(Duration),
     /// It trapped, or there is no memory left for it.
@@ -86,7 +86,7 @@ impl From<wasmtime::Error> for HandleError {
     }
 }
 
-/// What one instance has.
+/// What one instance of the component reaches.
 struct State {
     table: ResourceTable,
     wasi: WasiCtx,

@@ -20,12 +20,12 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// So many bytes.
+    /// Memory of so many bytes.
     pub fn new(limit: u64) -> Self {
         Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), held: Arc::default() }
     }
 
-    /// For one request.
+    /// Returns the share of one request, which holds nothing yet.
     pub fn share(&self) -> Share {
         Share { memory: self.clone(), held: 0 }
     }

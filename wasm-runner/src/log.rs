@@ -42,7 +42,15 @@ impl Log {
         Ok(Self(Arc::new(Mutex::new(Rotating { path, file, size }))))
     }
 
-    /// Adds to it. A disk that takes no more lines must not stop the service.
+    /// Opens the file anew, for when another process may have begun a new one meanwhile.
+    pub fn reopen(&self) -> anyhow::Result<()> {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = open(&log.path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        (log.size, log.file) = opened.with_context(|| format!("opening {}", log.path.display()))?;
+        Ok(())
+    }
+
+    /// Adds to the log. A disk that takes no more lines must not stop the service.
     pub fn write(&self, bytes: &[u8]) {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _full_disk = log.write(bytes);

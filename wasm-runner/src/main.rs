@@ -4,6 +4,9 @@
 //! workload's folder and the control socket are described). It gives every request a fresh instance of the component,
 //! with limits on memory, time and number, so that whatever a request does ends with it. It opens the workload's
 //! port and no other; the component reaches nothing but its environment, its log and the clock.
+//!
+//! With `--wait` it does everything that takes time before it disturbs anybody: it loads its component, says `ready` over
+//! its stdout, which is then a socket, and waits for `go`. Only then does it count as started.
 
 mod artifact;
 mod control;
@@ -14,7 +17,7 @@ mod server;
 mod start;
 mod ticker;
 
-use std::{fs, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -22,10 +25,22 @@ use runtime_wasm::{
     ProcessId,
     spec::{LOG, LastWords, Spec},
 };
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{control::Control, guest::Guest, log::Log, server::Server, start::StartError};
+use crate::{
+    control::Control,
+    guest::Guest,
+    log::Log,
+    server::Server,
+    start::{Channel, StartError},
+};
+
+/// An answer at the control socket takes well below a millisecond; nobody waits longer for who does not read it.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
 
 /// Runs one WebAssembly component that answers HTTP (wasi:http/incoming-handler, WASI 0.2).
 #[derive(Parser)]
@@ -38,6 +53,9 @@ struct Args {
     /// compiling takes is given back.
     #[arg(long)]
     compile: bool,
+    /// Load the component, say so on stdout, and go on only when told to. Stdout must be a socket.
+    #[arg(long)]
+    wait: bool,
 }
 
 fn main() -> ExitCode {
@@ -57,35 +75,47 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if args.compile {
         return artifact::compile(&spec);
     }
-    start::record(&spec)?;
+    let mut channel = args.wait.then(Channel::of_stdout).transpose()?;
     let engine = artifact::engine()?;
     let component = artifact::load(&engine, &spec, &args.spec)?;
     let log = Log::open(spec.folder.join(LOG))?;
-    let guest = Guest::new(&engine, &component, &spec, log)?;
+    let guest = Guest::new(&engine, &component, &spec, log.clone())?;
     // One thread: small, and enough for a service on an edge node. The epochs of `ticker` keep a busy request from
     // holding up the others and the control socket.
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the async runtime")?
-        .block_on(serve(spec, guest))
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the async runtime")?;
+    if let Some(channel) = &mut channel {
+        if !channel.wait() {
+            return Ok(());
+        }
+        // The runner of before may have begun a new file meanwhile.
+        log.reopen()?;
+    }
+    start::record(&spec)?;
+    runtime.block_on(serve(spec, guest, channel))
 }
 
-async fn serve(spec: Spec, guest: Guest) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
+async fn serve(spec: Spec, guest: Guest, channel: Option<Channel>) -> anyhow::Result<()> {
+    let (stop, gave_way) = (CancellationToken::new(), CancellationToken::new());
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let socket = start::bind(spec.listen)?;
     start::log_start(&spec)?;
     let server = Server::listen(socket, spec.listen, Arc::new(guest), &spec)?;
+    let conversations = TaskTracker::new();
     let control = Control {
         process: ProcessId::own().context("reading /proc/self/stat")?,
         digest: spec.digest,
         listen: server.address()?,
         counters: server.counters(),
         stop: stop.clone(),
+        gave_way: gave_way.clone(),
+        conversations: conversations.clone(),
     };
     let control = control.listen(&spec.folder)?;
+    if let Some(mut channel) = channel {
+        channel.listening();
+    }
     let signalled = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -94,9 +124,17 @@ async fn serve(spec: Spec, guest: Guest) -> anyhow::Result<()> {
         stop.cancel();
         std::future::pending::<()>().await;
     };
+    let give_way = || {
+        start::give_way(&spec);
+        gave_way.cancel();
+    };
     tokio::select! {
-        result = server.run(&stop) => result,
-        result = control => result,
-        () = signalled => Ok(()),
+        result = server.run(&stop, give_way) => result?,
+        result = control => result?,
+        () = signalled => {}
     }
+    // An agent that asked this runner to stop has its answer by then.
+    conversations.close();
+    let _in_time = timeout(LAST_ANSWER, conversations.wait()).await;
+    Ok(())
 }

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -18,8 +19,8 @@ use hyper_util::{
 };
 use runtime_wasm::spec::{GRACE, Spec};
 use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::Semaphore,
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -51,18 +52,18 @@ impl Server {
         Ok(Self { listener, guest, requests: Arc::new(Semaphore::new(spec.max_requests)) })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the workload answers.
     pub fn address(&self) -> anyhow::Result<SocketAddr> {
         self.listener.local_addr().context("asking for the address of the port")
     }
 
-    /// What is counted.
     pub fn counters(&self) -> Arc<Counters> {
         self.guest.counters().clone()
     }
 
-    /// Answers until `stop`; then finishes the requests in work, within the grace period.
-    pub async fn run(self, stop: &CancellationToken) -> anyhow::Result<()> {
+    /// Answers until `stop`; then gives the port up, calls `give_way`, and finishes the requests in work, within the grace
+    /// period.
+    pub async fn run(self, stop: &CancellationToken, give_way: impl FnOnce()) -> anyhow::Result<()> {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let graceful = GracefulShutdown::new();
         loop {
@@ -80,23 +81,16 @@ impl Server {
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let (guest, requests) = (self.guest.clone(), self.requests.clone());
-            let service = service_fn(move |request| {
-                let (guest, requests) = (guest.clone(), requests.clone());
-                async move { Ok::<_, Infallible>(answer(&guest, requests, request).await) }
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            let served = graceful.watch(served);
-            tokio::spawn(async move {
-                let _connection = connection;
-                // It fails when the client leaves or sends what is no HTTP: nobody is left to tell.
-                let _ = served.await;
-            });
+            self.serve(stream, connection, &graceful);
+        }
+        // Whoever has connected by now is answered by this runner: closing the port would cut them off.
+        while let Ok(connection) = connections.clone().try_acquire_owned()
+            && let Some(Ok((stream, _))) = self.listener.accept().now_or_never()
+        {
+            self.serve(stream, connection, &graceful);
         }
         drop(self.listener);
+        give_way();
         let finished = async {
             graceful.shutdown().await;
             self.guest.idle().await;
@@ -104,6 +98,24 @@ impl Server {
         // What is not finished by then is cut.
         let _in_time = timeout(GRACE, finished).await;
         Ok(())
+    }
+
+    fn serve(&self, stream: TcpStream, connection: OwnedSemaphorePermit, graceful: &GracefulShutdown) {
+        let (guest, requests) = (self.guest.clone(), self.requests.clone());
+        let service = service_fn(move |request| {
+            let (guest, requests) = (guest.clone(), requests.clone());
+            async move { Ok::<_, Infallible>(answer(&guest, requests, request).await) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        let served = graceful.watch(served);
+        tokio::spawn(async move {
+            let _connection = connection;
+            // It fails when the client leaves or sends what is no HTTP: nobody is left to tell.
+            let _ = served.await;
+        });
     }
 }
 

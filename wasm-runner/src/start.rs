@@ -1,17 +1,21 @@
-//! What a runner does once, at its start: it records itself, takes its port, and writes a line for each start.
+//! What a runner does once, at its start: it waits until it is told to go, records itself, takes its port, and writes a
+//! line for each start.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, BufRead, BufReader, Write},
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt,
+    os::{
+        fd::AsFd,
+        unix::{fs::OpenOptionsExt, net::UnixStream},
+    },
     path::Path,
 };
 
 use anyhow::Context;
 use runtime_wasm::{
     ProcessId,
-    spec::{RECORD, Record, STARTS, Spec},
+    spec::{ARTIFACT, GO, LISTENING, READY, RECORD, Record, STARTS, Spec},
 };
 use tokio::net::TcpSocket;
 
@@ -33,18 +37,56 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// The stable word.
+    /// Returns the stable word for the reason.
     pub fn code(&self) -> &'static str {
         match self {
             Self::AddressInUse(_) => "address-in-use",
             Self::AddressUnknown(_) => "address-unknown",
-            Self::Artifact(_) => "artifact",
+            Self::Artifact(_) => ARTIFACT,
         }
     }
 }
 
-/// Says which process runs the workload. The first thing a runner does: until then, an agent that finds the lock taken
-/// does not know by whom.
+/// The socket to the agent that a runner started with `--wait` has as its stdout.
+pub struct Channel(UnixStream);
+
+impl Channel {
+    /// Takes this process's stdout for the socket.
+    pub fn of_stdout() -> anyhow::Result<Self> {
+        let socket = io::stdout().as_fd().try_clone_to_owned().context("taking stdout for the agent's socket")?;
+        Ok(Self(socket.into()))
+    }
+
+    /// Says that this runner could answer at once, and waits. Returns whether it is to go: if not, the agent has no use
+    /// for it any more or has died, which looks the same.
+    pub fn wait(&mut self) -> bool {
+        let mut line = String::new();
+        let told = self.say(READY).and_then(|()| BufReader::new(&self.0).read_line(&mut line));
+        told.is_ok() && line.trim_end() == GO
+    }
+
+    /// Says that this runner takes requests. An agent that has died meanwhile finds it by its record.
+    pub fn listening(&mut self) {
+        let _nobody_listens = self.say(LISTENING);
+    }
+
+    fn say(&mut self, word: &str) -> io::Result<()> {
+        self.0.write_all(format!("{word}\n").as_bytes())
+    }
+}
+
+/// Gives up what only one runner of a workload may have, so that the next one takes over while this one finishes the
+/// requests in work. The record goes first: whoever then finds the lock held knows that it is another one's.
+pub fn give_way(spec: &Spec) {
+    let _gone = fs::remove_file(spec.folder.join(RECORD));
+    // The lock lies on the open file behind stdin. A runner that somebody started by hand has none, which is no fault.
+    if let Ok(stdin) = io::stdin().as_fd().try_clone_to_owned() {
+        let _unlocked = File::from(stdin).unlock();
+    }
+}
+
+/// Says which process runs the workload. The first thing a runner does when it takes over: until then, an agent
+/// that finds the lock taken does not know by whom.
 #[expect(
     clippy::disallowed_methods,
     reason = "the record need not outlast a power cut, which ends the process as well"
@@ -70,7 +112,7 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Names the usual reasons.
+/// Turns the usual reasons why a port cannot be taken into errors with a word of their own.
 pub fn listen_error(address: SocketAddr, error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::AddrInUse => StartError::AddressInUse(address).into(),
@@ -79,8 +121,9 @@ pub fn listen_error(address: SocketAddr, error: io::Error) -> anyhow::Error {
     }
 }
 
-/// Durably adds the line `<pid> <kernel start time> <document digest>`, before the runner listens: whoever counts the
-/// lines knows how often the workload was started for a document, and by `/proc` which start still runs.
+/// Adds the line `<pid> <kernel start time> <document digest>`, before the runner listens: whoever counts the lines knows
+/// how often the workload was started for a document, and by `/proc` which start still runs. A runner that is only
+/// prepared writes none. Not synced: the line outlives every process, and after a power cut no start of before runs.
 pub fn log_start(spec: &Spec) -> anyhow::Result<()> {
     let path = spec.folder.join(STARTS);
     append(&path, &spec.digest.to_string()).with_context(|| format!("writing {}", path.display()))
@@ -92,7 +135,5 @@ fn append(path: &Path, digest: &str) -> io::Result<()> {
         fs::rename(path, path.with_extension("log.1"))?;
     }
     let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    file.write_all(format!("{pid} {start_time} {digest}\n").as_bytes())?;
-    file.sync_all()?;
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    file.write_all(format!("{pid} {start_time} {digest}\n").as_bytes())
 }

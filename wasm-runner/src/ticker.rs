@@ -23,7 +23,7 @@ struct Shared {
     begun: Condvar,
 }
 
-/// One request in work.
+/// Counts as one request in work for as long as it lives.
 pub struct InWork(Ticker);
 
 impl Ticker {

@@ -1,3 +1,5 @@
+use std::fs;
+
 use tempfile::TempDir;
 
 use super::*;
@@ -15,7 +17,7 @@ fn held(version: u64, names: &[&str]) -> Desired {
     }
 }
 
-fn refusal(held: Option<&Desired>, offered: &proto::DesiredNode) -> Refused {
+fn refusal(held: Option<&Desired>, offered: &proto::DesiredNode) -> DesiredError {
     decide(&node(), held, offered).unwrap_err()
 }
 
@@ -23,10 +25,10 @@ fn refusal(held: Option<&Desired>, offered: &proto::DesiredNode) -> Refused {
 fn dev_14_an_older_version_is_refused_and_the_same_one_changes_nothing() {
     let held = held(5, &["hello"]);
     let older = refusal(Some(&held), &message(4, vec![]));
-    assert!(matches!(older, Refused::Older { .. }) && older.is_security_event());
+    assert!(matches!(older, DesiredError::Older { .. }) && older.is_security_event());
     let same = message(5, vec![entry(&deployment("hello"))]);
     assert_eq!(decide(&node(), Some(&held), &same).unwrap(), Decision::Keep);
-    assert!(matches!(refusal(Some(&held), &message(5, vec![])), Refused::Conflict(_)));
+    assert!(matches!(refusal(Some(&held), &message(5, vec![])), DesiredError::Conflict(_)));
 }
 
 #[test]
@@ -34,22 +36,22 @@ fn dev_15_one_wrong_digest_refuses_everything() {
     let mut wrong = entry(&deployment("other"));
     wrong.digest = Digest::of(b"something else").to_string();
     let refused = refusal(None, &message(1, vec![entry(&deployment("hello")), wrong.clone()]));
-    assert!(matches!(refused, Refused::Digest { .. }) && refused.is_security_event());
+    assert!(matches!(refused, DesiredError::Digest { .. }) && refused.is_security_event());
     wrong.digest = "md5:00".to_owned();
-    assert!(matches!(refusal(None, &message(1, vec![wrong])), Refused::Entry { .. }));
+    assert!(matches!(refusal(None, &message(1, vec![wrong])), DesiredError::Entry { .. }));
 }
 
 #[test]
 fn a_document_of_another_device_or_deployment_is_refused() {
     let mut foreign = deployment("hello");
     foreign.metadata.device_id = "plant/lathe".parse().unwrap();
-    assert!(matches!(refusal(None, &message(1, vec![entry(&foreign)])), Refused::OtherDevice { .. }));
+    assert!(matches!(refusal(None, &message(1, vec![entry(&foreign)])), DesiredError::OtherDevice { .. }));
     let mut moved = entry(&deployment("hello"));
     moved.id = deployment("other").id.to_string();
-    assert!(matches!(refusal(None, &message(1, vec![moved])), Refused::OtherDeployment { .. }));
+    assert!(matches!(refusal(None, &message(1, vec![moved])), DesiredError::OtherDeployment { .. }));
     let twice = vec![entry(&deployment("hello")), entry(&deployment("hello"))];
-    assert!(matches!(refusal(None, &message(1, twice)), Refused::Twice(_)));
-    assert!(matches!(refusal(None, &message(0, vec![])), Refused::Version(_)));
+    assert!(matches!(refusal(None, &message(1, twice)), DesiredError::Twice(_)));
+    assert!(matches!(refusal(None, &message(0, vec![])), DesiredError::Version(_)));
 }
 
 #[test]

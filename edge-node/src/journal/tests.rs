@@ -12,15 +12,20 @@ fn open(folder: &TempDir) -> Journal {
     Journal::open(&folder.path().join("journal")).unwrap()
 }
 
+fn component(state: State) -> ComponentStatus {
+    let name = "hello".parse().unwrap();
+    ComponentStatus { name, state, failure: None, endpoint: None, restarts: 0, parts: Vec::new() }
+}
+
 fn record(journal: &Journal, state: State) {
     let status = DeploymentStatus {
         name: "hello".to_owned(),
         digest: Digest::of(b"one"),
         adopted: version(1),
-        components: vec![ComponentStatus { name: "hello".parse().unwrap(), state, failure: None, endpoint: None }],
+        components: vec![component(state)],
     };
     let id = "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap();
-    journal.record(version(1), |_| Statuses::from([(id, status)]));
+    journal.record(version(1), Statuses::from([(id, status)]), None);
 }
 
 fn stored(stream: &str) -> proto::ReportAnswer {
@@ -131,6 +136,21 @@ fn what_is_removed_is_told_until_it_is_stored() {
 }
 
 #[test]
+fn a_removal_that_is_stored_is_not_brought_back_by_a_look_from_before() {
+    let folder = TempDir::new().unwrap();
+    let journal = open(&folder);
+    record(&journal, State::Removing);
+    record(&journal, State::Removed);
+    let seen = journal.recorded();
+    let draft = journal.draft("s").unwrap();
+    journal.settle(&draft, &stored("s"));
+    assert!(journal.recorded().statuses.is_empty());
+    journal.record(version(2), seen.statuses.as_ref().clone(), None);
+    assert!(journal.recorded().statuses.is_empty());
+    assert_eq!(journal.waiting(), 0);
+}
+
+#[test]
 fn a_restart_makes_no_history() {
     let folder = TempDir::new().unwrap();
     let journal = open(&folder);
@@ -147,8 +167,8 @@ fn refusals_are_listed_once_each_and_the_last_twenty() {
     let folder = TempDir::new().unwrap();
     let journal = open(&folder);
     for number in 0..25 {
-        journal.refuse("desired".to_owned(), &format!("reason {number}"));
-        journal.refuse("desired".to_owned(), &format!("reason {number}"));
+        journal.refuse("desired".to_owned(), &format!("reason {number}"), None);
+        journal.refuse("desired".to_owned(), &format!("reason {number}"), None);
     }
     let refusals = open(&folder).draft("s").unwrap().request.status.unwrap().refusals;
     assert_eq!(refusals.len(), REFUSALS);

@@ -1,8 +1,10 @@
+use runtime::WorkloadId;
+
 use super::*;
 
 fn component(name: &str, state: State) -> ComponentStatus {
     let failure = (state == State::Failed).then(|| Failure::new("exited", name, "status 1"));
-    ComponentStatus { name: name.parse().unwrap(), state, failure, endpoint: None }
+    ComponentStatus { name: name.parse().unwrap(), state, failure, endpoint: None, restarts: 0, parts: Vec::new() }
 }
 
 fn deployment(states: &[State]) -> DeploymentStatus {
@@ -20,11 +22,19 @@ fn statuses(deployment: DeploymentStatus) -> Statuses {
 }
 
 fn told(before: &Statuses, after: &Statuses) -> Vec<(Option<String>, State)> {
-    changes(before, after).into_iter().map(|it| (it.component.map(|name| name.to_string()), it.state)).collect()
+    transitions(before, after).into_iter().map(|it| (it.component.map(|name| name.to_string()), it.state)).collect()
 }
 
-fn facts<'a>(condition: Option<&'a Condition>, obstacle: Option<&'a Obstacle>) -> Facts<'a> {
-    Facts { condition, obstacle, turn: true, overdue: false }
+fn seen(condition: Condition) -> Observed {
+    let id = WorkloadId {
+        deployment: "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap(),
+        component: "c".parse().unwrap(),
+    };
+    Observed::whole(id, Digest::of(b"one"), condition)
+}
+
+fn facts<'a>(seen: Option<&'a Observed>, obstacle: Option<&'a Obstacle>) -> Facts<'a> {
+    Facts { seen, obstacle, turn: true, overdue: false, was: None }
 }
 
 fn judged(facts: &Facts<'_>) -> (State, Option<String>) {
@@ -68,41 +78,88 @@ fn another_message_of_the_same_failure_is_no_change() {
 #[test]
 fn a_removal_counts_with_the_version_that_ordered_it() {
     let version = |number: u64| ManifestVersion::try_from(number).unwrap();
-    let removing = deployment(&[State::Installed, State::Failed]).leaving(version(4), |name| name.as_str() == "c0");
+    let removing = deployment(&[State::Installed, State::Failed])
+        .leaving(version(4), |name| (name.as_str() == "c0").then_some(None));
     assert_eq!((removing.state(), removing.adopted), (State::Removing, version(4)));
     assert_eq!(removing.failure(), None);
-    let removed = removing.leaving(version(9), |_| false);
+    let removed = removing.leaving(version(9), |_| None);
     assert_eq!((removed.state(), removed.adopted), (State::Removed, version(4)));
 }
 
 #[test]
+fn dev_19_a_removal_that_does_not_succeed_has_a_reason() {
+    let stuck = Obstacle::failing("timeout", "stopping did not end within 120s");
+    let removing = deployment(&[State::Installed]).leaving(ManifestVersion::FIRST, |_| Some(Some(&stuck)));
+    assert_eq!(removing.state(), State::Removing);
+    assert_eq!(removing.failure().unwrap().code, "timeout");
+}
+
+#[test]
 fn what_the_runtime_shows_decides_before_what_was_tried() {
-    let starting = Condition::Starting;
-    let failed = Condition::Failed { code: "exited".to_owned(), message: String::new() };
-    let running = Condition::Running { endpoint: Some("http://127.0.0.1:8080/".to_owned()) };
-    let obstacle = |lasting| Obstacle { code: "fetch-failed", message: String::new(), lasting };
+    let starting = seen(Condition::Starting);
+    let failed = seen(Condition::Failed { code: "exited".to_owned(), message: String::new() });
+    let running = seen(Condition::Running { endpoint: Some("http://127.0.0.1:8080/".to_owned()) });
+    let completed = seen(Condition::Completed);
+    let [passing, failing, lasting] =
+        [Obstacle::passing("fetch-failed", ""), Obstacle::failing("timeout", ""), Obstacle::lasting("invalid", "")];
     let code = |code: &str| Some(code.to_owned());
-    assert_eq!(judged(&facts(Some(&running), Some(&obstacle(true)))), (State::Installed, None));
+    assert_eq!(judged(&facts(Some(&running), Some(&lasting))), (State::Installed, None));
+    assert_eq!(judged(&facts(Some(&completed), None)), (State::Installed, None));
     assert_eq!(judged(&facts(Some(&failed), None)), (State::Failed, code("exited")));
     assert_eq!(judged(&facts(Some(&starting), None)), (State::Installing, None));
-    assert_eq!(judged(&facts(None, Some(&obstacle(false)))), (State::Installing, code("fetch-failed")));
-    assert_eq!(judged(&facts(None, Some(&obstacle(true)))), (State::Failed, code("fetch-failed")));
+    assert_eq!(judged(&facts(None, Some(&passing))), (State::Installing, code("fetch-failed")));
+    assert_eq!(judged(&facts(None, Some(&failing))), (State::Failed, code("timeout")));
+    assert_eq!(judged(&facts(None, Some(&lasting))), (State::Failed, code("invalid")));
     assert_eq!(judged(&facts(None, None)), (State::Installing, None));
     for (obstacle, expected) in [
         (None, (State::Pending, None)),
-        (Some(obstacle(false)), (State::Pending, None)),
-        (Some(obstacle(true)), (State::Failed, code("fetch-failed"))),
+        (Some(passing), (State::Pending, None)),
+        (Some(lasting), (State::Failed, code("invalid"))),
     ] {
         assert_eq!(judged(&Facts { turn: false, ..facts(None, obstacle.as_ref()) }), expected);
     }
 }
 
 #[test]
+fn what_nobody_can_tell_is_as_it_was_with_that_reason() {
+    let unknown = seen(Condition::Unknown { reason: "the engine does not answer".to_owned() });
+    let was = ComponentStatus { endpoint: Some("http://127.0.0.1/".to_owned()), ..component("c", State::Installed) };
+    let status = judge(&"c".parse().unwrap(), &Facts { was: Some(&was), ..facts(Some(&unknown), None) });
+    assert_eq!((status.state, status.endpoint), (State::Installed, was.endpoint));
+    let failure = status.failure.unwrap();
+    assert_eq!((failure.code.as_str(), failure.message.as_str()), (UNKNOWN, "the engine does not answer"));
+    assert_eq!(judged(&facts(Some(&unknown), None)).0, State::Installing);
+}
+
+#[test]
+fn restarts_and_parts_are_shown_and_are_no_transitions() {
+    let id = seen(Condition::Starting).id;
+    let parts = vec![
+        Part {
+            name: "web".to_owned(),
+            condition: Condition::Running { endpoint: Some("http://127.0.0.1/".to_owned()) },
+        },
+        Part { name: "setup".to_owned(), condition: Condition::Completed },
+    ];
+    let observed = Observed { restarts: 3, ..Observed::of_parts(id, Digest::of(b"one"), parts) };
+    let status = judge(&"c".parse().unwrap(), &facts(Some(&observed), None));
+    assert_eq!((status.state, status.restarts), (State::Installed, 3));
+    let shown: Vec<_> = status.parts.iter().map(|part| (part.name.as_str(), part.state)).collect();
+    assert_eq!(shown, [("web", State::Installed), ("setup", State::Installed)]);
+    assert_eq!(status.parts[0].endpoint.as_deref(), Some("http://127.0.0.1/"));
+
+    let before = statuses(DeploymentStatus { components: vec![status.clone()], ..deployment(&[]) });
+    let more = ComponentStatus { restarts: 4, ..status };
+    assert_eq!(told(&before, &statuses(DeploymentStatus { components: vec![more], ..deployment(&[]) })), []);
+}
+
+#[test]
 fn dev_26_time_that_elapsed_is_a_failure_until_it_runs() {
-    let (starting, running) = (Condition::Starting, Condition::Running { endpoint: None });
-    let overdue = |condition| Facts { overdue: true, ..facts(Some(condition), None) };
-    assert_eq!(judged(&overdue(&starting)), (State::Failed, Some("timeout".to_owned())));
-    assert_eq!(judged(&overdue(&running)), (State::Installed, None));
+    let (starting, running) = (seen(Condition::Starting), seen(Condition::Running { endpoint: None }));
+    let overdue = |seen| Facts { overdue: true, ..facts(seen, None) };
+    assert_eq!(judged(&overdue(Some(&starting))), (State::Failed, Some("timeout".to_owned())));
+    assert_eq!(judged(&overdue(Some(&running))), (State::Installed, None));
+    assert_eq!(judged(&overdue(None)), (State::Failed, Some("timeout".to_owned())), "not applied in time");
 }
 
 #[test]

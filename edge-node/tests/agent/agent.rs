@@ -4,10 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use bus::User;
 use edge_node::{Config, SpanBuffer};
+use runtime::{Condition, Runtime};
+use runtime_null::NullRuntime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{double::Double, site::Site, testing::node};
+use crate::{site::Site, testing::node};
 
 /// The agent of this crate as a task, on a site and a disk of the test's.
 pub struct Agent {
@@ -16,15 +18,15 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn start(site: &Site, data: &Path, runtime: &Arc<Double>, spans: SpanBuffer) -> Self {
-        let config = Config {
-            node: node(),
-            bus: site.nats.login(&User::Node(node())),
-            data: data.to_owned(),
-            workload_address: [127, 0, 0, 1].into(),
-        };
+    pub fn start(site: &Site, data: &Path, runtime: &Arc<NullRuntime>, spans: SpanBuffer) -> Self {
+        Self::with(site, data, &[runtime], spans)
+    }
+
+    pub fn with(site: &Site, data: &Path, runtimes: &[&Arc<NullRuntime>], spans: SpanBuffer) -> Self {
+        let config = Config { node: node(), bus: site.nats.login(&User::Node(node())), data: data.to_owned() };
         let shutdown = CancellationToken::new();
-        let run = edge_node::run(config, vec![runtime.clone()], spans, shutdown.clone());
+        let runtimes = runtimes.iter().map(|runtime| (*runtime).clone() as Arc<dyn Runtime>).collect();
+        let run = edge_node::run(config, runtimes, spans, shutdown.clone());
         Self { shutdown, task: tokio::spawn(run) }
     }
 
@@ -32,4 +34,11 @@ impl Agent {
         self.shutdown.cancel();
         self.task.await.unwrap()
     }
+}
+
+/// A runtime whose workloads are up at once and say where they answer.
+pub fn null() -> Arc<NullRuntime> {
+    let runtime = NullRuntime::default();
+    runtime.set_next(Ok(Condition::Running { endpoint: Some("http://127.0.0.1:8080/".to_owned()) }));
+    Arc::new(runtime)
 }

@@ -3,41 +3,45 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod agent;
-mod double;
 mod site;
 #[path = "../../src/testing.rs"]
 mod testing;
 
-use std::{collections::BTreeMap, fs, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
-use agent::Agent;
+use agent::{Agent, null};
 use axum::{Router, extract::Path as UrlPath, routing::get};
 use bus::proto;
-use double::Double;
 use edge_node::SpanBuffer;
-use margo::{Digest, State};
+use margo::{Digest, ParameterValue, State};
 use oci::media;
-use runtime::Condition;
+use runtime::{Condition, Part, Workload, WorkloadId};
+use runtime_null::{Deed, NullRuntime, Settings};
 use site::{Answers, Site};
 use tempfile::TempDir;
 use testing::{deployment, entry, node};
 use testkit::wait_for;
 
 /// A site, a node's disk, its runtime and its agent.
-async fn start() -> (Site, TempDir, Arc<Double>, Agent) {
+async fn start() -> (Site, TempDir, Arc<NullRuntime>, Agent) {
     let site = Site::start().await;
-    let (data, runtime) = (TempDir::new().unwrap(), Double::new());
+    let (data, runtime) = (TempDir::new().unwrap(), null());
     let agent = Agent::start(&site, data.path(), &runtime, SpanBuffer::default());
     (site, data, runtime, agent)
 }
 
 /// The same with one deployment that runs at version 1.
-async fn start_with_hello() -> (Site, TempDir, Arc<Double>, Agent, proto::DesiredDeployment) {
+async fn start_with_hello() -> (Site, TempDir, Arc<NullRuntime>, Agent, proto::DesiredDeployment) {
     let (site, data, runtime, agent) = start().await;
     let hello = entry(&deployment("hello", site.artifact(b"component").await));
     site.desire(1, vec![hello.clone()]).await;
     site.state(1, State::Installed).await;
     (site, data, runtime, agent, hello)
+}
+
+/// What the only layer of a workload's artifact holds.
+fn content(workload: &Workload) -> Vec<u8> {
+    fs::read(workload.content.path(&workload.artifact.manifest.layers[0].digest)).unwrap()
 }
 
 fn refusals(report: &proto::ReportRequest) -> Vec<&str> {
@@ -54,12 +58,12 @@ fn registered(site: &Site) -> Vec<u64> {
 #[tokio::test]
 async fn an_order_is_fetched_started_and_reported() {
     let (site, _data, runtime, agent, hello) = start_with_hello().await;
-    let starts = runtime.starts();
+    let starts = runtime.workloads();
     assert_eq!(starts.len(), 1);
-    assert_eq!(starts[0].environment, BTreeMap::from([("GREETING".to_owned(), "120".to_owned())]));
+    assert_eq!(starts[0].values, BTreeMap::from([("GREETING".to_owned(), ParameterValue::Integer(120))]));
+    assert_eq!(starts[0].environment(), BTreeMap::from([("GREETING".to_owned(), "120".to_owned())]));
     assert_eq!(starts[0].settings, serde_json::json!({ "http": { "port": 8080 } }));
-    assert_eq!(fs::read(&starts[0].artifact).unwrap(), b"component");
-    assert_eq!(starts[0].artifact_digest, Digest::of(b"component"));
+    assert_eq!(content(&starts[0]), b"component");
 
     let status = site.state(1, State::Installed).await;
     assert_eq!((status.id, status.digest, status.adopted_manifest_version), (hello.id, hello.digest, 1));
@@ -99,7 +103,7 @@ async fn dev_14_and_15_what_may_not_be_is_refused_visibly_and_the_last_state_sta
     })
     .await;
     assert_eq!(site.statuses().last().unwrap().version, 2);
-    assert_eq!((runtime.components(), runtime.starts().len()), (vec!["hello".to_owned()], 1));
+    assert_eq!((runtime.components(), runtime.starts()), (vec!["hello".to_owned()], 1));
     agent.stop().await.unwrap();
 }
 
@@ -122,9 +126,9 @@ async fn a_node_that_boots_without_a_network_runs_what_its_disk_says() {
     let (mut site, data, _runtime, agent, _hello) = start_with_hello().await;
     agent.stop().await.unwrap();
     site.nats.kill().await;
-    let rebooted = Double::new();
+    let rebooted = null();
     let agent = Agent::start(&site, data.path(), &rebooted, SpanBuffer::default());
-    wait_for("the workload to be started", async || match rebooted.starts().len() {
+    wait_for("the workload to be started", async || match rebooted.starts() {
         1 => Ok(()),
         other => Err(other),
     })
@@ -138,12 +142,12 @@ async fn a_restart_of_the_agent_leaves_workloads_alone_and_makes_no_history() {
     agent.stop().await.unwrap();
     let (told, before) = (site.transitions(), site.reports().len());
     // As a runtime shows a workload that it has not asked yet.
-    runtime.set(&Condition::Starting);
+    runtime.show(&Condition::Starting);
     let agent = Agent::start(&site, data.path(), &runtime, SpanBuffer::default());
     site.report_after(before, "a report of the new agent", |_| true).await;
-    runtime.set(&Condition::Running { endpoint: Some("http://127.0.0.1:8080/".to_owned()) });
+    runtime.show(&Condition::Running { endpoint: Some("http://127.0.0.1:8080/".to_owned()) });
     agent.stop().await.unwrap();
-    assert_eq!(runtime.starts().len(), 1);
+    assert_eq!(runtime.starts(), 1);
     assert_eq!(site.transitions(), told);
     assert_eq!(registered(&site), [0, 3]);
     assert!(site.statuses().iter().all(|status| status.incarnation == 3));
@@ -155,7 +159,7 @@ async fn a_report_that_was_not_answered_is_sent_again() {
     let (site, _data, runtime, agent, _hello) = start_with_hello().await;
     site.answers(Answers::Silence);
     let before = site.reports().len();
-    runtime.set(&Condition::Failed { code: "exited".to_owned(), message: "status 1".to_owned() });
+    runtime.show(&Condition::Failed { code: "exited".to_owned(), message: "status 1".to_owned() });
     let first = site.report_after(before, "a report that nobody answers", |_| true).await;
     site.answers(Answers::Stored);
     let again = site.report_after(before + 1, "the same once more", |_| true).await;
@@ -169,7 +173,7 @@ async fn transitions_wait_while_the_site_has_no_room_for_them() {
     let (site, _data, runtime, agent, _hello) = start_with_hello().await;
     site.answers(Answers::EventsFull);
     let before = site.reports().len();
-    runtime.set(&Condition::Failed { code: "exited".to_owned(), message: "status 1".to_owned() });
+    runtime.show(&Condition::Failed { code: "exited".to_owned(), message: "status 1".to_owned() });
     let first = site.report_after(before, "a report", |_| true).await.events.unwrap();
     let again = site.report_after(before + 1, "another", |report| report.events.is_some()).await.events.unwrap();
     assert_eq!(again.transitions, first.transitions);
@@ -181,7 +185,7 @@ async fn a_new_state_stream_gets_everything() {
     let (site, _data, runtime, agent, _hello) = start_with_hello().await;
     let before = site.reports().len();
     site.new_state_stream("second");
-    runtime.set(&Condition::Failed { code: "exited".to_owned(), message: "status 1".to_owned() });
+    runtime.show(&Condition::Failed { code: "exited".to_owned(), message: "status 1".to_owned() });
     let whole = site.report_after(before, "capabilities", |report| report.capabilities.is_some()).await;
     assert_eq!(whole.status.unwrap().deployments.len(), 1);
     agent.stop().await.unwrap();
@@ -216,9 +220,21 @@ async fn an_update_replaces_the_workload() {
     site.desire(2, vec![update.clone()]).await;
     let status = site.state(2, State::Installed).await;
     assert_eq!((status.digest, status.adopted_manifest_version), (update.digest, 2));
-    let starts = runtime.starts();
+    let starts = runtime.workloads();
     assert_eq!(starts.len(), 2);
-    assert_eq!(fs::read(&starts[1].artifact).unwrap(), b"another component");
+    assert_eq!(content(&starts[1]), b"another component");
+    let deed = |at: usize| (starts[at].id.clone(), starts[at].digest);
+    let [(id, first), (_, second)] = [deed(0), deed(1)];
+    let deeds = runtime.deeds();
+    // The new revision is prepared while the old one still runs.
+    let expected = [
+        Deed::Prepared(id.clone(), first),
+        Deed::Started(id.clone(), first),
+        Deed::Prepared(id.clone(), second),
+        Deed::Stopped(id.clone()),
+        Deed::Started(id, second),
+    ];
+    assert_eq!(deeds, expected);
     agent.stop().await.unwrap();
 }
 
@@ -251,12 +267,12 @@ async fn dev_28_an_artifact_with_another_content_is_never_started() {
         }
     };
     site.serve_instead(Router::new().route("/v2/{*path}", get(answer))).await;
-    let (data, runtime) = (TempDir::new().unwrap(), Double::new());
+    let (data, runtime) = (TempDir::new().unwrap(), null());
     let agent = Agent::start(&site, data.path(), &runtime, SpanBuffer::default());
     site.desire(1, vec![entry(&deployment("hello", digest))]).await;
     let failure = site.state(1, State::Failed).await.failure.unwrap();
     assert_eq!((failure.code.as_str(), failure.source.as_str()), ("digest-mismatch", "hello"));
-    assert!(runtime.starts().is_empty());
+    assert_eq!(runtime.starts(), 0);
     agent.stop().await.unwrap();
 }
 
@@ -272,7 +288,7 @@ async fn what_this_node_cannot_run_fails_with_its_reason() {
     site.desire(1, vec![entry(&foreign)]).await;
     assert_eq!(site.state(1, State::Failed).await.failure.unwrap().code, "unsupported");
 
-    runtime.next(Err("x-edgewright-extensions: http.port is missing".to_owned()));
+    runtime.set_next(Err("x-edgewright-extensions: http.port is missing".to_owned()));
     site.desire(2, vec![entry(&deployment("hello", site.artifact(b"component").await))]).await;
     let failure = site.state(2, State::Failed).await.failure.unwrap();
     assert_eq!(failure.code, "invalid");
@@ -290,7 +306,7 @@ async fn dev_26_the_next_component_starts_when_the_one_before_runs() {
     two.spec.profile.components.push(second);
     let lock = serde_json::json!({ "lock": { "components": { "hello": manifest, "also": manifest } } });
     two.spec.extensions.insert("x-edgewright-extensions".to_owned(), lock);
-    runtime.next(Ok(Condition::Starting));
+    runtime.set_next(Ok(Condition::Starting));
     site.desire(1, vec![entry(&two)]).await;
     let status = site.state(1, State::Installing).await;
     let states: Vec<_> = status.components.iter().map(|it| (it.name.as_str(), it.state())).collect();
@@ -301,10 +317,10 @@ async fn dev_26_the_next_component_starts_when_the_one_before_runs() {
         other => Err(other),
     })
     .await;
-    runtime.next(Ok(running.clone()));
-    runtime.set(&running);
+    runtime.set_next(Ok(running.clone()));
+    runtime.show(&running);
     site.state(1, State::Installed).await;
-    let order: Vec<_> = runtime.starts().iter().map(|start| start.id.component.to_string()).collect();
+    let order: Vec<_> = runtime.workloads().iter().map(|start| start.id.component.to_string()).collect();
     assert_eq!(order, ["hello", "also"]);
     agent.stop().await.unwrap();
 }
@@ -314,10 +330,10 @@ async fn a_node_that_its_site_refuses_goes_on_and_says_so_at_the_end() {
     let (site, data, _runtime, agent, _hello) = start_with_hello().await;
     agent.stop().await.unwrap();
     site.answers(Answers::Refused);
-    let rebooted = Double::new();
+    let rebooted = null();
     let agent = Agent::start(&site, data.path(), &rebooted, SpanBuffer::default());
     wait_for("the refused registration and the start", async || {
-        let seen = (site.registrations().len(), rebooted.starts().len());
+        let seen = (site.registrations().len(), rebooted.starts());
         if seen.0 >= 3 && seen.1 == 1 { Ok(()) } else { Err(seen) }
     })
     .await;
@@ -329,7 +345,7 @@ async fn a_node_that_its_site_refuses_goes_on_and_says_so_at_the_end() {
 async fn a_site_that_is_not_ready_is_asked_again() {
     let site = Site::start().await;
     site.answers(Answers::NotReady);
-    let (data, runtime) = (TempDir::new().unwrap(), Double::new());
+    let (data, runtime) = (TempDir::new().unwrap(), null());
     let agent = Agent::start(&site, data.path(), &runtime, SpanBuffer::default());
     wait_for("the node to ask again", async || match site.registrations().len() {
         0 | 1 => Err("has not asked twice"),
@@ -350,6 +366,222 @@ async fn a_site_that_was_away_is_found_again() {
     site.desire(2, vec![hello]).await;
     site.state(2, State::Installed).await;
     assert_eq!(registered(&site), [0, 3]);
+    agent.stop().await.unwrap();
+}
+
+/// A deployment of this name for the runtime of this name.
+fn in_runtime(name: &str, runtime: &str, manifest: Digest) -> margo::ApplicationDeployment {
+    let mut document = deployment(name, manifest);
+    document
+        .spec
+        .profile
+        .extensions
+        .insert("x-edgewright-extensions".to_owned(), serde_json::json!({ "runtime": runtime }));
+    document
+}
+
+fn workload_id(document: &margo::ApplicationDeployment) -> WorkloadId {
+    WorkloadId { deployment: document.id, component: "hello".parse().unwrap() }
+}
+
+/// Two runtimes, which profiles choose as `one` and `other`.
+fn two_runtimes() -> [Arc<NullRuntime>; 2] {
+    ["one", "other"].map(|name| Arc::new(NullRuntime::new(Settings { name, ..Settings::default() })))
+}
+
+/// Waits until the node says this of a deployment.
+async fn status(
+    site: &Site,
+    what: &str,
+    id: margo::DeploymentId,
+    wanted: impl Fn(&proto::DeploymentStatus) -> bool,
+) -> proto::DeploymentStatus {
+    let of_this = |report: &proto::ReportRequest| {
+        let deployments = report.status.iter().flat_map(|status| &status.deployments);
+        deployments.into_iter().find(|status| status.id == id.to_string() && wanted(status)).cloned()
+    };
+    let report = site.report_after(0, what, |report| of_this(report).is_some()).await;
+    of_this(&report).unwrap()
+}
+
+async fn started(runtime: &NullRuntime, what: &str, id: &WorkloadId) {
+    wait_for(what, async || {
+        let workloads = runtime.workloads();
+        if workloads.iter().any(|workload| workload.id == *id) { Ok(()) } else { Err(runtime.deeds()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_start_delays_no_other_deployment() {
+    let site = Site::start().await;
+    let (data, [slow, quick]) = (TempDir::new().unwrap(), two_runtimes());
+    slow.set_settings(Settings { start_delay: Duration::from_secs(3_600), ..Settings::default() });
+    let agent = Agent::with(&site, data.path(), &[&slow, &quick], SpanBuffer::default());
+    let manifest = site.artifact(b"component").await;
+    let [stuck, fine] = [in_runtime("stuck", "one", manifest), in_runtime("fine", "other", manifest)];
+    site.desire(1, vec![entry(&stuck)]).await;
+    wait_for("the slow start to be under way", async || match slow.begun() {
+        1 => Ok(()),
+        begun => Err(begun),
+    })
+    .await;
+    site.desire(2, vec![entry(&stuck), entry(&fine)]).await;
+    status(&site, "the other deployment to be installed", fine.id, |it| it.state() == proto::State::Installed).await;
+    // Nor in the same runtime.
+    slow.set_settings(Settings::default());
+    let third = in_runtime("third", "one", manifest);
+    site.desire(3, vec![entry(&stuck), entry(&fine), entry(&third)]).await;
+    status(&site, "a third one to be installed", third.id, |it| it.state() == proto::State::Installed).await;
+    assert_eq!(slow.components().len(), 1, "the first start is still under way");
+    drop(agent);
+}
+
+#[tokio::test]
+async fn a_runtime_that_cannot_be_observed_leaves_the_others_alone() {
+    let site = Site::start().await;
+    let (data, [blind, seeing]) = (TempDir::new().unwrap(), two_runtimes());
+    let agent = Agent::with(&site, data.path(), &[&blind, &seeing], SpanBuffer::default());
+    let manifest = site.artifact(b"component").await;
+    let [hidden, seen] = [in_runtime("hidden", "one", manifest), in_runtime("seen", "other", manifest)];
+    site.desire(1, vec![entry(&hidden)]).await;
+    status(&site, "the first one to be installed", hidden.id, |it| it.state() == proto::State::Installed).await;
+
+    blind.set_blind(true);
+    let unknown = status(&site, "the first one to be unknown", hidden.id, |it| {
+        it.components[0].failure.as_ref().is_some_and(|failure| failure.code == "unknown")
+    });
+    assert_eq!(unknown.await.state(), proto::State::Installed, "as it was seen last");
+    let deeds = blind.deeds();
+    let mut changed = hidden.clone();
+    changed.metadata.labels.insert("revision".to_owned(), "2".to_owned());
+    site.desire(2, vec![entry(&changed), entry(&seen)]).await;
+    status(&site, "the other one to be installed", seen.id, |it| it.state() == proto::State::Installed).await;
+    site.desire(3, vec![entry(&seen)]).await;
+    status(&site, "the first one to be leaving", hidden.id, |it| it.state() == proto::State::Removing).await;
+    let unprepared: Vec<_> = blind.deeds().into_iter().filter(|deed| !matches!(deed, Deed::Prepared(..))).collect();
+    let before: Vec<_> = deeds.into_iter().filter(|deed| !matches!(deed, Deed::Prepared(..))).collect();
+    assert_eq!(unprepared, before, "nothing is started or stopped on a guess");
+
+    blind.set_blind(false);
+    status(&site, "the first one to be removed", hidden.id, |it| it.state() == proto::State::Removed).await;
+    assert!(blind.components().is_empty());
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_start_and_is_reported() {
+    let (site, _data, runtime, agent) = start().await;
+    runtime.set_settings(Settings { start_delay: Duration::from_secs(3_600), ..Settings::default() });
+    let mut impatient = deployment("hello", site.artifact(b"component").await);
+    impatient.spec.profile.components[0].properties.timeout = Some("0m1s".to_owned());
+    site.desire(1, vec![entry(&impatient)]).await;
+    let failed = status(&site, "the deadline to be reported", impatient.id, |it| {
+        it.failure.as_ref().is_some_and(|failure| failure.message.contains("did not end within 1s"))
+    })
+    .await;
+    assert_eq!(failed.state(), proto::State::Failed);
+    let failure = failed.failure.unwrap();
+    assert_eq!(failure.code, "timeout");
+    assert!(failure.message.contains("waiting as the settings say"), "{}", failure.message);
+    // It is tried again.
+    runtime.set_settings(Settings::default());
+    site.state(1, State::Installed).await;
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revision_that_cannot_be_resolved_leaves_the_running_one_alone() {
+    let (site, _data, runtime, agent, _hello) = start_with_hello().await;
+    let manifest = site.artifact(b"component").await;
+    let foreign = in_runtime("hello", "jvm", manifest);
+    site.desire(2, vec![entry(&foreign)]).await;
+    let failure = site.state(2, State::Failed).await.failure.unwrap();
+    assert_eq!(failure.code, "unsupported");
+    assert_eq!(runtime.components(), ["hello"]);
+    // Nor does one whose artifact is not there.
+    let missing = deployment("hello", Digest::of(b"nowhere"));
+    site.desire(3, vec![entry(&missing)]).await;
+    status(&site, "the missing artifact to be reported", missing.id, |it| {
+        it.failure.as_ref().is_some_and(|failure| failure.code == "fetch-failed")
+    })
+    .await;
+    assert_eq!((runtime.components(), runtime.starts()), (vec!["hello".to_owned()], 1));
+    site.desire(4, vec![]).await;
+    site.state(4, State::Removed).await;
+    assert!(runtime.components().is_empty());
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_waits_for_the_removal_that_frees_its_port() {
+    let (site, _data, runtime, agent, _hello) = start_with_hello().await;
+    runtime.set_settings(Settings { stop_delay: Duration::from_millis(300), ..Settings::default() });
+    let other = deployment("other", site.artifact(b"component").await);
+    site.desire(2, vec![entry(&other)]).await;
+    status(&site, "the other one to be installed", other.id, |it| it.state() == proto::State::Installed).await;
+    let deeds = runtime.deeds();
+    let at = |wanted: &dyn Fn(&Deed) -> bool| deeds.iter().position(wanted);
+    let stopped = at(&|deed| matches!(deed, Deed::Stopped(_)));
+    let begun = at(&|deed| matches!(deed, Deed::Started(id, _) if *id == workload_id(&other)));
+    assert!(stopped.is_some() && stopped < begun, "{deeds:?}");
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_move_to_another_runtime_is_prepared_before_the_old_one_stops() {
+    let site = Site::start().await;
+    let (data, [one, other]) = (TempDir::new().unwrap(), two_runtimes());
+    let agent = Agent::with(&site, data.path(), &[&one, &other], SpanBuffer::default());
+    let manifest = site.artifact(b"component").await;
+    let (here, there) = (in_runtime("hello", "one", manifest), in_runtime("hello", "other", manifest));
+    site.desire(1, vec![entry(&here)]).await;
+    started(&one, "the first start", &workload_id(&here)).await;
+    site.state(1, State::Installed).await;
+    // What cannot be prepared moves nothing.
+    other.set_settings(Settings { prepare_delay: Duration::from_millis(300), ..Settings::default() });
+    site.desire(2, vec![entry(&there)]).await;
+    wait_for("the preparation", async || match other.deeds() {
+        deeds if deeds.is_empty() => {
+            assert_eq!(one.components(), ["hello"], "the old one runs until the new one is prepared");
+            Err(deeds)
+        }
+        _ => Ok(()),
+    })
+    .await;
+    site.state(2, State::Installed).await;
+    assert!(one.components().is_empty());
+    assert_eq!(other.components(), ["hello"]);
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn restarts_completion_and_parts_appear_in_the_status() {
+    let (site, _data, runtime, agent, hello) = start_with_hello().await;
+    let id: margo::DeploymentId = hello.id.parse().unwrap();
+    runtime.count_restart();
+    status(&site, "the restart", id, |it| it.components[0].restarts == 1).await;
+    let parts = [
+        Part { name: "web".to_owned(), condition: Condition::Running { endpoint: Some("http://127.0.0.1:1/".into()) } },
+        Part { name: "db".to_owned(), condition: Condition::Starting },
+    ];
+    runtime.show_parts(&parts);
+    let shown = status(&site, "the parts", id, |it| it.components[0].parts.len() == 2).await;
+    let shown: Vec<_> = shown.components[0].parts.iter().map(|it| (it.name.as_str(), it.state())).collect();
+    assert_eq!(shown, [("web", proto::State::Installed), ("db", proto::State::Installing)]);
+    runtime.show(&Condition::Unknown { reason: "the engine hangs".to_owned() });
+    status(&site, "the workload to be unknown", id, |it| {
+        it.components[0].failure.as_ref().is_some_and(|failure| failure.message == "the engine hangs")
+    })
+    .await;
+    runtime.show(&Condition::Completed);
+    status(&site, "the completion", id, |it| {
+        it.state() == proto::State::Installed
+            && it.components[0].failure.is_none()
+            && it.components[0].endpoint.is_empty()
+    })
+    .await;
+    assert_eq!(runtime.starts(), 1);
     agent.stop().await.unwrap();
 }
 

@@ -7,7 +7,7 @@ use bus::{Bus, Outgoing, Pattern, Subject, User, proto, streams};
 use futures::StreamExt;
 use margo::{ClientName, Digest, State};
 use oci::{
-    ContentStore, Descriptor, Manifest, RepositoryName, media,
+    ArtifactManifest, ContentStore, Descriptor, RepositoryName, media,
     server::{Availability, Policy},
 };
 use prost::Message;
@@ -212,7 +212,7 @@ impl Site {
 }
 
 pub fn manifest(content: &[u8]) -> Vec<u8> {
-    Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, content)]).to_json()
+    ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, content)]).to_json()
 }
 
 async fn serve(tasks: &mut JoinSet<()>, router: axum::Router) -> String {

@@ -5,10 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 #[path = "../agent/agent.rs"]
-mod agent;
-#[path = "../agent/double.rs"]
 #[allow(dead_code, reason = "the tests of the agent use the rest")]
-mod double;
+mod agent;
 #[path = "../agent/site.rs"]
 #[allow(dead_code, reason = "the tests of the agent use the rest")]
 mod site;
@@ -29,7 +27,10 @@ use tempfile::TempDir;
 use testkit::wait_for;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::{agent::Agent, double::Double, site::Site};
+use crate::{
+    agent::{Agent, null},
+    site::Site,
+};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -56,7 +57,7 @@ async fn the_trace_of_an_order_goes_on_in_the_node_and_in_its_report() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
 
     let site = Site::start().await;
-    let (data, runtime) = (TempDir::new().unwrap(), Double::new());
+    let (data, runtime) = (TempDir::new().unwrap(), null());
     let agent = Agent::start(&site, data.path(), &runtime, buffer);
     let hello = testing::entry(&testing::deployment("hello", site.artifact(b"component").await));
     let mut headers = HeaderMap::new();
@@ -67,7 +68,9 @@ async fn the_trace_of_an_order_goes_on_in_the_node_and_in_its_report() {
     let spans = wait_for("the spans of every step", async || {
         let spans = spans(&site);
         let names: Vec<_> = spans.values().map(|span| span.name.clone()).collect();
-        let whole = ["adopt", "reconcile", "apply", "report"].iter().all(|step| names.iter().any(|name| name == step));
+        let whole = ["adopt", "reconcile", "prepare", "apply", "report"]
+            .iter()
+            .all(|step| names.iter().any(|name| name == step));
         if whole { Ok(spans) } else { Err(names) }
     })
     .await;
@@ -77,7 +80,7 @@ async fn the_trace_of_an_order_goes_on_in_the_node_and_in_its_report() {
         match span.name.as_str() {
             "adopt" => assert_eq!(parent, PARENT),
             "reconcile" => assert_eq!(parent_name, Some("adopt")),
-            "apply" | "report" => assert_eq!(parent_name, Some("reconcile")),
+            "prepare" | "apply" | "report" => assert_eq!(parent_name, Some("reconcile")),
             other => panic!("an unexpected span {other}"),
         }
     }

@@ -102,6 +102,7 @@ pub struct Lock {
 impl ApplicationDeployment {
     /// Makes the document for one node, which names the node by its DeviceId. `parameters` are the values in force, as [`crate::check_parameters`] returned
     /// them. It returns `None` when the description has no such profile, which is a mistake of the caller.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the document, and none has a default")]
     pub fn new(
         tenant: &TenantName,
         assignment: &AssignmentName,
@@ -184,15 +185,21 @@ impl ApplicationDeployment {
         }
     }
 
-    /// Returns the environment variables of one component: one for each target that names the component.
-    pub fn environment(&self, component: &ComponentName) -> BTreeMap<String, String> {
-        let mut environment = BTreeMap::new();
+    /// Returns the values that this component receives, by the pointer of their target. Of two parameters with the same
+    /// target the one whose name comes later counts.
+    pub fn values(&self, component: &ComponentName) -> BTreeMap<String, ParameterValue> {
+        let mut values = BTreeMap::new();
         for parameter in self.spec.parameters.values() {
             for target in parameter.targets.iter().filter(|target| target.components.contains(component)) {
-                environment.insert(target.pointer.clone(), parameter.value.to_env());
+                values.insert(target.pointer.clone(), parameter.value.clone());
             }
         }
-        environment
+        values
+    }
+
+    /// Returns [`ApplicationDeployment::values`] as a process receives them: as texts by the name of a variable.
+    pub fn environment(&self, component: &ComponentName) -> BTreeMap<String, String> {
+        self.values(component).into_iter().map(|(pointer, value)| (pointer, value.to_env())).collect()
     }
 }
 

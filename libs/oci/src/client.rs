@@ -22,6 +22,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause that is reported when the server says "later" without saying when.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
+/// The longest wait that a server can ask for. Whatever it says, somebody who waits for an artifact looks again within
+/// minutes, and the time can be added to any clock.
+const LONGEST_DELAY: Duration = Duration::from_secs(300);
+
 /// The text is not the address of a store.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not the address of a store: http:// or https://, a host and a port")]
@@ -90,18 +94,42 @@ impl Client {
     /// Pulls a manifest and everything that the manifest names, verifies it, and has `name` hold it in `store`. It
     /// returns how many bytes crossed the network; content that is there already is not pulled again.
     pub async fn pull(&self, store: &ContentStore, name: &RepositoryName, digest: &Digest) -> Result<u64, PullError> {
-        let mut pulled = 0;
-        if !store.contains(digest) {
-            pulled += self.fetch(store, name, "manifests", digest, MAX_MANIFEST).await?;
-        }
+        let mut pulled = self.pull_manifest(store, name, digest).await?;
         let manifest = store.manifest(digest).await?;
         for Descriptor { digest, size, .. } in manifest.blobs() {
-            if !store.contains(digest) {
-                pulled += self.fetch(store, name, "blobs", digest, *size).await?;
-            }
+            pulled += self.pull_blob(store, name, digest, *size).await?;
         }
         store.link(name, digest).await?;
         Ok(pulled)
+    }
+
+    /// Pulls a manifest alone, verified. Returns how many bytes crossed the network; none when it is in the store already.
+    /// Whoever reads only a part of an artifact pulls its manifest, chooses, and pulls the blobs chosen.
+    pub async fn pull_manifest(
+        &self,
+        store: &ContentStore,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<u64, PullError> {
+        if store.contains(digest) {
+            return Ok(0);
+        }
+        self.fetch(store, name, "manifests", digest, MAX_MANIFEST).await
+    }
+
+    /// Pulls one blob of at most `size` bytes, verified. Returns how many bytes crossed the network; none when it is in
+    /// the store already.
+    pub async fn pull_blob(
+        &self,
+        store: &ContentStore,
+        name: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<u64, PullError> {
+        if store.contains(digest) {
+            return Ok(0);
+        }
+        self.fetch(store, name, "blobs", digest, size).await
     }
 
     async fn fetch(
@@ -135,7 +163,7 @@ impl Client {
             StatusCode::NOT_FOUND => Err(PullError::Absent(*digest)),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                Err(PullError::Later(seconds.map_or(RETRY_DELAY, Duration::from_secs)))
+                Err(PullError::Later(seconds.map_or(RETRY_DELAY, Duration::from_secs).min(LONGEST_DELAY)))
             }
             status => Err(PullError::Status { status, digest: *digest }),
         }

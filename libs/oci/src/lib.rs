@@ -2,7 +2,8 @@
 //!
 //! - [`ContentStore`] holds blobs by digest, and which repository name holds which manifest. A name holds a manifest
 //!   only when everything that the manifest names is on disk, so a reader that finds the manifest finds the rest.
-//! - [`Client`] pulls a manifest by digest, with its blobs, into a store.
+//! - `Client` pulls a manifest by digest, with its blobs or without, into a store. It is a cargo feature, so that whoever
+//!   only knows the types links no HTTP client.
 //! - `server` serves the read part of OCI Distribution, by digest only. It is a cargo feature, so that edge-node links
 //!   no HTTP server.
 //! - [`layout`] packs an app's folder as the tar of an OCI image layout, and unpacks such a tar through all checks.
@@ -14,19 +15,20 @@
 //!
 //! ```
 //! use margo::Digest;
-//! use oci::{Descriptor, Manifest, Reference, media};
+//! use oci::{ArtifactManifest, Descriptor, Reference, media};
 //!
 //! let layer = Descriptor::of(media::WASM, b"a component").annotated(media::TITLE, "hello.wasm");
-//! let manifest = Manifest::artifact(media::WASM_ARTIFACT, vec![layer]);
+//! let manifest = ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![layer]);
 //! let bytes = manifest.to_json();
-//! assert_eq!(Manifest::parse(&bytes)?, manifest);
-//! assert_eq!(Digest::of(&bytes), Digest::of(&Manifest::parse(&bytes)?.to_json()));
+//! assert_eq!(ArtifactManifest::parse(&bytes)?, manifest);
+//! assert_eq!(Digest::of(&bytes), Digest::of(&ArtifactManifest::parse(&bytes)?.to_json()));
 //!
 //! let reference: Reference = "factory/hello:1.0.0".parse()?;
 //! assert_eq!((reference.name.as_str(), reference.tag.as_str()), ("factory/hello", "1.0.0"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "client")]
 mod client;
 mod digest;
 pub mod layout;
@@ -36,8 +38,9 @@ mod name;
 pub mod server;
 mod store;
 
+#[cfg(feature = "client")]
 pub use client::{Client, InvalidAddress, PullError};
-pub use manifest::{Descriptor, Index, Manifest, ManifestError, media};
+pub use manifest::{ArtifactManifest, Descriptor, Index, ManifestError, media};
 pub use name::{InvalidReference, PLATFORM, Reference, RepositoryName};
 pub use store::{BlobWriter, ContentStore, StoreError};
 

@@ -91,7 +91,7 @@ impl Descriptor {
 /// An OCI image manifest: one artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Manifest {
+pub struct ArtifactManifest {
     /// The version of the form, which is always 2.
     pub schema_version: u32,
     /// Always [`media::MANIFEST`]; a manifest without a media type is read as if it said so.
@@ -113,7 +113,7 @@ fn manifest_media_type() -> String {
     media::MANIFEST.to_owned()
 }
 
-impl Manifest {
+impl ArtifactManifest {
     /// Makes the manifest of an artifact with these layers and an empty config.
     pub fn artifact(artifact_type: &str, layers: Vec<Descriptor>) -> Self {
         Self {
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn the_bytes_of_a_manifest_never_change_by_themselves() {
         let layer = Descriptor::of(media::WASM, b"wasm").annotated(media::TITLE, "hello.wasm").annotated("a", "b");
-        let manifest = Manifest::artifact(media::WASM_ARTIFACT, vec![layer]);
+        let manifest = ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![layer]);
         // Golden: other bytes would give every artifact in the field a new digest.
         assert_eq!(
             String::from_utf8(manifest.to_json()).unwrap(),
@@ -190,20 +190,20 @@ mod tests {
                 r#""annotations":{"a":"b","org.opencontainers.image.title":"hello.wasm"}}]}"#
             )
         );
-        assert_eq!(Manifest::parse(&manifest.to_json()).unwrap(), manifest);
+        assert_eq!(ArtifactManifest::parse(&manifest.to_json()).unwrap(), manifest);
         assert!(manifest.has_empty_config());
     }
 
     #[test]
     fn what_is_no_image_manifest_is_refused() {
-        let manifest = Manifest::artifact(media::APP, vec![]);
-        let index = Manifest { media_type: media::INDEX.to_owned(), ..manifest.clone() };
-        assert!(matches!(Manifest::parse(&index.to_json()), Err(ManifestError::Kind(2, _))));
-        let old = Manifest { schema_version: 1, ..manifest.clone() };
-        assert!(matches!(Manifest::parse(&old.to_json()), Err(ManifestError::Kind(1, _))));
+        let manifest = ArtifactManifest::artifact(media::APP, vec![]);
+        let index = ArtifactManifest { media_type: media::INDEX.to_owned(), ..manifest.clone() };
+        assert!(matches!(ArtifactManifest::parse(&index.to_json()), Err(ManifestError::Kind(2, _))));
+        let old = ArtifactManifest { schema_version: 1, ..manifest.clone() };
+        assert!(matches!(ArtifactManifest::parse(&old.to_json()), Err(ManifestError::Kind(1, _))));
         let layer = Descriptor::new(media::WASM, Digest::of(b""), u64::MAX);
-        let huge = Manifest { layers: vec![layer.clone(), layer], ..manifest };
-        assert!(matches!(Manifest::parse(&huge.to_json()), Err(ManifestError::TooLarge)));
-        assert!(matches!(Manifest::parse(b"{}"), Err(ManifestError::Json(_))));
+        let huge = ArtifactManifest { layers: vec![layer.clone(), layer], ..manifest };
+        assert!(matches!(ArtifactManifest::parse(&huge.to_json()), Err(ManifestError::TooLarge)));
+        assert!(matches!(ArtifactManifest::parse(b"{}"), Err(ManifestError::Json(_))));
     }
 }

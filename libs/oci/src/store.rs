@@ -21,7 +21,7 @@ use margo::Digest;
 use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
-use crate::{MAX_MANIFEST, Manifest, ManifestError, RepositoryName, digest::Digester};
+use crate::{ArtifactManifest, MAX_MANIFEST, ManifestError, RepositoryName, digest::Digester};
 
 /// Content could not be written to the store or read from it.
 #[derive(Debug, thiserror::Error)]
@@ -156,15 +156,15 @@ impl ContentStore {
     }
 
     /// Reads a manifest and digests it again.
-    pub async fn manifest(&self, digest: &Digest) -> Result<Manifest, StoreError> {
+    pub async fn manifest(&self, digest: &Digest) -> Result<ArtifactManifest, StoreError> {
         let (store, digest) = (self.clone(), *digest);
         blocking(move || store.read_manifest(&digest).map(|(manifest, _)| manifest)).await
     }
 
     /// Reads a manifest and its bytes, and digests them again.
-    pub(crate) fn read_manifest(&self, digest: &Digest) -> Result<(Manifest, Vec<u8>), StoreError> {
+    pub(crate) fn read_manifest(&self, digest: &Digest) -> Result<(ArtifactManifest, Vec<u8>), StoreError> {
         let bytes = self.read(digest, MAX_MANIFEST)?;
-        match Manifest::parse(&bytes) {
+        match ArtifactManifest::parse(&bytes) {
             Ok(manifest) => Ok((manifest, bytes)),
             Err(source) => Err(StoreError::Manifest { digest: *digest, source }),
         }
@@ -370,7 +370,7 @@ mod tests {
     async fn artifact(store: &ContentStore) -> (Digest, Digest) {
         let layer = store.put(b"wasm").await.unwrap();
         store.put(media::EMPTY_CONFIG).await.unwrap();
-        let manifest = Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, b"wasm")]);
+        let manifest = ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, b"wasm")]);
         (store.put(&manifest.to_json()).await.unwrap(), layer)
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use margo::Digest;
 use oci::{
-    ContentStore, Descriptor, Index, Manifest,
+    ArtifactManifest, ContentStore, Descriptor, Index,
     layout::{LayoutError, PackError, Packed, StagedLayout, pack, unpack},
     media,
 };
@@ -150,7 +150,7 @@ struct Tar(Vec<(Header, Vec<u8>)>);
 impl Tar {
     fn layout() -> Self {
         let blob = b"blob";
-        let manifest = Manifest::artifact(media::APP, vec![Descriptor::of(media::DESCRIPTION, blob)]).to_json();
+        let manifest = ArtifactManifest::artifact(media::APP, vec![Descriptor::of(media::DESCRIPTION, blob)]).to_json();
         let index = Index {
             schema_version: 2,
             media_type: None,

@@ -15,7 +15,7 @@ use std::{
 use axum::{Router, response::Redirect, routing::get};
 use margo::Digest;
 use oci::{
-    Client, ContentStore, Descriptor, Manifest, PullError, RepositoryName, StoreError, media,
+    ArtifactManifest, Client, ContentStore, Descriptor, PullError, RepositoryName, StoreError, media,
     server::{Availability, Policy, router},
 };
 use reqwest::{Method, StatusCode};
@@ -60,7 +60,7 @@ async fn source() -> Source {
     let (folder, store) = empty().await;
     // The blob is so large that it is sent in several pieces.
     let wasm = b"wasm".repeat(50_000);
-    let artifact = Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, &wasm)]);
+    let artifact = ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, &wasm)]);
     store.put(media::EMPTY_CONFIG).await.unwrap();
     let (wasm, manifest) = (store.put(&wasm).await.unwrap(), store.put(&artifact.to_json()).await.unwrap());
     let hello: RepositoryName = "demo/hello".parse().unwrap();

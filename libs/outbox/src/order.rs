@@ -44,6 +44,7 @@ pub struct OrderHeader {
 
 impl OrderHeader {
     /// The header of an order that somebody gives now, in the current trace.
+    #[expect(clippy::disallowed_methods, reason = "the time is shown to people and never compared")]
     pub fn new(requested_by: CallerName, reason: Option<String>) -> Self {
         Self {
             id: OrderId::new(),

@@ -1,57 +1,89 @@
 //! The folder of one workload.
 //!
-//! **Two runners of one workload never run at once**, wherever the agent is killed, because the kernel keeps count: a
-//! runner is started with the locked file `lock` as its stdin. The lock lies on the open file, so it is held from before
-//! the process exists until its last breath, whoever dies first:
+//! ```text
+//! spec.json    what is in force            lock         held by the runner that takes requests
+//! next.json    what is prepared, or gone   runner.json  who that is
+//! starts.log   a line for each start       control      its socket
+//! log, log.1   the component's output      stderr       its last words (stderr.next: of the one that is prepared)
+//! ```
 //!
-//! - killed before the start: the lock dies with the agent, nobody runs;
-//! - killed after it: the runner holds the lock. The next agent cannot take it, waits for the record that every runner
+//! **Two runners of one workload never take requests at once**, wherever the agent is killed, because the kernel keeps
+//! count. Every runner is started with the file `lock` as its stdin, opened but not locked. The agent locks that open file
+//! when no other runner holds it, then tells the runner to go. The lock lies on the open file, which agent and runner
+//! share, so it is held from before the runner takes over until it gives the lock up or dies, whoever dies first:
+//!
+//! - killed before the lock is taken: the runner's channel ends, and so does the runner. It never took a request and wrote
+//!   no line into `starts.log`;
+//! - killed between the lock and "go": the same, and the lock ends with the runner;
+//! - killed after "go": the runner holds the lock. The next agent cannot take it, waits for the record that every runner
 //!   writes first, and takes the runner up (or stops it, when it was started for another document);
-//! - the specification is written before an old runner is stopped, so no crash brings an old document back to life;
-//! - it is deleted before the rest of the folder: a folder without one is a leftover.
+//! - a runner that is told to stop closes its port, removes its record and gives the lock up before it finishes the
+//!   requests in work: its successor need not wait for them. It ends by itself within [`GRACE`].
+//!
+//! **Updates.** `next.json` is on the disk, synced, before the revision counts as prepared (its runner is loading
+//! meanwhile); it becomes `spec.json` by a
+//! rename before the old runner is stopped, so no kill brings an old document back to life. The rename itself is synced
+//! beside the switch and not before it: should the power fail within those milliseconds, the node boots with the old
+//! specification, and the agent, which had the new desired state on its disk before all this began, replaces it at once.
+//! A folder is deleted beginning with `spec.json`: one without it is a leftover.
+//!
+//! A specification that this version cannot read is not taken for a leftover: its runner goes on, and the folder waits
+//! until the workload is applied or removed.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
+use disk::{blocking, read_optional, remove_folder_if_there, remove_if_there};
 use margo::Digest;
 use runtime::WorkloadId;
 use rustix::process::Signal;
-use tokio::{
-    process::{Child, Command},
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     ask,
-    process::Process,
-    spec::{self, GRACE, LastWords, RECORD, Record, SPEC, Spec},
+    process_id::Process,
+    spec::{self, FULL_LOG, GRACE, LOG, LastWords, NEXT, RECORD, Record, SPEC, Spec},
+    tail,
 };
 
 const LOCK: &str = "lock";
 const STDERR: &str = "stderr";
-/// A runner records itself within milliseconds of its start; a loaded node may take seconds.
+const NEXT_STDERR: &str = "stderr.next";
+/// A runner records itself within milliseconds after it was told to go; a loaded node may take seconds.
 const RECORD_PATIENCE: Duration = Duration::from_secs(20);
 /// More than a runner takes for the requests in work.
 const STOP_PATIENCE: Duration = GRACE.saturating_add(Duration::from_secs(2));
+/// A process that was killed is gone within milliseconds, unless it hangs in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at a lock whose end nobody announces. Rare: a runner that is asked says when it has given it up.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// The end of stderr that is searched for last words.
 const STDERR_TAIL: u64 = 16 * 1024;
+/// The end of a log that is searched for its last lines: more than a person reads.
+const LOG_TAIL: u64 = 256 * 1024;
 
 /// The folder of one workload. Several values may name the same one.
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
 
-/// While this is held, no runner of the folder runs and nobody else can start one.
+/// While this is held, no runner of the folder takes requests and nobody else can have one go.
 pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not by closing: a process that is being started may share the open file for a moment.
+        let _unlocked = self.0.unlock();
+    }
+}
 
 /// Who holds the lock of a folder.
 pub enum Holder {
-    /// Now we do.
+    /// Nobody held it; the caller does now.
     Nobody(Lock),
     /// This runner, started for this document.
     Runner(Process, Digest),
@@ -64,44 +96,84 @@ impl Folder {
         Self(root.join(format!("{}.{}", id.deployment, id.component)))
     }
 
-    /// All folders there are.
+    /// Returns all folders there are.
     pub fn list(root: &Path) -> io::Result<Vec<Self>> {
         let entries = fs::read_dir(root)?.map(|entry| Ok(Self(entry?.path())));
         entries.filter(|folder| folder.as_ref().map_or(true, |Self(path)| path.is_dir())).collect()
     }
 
-    /// Where it is.
+    /// Returns where the folder is.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// What shall run; `None` in a leftover.
+    /// Returns what is in force; `None` in a leftover. A file that does not read is an error of the kind `InvalidData`.
     pub fn spec(&self) -> io::Result<Option<Spec>> {
         read_json(&self.0.join(SPEC))
     }
 
-    /// Durably says what shall run. The parameters in it are nobody else's business.
-    pub fn write_spec(&self, spec: &Spec) -> io::Result<()> {
+    /// Returns the file of the specification in force.
+    pub fn spec_file(&self) -> PathBuf {
+        self.0.join(SPEC)
+    }
+
+    /// Writes the specification of the revision to be prepared, and returns its file. The parameters in it are nobody
+    /// else's business. The file counts when [`Folder::sync_next`] has returned; until then its runner may read it, and
+    /// nobody else does. Blocks.
+    pub fn write_next(&self, spec: &Spec) -> io::Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        let new = self.0.join(format!("{SPEC}.new"));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        self.forget_next()?;
+        let next = self.0.join(NEXT);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
         file.write_all(&serde_json::to_vec_pretty(spec)?)?;
-        file.sync_all()?;
-        fs::rename(&new, self.0.join(SPEC))?;
-        sync(&self.0)?;
-        self.0.parent().map_or(Ok(()), sync)
+        Ok(next)
+    }
+
+    /// Waits until what [`Folder::write_next`] wrote is on the disk, the folder included.
+    pub async fn sync_next(&self) -> io::Result<()> {
+        let mut paths = vec![self.0.join(NEXT), self.0.clone()];
+        paths.extend(self.0.parent().map(Path::to_owned));
+        blocking(move || disk::sync_together(&paths)).await
+    }
+
+    /// Puts the prepared specification in force. The rename is not synced: see [`Folder::sync`].
+    pub fn enforce_next(&self) -> io::Result<()> {
+        fs::rename(self.0.join(NEXT), self.0.join(SPEC))
+    }
+
+    /// Waits until the entries of the folder are on the disk.
+    pub async fn sync(&self) -> io::Result<()> {
+        let path = self.0.clone();
+        blocking(move || disk::sync(&path)).await
+    }
+
+    /// Removes what an earlier life of the agent had prepared. Its runner ended with that life.
+    pub fn forget_next(&self) -> io::Result<()> {
+        remove_if_there(&self.0.join(NEXT))?;
+        remove_if_there(&self.0.join(NEXT_STDERR))
+    }
+
+    /// Opens the file of the lock for a runner, without taking the lock.
+    pub fn open_lock(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.0.join(LOCK))
+    }
+
+    /// Takes the lock; returns `None` when somebody has it.
+    fn try_lock(&self) -> io::Result<Option<Lock>> {
+        let lock = self.open_lock()?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(Lock(lock))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 
     /// Takes the lock, or finds the runner that has it.
     pub async fn holder(&self) -> io::Result<Holder> {
         let begin = Instant::now();
         loop {
-            let lock =
-                OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.0.join(LOCK))?;
-            match lock.try_lock() {
-                Ok(()) => return Ok(Holder::Nobody(Lock(lock))),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(error),
+            if let Some(lock) = self.try_lock()? {
+                return Ok(Holder::Nobody(lock));
             }
             let record: Option<Record> = read_json(&self.0.join(RECORD))?;
             if let Some(record) = record
@@ -109,94 +181,127 @@ impl Folder {
             {
                 return Ok(Holder::Runner(process, record.digest));
             }
-            // Just started and not recorded yet, or just ended and its files are being closed.
+            // Just told to go and not recorded yet, or just ended and its files are being closed.
             if begin.elapsed() > RECORD_PATIENCE {
                 let message =
                     format!("the lock of {} is held by a process that did not record itself", self.0.display());
                 return Err(io::Error::other(message));
             }
-            sleep(Duration::from_millis(20)).await;
+            sleep(LOOK_AGAIN).await;
         }
     }
 
-    /// Starts a runner. It takes the lock with it.
-    pub fn start(&self, Lock(lock): Lock, runner: &Path) -> io::Result<Child> {
-        // A record that is there while the lock is held is the holder's.
-        absent_is_fine(fs::remove_file(self.0.join(RECORD)))?;
-        absent_is_fine(fs::remove_file(self.0.join(spec::CONTROL)))?;
-        let stderr =
-            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(self.0.join(STDERR))?;
-        Command::new(runner)
-            .arg("--spec")
-            .arg(self.0.join(SPEC))
-            // Nothing of the agent's own, such as its credentials.
-            .env_clear()
-            .current_dir("/")
-            // Out of reach of a Ctrl-C that is meant for the agent.
-            .process_group(0)
-            .stdin(lock)
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-    }
-
-    /// Stops the runner, if there is one: politely first. With the lock returned it stays so.
-    pub async fn stop(&self) -> io::Result<Lock> {
+    /// Has the runner, if there is one, give up port and lock: politely first. Returns the lock, and the runner when it
+    /// may still be finishing the requests in work.
+    pub async fn stop(&self) -> io::Result<(Lock, Option<Process>)> {
+        let mut leaving = None;
         loop {
             let process = match self.holder().await? {
-                Holder::Nobody(lock) => return Ok(lock),
+                Holder::Nobody(lock) => return Ok((lock, leaving)),
                 Holder::Runner(process, _) => process,
             };
             if ask(&self.0, spec::Command::Stop).await.is_err() {
-                // It has no control socket yet, or hangs.
+                // It hangs, or it has just begun and has no control socket yet.
                 process.signal(Signal::TERM)?;
             }
-            if let Ok(ended) = timeout(STOP_PATIENCE, process.ended()).await {
-                ended?;
-            } else {
-                tracing::warn!(folder = %self.0.display(), "the runner did not end in time and is killed");
-                process.signal(Signal::KILL)?;
-                process.ended().await?;
+            match timeout(STOP_PATIENCE, self.released(&process)).await {
+                Ok(released) => released?,
+                Err(_elapsed) => {
+                    tracing::warn!(folder = %self.0.display(), "the runner did not stop in time and is killed");
+                    kill(&process).await?;
+                }
             }
+            leaving = Some(process);
         }
     }
 
+    /// Returns when the runner has given up the lock or has ended.
+    async fn released(&self, process: &Process) -> io::Result<()> {
+        while self.try_lock()?.is_none() {
+            tokio::select! {
+                ended = process.ended() => return ended,
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Removes everything, the specification first. The lock says that no runner needs it any more.
-    pub fn delete(&self, _lock: Lock) -> io::Result<()> {
-        absent_is_fine(fs::remove_file(self.0.join(SPEC)))?;
-        sync(&self.0)?;
-        absent_is_fine(fs::remove_dir_all(&self.0))
+    pub async fn delete(&self, lock: Lock) -> io::Result<()> {
+        let path = self.0.clone();
+        blocking(move || {
+            let _nobody_starts_one_meanwhile = lock;
+            remove_if_there(&path.join(SPEC))?;
+            if path.exists() {
+                disk::sync(&path)?;
+            }
+            remove_folder_if_there(&path)
+        })
+        .await
     }
 
-    /// What the last runner said when it ended, and the last line it wrote at all.
-    pub fn last_words(&self) -> io::Result<(Option<LastWords>, Option<String>)> {
-        let mut file = File::open(self.0.join(STDERR))?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(STDERR_TAIL)))?;
-        let mut tail = Vec::new();
-        file.take(STDERR_TAIL).read_to_end(&mut tail)?;
-        let tail = String::from_utf8_lossy(&tail);
-        let last_line = tail.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
-        Ok((LastWords::find(&tail), last_line))
+    /// Opens the file that takes the stderr of a runner until it takes over.
+    pub fn open_next_stderr(&self) -> io::Result<File> {
+        let path = self.0.join(NEXT_STDERR);
+        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)
+    }
+
+    /// Makes way for a runner that is about to be told to go, while the agent holds the lock: from now on its words count,
+    /// and a record that is there would be another one's.
+    pub fn make_way(&self) -> io::Result<()> {
+        remove_if_there(&self.0.join(RECORD))?;
+        fs::rename(self.0.join(NEXT_STDERR), self.0.join(STDERR))
+    }
+
+    /// Returns why the last runner that took over ended: what it said or, when it died without a word, how it ended and
+    /// the last line that it wrote.
+    pub async fn last_words(&self, how: impl std::fmt::Display) -> io::Result<LastWords> {
+        last_words(self.0.join(STDERR), how).await
+    }
+
+    /// The same of a runner that ended before it took over.
+    pub async fn last_words_of_next(&self, how: impl std::fmt::Display) -> io::Result<LastWords> {
+        last_words(self.0.join(NEXT_STDERR), how).await
+    }
+
+    /// Returns the last lines of the component's output.
+    pub async fn logs(&self, lines: usize) -> io::Result<Vec<String>> {
+        let paths = [self.0.join(FULL_LOG), self.0.join(LOG)];
+        blocking(move || {
+            let texts: io::Result<Vec<_>> = paths.iter().map(|path| tail::end_of(path, LOG_TAIL)).collect();
+            Ok(tail::last_lines(&texts?, lines))
+        })
+        .await
     }
 }
 
-/// `None` when the file is absent or does not hold a `T`: whoever writes these files puts that right.
+/// Sees a runner off that has given up its lock: it finishes the requests in work, or is killed.
+pub async fn see_off(process: Process) -> io::Result<()> {
+    match timeout(STOP_PATIENCE, process.ended()).await {
+        Ok(ended) => ended,
+        Err(_elapsed) => kill(&process).await,
+    }
+}
+
+async fn kill(process: &Process) -> io::Result<()> {
+    process.signal(Signal::KILL)?;
+    let ended = timeout(KILL_PATIENCE, process.ended()).await;
+    ended.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the runner was killed and does not end")))
+}
+
+async fn last_words(stderr: PathBuf, how: impl std::fmt::Display) -> io::Result<LastWords> {
+    let how = how.to_string();
+    let end = blocking(move || tail::end_of(&stderr, STDERR_TAIL)).await?;
+    Ok(LastWords::find(&end).unwrap_or_else(|| {
+        let last_line = end.lines().rev().find(|line| !line.trim().is_empty());
+        let message = last_line.map_or_else(|| how.clone(), |line| format!("{how}: {line}"));
+        LastWords { code: "exited".to_owned(), message }
+    }))
+}
+
+/// Returns `None` when the file is absent. One that does not hold a `T` is an error of the kind `InvalidData`.
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    let Some(bytes) = read_optional(path)? else { return Ok(None) };
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).map(Some).map_err(invalid)
 }

@@ -10,12 +10,12 @@ const DEFAULT_MEMORY: u64 = 64 << 20;
 /// One page of WebAssembly memory at least; 32 bits address no more than 4 GiB.
 const MEMORY: std::ops::RangeInclusive<u64> = (64 << 10)..=(4 << 30);
 
-/// The checked settings.
+/// Settings whose every value was checked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where it listens.
+    /// The port on which the workload listens.
     pub port: NonZeroU16,
-    /// Bytes.
+    /// The memory that all requests in work may hold together, in bytes.
     pub memory: u64,
 }
 

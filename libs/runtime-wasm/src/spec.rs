@@ -1,4 +1,4 @@
-//! What agent and runner say to each other: the specification, the record, the control socket, the last words.
+//! What agent and runner say to each other: the specification, the record, the start, the control socket, the last words.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -8,34 +8,49 @@ use serde::{Deserialize, Serialize};
 
 use crate::ProcessId;
 
-/// In the folder of a workload: the [`Spec`], written by the agent.
+/// The file in the folder of a workload that holds the [`Spec`] in force. The agent writes it.
 pub const SPEC: &str = "spec.json";
-/// In the folder of a workload: the [`Record`], written by the runner.
+/// The file in the folder of a workload that holds the [`Spec`] of a revision that is prepared and not in force yet.
+pub const NEXT: &str = "next.json";
+/// The file in the folder of a workload that holds the [`Record`]. The runner writes it.
 pub const RECORD: &str = "runner.json";
-/// In the folder of a workload: the control socket.
+/// The control socket in the folder of a workload.
 pub const CONTROL: &str = "control";
-/// In the folder of a workload: a line for each start.
+/// The file in the folder of a workload that has a line for each start.
 pub const STARTS: &str = "starts.log";
-/// In the folder of a workload: what the component writes to its stdout and stderr.
+/// The file in the folder of a workload with what the component writes to its stdout and stderr.
 pub const LOG: &str = "log";
+/// The file that [`LOG`] became when it was full.
+pub const FULL_LOG: &str = "log.1";
 
-/// How long a runner that shall end may work on the requests it has.
+/// What a runner that was started with `--wait` writes to its stdout, which is a socket, when it could answer at once.
+pub const READY: &str = "ready";
+/// What the agent then sends to have the runner take over. A runner whose socket ends before that ends too, so that none
+/// is left behind when the agent dies.
+pub const GO: &str = "go";
+/// What the runner writes when it takes requests.
+pub const LISTENING: &str = "listening";
+
+/// The code of the [`LastWords`] of a runner whose component is not the one that was ordered, or no component at all.
+pub const ARTIFACT: &str = "artifact";
+
+/// How long a runner that is told to end may go on working on the requests it has.
 pub const GRACE: Duration = Duration::from_secs(8);
 
 /// What a runner shall run. Written by the agent, read once by the runner when it starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
-    /// Which workload this is.
+    /// The workload that this is a revision of.
     pub workload: WorkloadId,
     /// sha256 of the deployment's document.
     pub digest: Digest,
-    /// The component.
+    /// The file of the component.
     pub artifact: PathBuf,
-    /// sha256 of that file.
+    /// The sha256 of that file, which the runner compares before it loads the file.
     pub artifact_digest: Digest,
     /// The component's environment: all that it gets from outside.
     pub environment: BTreeMap<String, String>,
-    /// Where it answers.
+    /// The address on which the workload answers.
     pub listen: SocketAddr,
     /// Bytes of linear memory that all requests in work may hold together.
     pub memory_limit: u64,
@@ -49,42 +64,44 @@ pub struct Spec {
     pub folder: PathBuf,
 }
 
-/// Which process runs the workload, and for which document it was started.
+/// The process that holds the workload's lock and port, and the document for which it was started. A runner writes the
+/// record when it takes over and removes it before it gives the lock up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The runner.
+    /// The process of the runner.
     pub process: ProcessId,
-    /// Of the specification it read.
+    /// The digest in the specification that the runner has read.
     pub digest: Digest,
 }
 
-/// One line to the control socket.
+/// A line that the agent sends to the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
-    /// How are you?
+    /// Asks how the runner is.
     Status,
-    /// Take no more requests, finish those in work, end.
+    /// Tells the runner to take no more requests, to finish those in work and to end. It answers when the port and the
+    /// lock are free for the next one.
     Stop,
 }
 
-/// The line that answers each command.
+/// The line with which the runner answers each command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Whether it takes requests.
+    /// Whether the runner takes requests.
     pub state: RunnerState,
-    /// Which process this is.
+    /// The process that answers.
     #[serde(flatten)]
     pub process: ProcessId,
-    /// Of the document it was started for.
+    /// The document for which the runner was started.
     pub digest: Digest,
-    /// Where it answers.
+    /// The address on which the workload answers.
     pub listen: SocketAddr,
-    /// Requests it took since it started.
+    /// Requests that the runner took since it started.
     pub requests: u64,
     /// Those among them that the component failed to answer.
     pub failures: u64,
-    /// Those it refused because too many were in work.
+    /// Requests that the runner refused because too many were in work.
     pub refused: u64,
     /// Bytes of memory of the process, shared pages by their share (PSS), where the kernel says it.
     pub memory: Option<u64>,
@@ -94,9 +111,9 @@ pub struct Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunnerState {
-    /// It does.
+    /// The runner takes requests and answers them.
     Running,
-    /// It finishes the requests in work, then it ends.
+    /// The runner finishes the requests in work, then it ends.
     Stopping,
 }
 
@@ -105,12 +122,12 @@ pub enum RunnerState {
 pub struct LastWords {
     /// A stable word, such as `address-in-use`.
     pub code: String,
-    /// For people.
+    /// The reason in words for people.
     pub message: String,
 }
 
 impl LastWords {
-    /// From what a runner wrote to stderr; `None` when it died without a word of its own.
+    /// Finds the last words in what a runner wrote to stderr; returns `None` when it died without a word of its own.
     pub fn find(stderr: &str) -> Option<Self> {
         let (code, message) = stderr.lines().rev().find_map(|line| line.strip_prefix("error[")?.split_once("]: "))?;
         Some(Self { code: code.to_owned(), message: message.to_owned() })

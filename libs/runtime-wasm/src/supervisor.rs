@@ -8,168 +8,291 @@ use std::{
     time::Duration,
 };
 
+use margo::Digest;
+use process::Backoff;
 use runtime::Condition;
 use tokio::{
     process::Child,
     sync::Notify,
     time::{Instant, sleep},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     ask,
-    folder::{Folder, Holder},
-    process::Process,
-    spec::{Command, LastWords},
+    folder::{Folder, Holder, see_off},
+    process_id::Process,
+    spec::{Command, LastWords, Spec},
+    start::{Channel, Gone, StartError, Starting},
 };
 
+/// The pause after the second death in quick succession; the first is followed by a start at once.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A runner that lived so long is thought to be well: the next pause is the first one again.
-const STEADY: Duration = Duration::from_secs(60);
+/// A runner that was up for so long is well: what was before counts no more.
+const STEADY: Duration = Duration::from_secs(10);
+/// Deaths in quick succession after which a workload that is up again is not shown so before it is steady: else each
+/// round of a crash loop would be two changes of its state, written, reported and stored.
+const FLAPPING: u32 = 2;
 
-/// How a workload is, for whoever wants to know.
+/// What is shown of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The sha256 of the document in force.
+    pub digest: Digest,
+    pub condition: Condition,
+    /// How often it was started again since it was applied.
+    pub restarts: u32,
+    /// The port that it has.
+    pub port: u16,
+}
+
+impl View {
+    /// A workload of this specification that is on its way up.
+    pub fn starting(spec: &Spec) -> Self {
+        Self { digest: spec.digest, condition: Condition::Starting, restarts: 0, port: spec.listen.port() }
+    }
+}
+
+/// What is shown of a workload, for whoever wants to know; nothing while it is only being prepared.
 #[derive(Clone)]
 pub struct Shown {
-    condition: Arc<Mutex<Condition>>,
+    view: Arc<Mutex<Option<View>>>,
     changed: Arc<Notify>,
 }
 
 impl Shown {
-    /// A workload that is on its way up.
-    pub fn new(changed: Arc<Notify>) -> Self {
-        Self { condition: Arc::new(Mutex::new(Condition::Starting)), changed }
+    /// A workload of which nothing is shown yet. `changed` is notified of everything that is.
+    pub fn nothing(changed: Arc<Notify>) -> Self {
+        Self { view: Arc::default(), changed }
     }
 
-    /// How it is.
-    pub fn get(&self) -> Condition {
-        self.condition.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns what is shown now.
+    pub fn get(&self) -> Option<View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// It is now like this.
-    pub fn set(&self, condition: Condition) {
-        let mut shown = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
-        if *shown != condition {
-            *shown = condition;
+    /// Shows this from now on.
+    pub fn set(&self, view: View) {
+        self.change(|shown| *shown = Some(view));
+    }
+
+    /// Shows the workload in this condition from now on.
+    pub fn set_condition(&self, condition: Condition) {
+        self.change(|shown| {
+            if let Some(view) = shown {
+                view.condition = condition;
+            }
+        });
+    }
+
+    fn count_restart(&self) {
+        self.change(|shown| {
+            if let Some(view) = shown {
+                view.restarts = view.restarts.saturating_add(1);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Option<View>)) {
+        let mut shown = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = shown.clone();
+        change(&mut shown);
+        if *shown != before {
             self.changed.notify_one();
         }
     }
 }
 
 /// Runs what the folder's specification says, again and again, until it is dropped. It may be dropped at any line, as
-/// the agent may be killed at any line: the runner stays, and the next supervisor takes it up.
+/// the agent may be killed at any line: a runner that took over stays, and the next supervisor takes it up.
 pub struct Supervisor {
-    /// Of the workload.
+    /// The folder of the workload.
     pub folder: Folder,
-    /// The program.
     pub runner: PathBuf,
-    /// How it is.
+    /// Where the workload's condition is shown.
     pub shown: Shown,
+    /// A runner that was just told to go.
+    pub gone: Option<Gone>,
 }
 
 /// The runner, as a child of ours or of an earlier life of the agent.
 enum Runner {
-    Child(Child),
+    Child(Box<Child>, Channel),
     TakenUp(Process),
 }
 
-impl Runner {
-    async fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        match self {
-            Self::Child(child) => child.wait().await.map(Some),
-            Self::TakenUp(process) => process.ended().await.map(|()| None),
-        }
-    }
+/// How one life of a runner ended.
+struct End {
+    words: LastWords,
+    /// How long it took requests; `None` when it never did.
+    was_up: Option<Duration>,
 }
 
 impl Supervisor {
-    /// Never returns.
-    pub async fn run(self) {
-        let mut failures = 0;
+    /// Supervises the workload for ever.
+    pub async fn run(mut self) {
+        let mut deaths = Deaths::default();
         loop {
-            self.shown.set(Condition::Starting);
-            let begin = Instant::now();
-            let words = self
-                .run_once()
-                .await
-                .unwrap_or_else(|error| LastWords { code: "not-started".to_owned(), message: error.to_string() });
-            if begin.elapsed() >= STEADY {
-                failures = 0;
-            }
-            let pause = pause(failures, jitter());
-            failures = failures.saturating_add(1);
-            warn!(folder = %self.folder.path().display(), code = words.code, message = words.message, ?pause, "the runner ended");
-            self.shown.set(Condition::Failed { code: words.code, message: words.message });
+            let gone = self.gone.take();
+            let end = self.run_once(gone, &deaths).await.unwrap_or_else(|error| match error {
+                StartError::Ended(words) => End { words, was_up: None },
+                StartError::Io(error) => {
+                    let words = LastWords { code: "not-started".to_owned(), message: process::chain(&error) };
+                    End { words, was_up: None }
+                }
+            });
+            let pause = deaths.died(end.was_up);
+            let LastWords { code, message } = end.words;
+            warn!(folder = %self.folder.path().display(), code, message, ?pause, "the runner ended");
+            self.shown.set_condition(Condition::Failed { code, message });
             sleep(pause).await;
+            self.shown.count_restart();
         }
     }
 
-    /// Takes the runner up or starts one; returns what it said when it ended.
-    async fn run_once(&self) -> io::Result<LastWords> {
+    /// Takes the runner up or starts one; returns when it has ended.
+    async fn run_once(&self, gone: Option<Gone>, deaths: &Deaths) -> Result<End, StartError> {
+        if let Some(Gone { child, channel }) = gone {
+            return self.watch(Runner::Child(Box::new(child), channel), deaths).await;
+        }
         let spec = self.folder.spec()?.ok_or_else(|| io::Error::other("the specification is gone"))?;
-        let lock = match self.folder.holder().await? {
+        match self.folder.holder().await? {
             Holder::Runner(process, digest) if digest == spec.digest => {
                 info!(workload = %spec.workload, "taking up a runner that lives");
-                return self.watch(Runner::TakenUp(process)).await;
+                return self.watch(Runner::TakenUp(process), deaths).await;
             }
-            Holder::Runner(..) => self.folder.stop().await?,
-            Holder::Nobody(lock) => lock,
-        };
-        let child = self.folder.start(lock, &self.runner)?;
+            Holder::Runner(..) => {
+                if let (_, Some(leaving)) = self.folder.stop().await? {
+                    tokio::spawn(see_off(leaving));
+                }
+            }
+            Holder::Nobody(_) => {}
+        }
+        let mut starting = Starting::spawn(&self.folder, &self.runner, &self.folder.spec_file())?;
+        starting.ready().await?;
+        let Gone { child, channel } = starting.go().await?;
         info!(workload = %spec.workload, pid = child.id(), "started a runner");
-        self.watch(Runner::Child(child)).await
+        self.watch(Runner::Child(Box::new(child), channel), deaths).await
     }
 
-    async fn watch(&self, mut runner: Runner) -> io::Result<LastWords> {
-        let status = tokio::select! {
-            status = runner.ended() => status?,
-            () = self.show_running() => runner.ended().await?,
-        };
-        let (words, last_line) = self.folder.last_words()?;
-        Ok(words.unwrap_or_else(|| {
-            let how = status.map_or_else(|| "it ended".to_owned(), |status| status.to_string());
-            let message = last_line.map_or_else(|| how.clone(), |line| format!("{how}: {line}"));
-            LastWords { code: "exited".to_owned(), message }
-        }))
-    }
-
-    /// Returns when the runner answers.
-    async fn show_running(&self) {
-        // It compiles its component at its first start, which takes a while; from the cache, next to nothing.
-        let mut pause = Duration::from_millis(5);
-        loop {
-            if let Ok(status) = ask(self.folder.path(), Command::Status).await {
-                self.shown.set(Condition::Running { endpoint: Some(format!("http://{}/", status.listen)) });
-                return;
+    async fn watch(&self, runner: Runner, deaths: &Deaths) -> Result<End, StartError> {
+        let spec = self.folder.spec()?.ok_or_else(|| io::Error::other("the specification is gone"))?;
+        let running = Condition::Running { endpoint: Some(format!("http://{}/", spec.listen)) };
+        let mut up_since = None;
+        let shown = async {
+            if deaths.is_flapping() {
+                sleep(STEADY).await;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(200));
+            self.shown.set_condition(running);
+            std::future::pending::<()>().await;
+        };
+        let (status, was_up) = match runner {
+            Runner::Child(mut child, channel) => {
+                let status: ExitStatus = tokio::select! {
+                    status = child.wait() => status?,
+                    () = async {
+                        channel.listening().await;
+                        up_since = Some(Instant::now());
+                        debug!(workload = %spec.workload, "the runner takes requests");
+                        shown.await;
+                    } => child.wait().await?,
+                };
+                (status.to_string(), up_since)
+            }
+            Runner::TakenUp(process) => {
+                tokio::select! {
+                    ended = process.ended() => ended?,
+                    () = async {
+                        self.answers().await;
+                        up_since = Some(Instant::now());
+                        shown.await;
+                    } => process.ended().await?,
+                }
+                ("it ended".to_owned(), up_since)
+            }
+        };
+        let words = self.folder.last_words(status).await?;
+        Ok(End { words, was_up: was_up.map(|since| since.elapsed()) })
+    }
+
+    /// Returns when a runner that was taken up answers: it does at once, unless it has only just begun or hangs.
+    async fn answers(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
+        while ask(self.folder.path(), Command::Status).await.is_err() {
+            sleep(backoff.pause()).await;
         }
     }
 }
 
-/// Doubles with each failure; `jitter` of 0 to 1 takes up to half of it away, so that workloads which failed together
-/// do not start together.
-fn pause(failures: u32, jitter: f64) -> Duration {
-    let whole = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_PAUSE);
-    whole.mul_f64(1.0 - jitter / 2.0).max(FIRST_PAUSE)
+/// The deaths of a workload's runners in quick succession.
+#[derive(Debug)]
+struct Deaths {
+    quick: u32,
+    /// Those among them that had taken requests before.
+    of_running: u32,
+    backoff: Backoff,
 }
 
-fn jitter() -> f64 {
-    // Without randomness there is no jitter; the pauses still grow.
-    getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX))
+impl Default for Deaths {
+    fn default() -> Self {
+        Self { quick: 0, of_running: 0, backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE) }
+    }
+}
+
+impl Deaths {
+    /// A runner died that had been up for so long, or never was. Returns how long to wait before the next start.
+    fn died(&mut self, was_up: Option<Duration>) -> Duration {
+        if was_up.is_some_and(|time| time >= STEADY) {
+            *self = Self::default();
+        }
+        self.of_running += u32::from(was_up.is_some());
+        self.quick = self.quick.saturating_add(1);
+        if self.quick == 1 { Duration::ZERO } else { self.backoff.pause() }
+    }
+
+    fn is_flapping(&self) -> bool {
+        self.of_running >= FLAPPING
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const BRIEFLY: Option<Duration> = Some(Duration::from_millis(100));
+
     #[test]
-    fn pauses_grow_from_one_second_to_sixty() {
-        let pauses: Vec<_> = (0..8).map(|failures| pause(failures, 0.0).as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(pause(u32::MAX, 0.0), LONGEST_PAUSE);
-        assert_eq!(pause(3, 1.0), Duration::from_secs(4));
-        assert_eq!(pause(0, 1.0), FIRST_PAUSE);
+    fn the_first_restart_is_immediate_and_pauses_grow_with_deaths_in_quick_succession() {
+        let mut deaths = Deaths::default();
+        assert_eq!(deaths.died(BRIEFLY), Duration::ZERO);
+        for whole in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let pause = deaths.died(BRIEFLY);
+            let whole = Duration::from_secs(whole);
+            assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
+        }
+    }
+
+    #[test]
+    fn a_steady_run_forgets_what_was_before() {
+        let mut deaths = Deaths::default();
+        for _ in 0..5 {
+            deaths.died(BRIEFLY);
+        }
+        assert_eq!(deaths.died(Some(Duration::from_secs(12))), Duration::ZERO);
+        assert!(!deaths.is_flapping());
+    }
+
+    #[test]
+    fn only_what_was_up_and_died_is_flapping() {
+        let mut deaths = Deaths::default();
+        for _ in 0..5 {
+            deaths.died(None);
+        }
+        assert!(!deaths.is_flapping(), "a port that becomes free is shown at once");
+        for _ in 0..FLAPPING {
+            deaths.died(BRIEFLY);
+        }
+        assert!(deaths.is_flapping());
     }
 }

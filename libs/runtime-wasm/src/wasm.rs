@@ -1,65 +1,109 @@
-//! The runtime itself: which workloads there are, and who supervises each.
+//! The runtime itself: which workloads there are, and how one revision gives way to the next.
+//!
+//! Each workload has a slot of its own, and calls for one workload take turns in it, so a workload that is slow to stop
+//! holds up no other. Applying, removing and restarting run as tasks of their own from the point where they begin to
+//! change what runs: a caller that gives up then waits no longer, and what was begun is still brought to its end. Each
+//! step in there has a limit.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use disk::blocking;
 use futures::{
     FutureExt,
     future::{BoxFuture, join_all},
 };
 use margo::{Digest, ProfileType};
-use runtime::{Condition, Observed, Runtime, RuntimeError, Workload, WorkloadId};
-use tokio::{process::Command, sync::Notify, time::timeout};
+use oci::{Descriptor, media};
+use process::chain;
+use runtime::{Artifact, Call, Condition, Need, Observed, Runtime, RuntimeError, Stats, Workload, WorkloadId};
+use tokio::{
+    process::Command,
+    sync::{Notify, OwnedMutexGuard},
+    time::timeout,
+};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
-    folder::Folder,
+    ask,
+    folder::{Folder, see_off},
     settings::Settings,
-    spec::Spec,
-    supervisor::{Shown, Supervisor},
+    spec::{self, Spec},
+    start::{Gone, StartError, Starting},
+    supervisor::{Shown, Supervisor, View},
 };
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Each request in work is an instance with memory of its own.
 const MAX_REQUESTS: usize = 32;
+/// `wasm-runner --version` answers within milliseconds, unless the node is in trouble.
+const DETECT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the runtime needs to know.
+/// What the runtime depends on.
 #[derive(Clone, Debug)]
 pub struct WasmRuntimeConfig {
-    /// The program `wasm-runner`.
+    /// The program `wasm-runner`: a path, or a bare name that is looked for in PATH.
     pub runner: PathBuf,
-    /// Where each workload has its folder.
+    /// The folder in which each workload has its own.
     pub folder: PathBuf,
     /// Where this node keeps compiled components. What is in it is run as native code: it belongs to this node alone.
     pub cache: PathBuf,
+    /// The address on which workloads listen.
+    pub address: IpAddr,
 }
 
 /// Runs WebAssembly components that export `wasi:http/incoming-handler`.
 ///
-/// Dropping it leaves the runners alone; [`WasmRuntime::stop_all`] ends them.
+/// Dropping it leaves the runners alone; [`Runtime::suspend`] ends them.
 pub struct WasmRuntime {
     config: WasmRuntimeConfig,
-    workloads: Mutex<BTreeMap<WorkloadId, Supervised>>,
-    /// Held by whoever changes what runs, so that two orders for one workload come one after the other.
-    changing: tokio::sync::Mutex<()>,
+    slots: Arc<Slots>,
     changed: Arc<Notify>,
 }
 
-struct Supervised {
-    digest: Digest,
+#[derive(Default)]
+struct Slots(Mutex<BTreeMap<WorkloadId, Arc<Slot>>>);
+
+/// The place of one workload.
+struct Slot {
+    folder: Folder,
     shown: Shown,
-    /// `None` while it is replaced or removed.
+    /// Held by whoever changes the workload, so that two calls for it come one after the other.
+    turn: Arc<tokio::sync::Mutex<Turn>>,
+}
+
+#[derive(Default)]
+struct Turn {
     supervisor: Option<AbortOnDropHandle<()>>,
+    prepared: Option<Prepared>,
+    /// Whether the workload was removed while somebody waited for a turn.
+    is_removed: bool,
+}
+
+/// A revision that could answer at once.
+struct Prepared {
+    spec: Spec,
+    starting: Starting,
+}
+
+impl Slots {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, Arc<Slot>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: &WorkloadId) -> Option<Arc<Slot>> {
+        self.lock().get(id).cloned()
+    }
 }
 
 impl WasmRuntime {
@@ -72,112 +116,220 @@ impl WasmRuntime {
             runner: if config.runner.components().count() > 1 { absolute(&config.runner)? } else { config.runner },
             folder: absolute(&config.folder)?,
             cache: absolute(&config.cache)?,
+            address: config.address,
         };
         for folder in [&config.folder, &config.cache] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
             made.map_err(io_error(format!("making the folder {}", folder.display())))?;
         }
-        let runtime = Self {
-            workloads: Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
-            changed: Arc::default(),
-            config,
-        };
+        let runtime = Self { slots: Arc::default(), changed: Arc::default(), config };
         let reading = || format!("reading {}", runtime.config.folder.display());
         for folder in Folder::list(&runtime.config.folder).map_err(io_error(reading()))? {
-            match folder.spec().map_err(io_error(reading()))? {
-                Some(spec) => runtime.supervise(spec.workload, spec.digest, folder),
-                None => {
-                    info!(folder = %folder.path().display(), "removing what is left of a workload");
-                    delete(&folder).await?;
-                }
-            }
+            runtime.find(folder).await.map_err(io_error(reading()))?;
         }
         Ok(runtime)
     }
 
-    /// Stops every workload and keeps it: the next life of the agent starts it again.
-    pub async fn stop_all(&self) -> Result<(), RuntimeError> {
-        let _changing = self.changing.lock().await;
-        let workloads = std::mem::take(&mut *self.workloads());
-        let stops = workloads.into_iter().map(async |(id, supervised)| {
-            end(supervised.supervisor).await;
-            let stopped = Folder::of(&self.config.folder, &id).stop().await;
-            stopped.map(drop).map_err(io_error(format!("stopping {id}")))
+    /// Goes on with what an earlier life of the agent left in this folder.
+    async fn find(&self, folder: Folder) -> io::Result<()> {
+        folder.forget_next()?;
+        match folder.spec() {
+            Ok(Some(spec)) => {
+                let slot = self.slot(&spec.workload);
+                slot.shown.set(View::starting(&spec));
+                slot.turn.lock().await.supervisor = Some(self.supervise(&slot, None));
+            }
+            Ok(None) => {
+                info!(folder = %folder.path().display(), "removing what is left of a workload");
+                delete(&folder).await?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let error = &error as &dyn std::error::Error;
+                error!(folder = %folder.path().display(), error, "left alone until it is applied or removed");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn slot(&self, id: &WorkloadId) -> Arc<Slot> {
+        let new = || {
+            Arc::new(Slot {
+                folder: Folder::of(&self.config.folder, id),
+                shown: Shown::nothing(self.changed.clone()),
+                turn: Arc::default(),
+            })
+        };
+        self.slots.lock().entry(id.clone()).or_insert_with(new).clone()
+    }
+
+    /// Waits for a turn at a workload, which gets a slot when it has none.
+    async fn turn(&self, id: &WorkloadId) -> (Arc<Slot>, OwnedMutexGuard<Turn>) {
+        loop {
+            let slot = self.slot(id);
+            let turn = slot.turn.clone().lock_owned().await;
+            if !turn.is_removed {
+                return (slot, turn);
+            }
+        }
+    }
+
+    fn supervise(&self, slot: &Slot, gone: Option<Gone>) -> AbortOnDropHandle<()> {
+        supervise(slot, self.config.runner.clone(), gone)
+    }
+
+    fn spec(&self, workload: &Workload) -> Result<Spec, RuntimeError> {
+        let settings = Settings::parse(&workload.settings)?;
+        let component = component(&workload.artifact)?;
+        let artifact = std::path::absolute(workload.content.path(&component.digest));
+        Ok(Spec {
+            workload: workload.id.clone(),
+            digest: workload.digest,
+            artifact: artifact.map_err(io_error("finding the artifact"))?,
+            artifact_digest: component.digest,
+            environment: workload.environment(),
+            listen: SocketAddr::new(self.config.address, settings.port.get()),
+            memory_limit: settings.memory,
+            request_timeout: REQUEST_TIMEOUT,
+            max_requests: MAX_REQUESTS,
+            cache: self.config.cache.clone(),
+            folder: Folder::of(&self.config.folder, &workload.id).path().to_owned(),
+        })
+    }
+
+    /// Prepares the workload unless it is prepared or runs already.
+    async fn prepare_in(
+        &self,
+        slot: &Slot,
+        turn: &mut Turn,
+        workload: &Workload,
+        call: &Call,
+    ) -> Result<(), RuntimeError> {
+        if slot.runs(turn, workload.digest) {
+            return Ok(());
+        }
+        let is_ready = |prepared: &mut Prepared| prepared.spec.digest == workload.digest && prepared.starting.waits();
+        if turn.prepared.as_mut().is_some_and(is_ready) {
+            return Ok(());
+        }
+        let spec = self.spec(workload)?;
+        // One that is prepared for another document reads the file that is written next.
+        turn.prepared = None;
+        let writing = || format!("writing the specification of {}", spec.workload);
+        let (folder, next) = (slot.folder.clone(), spec.clone());
+        let file = blocking(move || folder.write_next(&next)).await.map_err(io_error(writing()))?;
+        call.progress.tell("loading the component");
+        let starting = Starting::spawn(&slot.folder, &self.config.runner, &file);
+        let mut starting = starting.map_err(io_error("starting wasm-runner"))?;
+        let (ready, synced) = tokio::join!(starting.ready(), slot.folder.sync_next());
+        ready.map_err(not_ready)?;
+        synced.map_err(io_error(writing()))?;
+        debug!(workload = %spec.workload, digest = %spec.digest, "prepared");
+        turn.prepared = Some(Prepared { spec, starting });
+        Ok(())
+    }
+
+    async fn prepare(&self, workload: Workload, call: Call) -> Result<(), RuntimeError> {
+        let (slot, mut turn) = self.turn(&workload.id).await;
+        self.prepare_in(&slot, &mut turn, &workload, &call).await
+    }
+
+    async fn apply(&self, workload: Workload, call: Call) -> Result<(), RuntimeError> {
+        let (slot, mut turn) = self.turn(&workload.id).await;
+        self.prepare_in(&slot, &mut turn, &workload, &call).await?;
+        let Some(prepared) = turn.prepared.take() else { return Ok(()) };
+        call.progress.tell("replacing the runner");
+        let runner = self.config.runner.clone();
+        let replaced = to_its_end(async move {
+            let replaced = replace(&slot, &mut turn, prepared, runner).await;
+            replaced.map_err(io_error(format!("replacing the runner in {}", slot.folder.path().display())))
+        });
+        replaced.await
+    }
+
+    async fn remove(&self, id: WorkloadId) -> Result<(), RuntimeError> {
+        let folder = Folder::of(&self.config.folder, &id);
+        if self.slots.get(&id).is_none() && !folder.path().exists() {
+            return Ok(());
+        }
+        let (slot, mut turn) = self.turn(&id).await;
+        let (slots, changed) = (self.slots.clone(), self.changed.clone());
+        to_its_end(async move {
+            turn.prepared = None;
+            end(turn.supervisor.take()).await;
+            // Shown until it is gone.
+            let removed = delete(&slot.folder).await;
+            match &removed {
+                Ok(()) => {
+                    turn.is_removed = true;
+                    slots.lock().remove(&id);
+                }
+                Err(error) => {
+                    warn!(workload = %id, error = error as &dyn std::error::Error, "not removed");
+                    let failed = Condition::Failed { code: "not-removed".to_owned(), message: chain(error) };
+                    slot.shown.set_condition(failed);
+                }
+            }
+            changed.notify_one();
+            removed.map_err(io_error(format!("removing {}", slot.folder.path().display())))
+        })
+        .await
+    }
+
+    async fn restart(&self, id: WorkloadId, call: Call) -> Result<(), RuntimeError> {
+        let slot = self.slots.get(&id).ok_or_else(|| RuntimeError::Absent(id.clone()))?;
+        let mut turn = slot.turn.clone().lock_owned().await;
+        if turn.is_removed || slot.shown.get().is_none() {
+            return Err(RuntimeError::Absent(id));
+        }
+        // It would take the place of the one that is started now.
+        turn.prepared = None;
+        call.progress.tell("loading the component");
+        let starting = Starting::spawn(&slot.folder, &self.config.runner, &slot.folder.spec_file());
+        let mut starting = starting.map_err(io_error("starting wasm-runner"))?;
+        starting.ready().await.map_err(not_ready)?;
+        let runner = self.config.runner.clone();
+        let restarted = to_its_end(async move {
+            end(turn.supervisor.take()).await;
+            let gone = hand_over(&slot, starting).await;
+            let (gone, result) = match gone {
+                Ok(gone) => (Some(gone), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            turn.supervisor = Some(supervise(&slot, runner, gone));
+            result.map_err(io_error(format!("restarting the runner in {}", slot.folder.path().display())))
+        });
+        restarted.await
+    }
+
+    async fn suspend(&self) -> Result<(), RuntimeError> {
+        let slots = std::mem::take(&mut *self.slots.lock());
+        let stops = slots.into_iter().map(async |(id, slot)| {
+            let mut turn = slot.turn.clone().lock_owned().await;
+            turn.is_removed = true;
+            turn.prepared = None;
+            end(turn.supervisor.take()).await;
+            let stopped = async {
+                match slot.folder.stop().await? {
+                    (_, Some(leaving)) => see_off(leaving).await,
+                    (_, None) => Ok(()),
+                }
+            };
+            match stopped.await {
+                // It was never more than prepared.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                stopped => stopped.map_err(io_error(format!("stopping {id}"))),
+            }
         });
         let stopped = join_all(stops).await.into_iter().collect();
         self.changed.notify_one();
         stopped
     }
 
-    async fn apply(&self, workload: Workload) -> Result<(), RuntimeError> {
-        let _changing = self.changing.lock().await;
-        let is_held = |held: &Supervised| held.digest == workload.digest && held.supervisor.is_some();
-        if self.workloads().get(&workload.id).is_some_and(is_held) {
-            return Ok(());
-        }
-        let folder = Folder::of(&self.config.folder, &workload.id);
-        let spec = self.spec(workload, &folder)?;
-        folder.write_spec(&spec).map_err(io_error(format!("writing the specification of {}", spec.workload)))?;
-        let old = self.workloads().get_mut(&spec.workload).and_then(|held| held.supervisor.take());
-        end(old).await;
-        // It finds the runner of the old document and stops it first.
-        self.supervise(spec.workload, spec.digest, folder);
-        self.changed.notify_one();
-        Ok(())
-    }
-
-    fn spec(&self, workload: Workload, folder: &Folder) -> Result<Spec, RuntimeError> {
-        let settings = Settings::parse(&workload.settings)?;
-        let artifact = std::path::absolute(workload.artifact).map_err(io_error("finding the artifact"))?;
-        Ok(Spec {
-            workload: workload.id,
-            digest: workload.digest,
-            artifact,
-            artifact_digest: workload.artifact_digest,
-            environment: workload.environment,
-            listen: SocketAddr::new(workload.address, settings.port.get()),
-            memory_limit: settings.memory,
-            request_timeout: REQUEST_TIMEOUT,
-            max_requests: MAX_REQUESTS,
-            cache: self.config.cache.clone(),
-            folder: folder.path().to_owned(),
-        })
-    }
-
-    fn supervise(&self, id: WorkloadId, digest: Digest, folder: Folder) {
-        let shown = Shown::new(self.changed.clone());
-        let supervisor = Supervisor { folder, runner: self.config.runner.clone(), shown: shown.clone() };
-        let supervisor = Some(AbortOnDropHandle::new(tokio::spawn(supervisor.run())));
-        self.workloads().insert(id, Supervised { digest, shown, supervisor });
-    }
-
-    async fn remove(&self, id: WorkloadId) -> Result<(), RuntimeError> {
-        let _changing = self.changing.lock().await;
-        let supervisor = match self.workloads().get_mut(&id) {
-            // The entry stays, so that the workload is seen until it is gone.
-            Some(held) => held.supervisor.take(),
-            None => return Ok(()),
-        };
-        end(supervisor).await;
-        let removed = delete(&Folder::of(&self.config.folder, &id)).await;
-        match &removed {
-            Ok(()) => drop(self.workloads().remove(&id)),
-            Err(error) => {
-                warn!(workload = %id, error = error as &dyn std::error::Error, "not removed");
-                if let Some(held) = self.workloads().get(&id) {
-                    held.shown.set(Condition::Failed { code: "not-removed".to_owned(), message: error.to_string() });
-                }
-            }
-        }
-        self.changed.notify_one();
-        removed
-    }
-
     async fn detect(&self) -> Result<(), String> {
         let runner = self.config.runner.display();
         let asked = Command::new(&self.config.runner).arg("--version").env_clear().kill_on_drop(true).output();
-        match timeout(Duration::from_secs(10), asked).await {
+        match timeout(DETECT_PATIENCE, asked).await {
             Err(_) => Err(format!("{runner} --version does not answer")),
             Ok(Err(error)) => Err(format!("{runner} does not start: {error}")),
             Ok(Ok(output)) if !output.status.success() => Err(format!("{runner} --version: {}", output.status)),
@@ -186,9 +338,98 @@ impl WasmRuntime {
         }
     }
 
-    fn workloads(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, Supervised>> {
-        self.workloads.lock().unwrap_or_else(PoisonError::into_inner)
+    fn observe(&self) -> Vec<Observed> {
+        let observed = |(id, slot): (&WorkloadId, &Arc<Slot>)| {
+            let View { digest, condition, restarts, port } = slot.shown.get()?;
+            let whole = Observed::whole(id.clone(), digest, condition);
+            Some(Observed { restarts, ports: BTreeSet::from([port]), ..whole })
+        };
+        self.slots.lock().iter().filter_map(observed).collect()
     }
+
+    async fn stats(&self, id: WorkloadId) -> Result<Stats, RuntimeError> {
+        let slot = self.slots.get(&id).ok_or_else(|| RuntimeError::Absent(id.clone()))?;
+        let asked = ask(slot.folder.path(), spec::Command::Status).await;
+        let status = asked.map_err(io_error(format!("asking the runner of {id}")))?;
+        Ok(Stats { cpu_time: status.process.cpu_time(), memory: status.memory })
+    }
+
+    async fn logs(&self, id: WorkloadId, lines: usize) -> Result<Vec<String>, RuntimeError> {
+        let slot = self.slots.get(&id).ok_or_else(|| RuntimeError::Absent(id.clone()))?;
+        slot.folder.logs(lines).await.map_err(io_error(format!("reading the log of {id}")))
+    }
+}
+
+impl Slot {
+    /// Whether this document is in force and kept running.
+    fn runs(&self, turn: &Turn, digest: Digest) -> bool {
+        turn.supervisor.is_some() && self.shown.get().is_some_and(|view| view.digest == digest)
+    }
+}
+
+/// Puts a prepared revision in the place of the one that runs. From its first step on the new document is in force: should
+/// a later step fail, the supervisor brings it up.
+async fn replace(slot: &Slot, turn: &mut Turn, prepared: Prepared, runner: PathBuf) -> io::Result<()> {
+    let Prepared { spec, starting } = prepared;
+    slot.folder.enforce_next()?;
+    process::stop_point("runtime-wasm.enforced");
+    let folder = slot.folder.clone();
+    let synced = AbortOnDropHandle::new(tokio::spawn(async move { folder.sync().await }));
+    end(turn.supervisor.take()).await;
+    slot.shown.set(View::starting(&spec));
+    let (gone, result) = match hand_over(slot, starting).await {
+        Ok(gone) => {
+            info!(workload = %spec.workload, pid = gone.child.id(), "a runner took over");
+            (Some(gone), Ok(()))
+        }
+        Err(error) => (None, Err(error)),
+    };
+    turn.supervisor = Some(supervise(slot, runner, gone));
+    synced.await.map_err(io::Error::other)??;
+    result
+}
+
+/// Has the runner that runs give up port and lock, and the new one take over. The old one may go on with the requests in
+/// work for a while; it is seen off in the background.
+async fn hand_over(slot: &Slot, starting: Starting) -> io::Result<Gone> {
+    let (lock, leaving) = slot.folder.stop().await?;
+    drop(lock);
+    process::stop_point("runtime-wasm.port-free");
+    let gone = starting.go().await;
+    process::stop_point("runtime-wasm.gone");
+    if let Some(leaving) = leaving {
+        tokio::spawn(async move {
+            if let Err(error) = see_off(leaving).await {
+                warn!(error = &error as &dyn std::error::Error, "a runner that was replaced did not end");
+            }
+        });
+    }
+    gone
+}
+
+fn supervise(slot: &Slot, runner: PathBuf, gone: Option<Gone>) -> AbortOnDropHandle<()> {
+    let supervisor = Supervisor { folder: slot.folder.clone(), runner, shown: slot.shown.clone(), gone };
+    AbortOnDropHandle::new(tokio::spawn(supervisor.run()))
+}
+
+/// Runs work that must not be left half done as a task of its own: a caller that gives up only stops waiting for it.
+async fn to_its_end(work: impl Future<Output = Result<(), RuntimeError>> + Send + 'static) -> Result<(), RuntimeError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        let source = io::Error::other(error);
+        Err(RuntimeError::Io { attempt: "changing a workload".to_owned(), source })
+    })
+}
+
+/// Returns the one layer of a WebAssembly artifact.
+fn component(artifact: &Artifact) -> Result<&Descriptor, RuntimeError> {
+    let [layer] = artifact.manifest.layers.as_slice() else {
+        return Err(RuntimeError::Invalid("the artifact of a wasm component must have exactly one layer".to_owned()));
+    };
+    if layer.media_type != media::WASM {
+        let rule = format!("the layer of a wasm component must be {}, not {}", media::WASM, layer.media_type);
+        return Err(RuntimeError::Invalid(rule));
+    }
+    Ok(layer)
 }
 
 impl Runtime for WasmRuntime {
@@ -204,38 +445,63 @@ impl Runtime for WasmRuntime {
         self.detect().boxed()
     }
 
-    fn apply(&self, workload: Workload) -> BoxFuture<'_, Result<(), RuntimeError>> {
-        self.apply(workload).boxed()
+    fn needs<'a>(&'a self, workload: &'a Workload) -> BoxFuture<'a, Result<Vec<Need>, RuntimeError>> {
+        async { Ok(vec![workload.artifact.blob(component(&workload.artifact)?)]) }.boxed()
     }
 
-    fn remove(&self, id: WorkloadId) -> BoxFuture<'_, Result<(), RuntimeError>> {
+    fn ports(&self, workload: &Workload) -> BTreeSet<u16> {
+        Settings::parse(&workload.settings).map(|settings| settings.port.get()).into_iter().collect()
+    }
+
+    fn prepare(&self, workload: Workload, call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        self.prepare(workload, call).boxed()
+    }
+
+    fn apply(&self, workload: Workload, call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        self.apply(workload, call).boxed()
+    }
+
+    fn remove(&self, id: WorkloadId, _call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
         self.remove(id).boxed()
     }
 
     fn observe(&self) -> BoxFuture<'_, Result<Vec<Observed>, RuntimeError>> {
-        let observed = |(id, held): (&WorkloadId, &Supervised)| Observed {
-            id: id.clone(),
-            digest: held.digest,
-            condition: held.shown.get(),
-        };
-        let all = self.workloads().iter().map(observed).collect();
-        async { Ok(all) }.boxed()
+        let observed = self.observe();
+        async { Ok(observed) }.boxed()
     }
 
     fn changed(&self) -> Arc<Notify> {
         self.changed.clone()
     }
+
+    fn logs(&self, id: WorkloadId, lines: usize) -> BoxFuture<'_, Result<Vec<String>, RuntimeError>> {
+        self.logs(id, lines).boxed()
+    }
+
+    fn stats(&self, id: WorkloadId) -> BoxFuture<'_, Result<Stats, RuntimeError>> {
+        self.stats(id).boxed()
+    }
+
+    fn restart(&self, id: WorkloadId, call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        self.restart(id, call).boxed()
+    }
+
+    fn suspend(&self) -> BoxFuture<'_, Result<(), RuntimeError>> {
+        self.suspend().boxed()
+    }
 }
 
-/// Stops its runner, if there is one, and removes the folder.
-async fn delete(folder: &Folder) -> Result<(), RuntimeError> {
-    let attempt = || format!("removing {}", folder.path().display());
-    let lock = match folder.stop().await {
+/// Stops the runner, if there is one, and removes the folder.
+async fn delete(folder: &Folder) -> io::Result<()> {
+    let (lock, leaving) = match folder.stop().await {
         // Nothing of it is there any more.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        stopped => stopped.map_err(io_error(attempt()))?,
+        stopped => stopped?,
     };
-    folder.delete(lock).map_err(io_error(attempt()))
+    if let Some(leaving) = leaving {
+        see_off(leaving).await?;
+    }
+    folder.delete(lock).await
 }
 
 /// Returns when the supervisor does nothing more; its runner stays.
@@ -243,6 +509,15 @@ async fn end(supervisor: Option<AbortOnDropHandle<()>>) {
     if let Some(supervisor) = supervisor {
         supervisor.abort();
         let _cancelled = supervisor.await;
+    }
+}
+
+/// An artifact that is not what was ordered, or no component, stays so; whatever else the runner says may pass.
+fn not_ready(error: StartError) -> RuntimeError {
+    match error {
+        StartError::Ended(words) if words.code == spec::ARTIFACT => RuntimeError::Invalid(words.message),
+        StartError::Ended(words) => RuntimeError::Failed { code: words.code, message: words.message },
+        StartError::Io(source) => RuntimeError::Io { attempt: "starting wasm-runner".to_owned(), source },
     }
 }
 

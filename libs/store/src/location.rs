@@ -38,7 +38,7 @@ impl fmt::Display for Location {
 ///
 /// Neither `Display` nor `Debug` shows the password. A password that the URL does not name comes from `~/.pgpass`.
 #[derive(Clone)]
-pub struct PostgresUrl(pub(crate) PgConnectOptions);
+pub struct PostgresUrl(pub(crate) Box<PgConnectOptions>);
 
 /// A text that is no PostgreSQL URL. The text is not repeated, because it may hold a password.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,8 @@ impl FromStr for PostgresUrl {
         if !raw.starts_with("postgres://") && !raw.starts_with("postgresql://") {
             return Err(InvalidLocation);
         }
-        raw.parse().map(Self).map_err(|_| InvalidLocation)
+        let options = raw.parse().map_err(|_| InvalidLocation)?;
+        Ok(Self(Box::new(options)))
     }
 }
 

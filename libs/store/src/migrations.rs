@@ -32,7 +32,7 @@ impl Migrations {
     }
 
     pub(crate) fn for_sqlite(&self) -> Migrator {
-        self.migrator(|text| Cow::Borrowed(text))
+        self.migrator(Cow::Borrowed)
     }
 
     pub(crate) fn for_postgres(&self) -> Migrator {

@@ -45,8 +45,9 @@ macro_rules! read {
 impl Row {
     /// Reads a column that must not be empty, as text.
     pub fn text(&self, column: &'static str) -> Result<&str, StoreError> {
-        let text = read!(self, try_get, column);
-        text.map_err(|error| self.corrupt(column, error))
+        let text: Result<Option<&str>, _> = read!(self, try_get, column);
+        let text = text.map_err(|error| self.corrupt(column, error))?;
+        text.ok_or_else(|| self.invalid(column, "is empty"))
     }
 
     /// Reads text of a column that must not be empty, as a text of the caller's own.
@@ -96,8 +97,9 @@ impl Row {
 
     /// Reads bytes.
     pub fn bytes(&self, column: &'static str) -> Result<Vec<u8>, StoreError> {
-        let bytes = read!(self, try_get, column);
-        bytes.map_err(|error| self.corrupt(column, error))
+        let bytes: Result<Option<Vec<u8>>, _> = read!(self, try_get, column);
+        let bytes = bytes.map_err(|error| self.corrupt(column, error))?;
+        bytes.ok_or_else(|| self.invalid(column, "is empty"))
     }
 
     /// Reads a column that may be empty: `row.optional("since", Row::time)`.
@@ -119,8 +121,10 @@ impl Row {
     }
 
     fn integer(&self, column: &'static str) -> Result<i64, StoreError> {
-        let number = read!(self, try_get, column);
-        number.map_err(|error| self.corrupt(column, error))
+        // Of an empty column SQLite's driver reads 0, so it has to be asked for.
+        let number: Result<Option<i64>, _> = read!(self, try_get, column);
+        let number = number.map_err(|error| self.corrupt(column, error))?;
+        number.ok_or_else(|| self.invalid(column, "is empty"))
     }
 
     fn corrupt(&self, column: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {

@@ -7,7 +7,7 @@ use api::{App, AppProfile, FieldError};
 use bus::proto;
 use git_state::layout::{self, Origin, to_yaml};
 use margo::{ApplicationDescription, ComponentName, Digest};
-use oci::{Descriptor, Manifest, Reference, RepositoryName, layout::is_wasm, media};
+use oci::{ArtifactManifest, Descriptor, Reference, RepositoryName, layout::is_wasm, media};
 use outbox::{AuditSubject, Object, OrderHeader, Verb};
 
 use crate::error::UploadError;
@@ -18,7 +18,7 @@ pub struct Listed {
     /// The name and tag that the index gives it.
     pub reference: Reference,
     pub digest: Digest,
-    pub manifest: Manifest,
+    pub manifest: ArtifactManifest,
 }
 
 impl Listed {

@@ -262,7 +262,7 @@ async fn a_description_that_breaks_a_rule_is_told_with_its_place() {
     // `pack` refuses such a description, so the layout is made by hand around it.
     let text = MARGO.replace("type: custom", "type: magic");
     let description = oci::Descriptor::of(oci::media::DESCRIPTION, text.as_bytes());
-    let package = oci::Manifest::artifact(oci::media::APP, vec![description]).to_json();
+    let package = oci::ArtifactManifest::artifact(oci::media::APP, vec![description]).to_json();
     let listed = oci::Descriptor::of(oci::media::MANIFEST, &package).annotated(oci::media::REF_NAME, "hello:1.0.0");
     let index = json!({ "schemaVersion": 2, "manifests": [listed] }).to_string();
     fs::create_dir_all(folder.path().join("blobs/sha256")).unwrap();

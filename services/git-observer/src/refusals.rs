@@ -25,6 +25,7 @@ impl Refusals {
 
     /// Notes why a client's tip is not published. The same reason again keeps its first time, for that tells the
     /// operator since when the client waits.
+    #[expect(clippy::disallowed_methods, reason = "the time is shown to people and never compared")]
     pub fn add(&self, client: &ClientName, error: &UntrustedTip) {
         let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let subject = Subject::DesiredHead(client.clone()).to_string();

@@ -64,6 +64,7 @@ impl Refusals {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the time is shown to people and never compared")]
 fn refusal(subject: String, reason: String) -> Refusal {
     Refusal { subject, reason, at: Timestamp::now().to_string() }
 }

@@ -13,7 +13,7 @@ use axum::{Router, http::StatusCode, routing::get};
 use bus::{Bus, Call, Outgoing, Pattern, ServiceEndpoints, ServiceName, Subject, User, streams};
 use margo::{ClientName, Digest};
 use oci::{
-    Client, ContentStore, Descriptor, Manifest, PullError, RepositoryName, media,
+    ArtifactManifest, Client, ContentStore, Descriptor, PullError, RepositoryName, media,
     server::{Availability, Policy, router},
 };
 use oci_fetcher::Config;
@@ -198,7 +198,7 @@ impl Hub {
     }
 
     async fn artifact(&self, name: &str, content: &[u8]) -> WantedArtifact {
-        let artifact = Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, content)]);
+        let artifact = ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, content)]);
         self.store.put(media::EMPTY_CONFIG).await.unwrap();
         self.store.put(content).await.unwrap();
         let digest = self.store.put(&artifact.to_json()).await.unwrap();

@@ -160,6 +160,7 @@ fn status(incarnation: u64, sequence: u64, deployments: &[(&str, proto::State)])
             state: (*state).into(),
             failure: None,
             endpoint: "http://127.0.0.1:8080/".into(),
+            ..Default::default()
         }],
     };
     proto::NodeStatus {

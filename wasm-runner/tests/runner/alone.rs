@@ -9,12 +9,15 @@ use margo::Digest;
 use runtime::WorkloadId;
 use runtime_wasm::{
     ProcessId, ask,
-    spec::{CONTROL, Command, LOG, LastWords, RunnerState, SPEC, STARTS, Spec, Status},
+    spec::{CONTROL, Command, GO, LISTENING, LOG, LastWords, READY, RECORD, RunnerState, SPEC, STARTS, Spec, Status},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use testkit::wait_for;
-use tokio::process::{Child, Command as Program};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command as Program},
+};
 
 use crate::{
     RUNNER,
@@ -221,7 +224,7 @@ async fn memory_beyond_the_limit_is_not_given() {
 #[tokio::test]
 async fn a_request_that_computes_for_ever_is_stopped_and_holds_up_nobody() {
     let mut spin = Workload::new(&guest("spin"));
-    spin.spec.request_timeout = Duration::from_secs(3);
+    spin.spec.request_timeout = Duration::from_secs(8);
     spin.spec.max_requests = 1;
     let _child = spin.start().await;
     let url = spin.url();
@@ -237,7 +240,7 @@ async fn a_request_that_computes_for_ever_is_stopped_and_holds_up_nobody() {
     assert_eq!(spinning.await.unwrap(), (504, "the application took too long\n".into()));
     let status = spin.status().await.unwrap();
     assert_eq!((status.requests, status.failures, status.refused), (1, 1, 1));
-    assert!(spin.log().contains("longer than 3s"), "{}", spin.log());
+    assert!(spin.log().contains("longer than 8s"), "{}", spin.log());
 }
 
 #[tokio::test]
@@ -271,4 +274,41 @@ async fn a_runner_that_is_told_to_stop_finishes_what_it_has() {
 enum Ending {
     Command,
     Signal,
+}
+
+#[tokio::test]
+async fn a_runner_that_waits_disturbs_nobody_until_it_is_told_to_go() {
+    let hello = Workload::hello();
+    fs::write(hello.file(SPEC), serde_json::to_vec(&hello.spec).unwrap()).unwrap();
+    let wait = || {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let child = Program::new(RUNNER)
+            .args(["--wait", "--spec"])
+            .arg(hello.file(SPEC))
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let channel = BufReader::new(tokio::net::UnixStream::from_std(ours).unwrap()).lines();
+        (child, channel)
+    };
+
+    // Its agent dies: it ends by itself, and was never started.
+    let (mut child, mut channel) = wait();
+    assert_eq!(channel.next_line().await.unwrap().unwrap(), READY);
+    assert!(hello.status().await.is_err());
+    drop(channel);
+    assert!(child.wait().await.unwrap().success());
+    for file in [STARTS, CONTROL, RECORD] {
+        assert!(!hello.file(file).exists(), "{file}");
+    }
+
+    let (_child, mut channel) = wait();
+    assert_eq!(channel.next_line().await.unwrap().unwrap(), READY);
+    channel.get_mut().get_mut().write_all(format!("{GO}\n").as_bytes()).await.unwrap();
+    assert_eq!(channel.next_line().await.unwrap().unwrap(), LISTENING);
+    assert_eq!(get(&hello.url()).await.unwrap().0, 200);
+    assert_eq!(fs::read_to_string(hello.file(STARTS)).unwrap().lines().count(), 1);
 }

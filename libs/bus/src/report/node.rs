@@ -175,6 +175,8 @@ fn deployment((at, raw): (usize, proto::DeploymentStatus)) -> Result<Deployment,
     let path = |name: &str| format!("deployments[{at}].{name}");
     at_most(path("components"), raw.components.len(), MAX_COMPONENTS)?;
     let component = |(number, raw): (usize, proto::ComponentStatus)| {
+        // Nobody reads them yet; the limit counts from the first report that carries some.
+        at_most(path(&format!("components[{number}].parts")), raw.parts.len(), MAX_COMPONENTS)?;
         Ok(Component {
             state: state(path(&format!("components[{number}].state")), raw.state)?,
             name: text(raw.name),

@@ -12,7 +12,7 @@ use margo::{AppId, AppVersion, ApplicationDescription, Digest, DocumentError, MA
 use tar::{Builder, EntryType, Header};
 
 use super::{INDEX, MARKER, Marker, VERSION, is_wasm};
-use crate::{Descriptor, Index, Manifest, Reference, RepositoryName, digest::Digester, media};
+use crate::{ArtifactManifest, Descriptor, Index, Reference, RepositoryName, digest::Digester, media};
 
 /// The name of the description in the folder of an application.
 const DESCRIPTION: &str = "margo.yaml";
@@ -114,7 +114,7 @@ impl Packing<'_> {
             }
         }
         let tag = description.metadata.version.to_string();
-        let digest = self.manifest(Reference { name, tag }, &Manifest::artifact(media::APP, layers), true);
+        let digest = self.manifest(Reference { name, tag }, &ArtifactManifest::artifact(media::APP, layers), true);
         Ok((description, digest))
     }
 
@@ -149,7 +149,8 @@ impl Packing<'_> {
                 let reference = reference.map_err(|error| rule(format!("{field}.properties.repository"), error))?;
                 let title = format!("{}.wasm", component.name);
                 let layer = self.file(media::WASM, Path::new(&title), &format!("{field}.name"))?;
-                let manifest = Manifest::artifact(media::WASM_ARTIFACT, vec![layer.annotated(media::TITLE, title)]);
+                let manifest =
+                    ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![layer.annotated(media::TITLE, title)]);
                 let other = self.manifests.get(&(reference.clone(), false));
                 if other.is_some_and(|other| other.digest != Digest::of(&manifest.to_json())) {
                     let message = format!("{reference} is already another component's artifact");
@@ -161,7 +162,7 @@ impl Packing<'_> {
         Ok(())
     }
 
-    fn manifest(&mut self, reference: Reference, manifest: &Manifest, package: bool) -> Digest {
+    fn manifest(&mut self, reference: Reference, manifest: &ArtifactManifest, package: bool) -> Digest {
         self.bytes(media::EMPTY, media::EMPTY_CONFIG.to_vec());
         let mut descriptor = self.bytes(media::MANIFEST, manifest.to_json());
         descriptor.artifact_type.clone_from(&manifest.artifact_type);

@@ -15,7 +15,7 @@ use tar::{Archive, EntryType};
 
 use super::{INDEX, MARKER, Marker, VERSION};
 use crate::{
-    ContentStore, Index, MAX_MANIFEST, Manifest, ManifestError, RepositoryName, StoreError,
+    ArtifactManifest, ContentStore, Index, MAX_MANIFEST, ManifestError, RepositoryName, StoreError,
     digest::Digester,
     store::{StagingFolder, blocking},
 };
@@ -246,9 +246,10 @@ impl StagedLayout {
 
     /// Reads a staged manifest. It fails unless everything that the manifest names is staged, with the size that it
     /// names.
-    pub fn manifest(&self, digest: &Digest) -> Result<Manifest, LayoutError> {
+    pub fn manifest(&self, digest: &Digest) -> Result<ArtifactManifest, LayoutError> {
         let bytes = self.read(digest, MAX_MANIFEST)?;
-        let manifest = Manifest::parse(&bytes).map_err(|source| LayoutError::Manifest { digest: *digest, source })?;
+        let manifest =
+            ArtifactManifest::parse(&bytes).map_err(|source| LayoutError::Manifest { digest: *digest, source })?;
         for blob in manifest.blobs() {
             let file = format!("blobs/sha256/{}", blob.digest.hex());
             match self.blobs.get(&blob.digest) {

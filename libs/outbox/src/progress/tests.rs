@@ -28,7 +28,7 @@ fn rows_of_several_repositories_go_together_in_their_order_and_only_once() {
 
 #[test]
 fn a_batch_is_bounded_in_rows_and_bytes_and_one_large_row_goes_alone() {
-    let many: Vec<_> = (1..=600).map(|at| row(at, &RepositoryName::Fleet, at as u64)).collect();
+    let many: Vec<_> = (1..=600).map(|at| row(at, &RepositoryName::Fleet, at)).collect();
     let mut progress = Progress::default();
     let batch = progress.next_batch(&many);
     assert_eq!((batch.rows.len(), batch.reaches), (MAX_ROWS, MAX_ROWS as u64));

@@ -4,17 +4,20 @@ use super::*;
 
 const MARGO: &str = include_str!("../../tests/hello/margo.yaml");
 
-fn listed(reference: &str, manifest: Manifest) -> Listed {
+fn listed(reference: &str, manifest: ArtifactManifest) -> Listed {
     let digest = Digest::of(&manifest.to_json());
     Listed { reference: reference.parse().unwrap(), digest, manifest }
 }
 
 fn package_of(text: &str) -> Listed {
-    listed("hello:1.0.0", Manifest::artifact(media::APP, vec![Descriptor::of(media::DESCRIPTION, text.as_bytes())]))
+    listed(
+        "hello:1.0.0",
+        ArtifactManifest::artifact(media::APP, vec![Descriptor::of(media::DESCRIPTION, text.as_bytes())]),
+    )
 }
 
 fn component() -> Listed {
-    listed("hello:1.0.0", Manifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, b"wasm")]))
+    listed("hello:1.0.0", ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, b"wasm")]))
 }
 
 /// What an upload with this text and these manifests is refused for.
@@ -79,7 +82,7 @@ fn every_component_must_be_in_the_upload_as_what_it_is() {
     let mut two_layers = component();
     two_layers.manifest.layers.push(Descriptor::of(media::WASM, b"more"));
     assert!(refusal(MARGO, &[package_of(MARGO), two_layers]).contains("exactly one layer"));
-    let other_type = listed("hello:1.0.0", Manifest::artifact("application/x", component().manifest.layers));
+    let other_type = listed("hello:1.0.0", ArtifactManifest::artifact("application/x", component().manifest.layers));
     assert!(refusal(MARGO, &[package_of(MARGO), other_type]).contains("must have artifactType"));
 
     let unused = listed("other:1.0.0", component().manifest);

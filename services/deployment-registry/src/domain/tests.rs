@@ -274,7 +274,7 @@ proptest! {
             let held: Vec<_> = assignment.deployments.keys().cloned().collect();
             let wish = wish(assignment.spec.clone());
             let missing = fleet.missing(&assignment);
-            if let Some(change) = place(&tenant(), assignment.clone(), &wish, &fleet, missing, order()) {
+            if let Some(change) = place(&tenant(), assignment.clone(), &wish, fleet, missing, order()) {
                 prop_assert!(!change.puts.is_empty() && change.removes.is_empty());
                 for node in change.puts.keys() {
                     prop_assert_eq!(fleet.nodes[node].state, Active);

@@ -130,7 +130,7 @@ async fn what_an_orchestrator_says_is_kept_of_its_own_nodes() {
             reachability,
             since: Timestamp::from_second(second).unwrap(),
         };
-        let nodes = vec![judged("press", Reachability::Reachable, 1), judged("stranger", Reachability::Reachable, 1)];
+        let nodes = [judged("press", Reachability::Reachable, 1), judged("stranger", Reachability::Reachable, 1)];
         for second in [1, 1, 2] {
             let nodes = nodes.iter().cloned().chain([judged("saw", Reachability::Unreachable, second)]).collect();
             assert_eq!(store.record_health(&health("plant", nodes)).await.unwrap(), Recorded::Known);

@@ -22,6 +22,7 @@ fn raw_status() -> proto::NodeStatus {
                 state: proto::State::Installed.into(),
                 failure: None,
                 endpoint: "http://192.0.2.7:8080/".into(),
+                ..Default::default()
             }],
         }],
         refusals: vec![],

@@ -346,6 +346,7 @@ impl BusRoad {
     }
 
     /// Answers every message that was taken. What the hub does not hear it sends again.
+    #[expect(clippy::disallowed_methods, reason = "the subject of an acknowledgement comes from the server")]
     async fn answer(&mut self) {
         for Unanswered { reply, refused, .. } in self.unanswered.drain(..) {
             let answer = refused.map_or(Bytes::from_static(b"+ACK"), |reason| format!("+TERM {reason}").into());

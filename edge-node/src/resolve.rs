@@ -1,89 +1,90 @@
-//! From documents to orders: which runtime, which artifact, which environment. Pure.
+//! From documents to launches: which runtime, which artifact, which values. Pure.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use margo::{ApplicationDeployment, DeployedComponent, DeploymentId, Digest, ProfileType};
+use margo::{ApplicationDeployment, DeployedComponent, DeploymentId, Digest, ParameterValue, ProfileType};
 use oci::RepositoryName;
 use runtime::WorkloadId;
 use serde_json::Value;
 
 use crate::{
     desired::{Deployment, Desired},
-    plan::{Placed, Workloads},
     status::Obstacle,
 };
 
-/// A manifest at the site's store.
+/// A manifest in the site's store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ArtifactId {
-    /// The repository.
     pub name: RepositoryName,
-    /// Digest of the manifest, from the lock.
+    /// The digest of the manifest, from the lock.
     pub manifest: Digest,
 }
 
 /// How a component is to be run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Order {
-    /// Name of the runtime.
+pub struct Launch {
+    /// The name of the runtime.
     pub runtime: &'static str,
-    /// What to run.
     pub artifact: ArtifactId,
-    /// Parameters that target it.
-    pub environment: BTreeMap<String, String>,
-    /// Its `x-edgewright-extensions`.
+    /// The parameters that target the component, by pointer.
+    pub values: BTreeMap<String, ParameterValue>,
+    /// `x-edgewright-extensions` of the component; `null` when there is none.
     pub settings: Value,
-    /// How long it may take to run (DEV-26).
+    /// How long the component may take until it runs (DEV-26).
     pub timeout: Option<Duration>,
 }
 
-/// One component that shall run, or why it cannot run here.
+/// One component of a deployment, and how it is run or why it cannot run on this node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
-    /// Which one.
+pub struct Resolved {
     pub id: WorkloadId,
-    /// sha256 of its deployment's document.
+    /// The sha256 of the deployment's document.
     pub digest: Digest,
-    /// How.
-    pub order: Result<Order, Obstacle>,
+    /// How it is run. What runs of a component that cannot be resolved is left alone: only its deployment's removal or a
+    /// revision that can run may end it.
+    pub launch: Result<Launch, Obstacle>,
 }
 
 /// The components of every deployment, in the order of its document.
-pub type Orders = BTreeMap<DeploymentId, Vec<Wanted>>;
+pub type Resolution = BTreeMap<DeploymentId, Vec<Resolved>>;
 
-/// A runtime by name, and the profile type that it serves.
+/// The name of a runtime, and the deployment type that it serves.
 pub type Offered = (&'static str, ProfileType);
 
-/// Resolves every component of the desired state against the runtimes of this node.
-pub fn orders(desired: &Desired, offered: &[Offered]) -> Orders {
-    let wanted = |id: &DeploymentId, deployment: &Deployment| {
+/// Resolves every component of a desired state against the runtimes of this node.
+pub fn resolve(desired: &Desired, offered: &[Offered]) -> Resolution {
+    let resolved = |id: &DeploymentId, deployment: &Deployment| {
         let components = deployment.content.spec.profile.components.iter();
-        let wanted = components.map(|component| Wanted {
+        let resolved = components.map(|component| Resolved {
             id: WorkloadId { deployment: *id, component: component.name.clone() },
             digest: deployment.digest,
-            order: order(&deployment.content, component, offered),
+            launch: launch(&deployment.content, component, offered),
         });
-        (*id, wanted.collect())
+        (*id, resolved.collect())
     };
-    desired.deployments.iter().map(|(id, deployment)| wanted(id, deployment)).collect()
+    desired.deployments.iter().map(|(id, deployment)| resolved(id, deployment)).collect()
 }
 
-fn order(
+/// Finds one component in a resolution.
+pub fn find<'a>(resolution: &'a Resolution, id: &WorkloadId) -> Option<&'a Resolved> {
+    resolution.get(&id.deployment)?.iter().find(|resolved| resolved.id == *id)
+}
+
+fn launch(
     document: &ApplicationDeployment,
     component: &DeployedComponent,
     offered: &[Offered],
-) -> Result<Order, Obstacle> {
-    let lasting = |code, message| Obstacle { code, message, lasting: true };
-    let runtime = runtime(document, offered).map_err(|message| lasting("unsupported", message))?;
+) -> Result<Launch, Obstacle> {
+    let runtime = runtime(document, offered).map_err(|message| Obstacle::lasting("unsupported", message))?;
     let name = RepositoryName::of_platform(&component.properties.repository)
-        .map_err(|error| lasting("unsupported", error.to_string()))?;
+        .map_err(|error| Obstacle::lasting("unsupported", error))?;
     let lock = document.lock().unwrap_or_default();
     let manifest = lock.components.get(&component.name);
-    let manifest = *manifest.ok_or_else(|| lasting("invalid", "the lock does not name this component".to_owned()))?;
-    Ok(Order {
+    let manifest = *manifest.ok_or_else(|| Obstacle::lasting("invalid", "the lock does not name this component"))?;
+    Ok(Launch {
         runtime,
         artifact: ArtifactId { name, manifest },
-        environment: document.environment(&component.name),
+        values: document.values(&component.name),
         settings: component.edgewright().cloned().unwrap_or_default(),
         timeout: component.properties.timeout(),
     })
@@ -99,13 +100,4 @@ fn runtime(document: &ApplicationDeployment, offered: &[Offered]) -> Result<&'st
     let serves = |(name, kind): &&Offered| *kind == profile.kind && named.is_none_or(|named| named == *name);
     let runtime = offered.iter().find(serves).map(|(name, _)| *name);
     runtime.ok_or_else(|| format!("this node has no runtime {} for type {}", named.unwrap_or("at all"), profile.kind))
-}
-
-/// Where each workload shall be; those that cannot run here are nowhere.
-pub fn workloads(orders: &Orders) -> Workloads {
-    let placed = |wanted: &Wanted| {
-        let order = wanted.order.as_ref().ok()?;
-        Some((wanted.id.clone(), Placed { runtime: order.runtime.to_owned(), digest: wanted.digest }))
-    };
-    orders.values().flatten().filter_map(placed).collect()
 }

@@ -1,0 +1,192 @@
+//! The decisions of a pass: which steps are due, what statuses follow, when to look again. Pure: no clock, no disk, no
+//! runtime. The reconciler looks, asks here, and acts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use margo::{DeploymentId, ManifestVersion};
+use runtime::{Observed, WorkloadId};
+use tokio::time::Instant;
+
+use crate::{
+    attempt::Attempts,
+    desired::Desired,
+    plan::{Found, Placed, Step, Wishes, may_start, plan},
+    resolve::{Launch, Resolution, Resolved, find},
+    status::{ComponentStatus, DeploymentStatus, Facts, Obstacle, Statuses, judge, last_known},
+};
+
+/// What was observed at the last look, by workload and name of the runtime. Of a runtime that cannot be observed it is
+/// what was observed last.
+pub type Actual = BTreeMap<(WorkloadId, &'static str), Observed>;
+
+/// Why a runtime shows nothing now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blindness {
+    /// The first look is under way.
+    NotLookedYet,
+    /// The last look failed, for this reason.
+    Failed(String),
+}
+
+/// Runtimes that show nothing now, by name.
+pub type Blind = BTreeMap<&'static str, Blindness>;
+
+/// Everything that the decisions of a pass depend on.
+pub struct Look<'a> {
+    /// The desired state in force.
+    pub desired: &'a Desired,
+    /// How each of its components is run.
+    pub resolution: &'a Resolution,
+    pub actual: &'a Actual,
+    /// Where nothing can be observed.
+    pub blind: &'a Blind,
+    /// What this life of the agent has tried.
+    pub attempts: &'a Attempts,
+    pub now: Instant,
+    /// Whether runtimes may still be taking up what an earlier life of the agent started. Until then such a workload
+    /// counts as it was, and a restart of the agent makes no history.
+    pub taking_up: bool,
+}
+
+impl Look<'_> {
+    /// The wanted revision of a component, when its runtime has that one.
+    fn seen(&self, resolved: &Resolved) -> Option<&Observed> {
+        let of_this = |observed: &&Observed| observed.id == resolved.id && observed.digest == resolved.digest;
+        match &resolved.launch {
+            Ok(launch) => self.actual.get(&(resolved.id.clone(), launch.runtime)).filter(of_this),
+            Err(_) => self.anywhere(&resolved.id).find(of_this),
+        }
+    }
+
+    /// What any runtime has of a workload.
+    fn anywhere(&self, id: &WorkloadId) -> impl Iterator<Item = &Observed> {
+        self.actual.values().filter(move |observed| observed.id == *id)
+    }
+
+    /// Whether everything that a component waits for is there (DEV-26).
+    fn turn(&self, id: &WorkloadId) -> bool {
+        let Some(deployment) = self.desired.deployments.get(&id.deployment) else { return false };
+        let components = &deployment.content.spec.profile.components;
+        may_start(components, &id.component, |name| {
+            let other = WorkloadId { deployment: id.deployment, component: name.clone() };
+            let seen = self.anywhere(&other).find(|observed| observed.digest == deployment.digest);
+            seen.map(|observed| observed.condition.is_up())
+        })
+    }
+}
+
+/// Returns the steps whose time has come. Deployments of `busy` have a worker, or what it did is not observed yet.
+pub fn due(look: &Look<'_>, busy: impl Fn(&DeploymentId) -> bool) -> Vec<Step> {
+    let wish = |resolved: &Resolved| {
+        let placed = |launch: &Launch| Placed { runtime: launch.runtime, digest: resolved.digest };
+        (resolved.id.clone(), resolved.launch.as_ref().ok().map(placed))
+    };
+    let wishes: Wishes = look.resolution.values().flatten().map(wish).collect();
+    let found: Found = look.actual.iter().map(|(key, observed)| (key.clone(), observed.digest)).collect();
+    let blind: BTreeSet<_> = look.blind.keys().copied().collect();
+    let mut steps = plan(&wishes, &found, &blind);
+    steps.retain(|step| {
+        let is_its_turn = match step {
+            Step::Stop { .. } => true,
+            Step::Start { id, .. } => look.turn(id),
+        };
+        is_its_turn && !busy(&step.id().deployment) && look.attempts.may_try(step.id(), look.now)
+    });
+    steps
+}
+
+/// Whether a start that wants these ports has to wait, because a workload that is to be removed still holds one of them.
+/// A removal that does not succeed is waited for no longer: the start then finds out by itself.
+pub fn waits_for_ports(look: &Look<'_>, ports: &BTreeSet<u16>) -> bool {
+    look.actual.values().any(|observed| {
+        find(look.resolution, &observed.id).is_none()
+            && look.attempts.obstacle(&observed.id).is_none()
+            && !observed.ports.is_disjoint(ports)
+    })
+}
+
+/// Returns the statuses that follow from a look, of everything that shall run and of what is still to go. `fetching` tells
+/// what the fetch of a component's artifact met last.
+pub fn statuses<'a>(
+    look: &Look<'a>,
+    before: &Statuses,
+    fetching: impl Fn(&WorkloadId) -> Option<&'a Obstacle>,
+) -> Statuses {
+    let mut after = Statuses::new();
+    for (id, deployment) in &look.desired.deployments {
+        let was = before.get(id).filter(|was| was.digest == deployment.digest);
+        let components = look.resolution.get(id).into_iter().flatten().map(|resolved| {
+            let was = was.and_then(|was| was.components.iter().find(|it| it.name == resolved.id.component));
+            component(look, resolved, was, fetching(&resolved.id))
+        });
+        let status = DeploymentStatus {
+            name: deployment.content.metadata.name.clone(),
+            digest: deployment.digest,
+            adopted: deployment.adopted,
+            components: components.collect(),
+        };
+        after.insert(*id, status);
+    }
+    let version: ManifestVersion = look.desired.version;
+    for (id, was) in before.iter().filter(|(id, _)| !look.desired.deployments.contains_key(id)) {
+        let there = |name: &margo::ComponentName| {
+            let workload = WorkloadId { deployment: *id, component: name.clone() };
+            let is_there =
+                look.anywhere(&workload).next().is_some() || !look.blind.is_empty() && !is_removed(was, name);
+            is_there.then(|| look.attempts.obstacle(&workload))
+        };
+        after.insert(*id, was.leaving(version, there));
+    }
+    after
+}
+
+/// Whether a component was seen to be gone. While a runtime cannot be observed, only this tells.
+fn is_removed(was: &DeploymentStatus, name: &margo::ComponentName) -> bool {
+    was.components.iter().any(|component| component.name == *name && component.state == margo::State::Removed)
+}
+
+fn component(
+    look: &Look<'_>,
+    resolved: &Resolved,
+    was: Option<&ComponentStatus>,
+    fetching: Option<&Obstacle>,
+) -> ComponentStatus {
+    let name = &resolved.id.component;
+    let turn = look.turn(&resolved.id);
+    let (obstacle, timeout) = match &resolved.launch {
+        Err(obstacle) => (Some(obstacle), None),
+        Ok(launch) => (look.attempts.obstacle(&resolved.id).or(fetching), launch.timeout),
+    };
+    let overdue = look.attempts.is_overdue(&resolved.id, timeout, look.now);
+    let facts = Facts { seen: look.seen(resolved), obstacle, turn, overdue, was };
+    let runtime = resolved.launch.as_ref().ok().map(|launch| launch.runtime);
+    match runtime.and_then(|runtime| look.blind.get(runtime)) {
+        Some(Blindness::NotLookedYet) => return last_known(name, &facts),
+        Some(Blindness::Failed(reason)) => {
+            let condition = runtime::Condition::Unknown { reason: reason.clone() };
+            let unknown = Observed::whole(resolved.id.clone(), resolved.digest, condition);
+            return judge(name, &Facts { seen: Some(&unknown), ..facts });
+        }
+        None => {}
+    }
+    let is_starting = facts.seen.is_some_and(|seen| seen.condition == runtime::Condition::Starting);
+    match was {
+        Some(was) if is_starting && look.taking_up && !look.attempts.is_applied(&resolved.id) => was.clone(),
+        _ => judge(name, &facts),
+    }
+}
+
+/// Returns when to look again though nobody calls: at the next retry or deadline after the last look, since what was due
+/// then has been tried, and at the latest at `latest`.
+pub fn wake(look: &Look<'_>, retries: impl Iterator<Item = Instant>, latest: Instant) -> Instant {
+    let deadlines = look.resolution.values().flatten().filter_map(|resolved| {
+        let launch = resolved.launch.as_ref().ok()?;
+        look.attempts.deadline(&resolved.id, launch.timeout?)
+    });
+    let times = look.attempts.retries().chain(retries).chain(deadlines).filter(|time| *time > look.now);
+    times.fold(latest, Instant::min)
+}
+
+#[cfg(test)]
+#[path = "decide/tests.rs"]
+mod tests;

@@ -1,0 +1,21 @@
+//! Which runtimes this program has. The one place that names them.
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use anyhow::Context;
+use runtime::Runtime;
+use runtime_wasm::{WasmArgs, WasmRuntime};
+
+/// The arguments of every runtime that this program has.
+#[derive(Debug, clap::Args)]
+pub struct RuntimeArgs {
+    #[command(flatten)]
+    wasm: WasmArgs,
+}
+
+/// Starts every runtime. Each keeps what it has in a folder of its own below `data`, and its workloads listen on `address`.
+pub async fn start(args: RuntimeArgs, data: &Path, address: IpAddr) -> anyhow::Result<Vec<Arc<dyn Runtime>>> {
+    let config = args.wasm.config(data, address)?;
+    let wasm = WasmRuntime::new(config).await.context("starting the wasm runtime")?;
+    Ok(vec![Arc::new(wasm)])
+}

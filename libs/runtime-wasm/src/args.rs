@@ -1,0 +1,43 @@
+//! What the operator of a node may set for this runtime.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use crate::WasmRuntimeConfig;
+
+/// Arguments of the wasm runtime, to be flattened into those of the agent.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct WasmArgs {
+    /// The program wasm-runner. By default the one beside this program.
+    #[arg(long, env = "EDGEWRIGHT_NODE_WASM_RUNNER", value_name = "PATH")]
+    pub wasm_runner: Option<PathBuf>,
+}
+
+/// Arguments with which the runtime cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidWasmArgs {
+    /// No runner was given, and the place of this program, beside which it is looked for, is unknown.
+    #[error("finding this program, beside which wasm-runner is looked for")]
+    OwnPlace(#[from] io::Error),
+    /// There is no such program.
+    #[error("{0} is not there: give the program wasm-runner with --wasm-runner or EDGEWRIGHT_NODE_WASM_RUNNER")]
+    NoRunner(String),
+}
+
+impl WasmArgs {
+    /// Checks the arguments. The runtime keeps what it has below `wasm` in the agent's data folder, and its workloads
+    /// listen on this address.
+    pub fn config(self, data: &Path, address: IpAddr) -> Result<WasmRuntimeConfig, InvalidWasmArgs> {
+        let runner = match self.wasm_runner {
+            Some(path) => path,
+            None => std::env::current_exe()?.with_file_name("wasm-runner"),
+        };
+        if !runner.is_file() {
+            return Err(InvalidWasmArgs::NoRunner(runner.display().to_string()));
+        }
+        Ok(WasmRuntimeConfig { runner, folder: data.join("wasm/workloads"), cache: data.join("wasm/cache"), address })
+    }
+}
