@@ -264,10 +264,13 @@ impl Platform {
         edgectl_json(&self.context(), arguments)
     }
 
-    /// Waits until there are deployments and every one of them is installed.
+    /// Waits until there are deployments and every one of them is installed. A service that has not yet found the bus
+    /// again, or was just started, is waited for too.
     pub async fn all_installed(&self) {
         wait_for("every deployment to be installed", async || {
-            let deployments = self.edgectl_json(&["co", "list", "deployments"]);
+            let listed = edgectl(&self.context(), &["co", "list", "deployments", "-o", "json"]);
+            let deployments: Value = serde_json::from_slice(&listed.stdout)
+                .map_err(|_| Value::from(String::from_utf8_lossy(&listed.stderr).into_owned()))?;
             let all = deployments.as_array().expect("a list");
             let installed = all.iter().all(|deployment| deployment["state"] == State::Installed.as_str());
             if installed && !all.is_empty() { Ok(()) } else { Err(deployments) }

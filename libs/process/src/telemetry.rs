@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use opentelemetry::{global, trace::TracerProvider};
+#[cfg(feature = "otlp")]
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
@@ -31,6 +32,7 @@ impl Drop for Telemetry {
 }
 
 /// Starts logs and traces for this process. Traces get ids and travel on, also when they are exported nowhere.
+#[cfg(feature = "otlp")]
 pub fn init(program: &'static str, args: &TelemetryArgs) -> anyhow::Result<Telemetry> {
     let exporter = match &args.otlp_endpoint {
         None => None,
