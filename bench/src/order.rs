@@ -28,9 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ORDERS_PER_START: usize = 4;
 
 pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
-    let mut running = Platform::with_sample(None).await;
+    let mut running = Platform::with_sample(std::env::var("BENCH_OTLP").ok()).await;
     let rest = Rest::of(&running);
     let addresses = NODES.map(|node| running.node_address(node));
+    let mut starts = Vec::new();
+    for node in NODES {
+        starts.push(platform::find(&running.node(node), "starts.log")?);
+    }
     let by_hand = ByHand::new(&running.node(NODES[0]), after(platform::address(&running)?, 9))?;
     let mut order_to_wasm = Samples::new("order_to_wasm_ms");
     let mut accepted = Samples::new("accepted_ms");
@@ -44,7 +48,9 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         };
         let (etag, asked) = rest.etag("hello").await?;
         sleep(PAUSE).await;
-        let watchers = addresses.map(|address| first_answer(address, &wish.greeting, PATIENCE));
+        let watchers = std::array::from_fn::<_, { NODES.len() }, _>(|node| {
+            first_answer(addresses[node], &wish.greeting, Some(starts[node].clone()), PATIENCE)
+        });
         let begin = Instant::now();
         rest.update("hello", &etag, &wish).await?;
         let answered = begin.elapsed();
@@ -89,7 +95,7 @@ impl ByHand {
         spec["environment"]["GREETING"] = greeting.clone().into();
         let file = self.folder.path().join("spec.json");
         fs::write(&file, spec.to_string()).with_context(|| format!("writing {}", file.display()))?;
-        let watcher = first_answer(self.address, &greeting, PATIENCE);
+        let watcher = first_answer(self.address, &greeting, None, PATIENCE);
         let begin = std::time::Instant::now();
         let mut command = Command::new(program("wasm-runner"));
         let mut runner = Process::start("by-hand", self.folder.path(), command.arg("--spec").arg(&file));

@@ -12,8 +12,8 @@ use oci::{Client, ContentStore, PullError, StoreError};
 use process::{Backoff, chain};
 use runtime::{Artifact, ContentKind, Need, Runtime, RuntimeError, Workload, WorkloadId};
 use tokio::{
-    sync::{Notify, Semaphore, watch},
-    task::JoinSet,
+    sync::{Notify, Semaphore, oneshot, watch},
+    task::{JoinError, JoinSet},
     time::Instant,
 };
 use tracing::{info, warn};
@@ -121,6 +121,35 @@ impl Artifacts {
         runtime: &Arc<dyn Runtime>,
         now: Instant,
     ) -> Option<&Workload> {
+        self.begin(resolved, launch, runtime, now, None);
+        match &self.fetches[&resolved.id].state {
+            State::Ready(workload) => Some(workload),
+            State::Underway | State::Missed { .. } => None,
+        }
+    }
+
+    /// Begins to fetch and to verify what a workload needs, before anybody can want it. The receiver gets the workload
+    /// once everything is at hand, and nothing when that was begun before or fails.
+    pub fn want_early(
+        &mut self,
+        resolved: &Resolved,
+        launch: &Launch,
+        runtime: &Arc<dyn Runtime>,
+        now: Instant,
+    ) -> oneshot::Receiver<Workload> {
+        let (ready, receiver) = oneshot::channel();
+        self.begin(resolved, launch, runtime, now, Some(ready));
+        receiver
+    }
+
+    fn begin(
+        &mut self,
+        resolved: &Resolved,
+        launch: &Launch,
+        runtime: &Arc<dyn Runtime>,
+        now: Instant,
+        ready: Option<oneshot::Sender<Workload>>,
+    ) {
         let fresh = || Fetch {
             digest: resolved.digest,
             state: State::Missed { retry_at: now },
@@ -138,12 +167,19 @@ impl Artifacts {
             let (launch, runtime) = (launch.clone(), runtime.clone());
             self.tasks.spawn(async move {
                 let found = source.find(id.clone(), digest, launch, &*runtime).await;
+                if let (Some(ready), Ok(workload)) = (ready, &found) {
+                    // Nobody waits any more when a newer desired state was adopted.
+                    let _unwanted = ready.send(workload.clone());
+                }
                 (id, digest, found)
             });
         }
-        match &fetch.state {
-            State::Ready(workload) => Some(workload),
-            State::Underway | State::Missed { .. } => None,
+    }
+
+    /// Takes note of all attempts that have ended, without waiting for more.
+    pub fn settle(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.joined(ended);
         }
     }
 
@@ -179,10 +215,7 @@ impl Artifacts {
     /// Waits until asking again may help: an attempt ended, or the site said where to read. Cancel-safe.
     pub async fn changed(&mut self) {
         tokio::select! {
-            Some(ended) = self.tasks.join_next() => match ended {
-                Ok(found) => self.ended(found),
-                Err(error) => warn!(error = &error as &dyn std::error::Error, "a fetch ended by itself"),
-            },
+            Some(ended) = self.tasks.join_next() => self.joined(ended),
             Ok(()) = self.access.changed() => {
                 for fetch in self.fetches.values_mut() {
                     if let State::Missed { retry_at } = &mut fetch.state {
@@ -190,6 +223,13 @@ impl Artifacts {
                     }
                 }
             }
+        }
+    }
+
+    fn joined(&mut self, ended: Result<Found, JoinError>) {
+        match ended {
+            Ok(found) => self.ended(found),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "a fetch ended by itself"),
         }
     }
 
@@ -210,18 +250,6 @@ impl Artifacts {
                 fetch.obstacle = Some(obstacle);
             }
         }
-    }
-
-    /// Returns the workload if everything that it needs is on the disk already.
-    pub fn local(
-        &self,
-        resolved: &Resolved,
-        launch: &Launch,
-        runtime: &Arc<dyn Runtime>,
-    ) -> impl Future<Output = Option<Workload>> + Send + use<> {
-        let (source, runtime) = (self.source.clone(), runtime.clone());
-        let (id, digest, launch) = (resolved.id.clone(), resolved.digest, launch.clone());
-        async move { source.find(id, digest, launch, &*runtime).await.ok() }
     }
 }
 

@@ -19,8 +19,8 @@ use std::{
 use async_nats::HeaderMap;
 use bus::{Subject, trace};
 use bytes::Bytes;
-use margo::{DeploymentId, NodeId, State};
-use runtime::{Call, Runtime};
+use margo::{DeploymentId, Digest, NodeId, State};
+use runtime::{Call, Runtime, WorkloadId};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -110,6 +110,8 @@ pub struct Reconciler {
     busy: BTreeMap<DeploymentId, Busy>,
     /// Preparations that began before their desired state was in force.
     early: JoinSet<()>,
+    /// The revisions for which the last of them were meant.
+    foreseen: BTreeMap<WorkloadId, Digest>,
     trace: Option<String>,
     begun: Instant,
     /// When the last pass looked.
@@ -135,6 +137,7 @@ impl Reconciler {
             workers: JoinSet::new(),
             busy: BTreeMap::new(),
             early: JoinSet::new(),
+            foreseen: BTreeMap::new(),
             trace: None,
             begun: now,
             looked: now,
@@ -242,24 +245,33 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Begins to prepare new revisions of what runs, where all content is at hand. Nobody sees it, so this need not wait
-    /// for the desired state to be on the disk; should that fail, what was prepared is given up with the next revision.
+    /// Begins to fetch and to prepare new revisions of what runs. Nobody sees it, so this need not wait for the desired
+    /// state to be on the disk; should that fail, what was prepared is given up with the next revision. A revision that
+    /// was prepared and then withdrawn is given up.
     fn prepare_early(&mut self, force: &Force) {
-        let launches = force.resolution.values().flatten().filter_map(|resolved| {
-            let launch = resolved.launch.as_ref().ok()?;
-            let running = self.actual.get(&(resolved.id.clone(), launch.runtime))?;
-            let is_new = running.digest != resolved.digest && !self.blind.contains_key(launch.runtime);
-            is_new.then_some((resolved, launch))
-        });
-        for (resolved, launch) in launches.take(EARLY) {
-            let Some(runtime) = self.runtimes.get(launch.runtime).cloned() else { continue };
-            let workload = self.artifacts.local(resolved, launch, &runtime);
-            self.early.spawn(async move {
-                let Some(workload) = workload.await else { return };
-                let call = Call::within(worker::PREPARE_LIMIT);
-                // A failure is met again, and told, by the worker that needs the preparation.
-                let _met_again = timeout(worker::PREPARE_LIMIT, runtime.prepare(workload, call)).await;
-            });
+        // What an older desired state had begun is done by the workers, where it is still wanted.
+        self.early.abort_all();
+        let foreseen = std::mem::take(&mut self.foreseen);
+        for resolved in force.resolution.values().flatten() {
+            let Ok(launch) = &resolved.launch else { continue };
+            let Some(running) = self.actual.get(&(resolved.id.clone(), launch.runtime)) else { continue };
+            let runtime = self.runtimes.get(launch.runtime).filter(|_| !self.blind.contains_key(launch.runtime));
+            let Some(runtime) = runtime.cloned() else { continue };
+            let id = resolved.id.clone();
+            if running.digest == resolved.digest {
+                if foreseen.get(&id).is_some_and(|digest| *digest != resolved.digest) {
+                    self.early.spawn(async move { runtime.give_up(id).await });
+                }
+            } else if self.foreseen.len() < EARLY {
+                self.foreseen.insert(id, resolved.digest);
+                let workload = self.artifacts.want_early(resolved, launch, &runtime, Instant::now());
+                self.early.spawn(async move {
+                    let Ok(workload) = workload.await else { return };
+                    let call = Call::within(worker::PREPARE_LIMIT);
+                    // A failure is met again, and told, by the worker that needs the preparation.
+                    let _met_again = timeout(worker::PREPARE_LIMIT, runtime.prepare(workload, call)).await;
+                });
+            }
         }
     }
 
@@ -361,6 +373,7 @@ impl Reconciler {
 
     /// The steps whose time has come and whose content is at hand, by deployment.
     fn jobs(&mut self, force: &Force) -> BTreeMap<DeploymentId, Vec<Job>> {
+        self.artifacts.settle();
         let due = decide::due(&self.view(force), |deployment| self.busy.contains_key(deployment));
         let mut jobs: BTreeMap<DeploymentId, Vec<Job>> = BTreeMap::new();
         for step in due {

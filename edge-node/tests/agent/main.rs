@@ -239,6 +239,29 @@ async fn an_update_replaces_the_workload() {
 }
 
 #[tokio::test]
+async fn a_revision_that_is_withdrawn_before_it_starts_is_given_up() {
+    let (site, _data, runtime, agent, hello) = start_with_hello().await;
+    runtime.set_settings(Settings { failing_starts: usize::MAX, ..Settings::default() });
+    let update = entry(&deployment("hello", site.artifact(b"another component").await));
+    site.desire(2, vec![update.clone()]).await;
+    let id = runtime.workloads()[0].id.clone();
+    let prepared = Deed::Prepared(id.clone(), update.digest.parse().unwrap());
+    wait_for("the update to be prepared", async || {
+        let deeds = runtime.deeds();
+        if deeds.contains(&prepared) { Ok(()) } else { Err(deeds) }
+    })
+    .await;
+    site.desire(3, vec![hello]).await;
+    wait_for("the update to be given up", async || match runtime.deeds() {
+        deeds if deeds.last() == Some(&Deed::GivenUp(id.clone())) => Ok(()),
+        deeds => Err(deeds),
+    })
+    .await;
+    site.state(3, State::Installed).await;
+    agent.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_artifact_that_is_not_there_yet_is_waited_for() {
     let (site, _data, _runtime, agent) = start().await;
     let manifest = Digest::of(&site::manifest(b"late component"));

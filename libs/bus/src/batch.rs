@@ -1,9 +1,10 @@
-//! Atomic batches: one fsync group each, all or nothing for readers of the stream.
+//! Publishing several messages: as an atomic batch, or each by itself where that is faster and nobody needs it whole.
 
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use futures::future::try_join_all;
 use serde::Deserialize;
 
 use crate::{Bus, Subject, trace};
@@ -14,7 +15,11 @@ pub const MAX_BATCH: usize = 1_000;
 /// How long the server may take to put a batch on its disk.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A message that is to be published in a batch.
+/// So many messages are faster one by one. A batch takes the server 3 to 4 ms however small it is, because it is staged
+/// in files of its own; each message by itself takes a sync of the disk, which is a tenth of that.
+const FEW: usize = 8;
+
+/// A message that is to be published.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     /// The subject on which it is published.
@@ -31,15 +36,22 @@ impl Outgoing {
         Self { subject, headers: HeaderMap::new(), payload }
     }
 
-    /// Has the server refuse the whole batch unless the last message on this subject has this sequence. 0 means that
-    /// there must be none.
+    /// Has the server refuse the message, and the whole batch with it, unless the last message on this subject has this
+    /// sequence. 0 means that there must be none.
     pub fn expect_last(mut self, sequence: u64) -> Self {
         self.headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.to_string().as_str());
         self
     }
+
+    fn with_trace(mut self) -> Self {
+        if self.headers.get(trace::TRACEPARENT).is_none() {
+            trace::inject(&mut self.headers);
+        }
+        self
+    }
 }
 
-/// Why a batch is not on the server's disk. Then none of it is, except after `Unknown`.
+/// Why messages are not on the server's disk. Of a batch none is then, except after `Unknown`.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
     /// Too many open batches: back off with jitter and publish again.
@@ -84,49 +96,65 @@ struct ApiError {
 }
 
 impl Bus {
+    /// Publishes messages of one stream in their order, any number of them, and returns the sequence of the last one.
+    /// When this returns `Ok`, all are on the server's disk. After an error, any of them may be, and others not.
+    pub async fn publish_all(&self, mut messages: Vec<Outgoing>) -> Result<u64, BatchError> {
+        let mut sequence = 0;
+        while messages.len() > FEW {
+            let rest = messages.split_off(messages.len().min(MAX_BATCH));
+            sequence = self.publish_batch(std::mem::replace(&mut messages, rest)).await?;
+        }
+        // Each is handed to the connection when it is first polled, and that is in their order.
+        let stored = try_join_all(messages.into_iter().map(|message| self.publish_one(message))).await?;
+        Ok(stored.last().copied().unwrap_or(sequence))
+    }
+
     /// Publishes at most [`MAX_BATCH`] messages of one stream atomically, and returns the sequence of the last one.
     /// When this returns `Ok`, the messages are on the server's disk.
-    pub async fn publish_batch(&self, messages: Vec<Outgoing>) -> Result<u64, BatchError> {
+    pub async fn publish_batch(&self, mut messages: Vec<Outgoing>) -> Result<u64, BatchError> {
         assert!(messages.len() <= MAX_BATCH, "callers split at MAX_BATCH");
-        if !self.is_connected() {
-            return Err(BatchError::Unknown("not connected".to_owned()));
+        let Some(mut last) = messages.pop() else { return Ok(0) };
+        if messages.is_empty() {
+            return self.publish_one(last).await;
         }
-        let count = messages.len();
+        self.must_be_connected()?;
         // Not `Nats-Msg-Id`: one repeated id would refuse the whole batch.
         let id = uuid::Uuid::new_v4().to_string();
+        let part = |message: &mut Outgoing, number: usize| {
+            message.headers.insert("Nats-Batch-Id", id.as_str());
+            message.headers.insert("Nats-Batch-Sequence", number.to_string().as_str());
+        };
+        part(&mut last, messages.len() + 1);
+        last.headers.insert("Nats-Batch-Commit", "1");
         for (at, mut message) in messages.into_iter().enumerate() {
-            if message.headers.get(trace::TRACEPARENT).is_none() {
-                trace::inject(&mut message.headers);
-            }
-            if count > 1 {
-                message.headers.insert("Nats-Batch-Id", id.as_str());
-                message.headers.insert("Nats-Batch-Sequence", (at + 1).to_string().as_str());
-            }
-            if at + 1 < count {
-                let sent = self.client().publish_with_headers(&message.subject, message.headers, message.payload).await;
-                sent.map_err(|error| BatchError::Unknown(error.to_string()))?;
-                continue;
-            }
-            if count > 1 {
-                message.headers.insert("Nats-Batch-Commit", "1");
-            }
-            let request = async_nats::Request::new()
-                .headers(message.headers)
-                .payload(message.payload)
-                .timeout(Some(COMMIT_TIMEOUT));
-            let answer =
-                self.client().send_request(&message.subject, request).await.map_err(|error| match error.kind() {
-                    async_nats::RequestErrorKind::NoResponders => BatchError::NoStream,
-                    _ => BatchError::Unknown(error.to_string()),
-                })?;
-            let ack: PubAck = serde_json::from_slice(&answer.payload)
-                .map_err(|error| BatchError::Unknown(format!("an answer that is no acknowledgement: {error}")))?;
-            return match ack.error {
-                None => Ok(ack.seq),
-                Some(error) => Err(refusal(error)),
-            };
+            part(&mut message, at + 1);
+            let Outgoing { subject, headers, payload } = message.with_trace();
+            let sent = self.client().publish_with_headers(&subject, headers, payload).await;
+            sent.map_err(|error| BatchError::Unknown(error.to_string()))?;
         }
-        Ok(0)
+        self.publish_one(last).await
+    }
+
+    /// Publishes one message, or the one that commits a batch, and returns its sequence.
+    async fn publish_one(&self, message: Outgoing) -> Result<u64, BatchError> {
+        self.must_be_connected()?;
+        let Outgoing { subject, headers, payload } = message.with_trace();
+        let request =
+            async_nats::Request::new().headers(headers).payload(payload).timeout(Some(COMMIT_TIMEOUT));
+        let answer = self.client().send_request(&subject, request).await.map_err(|error| match error.kind() {
+            async_nats::RequestErrorKind::NoResponders => BatchError::NoStream,
+            _ => BatchError::Unknown(error.to_string()),
+        })?;
+        let ack: PubAck = serde_json::from_slice(&answer.payload)
+            .map_err(|error| BatchError::Unknown(format!("an answer that is no acknowledgement: {error}")))?;
+        match ack.error {
+            None => Ok(ack.seq),
+            Some(error) => Err(refusal(error)),
+        }
+    }
+
+    fn must_be_connected(&self) -> Result<(), BatchError> {
+        if self.is_connected() { Ok(()) } else { Err(BatchError::Unknown("not connected".to_owned())) }
     }
 }
 

@@ -220,27 +220,46 @@ impl Writer {
     /// Moves branches, each only if it is where it is thought to be. A move whose result is `Ok` is on the disk. The
     /// results are in the order of the moves.
     pub fn advance(&self, moves: &[Move<'_>]) -> Vec<Result<(), GitError>> {
+        self.advance_in_turn(moves, &[], || {})
+    }
+
+    /// Does the same with the branches of `first` and then, after `between`, with those of `then`.
+    pub fn advance_in_turn(
+        &self,
+        first: &[Move<'_>],
+        then: &[Move<'_>],
+        between: impl FnOnce(),
+    ) -> Vec<Result<(), GitError>> {
+        let moves: Vec<_> = first.iter().chain(then).collect();
         let handles: Vec<_> = moves.iter().map(|planned| planned.repository.local()).collect();
-        let prepared: Vec<_> = moves.iter().zip(&handles).map(|(planned, handle)| prepare(planned, handle)).collect();
-        let files = |suffix: &str, of: &mut dyn Iterator<Item = bool>| -> BTreeSet<PathBuf> {
-            let file =
-                |planned: &Move<'_>| planned.repository.path().join(format!("{}{suffix}", planned.repository.branch()));
-            moves.iter().zip(of).filter(|(_, wanted)| *wanted).map(|(planned, _)| file(planned)).collect()
-        };
+        let mut prepared: Vec<_> =
+            moves.iter().zip(&handles).map(|(planned, handle)| prepare(planned, handle)).collect();
         // The new content first, then the name: otherwise a power cut could leave a branch that names nothing.
-        let locks = files(".lock", &mut prepared.iter().map(Result::is_ok));
+        let written = moves.iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
+        let locks = written.map(|(planned, _)| planned.branch_file(".lock")).collect();
         if let Err(error) = durable::sync_all(&locks, 0, &self.folder) {
-            return once_for_each(error, moves);
+            return once_for_each(error, &moves);
         }
-        let results: Vec<_> = moves
-            .iter()
-            .zip(prepared)
-            .map(|(planned, transaction)| {
-                let error = planned.repository.error("moving the branch");
-                transaction?.commit(None).map(|_| ()).map_err(|e| error(e.into()))
-            })
-            .collect();
-        let branches = files("", &mut results.iter().map(Result::is_ok));
+        let prepared_then = prepared.split_off(first.len());
+        let mut results = self.rename(&moves[..first.len()], prepared);
+        between();
+        results.extend(self.rename(&moves[first.len()..], prepared_then));
+        results
+    }
+
+    /// Gives the branches their new content, which is on the disk already.
+    fn rename(
+        &self,
+        moves: &[&Move<'_>],
+        prepared: Vec<Result<gix::refs::file::Transaction<'_, '_>, GitError>>,
+    ) -> Vec<Result<(), GitError>> {
+        let renamed = moves.iter().zip(prepared).map(|(planned, transaction)| {
+            let error = planned.repository.error("moving the branch");
+            transaction?.commit(None).map(|_| ()).map_err(|e| error(e.into()))
+        });
+        let results: Vec<_> = renamed.collect();
+        let renamed = moves.iter().zip(&results).filter(|(_, result)| result.is_ok());
+        let branches = renamed.map(|(planned, _)| planned.branch_file("")).collect();
         match durable::sync_all(&branches, 1, &self.folder) {
             Ok(()) => results,
             Err(error) => once_for_each(error, moves),
@@ -248,8 +267,14 @@ impl Writer {
     }
 }
 
+impl Move<'_> {
+    fn branch_file(&self, suffix: &str) -> PathBuf {
+        self.repository.path().join(format!("{}{suffix}", self.repository.branch()))
+    }
+}
+
 /// The results when a sync has failed: it concerns every move, and its cause is told once.
-fn once_for_each(error: GitError, moves: &[Move<'_>]) -> Vec<Result<(), GitError>> {
+fn once_for_each(error: GitError, moves: &[&Move<'_>]) -> Vec<Result<(), GitError>> {
     let rest = moves.iter().skip(1).map(|planned| {
         let cause = io::Error::other("syncing it together with others failed");
         Err(GitError::file("moving the branch of", planned.repository.path(), cause))

@@ -223,7 +223,12 @@ impl Publisher {
         debug_assert!(messages.len() <= MAX_BATCH, "{} rows in {} messages", batch.rows.len(), messages.len());
         process::stop_point("outbox.before-publish");
         let rows = batch.rows.len();
-        let published = self.bus.publish_batch(messages).await;
+        // The parts of a row have to follow each other, whatever other sources publish meanwhile. Whole rows need not: a
+        // repository's rows are numbered, and those of several repositories do not depend on each other.
+        let published = match messages.len() == rows {
+            true => self.bus.publish_all(messages).await,
+            false => self.bus.publish_batch(messages).await,
+        };
         debug!(rows, published = published.is_ok(), "outbox");
         published.map(drop).map_err(|source| PublishError::Bus { rows, source })
     }

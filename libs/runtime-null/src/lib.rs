@@ -64,6 +64,8 @@ impl Default for Settings {
 pub enum Deed {
     /// It prepared this workload for the document with this digest.
     Prepared(WorkloadId, Digest),
+    /// It gave up what it had prepared for this workload.
+    GivenUp(WorkloadId),
     /// It started this workload for the document with this digest.
     Started(WorkloadId, Digest),
     /// It stopped this workload, because of a removal, a restart, or because another document replaced it.
@@ -266,6 +268,16 @@ impl Runtime for NullRuntime {
             state.prepared.insert(id.clone(), digest);
             state.deeds.push(Deed::Prepared(id, digest));
             Ok(())
+        }
+        .boxed()
+    }
+
+    fn give_up(&self, id: WorkloadId) -> BoxFuture<'_, ()> {
+        async move {
+            let mut state = self.lock();
+            if state.prepared.remove(&id).is_some() {
+                state.deeds.push(Deed::GivenUp(id));
+            }
         }
         .boxed()
     }

@@ -118,8 +118,7 @@ impl Folder {
     }
 
     /// Writes the specification of the revision to be prepared, and returns its file. The parameters in it are nobody
-    /// else's business. The file counts when [`Folder::sync_next`] has returned; until then its runner may read it, and
-    /// nobody else does. Blocks.
+    /// else's business. Nobody but its runner reads the file before it is in force. Blocks.
     pub fn write_next(&self, spec: &Spec) -> io::Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         self.forget_next()?;
@@ -129,22 +128,17 @@ impl Folder {
         Ok(next)
     }
 
-    /// Waits until what [`Folder::write_next`] wrote is on the disk, the folder included.
-    pub async fn sync_next(&self) -> io::Result<()> {
-        let mut paths = vec![self.0.join(NEXT), self.0.clone()];
-        paths.extend(self.0.parent().map(Path::to_owned));
-        blocking(move || disk::sync_together(&paths)).await
-    }
-
-    /// Puts the prepared specification in force. The rename is not synced: see [`Folder::sync`].
+    /// Puts the prepared specification in force. It may be lost with the next power cut until [`Folder::sync_spec`] has
+    /// returned; then the agent, whose desired state is on the disk, applies it again.
     pub fn enforce_next(&self) -> io::Result<()> {
         fs::rename(self.0.join(NEXT), self.0.join(SPEC))
     }
 
-    /// Waits until the entries of the folder are on the disk.
-    pub async fn sync(&self) -> io::Result<()> {
-        let path = self.0.clone();
-        blocking(move || disk::sync(&path)).await
+    /// Waits until the specification in force, and the folder itself, are on the disk.
+    pub async fn sync_spec(&self) -> io::Result<()> {
+        let mut paths = vec![self.0.join(SPEC), self.0.clone()];
+        paths.extend(self.0.parent().map(Path::to_owned));
+        blocking(move || disk::sync_together(&paths)).await
     }
 
     /// Removes what an earlier life of the agent had prepared. Its runner ended with that life.

@@ -221,9 +221,7 @@ impl WasmRuntime {
         call.progress.tell("loading the component");
         let starting = Starting::spawn(&slot.folder, &self.config.runner, &file);
         let mut starting = starting.map_err(io_error("starting wasm-runner"))?;
-        let (ready, synced) = tokio::join!(starting.ready(), slot.folder.sync_next());
-        ready.map_err(not_ready)?;
-        synced.map_err(io_error(writing()))?;
+        starting.ready().await.map_err(not_ready)?;
         debug!(workload = %spec.workload, digest = %spec.digest, "prepared");
         turn.prepared = Some(Prepared { spec, starting });
         Ok(())
@@ -232,6 +230,12 @@ impl WasmRuntime {
     async fn prepare(&self, workload: Workload, call: Call) -> Result<(), RuntimeError> {
         let (slot, mut turn) = self.turn(&workload.id).await;
         self.prepare_in(&slot, &mut turn, &workload, &call).await
+    }
+
+    async fn give_up(&self, id: WorkloadId) {
+        if let Some(slot) = self.slots.get(&id) {
+            slot.turn.lock().await.prepared = None;
+        }
     }
 
     async fn apply(&self, workload: Workload, call: Call) -> Result<(), RuntimeError> {
@@ -374,7 +378,7 @@ async fn replace(slot: &Slot, turn: &mut Turn, prepared: Prepared, runner: PathB
     slot.folder.enforce_next()?;
     process::stop_point("runtime-wasm.enforced");
     let folder = slot.folder.clone();
-    let synced = AbortOnDropHandle::new(tokio::spawn(async move { folder.sync().await }));
+    let synced = AbortOnDropHandle::new(tokio::spawn(async move { folder.sync_spec().await }));
     end(turn.supervisor.take()).await;
     slot.shown.set(View::starting(&spec));
     let (gone, result) = match hand_over(slot, starting).await {
@@ -455,6 +459,10 @@ impl Runtime for WasmRuntime {
 
     fn prepare(&self, workload: Workload, call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
         self.prepare(workload, call).boxed()
+    }
+
+    fn give_up(&self, id: WorkloadId) -> BoxFuture<'_, ()> {
+        self.give_up(id).boxed()
     }
 
     fn apply(&self, workload: Workload, call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {

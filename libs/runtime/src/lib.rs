@@ -208,13 +208,18 @@ pub trait Runtime: Send + Sync {
 
     /// Gets this revision ready while the one before it, if there is one, goes on undisturbed, so that `apply` takes as
     /// little time as possible. A revision that is prepared already is left as it is. Preparing promises nothing: `apply`
-    /// comes without it when the agent was started anew. Of one workload at most one revision is kept prepared; it is
-    /// given up when another one is prepared or applied, when the workload is removed, and when the agent ends.
+    /// comes without it when the agent was started anew. Of one workload at most one revision is kept prepared, until
+    /// another one is prepared or applied, the workload is removed, [`Runtime::give_up`] is called or the agent ends.
     ///
     /// wasm starts the new process, which loads its component and waits. Compose loads the images into the engine and
     /// creates no container yet. Helm renders the chart and asks the cluster to check it (`--dry-run=server`).
     fn prepare(&self, _workload: Workload, _call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
         async { Ok(()) }.boxed()
+    }
+
+    /// Gives up the revision that is prepared, because it was withdrawn before it was applied. What runs stays.
+    fn give_up(&self, _id: WorkloadId) -> BoxFuture<'_, ()> {
+        async {}.boxed()
     }
 
     /// Starts the workload, or replaces the revision that runs. Returns when the start is under way or, where the tool

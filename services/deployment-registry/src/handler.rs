@@ -79,10 +79,12 @@ impl Registry {
         let requested_by = call.caller()?.name.clone();
         let UpdateRequest { name, revision, update } = call.body;
         let order = order(requested_by, update.reason)?;
-        self.held(&name, Revision::new(revision)).await?;
-        let (wish, fleet) = self.check(update.spec).await?;
+        let revision = Revision::new(revision);
+        let (held, checked) = futures::join!(self.held(&name, revision), self.check(update.spec));
+        held?;
+        let (wish, fleet) = checked?;
         let _turn = self.turn.lock().await;
-        let held = self.held(&name, Revision::new(revision)).await?;
+        let held = self.held(&name, revision).await?;
         Ok(self.carry_out(domain::update(&self.tenant, held, &wish, &fleet, order)).await?)
     }
 

@@ -21,7 +21,7 @@ use tracing::warn;
 
 use crate::{
     agenda::Agenda,
-    look::{Look, Observer},
+    look::{Look, LookError, Observer},
 };
 
 /// How often everything is looked at without a signal: what nobody signalled is found after this at the latest.
@@ -42,14 +42,26 @@ pub struct Loop {
     agenda: Agenda,
     /// Identity of the stream that was filled last; `None` when that is not known, so that everything is looked at.
     stream: Option<String>,
+    /// Whether the stream may be another one by now.
+    stream_in_doubt: bool,
     /// Clients that are known to have a consumer on that stream.
     consumers: BTreeSet<ClientName>,
+    /// Whether `fleet.git` may have brought clients that have no consumer yet.
+    fleet_moved: bool,
 }
 
 impl Loop {
     pub fn new(observer: Observer, bus: Bus, readiness: Readiness) -> Self {
-        let (agenda, consumers) = (Agenda::default(), BTreeSet::new());
-        Self { observer, bus, readiness, agenda, stream: None, consumers }
+        Self {
+            observer,
+            bus,
+            readiness,
+            agenda: Agenda::default(),
+            stream: None,
+            stream_in_doubt: true,
+            consumers: BTreeSet::new(),
+            fleet_moved: false,
+        }
     }
 
     /// Looks at clients on signals, on resyncs and when it is time, until shutdown. Fails only when `signals` end.
@@ -72,7 +84,7 @@ impl Loop {
                 () = shutdown.cancelled() => return Ok(()),
                 Ok(()) = connections.changed() => self.stream = None,
                 _ = everything.tick() => self.stream = None,
-                _ = stream.tick() => {}
+                _ = stream.tick() => self.stream_in_doubt = true,
                 Some(client) = resyncs.recv() => self.agenda.add(client, Look::Everything),
                 signal = signals.next() => {
                     let signal = signal.context("the subscription to git.committed.> ended")?;
@@ -82,7 +94,7 @@ impl Loop {
                     while let Some(Some(signal)) = signals.next().now_or_never() {
                         committed.extend(repository(&signal));
                     }
-                    self.signalled(committed).await;
+                    self.signalled(committed);
                 }
                 () = process::due(self.agenda.due()) => {}
             }
@@ -93,6 +105,7 @@ impl Loop {
             match self.follow_stream().await {
                 Ok(()) => {
                     self.look().await;
+                    self.welcome().await;
                     self.readiness.ready();
                 }
                 Err(error) => {
@@ -104,31 +117,40 @@ impl Loop {
         }
     }
 
-    /// Puts the clients whose repositories were committed to on the agenda. A commit in `fleet.git` may have brought a
-    /// new client, which needs a consumer before its LO asks for it.
-    async fn signalled(&mut self, committed: BTreeSet<RepositoryName>) {
+    /// Notes which repositories were committed to.
+    fn signalled(&mut self, committed: BTreeSet<RepositoryName>) {
         for repository in committed {
-            let consumers = match repository {
+            match repository {
                 RepositoryName::Client(client) => {
-                    self.agenda.add(client.clone(), Look::Changes);
-                    self.ensure_consumers(&BTreeSet::from([client])).await
+                    self.fleet_moved |= !self.consumers.contains(&client);
+                    self.agenda.add(client, Look::Changes);
                 }
-                RepositoryName::Fleet => match self.clients().await {
-                    Ok(clients) => self.ensure_consumers(&clients).await,
-                    Err(error) => Err(error),
-                },
-            };
-            if let Err(error) = consumers {
-                warn!(error = format!("{error:#}"), "no consumers for new clients yet");
-                self.stream = None;
+                RepositoryName::Fleet => self.fleet_moved = true,
             }
+        }
+    }
+
+    /// Makes consumers for clients that are new. Their LOs ask until they have one, so the looks at clients that have
+    /// one come first.
+    async fn welcome(&mut self) {
+        if !std::mem::take(&mut self.fleet_moved) {
+            return;
+        }
+        let made = match self.clients().await {
+            Ok(clients) => self.ensure_consumers(&clients).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = made {
+            warn!(error = format!("{error:#}"), "no consumers for new clients yet");
+            self.stream = None;
         }
     }
 
     /// Makes the stream and all consumers, and puts every client on the agenda, unless the stream is still the one that
     /// was filled last.
     async fn follow_stream(&mut self) -> anyhow::Result<()> {
-        if self.stream.is_some() && self.observer.hub.identity().await? == self.stream {
+        if self.stream.is_some() && (!self.stream_in_doubt || self.observer.hub.identity().await? == self.stream) {
+            self.stream_in_doubt = false;
             return Ok(());
         }
         let identity = self.observer.hub.ensure_stream().await?;
@@ -136,7 +158,7 @@ impl Loop {
         self.consumers.clear();
         self.ensure_consumers(&clients).await?;
         self.agenda.add_all(&clients, Look::Everything);
-        self.stream = Some(identity);
+        (self.stream, self.stream_in_doubt) = (Some(identity), false);
         Ok(())
     }
 
@@ -166,8 +188,13 @@ impl Loop {
         for (client, look, result) in results {
             match result {
                 Ok(()) => self.agenda.done(&client),
-                // Also a refused tip is looked at again: an operator may put it right without anybody signalling it.
-                Err(_) => self.agenda.again(client, look, Instant::now()),
+                Err(error) => {
+                    // A publication that failed may have left the new head beside old messages of nodes. A tip that was
+                    // refused is looked at again, too: an operator may put it right without anybody signalling it.
+                    let look = if matches!(error, LookError::Failed(_)) { Look::Everything } else { look };
+                    self.stream_in_doubt = true;
+                    self.agenda.again(client, look, Instant::now());
+                }
             }
         }
     }

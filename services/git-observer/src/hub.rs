@@ -3,12 +3,12 @@
 //! **Layout.** One message for each node with all that the node shall run, and one for each client with the signed
 //! head. The stream keeps the last message of each subject.
 //!
-//! **Updates.** Messages of nodes are published before the head, in batches that the hub takes whole or not at all. The
-//! head is only taken when the head on the bus is still the one that was read before (compare-and-swap), so a
-//! publication that another one overtook fails.
+//! **Updates.** Messages of nodes are published before the head. The head is only taken when the head on the bus is still
+//! the one that was read before (compare-and-swap), so a publication that another one overtook fails.
 //!
-//! **After a crash.** Some messages of nodes may be new while the head is old. The clients do not act before the head
-//! is there, and the next look publishes the missing rest.
+//! **After a crash.** Some messages of nodes may be new while the head is old: the clients do not act before the head is
+//! there. Where the head is new and a message of a node is not, because the hub refused that one, the client finds that
+//! they do not fit. The next look compares everything, and publishes what is missing.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::{Config, Stream},
 };
-use bus::{Bus, MAX_BATCH, Outgoing, Pattern, Subject, proto, streams};
+use bus::{Bus, Outgoing, Pattern, Subject, proto, streams};
 use futures::{StreamExt, TryStreamExt, stream};
 use margo::{ClientName, NodeId, NodeName};
 
@@ -156,8 +156,7 @@ impl Hub {
     }
 
     /// Publishes messages of nodes and then the head, and returns how many messages that were. Fails when the head on
-    /// the bus is not the one at `sequence` any more (0: none). The old head, and with it the old state, stands up to
-    /// the last batch.
+    /// the bus is not the one at `sequence` any more (0: none).
     pub async fn publish(
         &self,
         client: &ClientName,
@@ -170,10 +169,9 @@ impl Hub {
         };
         let mut messages: Vec<_> = nodes.map(node).collect();
         messages.push(Outgoing::new(Subject::DesiredHead(client.clone()), bus::encode(head)).expect_last(sequence));
-        for batch in messages.chunks(MAX_BATCH) {
-            self.bus.publish_batch(batch.to_vec()).await.context("publishing")?;
-        }
-        Ok(messages.len())
+        let count = messages.len();
+        self.bus.publish_all(messages).await.context("publishing")?;
+        Ok(count)
     }
 }
 

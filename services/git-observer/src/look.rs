@@ -72,11 +72,13 @@ impl Observer {
 
     async fn compare_and_publish(&self, client: &ClientName, look: Look) -> Result<(), LookError> {
         let (store, name) = (self.store.clone(), client.clone());
-        let candidate = spawn_blocking(move || store.candidate(&name)).await.context("reading a repository")??;
+        let candidate = async {
+            spawn_blocking(move || store.candidate(&name)).await.context("reading a repository")?
+        };
+        let (candidate, stored) = tokio::try_join!(candidate, self.hub.head(client))?;
         let Some(candidate) = candidate else { return Ok(()) };
 
         let trust = Trust { root: &self.root, tenant: &self.store.tenant, client };
-        let stored = self.hub.head(client).await?;
         // A head on the bus that cannot be believed was not published by us. It is replaced as if there were none.
         let published = stored.message.and_then(|message| trust.believe(message, 0).ok()).map(|(head, _)| head);
         let held = published.as_ref().map_or(0, |head| head.keys).max(self.held_keys(client));

@@ -7,7 +7,11 @@ use async_nats::jetstream::stream::Stream;
 use bus::{Bus, Subject, proto};
 use margo::RepositoryName;
 use service::Readiness;
-use tokio::{sync::watch, task::spawn_blocking, time::Instant};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{Instrument, debug, warn};
 
@@ -23,6 +27,10 @@ use crate::{
 /// full disk is not asked every second, and what an operator puts right counts within a minute.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// How long what is committed stays in the log. What a purge missed, because the process ended, is read again and found
+/// to be committed.
+const PURGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Rows that wait in memory for one repository that stands still. Its sources publish further ones again, later.
 const MAX_WAITING: usize = 1_000;
@@ -186,9 +194,11 @@ impl Committer {
     }
 }
 
-/// Purges the log up to the sequence that was sent last. Runs beside the commits, which a purge would delay by a sync.
+/// Purges the log up to the sequence that was sent last. Runs beside the commits, and seldom: a purge syncs the hub's disk
+/// several times, for which whatever follows from a commit would wait.
 async fn purge(stream: Stream, mut committed: watch::Receiver<u64>) {
     while committed.changed().await.is_ok() {
+        sleep(PURGE_PAUSE).await;
         let sequence = *committed.borrow_and_update();
         if let Err(error) = stream.purge().sequence(sequence + 1).await {
             // The next, higher sequence purges these messages, too.

@@ -88,6 +88,8 @@ struct Open {
     version: Option<ManifestVersion>,
     /// The list of the client's manifest; empty for `fleet.git`.
     list: ManifestList,
+    /// Whether the tip holds the key set in force, so that a commit need not write it again.
+    has_keys: bool,
 }
 
 /// The commits of one repository that no branch names yet.
@@ -152,15 +154,7 @@ impl Store {
             }
             return outcome;
         }
-        // What people meant is there before what follows from it, so nobody finds a deployment without its assignment.
-        let (fleet, clients): (Vec<_>, Vec<_>) =
-            drafts.into_iter().partition(|draft| draft.name == RepositoryName::Fleet);
-        let both = !fleet.is_empty() && !clients.is_empty();
-        self.advance(fleet, &mut outcome);
-        if both {
-            stop_point("git-writer.fleet-moved");
-        }
-        self.advance(clients, &mut outcome);
+        self.advance(drafts, &mut outcome);
         stop_point("git-writer.committed");
         outcome
     }
@@ -183,16 +177,20 @@ impl Store {
         let repository = self.writer.open_or_create(name)?;
         let tip = repository.tip()?;
         let (mut handled, mut version, mut list) = (Handled::default(), None, ManifestList::default());
+        let mut has_keys = false;
         if let Some(tip) = tip {
             repository.verify(tip, &self.keys.set).map_err(StoreError::Foreign)?;
             handled =
                 repository.message(tip)?.trailer(layout::HANDLED_TRAILER).ok_or(StoreError::NotHandled)?.parse()?;
             if let RepositoryName::Client(_) = name {
-                let manifest = Manifest::read(&repository.files(tip)?)?;
+                let files = repository.files(tip)?;
+                let manifest = Manifest::read(&files)?;
                 (version, list) = (Some(manifest.version), manifest.list());
+                has_keys = files.get(layout::KEYS) == Some(&self.keys.bytes)
+                    && files.get(layout::KEYS_SIGNATURE) == Some(&self.keys.signature);
             }
         }
-        Ok(Open { repository, tip, handled, version, list })
+        Ok(Open { repository, tip, handled, version, list, has_keys })
     }
 
     /// Writes the commits of one repository, up to the first row that fails; that row and those behind it go into
@@ -276,6 +274,10 @@ impl Store {
                 let version = domain::next_version(parent.version).map_err(StoreError::Version)?;
                 let mut files = domain::carry_out(edits, version, list);
                 files.extend(self.sign(client, version, list)?);
+                if !self.open[name].has_keys {
+                    files.push(domain::file(layout::KEYS, Some(self.keys.bytes.clone())));
+                    files.push(domain::file(layout::KEYS_SIGNATURE, Some(self.keys.signature.clone())));
+                }
                 message = message.with(layout::MANIFEST_VERSION_TRAILER, &version.to_string());
                 (Some(version), files)
             }
@@ -293,7 +295,7 @@ impl Store {
         Ok(Parent { tip: Some(commit), version })
     }
 
-    /// The files that make a client believe the others: the signed head, and the key set by which it is believed.
+    /// The files that make a client believe the others: the head and its signature.
     fn sign(
         &self,
         client: &ClientName,
@@ -306,19 +308,28 @@ impl Store {
         Ok(vec![
             domain::file(layout::HEAD, Some(head)),
             domain::file(layout::HEAD_SIGNATURE, Some(signature.into_bytes())),
-            domain::file(layout::KEYS, Some(self.keys.bytes.clone())),
-            domain::file(layout::KEYS_SIGNATURE, Some(self.keys.signature.clone())),
         ])
     }
 
     /// Moves the branches to the commits of these drafts, which are on the disk. A branch that somebody else has moved
     /// meanwhile stays where it is, and its draft fails.
-    fn advance(&mut self, drafts: Vec<Drafted>, outcome: &mut Outcome) {
-        let moves = drafts.iter().map(|draft| {
-            let open = &self.open[&draft.name];
-            Move { repository: &open.repository, from: open.tip, to: draft.to }
-        });
-        let results = self.writer.advance(&moves.collect::<Vec<_>>());
+    fn advance(&mut self, mut drafts: Vec<Drafted>, outcome: &mut Outcome) {
+        // What people meant is there before what follows from it, so nobody finds a deployment without its assignment.
+        drafts.sort_by_key(|draft| draft.name != RepositoryName::Fleet);
+        let moves: Vec<_> = drafts
+            .iter()
+            .map(|draft| {
+                let open = &self.open[&draft.name];
+                Move { repository: &open.repository, from: open.tip, to: draft.to }
+            })
+            .collect();
+        let (fleet, clients) = moves.split_at(drafts.iter().filter(|draft| draft.name == RepositoryName::Fleet).count());
+        let between = || {
+            if !fleet.is_empty() && !clients.is_empty() {
+                stop_point("git-writer.fleet-moved");
+            }
+        };
+        let results = self.writer.advance_in_turn(fleet, clients, between);
         for (draft, result) in drafts.into_iter().zip(results) {
             if let Err(error) = result {
                 self.fail(draft, error.into(), outcome);
@@ -329,6 +340,7 @@ impl Store {
                 (Some(open), Some(list)) => {
                     (open.tip, open.handled) = (Some(to), handled.clone());
                     (open.version, open.list) = (version, list);
+                    open.has_keys = true;
                 }
                 _ => {
                     self.open.remove(&name);

@@ -258,6 +258,24 @@ async fn a_prepared_revision_leaves_the_old_one_alone_and_counts_as_started_when
 }
 
 #[tokio::test]
+async fn a_prepared_revision_that_is_given_up_leaves_the_old_one_alone() {
+    let node = Node::new().await;
+    let agent = node.agent().await;
+    agent.apply(node.workload("first"), call()).await.unwrap();
+    running(&agent).await;
+    let [first] = runners_of(&node.workload_folder())[..] else { panic!("one runner runs") };
+    let second = node.workload("second");
+    agent.prepare(second.clone(), call()).await.unwrap();
+    let both = runners_of(&node.workload_folder());
+    let prepared = both.into_iter().find(|pid| *pid != first).expect("one runner is prepared");
+    let prepared = ProcessId::of(prepared).unwrap();
+    agent.give_up(second.id).await;
+    ended(prepared).await;
+    node.answers("first").await;
+    assert_eq!(runners_of(&node.workload_folder()), [first]);
+}
+
+#[tokio::test]
 async fn a_prepared_runner_ends_with_its_agent_and_was_never_started() {
     let node = Node::new().await;
     let agent = node.agent().await;

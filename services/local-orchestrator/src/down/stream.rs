@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use anyhow::{Context, bail};
-use bus::{BatchError, MAX_BATCH, Outgoing, Pattern, Subject, proto, streams, trace};
+use bus::{BatchError, Outgoing, Pattern, Subject, proto, streams, trace};
 use futures::{StreamExt, TryStreamExt};
 use margo::{Head, ManifestVersion, NodeName};
 use tracing::{info, info_span};
@@ -141,16 +141,11 @@ impl SiteDesired {
         if let Some(head) = messages.pop() {
             messages.push(head.expect_last(mirror.sequence));
         }
-        let mut sequence = 0;
-        while !messages.is_empty() {
-            let rest = messages.split_off(messages.len().min(MAX_BATCH));
-            match self.site.bus.publish_batch(std::mem::replace(&mut messages, rest)).await {
-                Ok(last) => sequence = last,
-                Err(error) => return Ok(Err(error)),
-            }
+        let written = self.site.bus.publish_all(messages).await;
+        if written.is_ok() {
+            info!(%version, changed, "the site's nodes can read it");
         }
-        info!(%version, changed, "the site's nodes can read it");
-        Ok(Ok(sequence))
+        Ok(written)
     }
 }
 

@@ -180,7 +180,7 @@ impl Relay {
         }
         let newest = outgoing.last().map(|outgoing| outgoing.subject.clone());
         let count = outgoing.len() as u64;
-        let sequence = match self.site.hub.publish_batch(outgoing).await {
+        let sequence = match self.site.hub.publish_all(outgoing).await {
             Ok(sequence) => sequence,
             Err(error) => {
                 for message in &window {

@@ -220,7 +220,7 @@ impl Reporter {
         }
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         for attempt in 1.. {
-            let error = match self.site.bus.publish_batch(messages.clone()).await {
+            let error = match self.site.bus.publish_all(messages.clone()).await {
                 Ok(_) => return true,
                 Err(error) => error,
             };
