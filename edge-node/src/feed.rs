@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::DirectGetErrorKind;
 use bus::{Bus, Subject, streams};
 use futures::{FutureExt, StreamExt};
 use margo::NodeId;
@@ -61,15 +60,11 @@ async fn follow(bus: &Bus, node: &NodeId, candidates: &mpsc::Sender<Candidate>) 
     }
 }
 
-/// By subject: the only form of direct get that a node's permissions allow.
+/// Reads what the site desires of the node. Returns `None` when nothing was ever desired of it.
 async fn look(bus: &Bus, node: &NodeId) -> anyhow::Result<Option<Candidate>> {
-    let stream = bus.jetstream().get_stream_no_info(streams::DESIRED).await?;
-    match stream.direct_get_last_for_subject(Subject::DesiredNode(node.clone()).to_string()).await {
-        Ok(message) => Ok(Some(Candidate { headers: message.headers, payload: message.payload })),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
-            debug!("nothing was ever desired of this node");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
+    let found = bus.last(streams::DESIRED, &Subject::DesiredNode(node.clone())).await?;
+    if found.is_none() {
+        debug!("nothing was ever desired of this node");
     }
+    Ok(found.map(|message| Candidate { headers: message.headers, payload: message.payload }))
 }

@@ -102,10 +102,13 @@ impl Cached {
         }
     }
 
+    /// Writes both files. Other runners of the node may compile the same component and write the same files now.
     fn store(&self, code: &[u8]) -> anyhow::Result<()> {
-        write(&self.code, code).with_context(|| format!("writing {}", self.code.display()))?;
+        let write = |path: &Path, content: &[u8]| {
+            disk::write_private_shared(path, content).with_context(|| format!("writing {}", path.display()))
+        };
+        write(&self.code, code)?;
         write(&self.digest, Digest::of(code).to_string().as_bytes())
-            .with_context(|| format!("writing {}", self.digest.display()))
     }
 
     #[expect(
@@ -119,18 +122,6 @@ impl Cached {
         let component = unsafe { Component::deserialize_file(engine, &self.code) };
         component.map_err(Into::into)
     }
-}
-
-/// By rename, under a name of our own: another runner may compile the same component.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "runners that compile the same component must not share an unfinished file"
-)]
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_added_extension(std::process::id().to_string());
-    fs::write(&new, bytes)?;
-    fs::File::open(&new)?.sync_all()?;
-    fs::rename(&new, path)
 }
 
 /// Without reading the whole file into memory.

@@ -21,9 +21,7 @@ mod request;
 
 pub use health::{NodeHealth, SiteHealth, health};
 pub use limits::{MAX_COUNTER, MAX_REFUSALS, MAX_REPORT, shown};
-pub use node::{
-    Capabilities, Component, Deployment, Events, Failure, Refusal, Status, Transition, capabilities, events, status,
-};
+pub use node::{Capabilities, Deployment, Events, Refusal, Status, Transition, capabilities, events, status};
 pub use request::{Request, request};
 
 /// Where a report stands among all reports of its node. Those of a later life of the node come after all earlier ones, so

@@ -20,7 +20,9 @@ mod write;
 use std::{fs, io, path::Path};
 
 pub use lock::FolderLock;
-pub use write::{make_private_folder, names, sync, sync_together, write_all_private, write_private};
+pub use write::{
+    make_private_folder, names, sync, sync_together, write_all_private, write_private, write_private_shared,
+};
 
 /// Reads a file, and returns `None` when the file does not exist.
 pub fn read_optional(path: &Path) -> io::Result<Option<Vec<u8>>> {

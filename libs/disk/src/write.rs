@@ -24,13 +24,25 @@ pub fn make_private_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Replaces a file, whole or not at all, readable by its owner only. A missing folder is made. The content is on
-/// the disk when this returns.
+/// the disk when this returns. Only one writer at a time may do this to a file; for more there is
+/// [`write_private_shared`].
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, &unfinished(path), content)
+}
+
+/// Replaces a file as [`write_private`] does, also while other processes replace the same file. Each writes under a
+/// name of its own, and the content of the last one to end stays. A process that dies half way leaves an unfinished
+/// file, which nobody removes; so this is only for files that really have several writers.
+pub fn write_private_shared(path: &Path, content: &[u8]) -> io::Result<()> {
+    let own = path.with_added_extension(std::process::id().to_string());
+    replace(path, &unfinished(&own), content)
+}
+
+fn replace(path: &Path, unfinished: &Path, content: &[u8]) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make_private_folder(parent)?;
-    let unfinished = unfinished(path);
-    write_new(&unfinished, [content])?.sync_all()?;
-    fs::rename(&unfinished, path)?;
+    write_new(unfinished, [content])?.sync_all()?;
+    fs::rename(unfinished, path)?;
     sync(parent)
 }
 
@@ -147,6 +159,18 @@ mod tests {
         write_private(&folder.path().join("a"), b"whole").unwrap();
         assert_eq!(names(folder.path()).unwrap(), ["a"]);
         assert_eq!(fs::read(folder.path().join("a")).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn a_writer_of_a_shared_file_leaves_alone_what_others_have_not_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("a.bin"), folder.path().join("a.bin.0~"));
+        fs::write(&other, "half").unwrap();
+        write_private_shared(&path, b"one").unwrap();
+        write_private_shared(&path, b"two").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), fs::read(&other).unwrap()), (b"two".to_vec(), b"half".to_vec()));
+        assert_eq!((names(folder.path()).unwrap(), mode(&path)), (vec!["a.bin".to_owned()], 0o600));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing of our own is left");
     }
 
     #[test]

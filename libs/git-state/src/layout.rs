@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use margo::RepositoryName;
+use api::{AssignmentState, NodeState};
 use margo::{
     AppId, AppVersion, AssignmentName, ClientName, ComponentName, DeploymentId, DeviceId, Digest, Identity, NodeId,
-    NodeName, ParameterValue, SiteName, TenantName,
+    NodeName, ParameterValue, RepositoryName, SiteName, TenantName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +47,7 @@ pub fn clients(folder: &Path, tenant: &TenantName) -> std::io::Result<Vec<Client
 }
 
 /// Reads the file of a client from its path and content in `fleet.git`. It returns `None` for other files, and for
-/// one whose content names another client.
+/// one whose content is not valid or names another client.
 pub fn client_of(path: &str, content: &[u8]) -> Option<ClientFile> {
     let name = path.strip_prefix("clients/")?.strip_suffix(".yaml")?;
     let file: ClientFile = serde_saphyr::from_slice(content).ok()?;
@@ -132,14 +132,22 @@ pub fn to_yaml(document: &impl Serialize) -> Vec<u8> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Origin {
-    /// The way by which the application came, which is always `upload`.
-    pub source: String,
+    /// The way by which the application came.
+    pub source: AppSource,
     /// Digest of the OCI manifest of the package.
     pub digest: Digest,
     /// The name of the caller who added the application.
     pub added_by: String,
     /// The digest of the OCI manifest of each component.
     pub lock: BTreeMap<ComponentName, Digest>,
+}
+
+/// The ways by which an application comes into the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppSource {
+    /// A caller sent the tar of an OCI image layout that holds the package and its components.
+    Upload,
 }
 
 /// `sites/<site>.yaml`: a place with a Local Orchestrator (LO).
@@ -150,8 +158,8 @@ pub struct SiteFile {
     pub name: SiteName,
     /// The client that is the LO of the site.
     pub orchestrator: ClientName,
-    /// `active`, `leaving` or `retired`.
-    pub state: String,
+    /// Whether the site was ordered to be there. A site has the same states as a node.
+    pub state: NodeState,
 }
 
 /// `clients/<client>.yaml`: the owner of one manifest and one repository.
@@ -162,8 +170,8 @@ pub struct ClientFile {
     pub name: ClientName,
     /// The identity that the hub accepts when the client connects.
     pub identity: Identity,
-    /// `active`, `leaving` or `retired`.
-    pub state: String,
+    /// Whether the client was ordered to be there. A client has the same states as a node.
+    pub state: NodeState,
 }
 
 /// `nodes/<client>/<node>.yaml`: a machine that runs deployments.
@@ -176,8 +184,8 @@ pub struct NodeFile {
     pub device_id: DeviceId,
     /// The identity that the site accepts when the node connects.
     pub identity: Identity,
-    /// `active`, `leaving` or `retired`.
-    pub state: String,
+    /// Whether the node was ordered to be there.
+    pub state: NodeState,
     /// Labels that people gave to the node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -192,8 +200,8 @@ pub struct AssignmentFile {
     /// Rises by one with every order of a person. An order by which the system places the assignment leaves it as it
     /// is.
     pub revision: u64,
-    /// `active` or `removed`. The file of a removed assignment stays, so that its name stays taken.
-    pub state: String,
+    /// Whether the assignment stands. The file of a removed assignment stays, so that its name stays taken.
+    pub state: AssignmentState,
     /// The application that shall run.
     pub app: AppId,
     /// The version of the application.
@@ -231,4 +239,22 @@ pub struct Placement {
     pub revision: u64,
     /// The id of the order that put it there.
     pub order: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(value: &impl Serialize) -> String {
+        String::from_utf8(to_yaml(value)).unwrap().trim_end().to_owned()
+    }
+
+    #[test]
+    fn states_and_sources_stand_in_the_files_as_words_in_lower_case() {
+        let states = [NodeState::Active, NodeState::Leaving, NodeState::Retired];
+        assert_eq!(states.map(|state| word(&state)), ["active", "leaving", "retired"]);
+        let states = [AssignmentState::Active, AssignmentState::Removed];
+        assert_eq!(states.map(|state| word(&state)), ["active", "removed"]);
+        assert_eq!(word(&AppSource::Upload), "upload");
+    }
 }

@@ -61,9 +61,9 @@ struct ReadApi<P> {
     policy: P,
 }
 
-/// A refusal in the form of OCI Distribution.
+/// A request that gets no content is answered with this, in the form that OCI Distribution gives to errors.
 #[derive(Debug)]
-enum Refusal {
+enum ErrorResponse {
     Unauthorized,
     /// The path is none that is served, or names a tag.
     Unsupported,
@@ -74,7 +74,7 @@ enum Refusal {
     Internal,
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let (status, code, message) = match &self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "a valid bearer token is required".into()),
@@ -112,7 +112,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for ErrorResponse {
     fn from(cause: StoreError) -> Self {
         error!(error = &cause as &dyn std::error::Error, "content not served");
         Self::Internal
@@ -120,17 +120,17 @@ impl From<StoreError> for Refusal {
 }
 
 impl<P: Policy> ReadApi<P> {
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), ErrorResponse> {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        if token.is_some_and(|token| self.policy.admits(token)) { Ok(()) } else { Err(Refusal::Unauthorized) }
+        if token.is_some_and(|token| self.policy.admits(token)) { Ok(()) } else { Err(ErrorResponse::Unauthorized) }
     }
 
-    async fn manifest(&self, name: RepositoryName, digest: Digest) -> Result<Response, Refusal> {
+    async fn manifest(&self, name: RepositoryName, digest: Digest) -> Result<Response, ErrorResponse> {
         if !self.store.holds(&name, &digest).await? {
             match self.policy.provide(&name, &digest).await {
                 Availability::Here => {}
-                Availability::Absent => return Err(Refusal::ManifestUnknown(digest)),
-                Availability::Later(after) => return Err(Refusal::Later(after)),
+                Availability::Absent => return Err(ErrorResponse::ManifestUnknown(digest)),
+                Availability::Later(after) => return Err(ErrorResponse::Later(after)),
             }
         }
         let store = self.store.clone();
@@ -139,13 +139,13 @@ impl<P: Policy> ReadApi<P> {
         Ok((headers, bytes).into_response())
     }
 
-    async fn blob(&self, name: RepositoryName, digest: Digest) -> Result<Response, Refusal> {
+    async fn blob(&self, name: RepositoryName, digest: Digest) -> Result<Response, ErrorResponse> {
         if !self.store.may_read_blob(&name, &digest) {
-            return Err(Refusal::BlobUnknown(digest));
+            return Err(ErrorResponse::BlobUnknown(digest));
         }
         let failed = |error| StoreError::io(format!("opening {digest}"))(error);
         let file = File::open(self.store.path(&digest)).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Refusal::BlobUnknown(digest),
+            ErrorKind::NotFound => ErrorResponse::BlobUnknown(digest),
             _ => failed(error).into(),
         })?;
         let size = file.metadata().await.map_err(failed)?.len();
@@ -162,7 +162,7 @@ impl<P: Policy> ReadApi<P> {
 async fn version<P: Policy>(
     State(api): State<ReadApi<P>>,
     headers: HeaderMap,
-) -> Result<Json<serde_json::Value>, Refusal> {
+) -> Result<Json<serde_json::Value>, ErrorResponse> {
     api.admit(&headers)?;
     Ok(Json(json!({})))
 }
@@ -171,17 +171,19 @@ async fn content<P: Policy>(
     State(api): State<ReadApi<P>>,
     Path(path): Path<String>,
     headers: HeaderMap,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ErrorResponse> {
     api.admit(&headers)?;
-    let (rest, digest) = path.rsplit_once('/').ok_or(Refusal::Unsupported)?;
-    let (name, kind) = rest.rsplit_once('/').ok_or(Refusal::Unsupported)?;
+    let (rest, digest) = path.rsplit_once('/').ok_or(ErrorResponse::Unsupported)?;
+    let (name, kind) = rest.rsplit_once('/').ok_or(ErrorResponse::Unsupported)?;
     if !matches!(kind, "manifests" | "blobs") {
-        return Err(Refusal::Unsupported);
+        return Err(ErrorResponse::Unsupported);
     }
-    let name =
-        name.parse().map_err(|error: crate::InvalidReference| Refusal::Invalid("NAME_INVALID", error.to_string()))?;
-    let digest =
-        digest.parse().map_err(|error: margo::InvalidDigest| Refusal::Invalid("DIGEST_INVALID", error.to_string()))?;
+    let name = name
+        .parse()
+        .map_err(|error: crate::InvalidReference| ErrorResponse::Invalid("NAME_INVALID", error.to_string()))?;
+    let digest = digest
+        .parse()
+        .map_err(|error: margo::InvalidDigest| ErrorResponse::Invalid("DIGEST_INVALID", error.to_string()))?;
     if kind == "manifests" { api.manifest(name, digest).await } else { api.blob(name, digest).await }
 }
 

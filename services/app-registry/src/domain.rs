@@ -4,11 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{App, AppProfile, FieldError};
-use bus::proto;
-use git_state::layout::{self, Origin, to_yaml};
 use margo::{ApplicationDescription, ComponentName, Digest};
 use oci::{ArtifactManifest, Descriptor, Reference, RepositoryName, layout::is_wasm, media};
-use outbox::{AuditSubject, Object, OrderHeader, Verb};
+use outbox::OrderHeader;
 
 use crate::error::UploadError;
 
@@ -159,24 +157,6 @@ impl Upload {
             added_by: order.requested_by.to_string(),
             added_at: order.requested_at.clone(),
         }
-    }
-
-    /// The commit in `fleet.git`.
-    pub fn commit(&self, order: &OrderHeader) -> proto::GitWrite {
-        let (app, version) = (&self.description.id, &self.description.metadata.version);
-        let origin = Origin {
-            source: "upload".to_owned(),
-            digest: self.digest,
-            added_by: order.requested_by.to_string(),
-            lock: self.lock.clone(),
-        };
-        let file = |path: String, content: Vec<u8>| proto::FileChange { path, content: Some(content.into()) };
-        let files = vec![
-            file(layout::description(app, version), self.text.clone().into_bytes()),
-            file(layout::origin(app, version), to_yaml(&origin)),
-        ];
-        let subject = AuditSubject { verb: Verb::Add, object: Object::App(app.clone(), version.clone()), detail: None };
-        order.write(&subject, proto::git_write::Change::Fleet(proto::FleetChange { files }))
     }
 }
 

@@ -13,6 +13,7 @@
 mod config;
 mod domain;
 mod error;
+mod git;
 mod handler;
 mod store;
 mod tickets;

@@ -35,6 +35,7 @@ use uuid::Uuid;
 use crate::{
     domain::{self, Listed, Upload},
     error::UploadError,
+    git,
     store::{Added, Catalogue},
     tickets::{Admitted, Tickets},
 };
@@ -82,7 +83,7 @@ impl Uploads {
         }
         // The content is kept also when the application is in the catalogue already: the store may have lost it.
         layout.move_into(&self.content, &upload.manifests).await?;
-        match self.catalogue.add(&content, upload.commit(&order)).await? {
+        match self.catalogue.add(&content, git::add_app(&upload, &order)).await? {
             Added::New => {
                 info!(app = %app.id, version = %app.version, digest = %app.digest, caller = %admitted.caller, "app added");
                 Ok((StatusCode::CREATED, app))

@@ -92,14 +92,10 @@ fn fleet_files(change: &Change) -> Vec<FileChange> {
 
 fn assignment_file(assignment: &Assignment) -> AssignmentFile {
     let Assignment { name, revision, state, spec, .. } = assignment;
-    let state = match state {
-        AssignmentState::Active => "active",
-        AssignmentState::Removed => "removed",
-    };
     AssignmentFile {
         name: name.clone(),
         revision: revision.get(),
-        state: state.to_owned(),
+        state: *state,
         app: spec.app.id.clone(),
         version: spec.app.version.clone(),
         profile: spec.profile.clone().unwrap_or_default(),

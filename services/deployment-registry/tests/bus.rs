@@ -389,7 +389,7 @@ async fn an_order_becomes_writes_of_fleet_and_of_each_client_it_touches() {
         assert_eq!((trailers["Assignment"], trailers["Reason"]), ("greeter", "the night shift"));
     }
     let assignment: AssignmentFile = file(order, "assignments/greeter.yaml").unwrap();
-    assert_eq!((assignment.revision, assignment.state.as_str()), (1, "active"));
+    assert_eq!((assignment.revision, assignment.state), (1, AssignmentState::Active));
     assert_eq!(assignment.parameters["greeting"], text("Hi"));
     let placement: PlacementFile = file(order, "placements/greeter.yaml").unwrap();
     assert_eq!(placement.nodes.len(), 3);
@@ -444,7 +444,7 @@ async fn an_update_and_a_removal_follow_the_revision_that_a_person_has_seen() {
         assert_eq!(world.wait_until_committed(3).await[0].kind, "remove");
         let commits = world.commits();
         let (_, fleet) = commits.iter().rfind(|(repository, _)| *repository == RepositoryName::Fleet).unwrap();
-        assert_eq!(file::<AssignmentFile>(fleet, "assignments/greeter.yaml").unwrap().state, "removed");
+        assert_eq!(file::<AssignmentFile>(fleet, "assignments/greeter.yaml").unwrap().state, AssignmentState::Removed);
         assert_eq!(file::<PlacementFile>(fleet, "placements/greeter.yaml"), None, "deleted");
         let (_, plant) = commits.iter().rfind(|(repository, _)| *repository == client("plant")).unwrap();
         let Some(Change::Client(change)) = &plant.change else { panic!("{plant:?}") };

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use api::NodeState;
 use git_state::{CommitId, Repository, VerifyError, layout};
 use margo::RepositoryName;
 use margo::{ClientName, KeySet, TenantName};
@@ -52,7 +53,7 @@ impl Store {
         {
             let files = fleet.files_in(tip, "clients/")?;
             let known = files.iter().filter_map(|(path, content)| layout::client_of(path, content));
-            clients.extend(known.filter(|client| client.state != "retired").map(|client| client.name));
+            clients.extend(known.filter(|client| client.state != NodeState::Retired).map(|client| client.name));
         }
         Ok(clients)
     }

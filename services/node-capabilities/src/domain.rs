@@ -1,9 +1,8 @@
 //! Who may join, and which reports of sites and nodes change what we hold. There is no async, no NATS and no clock here.
 
-use api::{CreateNode, CreateSite, FieldError, Reachability, Refusal};
-pub use bus::report::Position;
-use jiff::Timestamp;
-use margo::{ClientName, DeviceId, ManifestVersion, NodeId, NodeName};
+use api::{CreateNode, CreateSite, FieldError};
+use bus::report::Position;
+use margo::{ClientName, DeviceId};
 
 /// The most characters of a reason, because it becomes one line of a commit message.
 const MAX_REASON: usize = 1_000;
@@ -82,46 +81,10 @@ fn check_taken(name: String, taken: Taken) -> Result<Joins, CannotJoin> {
     }
 }
 
-/// A node's report of what it can do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    pub node: NodeId,
-    pub position: Position,
-    /// The device that the document names.
-    pub device: DeviceId,
-    /// The Margo DeviceCapabilitiesManifest as the node sent it, after its check.
-    pub document: String,
-}
-
-impl Capabilities {
-    /// Whether this report replaces the one at the position held. A repeated report, or one that a later report has overtaken,
-    /// does not.
-    pub fn are_newer_than(&self, held: Option<Position>) -> bool {
-        held < Some(self.position)
-    }
-}
-
-/// A report of an LO about its site; it replaces the one before.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Health {
-    pub client: ClientName,
-    pub nodes: Vec<NodeHealth>,
-    /// The version of the manifest that is in force at the site; `None` before the first.
-    pub adopted: Option<ManifestVersion>,
-    /// What the site refused lately, newest last.
-    pub refusals: Vec<Refusal>,
-    /// When the LO made the report, by its own clock.
-    pub time: Timestamp,
-}
-
-/// What an LO judges of one node of its site.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeHealth {
-    pub node: NodeName,
-    /// Whether the LO has heard the node's heartbeats lately.
-    pub reachability: Reachability,
-    /// When the reachability last changed, by the LO's clock.
-    pub since: Timestamp,
+/// Whether a report at this position replaces the one at the position held. A repeated report, or one that a later
+/// report has overtaken, does not.
+pub fn is_newer(position: Position, held: Option<Position>) -> bool {
+    held < Some(position)
 }
 
 #[cfg(test)]
@@ -197,15 +160,13 @@ mod tests {
         /// Only a position above the one held changes anything, so repeating or overtaking never does.
         #[test]
         fn the_newest_capabilities_stay(positions in proptest::collection::vec((1..4u64, 0..6u64), 1..20)) {
-            let node: NodeId = "plant/press".parse().unwrap();
             let mut held = None;
             for (incarnation, sequence) in &positions {
                 let position = Position { incarnation: *incarnation, sequence: *sequence };
-                let report = Capabilities { device: (&node).into(), node: node.clone(), position, document: String::new() };
-                if report.are_newer_than(held) {
+                if is_newer(position, held) {
                     held = Some(position);
                 }
-                prop_assert!(!report.are_newer_than(held));
+                prop_assert!(!is_newer(position, held));
             }
             let newest = positions.iter().max().map(|(incarnation, sequence)| (*incarnation, *sequence));
             prop_assert_eq!(held.map(|held| (held.incarnation, held.sequence)), newest);

@@ -1,20 +1,17 @@
 //! What a new site or node looks like in `fleet.git`. One order makes one commit.
 
-use api::{CreateNode, CreateSite};
+use api::{CreateNode, CreateSite, NodeState};
 use bus::proto;
 use git_state::layout::{self, ClientFile, NodeFile, SiteFile};
 use outbox::{AuditSubject, Object, OrderHeader, Verb};
 
 use crate::domain::device_id;
 
-/// The state in Git of whoever was added and not removed.
-const ACTIVE: &str = "active";
-
 /// The commit that adds a site and the client that is its LO.
 pub fn add_site(site: &CreateSite, order: &OrderHeader) -> proto::GitWrite {
     let client = site.name.client();
-    let site_file = SiteFile { name: site.name.clone(), orchestrator: client.clone(), state: ACTIVE.to_owned() };
-    let client_file = ClientFile { name: client.clone(), identity: site.identity.clone(), state: ACTIVE.to_owned() };
+    let site_file = SiteFile { name: site.name.clone(), orchestrator: client.clone(), state: NodeState::Active };
+    let client_file = ClientFile { name: client.clone(), identity: site.identity.clone(), state: NodeState::Active };
     let files = vec![
         file(layout::site(&site.name), layout::to_yaml(&site_file)),
         file(layout::client(&client), layout::to_yaml(&client_file)),
@@ -28,7 +25,7 @@ pub fn add_node(node: &CreateNode, order: &OrderHeader) -> proto::GitWrite {
         name: node.name.clone(),
         device_id: device_id(node),
         identity: node.identity.clone(),
-        state: ACTIVE.to_owned(),
+        state: NodeState::Active,
         labels: Default::default(),
     };
     let files = vec![file(layout::node(&node.name), layout::to_yaml(&node_file))];

@@ -80,15 +80,17 @@ impl Handle for Observer {
 
     async fn handle(&mut self, message: &Message) -> Result<(), ObserveError> {
         match decode(&message.subject, &message.payload)? {
-            Report::Capabilities(capabilities) => match self.store.record_capabilities(&capabilities).await? {
-                Recorded::Known => Ok(()),
-                Recorded::Unknown => Err(ObserveError::UnknownNode(capabilities.node)),
-                Recorded::OtherDevice { wanted } => {
-                    Err(ObserveError::OtherDevice { found: capabilities.device, wanted })
+            Report::Capabilities(node, capabilities) => {
+                match self.store.record_capabilities(&node, &capabilities).await? {
+                    Recorded::Known => Ok(()),
+                    Recorded::Unknown => Err(ObserveError::UnknownNode(node)),
+                    Recorded::OtherDevice { wanted } => {
+                        Err(ObserveError::OtherDevice { found: capabilities.device, wanted })
+                    }
                 }
-            },
-            Report::Health(health) => match self.store.record_health(&health).await? {
-                Recorded::Unknown => Err(ObserveError::UnknownClient(health.client)),
+            }
+            Report::Health(client, health) => match self.store.record_health(&client, &health).await? {
+                Recorded::Unknown => Err(ObserveError::UnknownClient(client)),
                 Recorded::Known | Recorded::OtherDevice { .. } => Ok(()),
             },
         }

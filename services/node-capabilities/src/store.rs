@@ -12,10 +12,11 @@
 //! that was not acknowledged comes again and changes nothing the second time.
 
 use ::store::{Access, Database, Migrations, Row, StoreError, Table, Transaction, json};
-use api::{AdmittedNode, CreateNode, CreateSite, Node, NodeState, Reachability, Site};
+use api::{AdmittedNode, CreateNode, CreateSite, Node, NodeState, Reachability, Refusal, Site};
+use bus::report::{self, Capabilities, Position, SiteHealth};
 use margo::{ClientName, DeviceId, Identity, NodeId, TenantName};
 
-use crate::domain::{Capabilities, Health, Position, Taken, device_id};
+use crate::domain::{Taken, device_id, is_newer};
 
 static CLIENTS: Table = Table::new("clients", &["name"]);
 static SITES: Table = Table::new("sites", &["name"]);
@@ -153,8 +154,13 @@ impl Store {
     }
 
     /// Keeps what a node can do, unless something newer is held.
-    pub async fn record_capabilities(&self, capabilities: &Capabilities) -> Result<Recorded, StoreError> {
-        let Capabilities { node: NodeId { client, node }, position, device, document } = capabilities;
+    pub async fn record_capabilities(
+        &self,
+        node: &NodeId,
+        capabilities: &Capabilities,
+    ) -> Result<Recorded, StoreError> {
+        let NodeId { client, node } = node;
+        let Capabilities { position, device, document } = capabilities;
         let mut tx = self.database.begin().await?;
         let query = NODES.query(
             "SELECT client, node, device_id, incarnation, sequence FROM nodes
@@ -166,7 +172,7 @@ impl Store {
         if *device != wanted {
             return Ok(Recorded::OtherDevice { wanted });
         }
-        if !capabilities.are_newer_than(read_position(&row)?) {
+        if !is_newer(*position, read_position(&row)?) {
             return Ok(Recorded::Known);
         }
         let update = NODES.query(
@@ -187,7 +193,8 @@ impl Store {
     }
 
     /// Keeps what an LO says. It comes in the order of the stream, which holds only the last one: none is older.
-    pub async fn record_health(&self, health: &Health) -> Result<Recorded, StoreError> {
+    pub async fn record_health(&self, client: &ClientName, health: &SiteHealth) -> Result<Recorded, StoreError> {
+        let refusals: Vec<_> = health.refusals.iter().map(shown).collect();
         let mut tx = self.database.begin().await?;
         let update = SITES.query(
             "UPDATE sites SET adopted_manifest_version = $1, last_seen = $2, refusals = $3
@@ -196,9 +203,9 @@ impl Store {
         let update = update
             .bind(health.adopted.map(|version| version.get()))
             .bind(health.time)
-            .bind(json(&health.refusals))
+            .bind(json(&refusals))
             .bind(self.tenant.as_str())
-            .bind(health.client.as_str());
+            .bind(client.as_str());
         if update.execute(&mut tx).await? == 0 {
             return Ok(Recorded::Unknown);
         }
@@ -213,7 +220,7 @@ impl Store {
                 .bind(word(node.reachability))
                 .bind(node.since)
                 .bind(self.tenant.as_str())
-                .bind(health.client.as_str())
+                .bind(client.as_str())
                 .bind(node.node.as_str())
                 .execute(&mut tx)
                 .await?;
@@ -221,6 +228,12 @@ impl Store {
         tx.commit().await?;
         Ok(Recorded::Known)
     }
+}
+
+/// Makes of a refusal what is kept and shown; there the time is a text.
+fn shown(refusal: &report::Refusal) -> Refusal {
+    let report::Refusal { subject, reason, time } = refusal;
+    Refusal { subject: subject.clone(), reason: reason.clone(), at: time.to_string() }
 }
 
 fn word(reachability: Reachability) -> &'static str {

@@ -313,8 +313,8 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         assert_eq!(trailers(&write)["Reason"], "a second press");
         let node: NodeFile = file(&write, "nodes/plant/press.yaml");
         assert_eq!(
-            (node.device_id.as_str(), node.identity, node.state.as_str()),
-            ("plant/press", Identity::Nkey(node_key), "active")
+            (node.device_id.as_str(), node.identity, node.state),
+            ("plant/press", Identity::Nkey(node_key), NodeState::Active)
         );
         service.stop().await;
     })

@@ -30,16 +30,16 @@ pub async fn handle(store: &Store, messages: Vec<Message>) -> anyhow::Result<()>
         let span = info_span!("status", subject = %message.subject, trace_id = tracing::field::Empty);
         trace::continue_from(&span, message.headers.as_ref());
         let malformed = match decode(&message.subject, &message.payload) {
-            Ok(Report::Status(report)) => {
-                statuses.push(report);
+            Ok(Report::Status(node, status)) => {
+                statuses.push((node, status));
                 None
             }
-            Ok(Report::Events(report)) => {
+            Ok(Report::Events(node, report)) => {
                 if report.lost > 0 {
-                    span.in_scope(|| warn!(node = %report.node, lost = report.lost, "the node dropped transitions"));
+                    span.in_scope(|| warn!(%node, lost = report.lost, "the node dropped transitions"));
                     LOST.inc_by(report.lost);
                 }
-                events.push(report);
+                events.push((node, report));
                 None
             }
             Err(malformed) => {

@@ -16,9 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ::store::{Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction, json};
 use api::{ActualDeployment, HistoryEntry, Refusal};
+use bus::report::{Events, Position, Status, Transition};
 use margo::{DeploymentId, NodeId, TenantName};
 
-use crate::domain::{EventReport, Position, StatusReport, Transition, newest};
+use crate::domain::newest;
 
 /// Transitions kept of each deployment.
 const HISTORY: u64 = 200;
@@ -40,8 +41,8 @@ pub struct Store {
     tenant: TenantName,
 }
 
-/// What one row of the table `history` is made of.
-type HistoryRow<'a> = (&'a EventReport, &'a Transition);
+/// What one row of the table `history` is made of: the node, its incarnation, and what changed.
+type HistoryRow<'a> = (&'a NodeId, u64, &'a Transition);
 
 impl Store {
     /// Brings the tables to their newest form.
@@ -51,11 +52,11 @@ impl Store {
     }
 
     /// Records a batch of reports in one transaction. What is stored already, or overtaken, changes nothing.
-    pub async fn record(&self, statuses: Vec<StatusReport>, events: &[EventReport]) -> Result<(), StoreError> {
+    pub async fn record(&self, statuses: Vec<(NodeId, Status)>, events: &[(NodeId, Events)]) -> Result<(), StoreError> {
         let mut tx = self.database.begin().await?;
-        let nodes: Vec<_> = statuses.iter().map(|report| &report.node).collect::<BTreeSet<_>>().into_iter().collect();
+        let nodes: Vec<_> = statuses.iter().map(|(node, _)| node).collect::<BTreeSet<_>>().into_iter().collect();
         let held = self.positions(&mut tx, &nodes).await?;
-        let reports: Vec<_> = newest(&held, statuses).into_values().collect();
+        let reports: Vec<_> = newest(&held, statuses).into_iter().collect();
         for reports in reports.chunks(MAX_ROWS) {
             self.replace_statuses(&mut tx, reports).await?;
             self.replace_refusals(&mut tx, reports).await?;
@@ -83,16 +84,16 @@ impl Store {
         Ok(positions)
     }
 
-    async fn replace_statuses(&self, tx: &mut Transaction, reports: &[StatusReport]) -> Result<(), StoreError> {
+    async fn replace_statuses(&self, tx: &mut Transaction, reports: &[(NodeId, Status)]) -> Result<(), StoreError> {
         let tenant = self.tenant.as_str();
         let positions = NODES
             .query("INSERT INTO nodes (tenant, node, incarnation, sequence, reported_at) ")
-            .push_rows(reports, |row, report| {
+            .push_rows(reports, |row, (node, status)| {
                 row.bind(tenant)
-                    .bind(report.node.to_string())
-                    .bind(report.position.incarnation)
-                    .bind(report.position.sequence)
-                    .bind(report.time)
+                    .bind(node.to_string())
+                    .bind(status.position.incarnation)
+                    .bind(status.position.sequence)
+                    .bind(status.time)
             })
             .push(
                 " ON CONFLICT (tenant, node) DO UPDATE SET incarnation = excluded.incarnation,
@@ -101,30 +102,30 @@ impl Store {
         positions.execute(tx).await?;
 
         // One statement writes a row only once, so of a report that names a deployment twice the last one counts.
-        let statuses: BTreeMap<_, _> = reports
+        let deployments: BTreeMap<_, _> = reports
             .iter()
-            .flat_map(|report| report.deployments.iter().map(move |status| (report, status)))
-            .map(|(report, status)| ((&report.node, status.id), (report, status)))
+            .flat_map(|(node, status)| status.deployments.iter().map(move |deployment| (node, status, deployment)))
+            .map(|(node, status, deployment)| ((node, deployment.id), (node, status, deployment)))
             .collect();
-        let statuses: Vec<_> = statuses.into_values().collect();
-        for rows in statuses.chunks(MAX_ROWS) {
+        let deployments: Vec<_> = deployments.into_values().collect();
+        for rows in deployments.chunks(MAX_ROWS) {
             let statement = DEPLOYMENTS
                 .query(
                     "INSERT INTO deployments (tenant, node, id, digest, state, failure, components,
                      adopted_manifest_version, reported_at, incarnation, sequence) ",
                 )
-                .push_rows(rows, |row, (report, status)| {
+                .push_rows(rows, |row, (node, status, deployment)| {
                     row.bind(tenant)
-                        .bind(report.node.to_string())
-                        .bind(status.id.to_string())
-                        .bind(status.digest.to_string())
-                        .bind(status.state.as_str())
-                        .bind(status.failure.as_ref().map(json))
-                        .bind(json(&status.components))
-                        .bind(status.adopted_manifest_version)
-                        .bind(report.time)
-                        .bind(report.position.incarnation)
-                        .bind(report.position.sequence)
+                        .bind(node.to_string())
+                        .bind(deployment.id.to_string())
+                        .bind(deployment.digest.to_string())
+                        .bind(deployment.state.as_str())
+                        .bind(deployment.failure.as_ref().map(json))
+                        .bind(json(&deployment.components))
+                        .bind(deployment.adopted_manifest_version)
+                        .bind(status.time)
+                        .bind(status.position.incarnation)
+                        .bind(status.position.sequence)
                 })
                 .push(
                     " ON CONFLICT (tenant, node, id) DO UPDATE SET digest = excluded.digest, state = excluded.state,
@@ -147,28 +148,30 @@ impl Store {
                  AND node IN ",
             )
             .bind(tenant)
-            .push_list(reports.iter().map(|report| report.node.to_string()));
+            .push_list(reports.iter().map(|(node, _)| node.to_string()));
         gone.execute(tx).await?;
         Ok(())
     }
 
-    async fn replace_refusals(&self, tx: &mut Transaction, reports: &[StatusReport]) -> Result<(), StoreError> {
+    async fn replace_refusals(&self, tx: &mut Transaction, reports: &[(NodeId, Status)]) -> Result<(), StoreError> {
         let tenant = self.tenant.as_str();
         let delete = REFUSED
             .query("DELETE FROM refusals WHERE tenant = $1 AND node IN ")
             .bind(tenant)
-            .push_list(reports.iter().map(|report| report.node.to_string()));
+            .push_list(reports.iter().map(|(node, _)| node.to_string()));
         delete.execute(tx).await?;
         let refusals: Vec<_> = reports
             .iter()
-            .flat_map(|report| (0u64..).zip(&report.refusals).map(move |(place, refusal)| (report, place, refusal)))
+            .flat_map(|(node, status)| {
+                (0u64..).zip(&status.refusals).map(move |(place, refusal)| (node, place, refusal))
+            })
             .collect();
         for rows in refusals.chunks(MAX_ROWS) {
             let insert = REFUSED.query("INSERT INTO refusals (tenant, node, place, subject, reason, at) ").push_rows(
                 rows,
-                |row, (report, place, refusal)| {
+                |row, (node, place, refusal)| {
                     row.bind(tenant)
-                        .bind(report.node.to_string())
+                        .bind(node.to_string())
                         .bind(*place)
                         .bind(&refusal.subject)
                         .bind(&refusal.reason)
@@ -180,11 +183,13 @@ impl Store {
         Ok(())
     }
 
-    async fn append_history(&self, tx: &mut Transaction, events: &[EventReport]) -> Result<(), StoreError> {
+    async fn append_history(&self, tx: &mut Transaction, events: &[(NodeId, Events)]) -> Result<(), StoreError> {
         let tenant = self.tenant.as_str();
         let transitions: Vec<HistoryRow<'_>> = events
             .iter()
-            .flat_map(|report| report.transitions.iter().map(move |transition| (report, transition)))
+            .flat_map(|(node, events)| {
+                events.transitions.iter().map(move |transition| (node, events.position.incarnation, transition))
+            })
             .collect();
         for rows in transitions.chunks(MAX_ROWS) {
             let insert = TRANSITIONS
@@ -192,10 +197,10 @@ impl Store {
                     "INSERT INTO history (tenant, node, incarnation, number, deployment, digest, component, state, failure,
                      adopted_manifest_version, at) ",
                 )
-                .push_rows(rows, |row, (report, transition)| {
+                .push_rows(rows, |row, (node, incarnation, transition)| {
                     row.bind(tenant)
-                        .bind(report.node.to_string())
-                        .bind(report.incarnation)
+                        .bind(node.to_string())
+                        .bind(*incarnation)
                         .bind(transition.number)
                         .bind(transition.deployment.to_string())
                         .bind(transition.digest.to_string())
@@ -214,7 +219,7 @@ impl Store {
     /// Keeps the newest transitions of each deployment, by the node's own count and not by its clock.
     async fn prune_history(&self, tx: &mut Transaction, transitions: Vec<HistoryRow<'_>>) -> Result<(), StoreError> {
         let touched: BTreeSet<_> =
-            transitions.iter().map(|(report, transition)| (transition.deployment, &report.node)).collect();
+            transitions.iter().map(|(node, _, transition)| (transition.deployment, *node)).collect();
         for (deployment, node) in touched {
             // With fewer rows there is no oldest one to keep, and a comparison with nothing deletes nothing.
             let delete = TRANSITIONS.query(

@@ -1,5 +1,6 @@
 //! What an LO says of its site.
 
+use api::Reachability;
 use jiff::Timestamp;
 use margo::{ManifestVersion, NodeName};
 
@@ -8,7 +9,7 @@ use super::{
     limits::{MAX_NODES, at_most, decode, field, parse, shown},
     node::refusals,
 };
-use crate::proto::{self, Reachability};
+use crate::proto;
 
 /// The LO's judgement of its site.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +29,7 @@ pub struct SiteHealth {
 pub struct NodeHealth {
     /// The node's name at the site.
     pub node: NodeName,
-    /// As judged by heartbeats; never unspecified.
+    /// Whether the LO hears the node's heartbeats.
     pub reachability: Reachability,
     /// Since when, by the LO's clock.
     pub since: Timestamp,
@@ -55,11 +56,13 @@ pub fn health(payload: &[u8]) -> Result<SiteHealth, Malformed> {
 
 fn node((at, raw): (usize, proto::NodeHealth)) -> Result<NodeHealth, Malformed> {
     let path = |name: &str| format!("nodes[{at}].{name}");
-    let reachability = match Reachability::try_from(raw.reachability) {
-        Ok(Reachability::Unspecified) | Err(_) => {
+    let reachability = match proto::Reachability::try_from(raw.reachability) {
+        Ok(proto::Reachability::Reachable) => Reachability::Reachable,
+        Ok(proto::Reachability::Unreachable) => Reachability::Unreachable,
+        Ok(proto::Reachability::Unknown) => Reachability::Unknown,
+        Ok(proto::Reachability::Unspecified) | Err(_) => {
             return Err(field(path("reachability"), format!("{} is no reachability", raw.reachability)));
         }
-        Ok(reachability) => reachability,
     };
     Ok(NodeHealth { node: parse(path("node"), &raw.node)?, reachability, since: shown(raw.since) })
 }
@@ -71,7 +74,8 @@ mod tests {
     use super::*;
 
     fn raw() -> proto::SiteHealth {
-        let press = proto::NodeHealth { node: "press".into(), reachability: Reachability::Reachable.into(), since: 1 };
+        let reachability = proto::Reachability::Reachable.into();
+        let press = proto::NodeHealth { node: "press".into(), reachability, since: 1 };
         proto::SiteHealth { nodes: vec![press], adopted_manifest_version: 7, ..Default::default() }
     }
 

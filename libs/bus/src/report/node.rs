@@ -1,5 +1,6 @@
 //! What a node says: its status, its transitions, what it can do.
 
+use api::{ActualComponent, Failure};
 use jiff::Timestamp;
 use margo::{DeploymentId, DeviceId, Digest, State};
 use serde_json::Value;
@@ -40,31 +41,7 @@ pub struct Deployment {
     /// Why the deployment failed, if it did.
     pub failure: Option<Failure>,
     /// The parts that the deployment consists of.
-    pub components: Vec<Component>,
-}
-
-/// One component of a deployment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Component {
-    /// Its name in the application's description.
-    pub name: String,
-    /// The state of this component alone.
-    pub state: State,
-    /// Why the component failed, if it did.
-    pub failure: Option<Failure>,
-    /// Where the component answers, when it listens.
-    pub endpoint: Option<String>,
-}
-
-/// Why something failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// A stable word, such as `digest-mismatch`.
-    pub code: String,
-    /// The deployment's or the component's name.
-    pub source: String,
-    /// The cause, for people.
-    pub message: String,
+    pub components: Vec<ActualComponent>,
 }
 
 /// Something that a node or a site did not accept, for operators.
@@ -177,7 +154,7 @@ fn deployment((at, raw): (usize, proto::DeploymentStatus)) -> Result<Deployment,
     let component = |(number, raw): (usize, proto::ComponentStatus)| {
         // Nobody reads them yet; the limit counts from the first report that carries some.
         at_most(path(&format!("components[{number}].parts")), raw.parts.len(), MAX_COMPONENTS)?;
-        Ok(Component {
+        Ok(ActualComponent {
             state: state(path(&format!("components[{number}].state")), raw.state)?,
             name: text(raw.name),
             failure: raw.failure.map(failure),

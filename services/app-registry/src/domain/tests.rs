@@ -1,5 +1,3 @@
-use outbox::trailer;
-
 use super::*;
 
 const MARGO: &str = include_str!("../../tests/hello/margo.yaml");
@@ -113,23 +111,4 @@ fn a_manifest_in_the_index_has_a_name_and_a_kind() {
     ] {
         assert!(reference(&bad).is_err(), "{bad:?}");
     }
-}
-
-#[test]
-fn the_commit_holds_the_exact_bytes_and_the_origin() {
-    let listed = [package_of(MARGO), component()];
-    let (package, _) = package(&listed).unwrap();
-    let upload = check(&listed, package, "margo.yaml", MARGO.into()).unwrap();
-    let order = OrderHeader::new("ada".parse().unwrap(), None);
-    let write = upload.commit(&order);
-    assert_eq!((write.author.as_str(), write.subject.as_str()), ("ada", "add app hello 1.0.0"));
-    let keys: Vec<_> = write.trailers.iter().map(|trailer| trailer.key.as_str()).collect();
-    assert_eq!(keys, [trailer::ORDER, trailer::REQUESTED_BY, trailer::REQUESTED_AT]);
-    let Some(proto::git_write::Change::Fleet(change)) = write.change else { panic!("a change of fleet.git") };
-    let [description, origin] = &change.files[..] else { panic!("{change:?}") };
-    assert_eq!(description.path, "apps/hello/1.0.0/margo.yaml");
-    assert_eq!(description.content.as_deref(), Some(MARGO.as_bytes()));
-    assert_eq!(origin.path, "apps/hello/1.0.0/origin.yaml");
-    let origin = String::from_utf8(origin.content.clone().unwrap().into()).unwrap();
-    assert!(origin.contains(&component().digest.to_string()) && origin.contains("addedBy: ada"), "{origin}");
 }

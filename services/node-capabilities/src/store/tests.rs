@@ -1,10 +1,9 @@
 use ::store::Location;
-use api::Refusal;
+use bus::report::NodeHealth;
 use jiff::Timestamp;
 use testkit::on_each_database;
 
 use super::*;
-use crate::domain::NodeHealth;
 
 async fn open(location: &Location) -> (Database, Store) {
     let database = Database::open(location).await.unwrap();
@@ -47,13 +46,17 @@ async fn filled(location: &Location) -> (Database, Store, Known) {
     (database, store, known)
 }
 
-fn health(client: &str, nodes: Vec<NodeHealth>) -> Health {
-    Health {
-        client: client.parse().unwrap(),
+fn client(name: &str) -> ClientName {
+    name.parse().unwrap()
+}
+
+fn health(nodes: Vec<NodeHealth>) -> SiteHealth {
+    let time = Timestamp::from_second(9).unwrap();
+    SiteHealth {
         nodes,
         adopted: Some(7.try_into().unwrap()),
-        refusals: vec![Refusal { subject: "head".into(), reason: "older".into(), at: "then".into() }],
-        time: Timestamp::from_second(9).unwrap(),
+        refusals: vec![report::Refusal { subject: "head".into(), reason: "older".into(), time }],
+        time,
     }
 }
 
@@ -101,22 +104,23 @@ async fn names_and_identities_that_are_taken_are_known_with_their_owner() {
 async fn capabilities_are_replaced_by_newer_ones_alone() {
     on_each_database(async |location| {
         let (_, store, _) = filled(&location).await;
-        let capabilities = |name: &str, incarnation, sequence, document: &str| Capabilities {
-            node: name.parse().unwrap(),
-            device: name.parse().unwrap(),
+        let node: NodeId = "plant/press".parse().unwrap();
+        let capabilities = |node: &NodeId, incarnation, sequence, document: &str| Capabilities {
+            device: node.into(),
             position: Position { incarnation, sequence },
             document: document.into(),
         };
         for (incarnation, sequence, document) in
             [(1, 5, "{\"a\": 1}"), (1, 4, "{\"a\": 2}"), (2, 1, "{\"a\": 3}"), (1, 9, "{}")]
         {
-            let report = capabilities("plant/press", incarnation, sequence, document);
-            assert_eq!(store.record_capabilities(&report).await.unwrap(), Recorded::Known);
+            let report = capabilities(&node, incarnation, sequence, document);
+            assert_eq!(store.record_capabilities(&node, &report).await.unwrap(), Recorded::Known);
         }
         let held = store.nodes().await.unwrap()[0].capabilities.clone();
         assert_eq!(held, Some(serde_json::json!({ "a": 3 })));
-        let stranger = capabilities("plant/stranger", 1, 1, "{}");
-        assert_eq!(store.record_capabilities(&stranger).await.unwrap(), Recorded::Unknown);
+        let node: NodeId = "plant/stranger".parse().unwrap();
+        let stranger = capabilities(&node, 1, 1, "{}");
+        assert_eq!(store.record_capabilities(&node, &stranger).await.unwrap(), Recorded::Unknown);
     })
     .await;
 }
@@ -133,7 +137,7 @@ async fn what_an_orchestrator_says_is_kept_of_its_own_nodes() {
         let nodes = [judged("press", Reachability::Reachable, 1), judged("stranger", Reachability::Reachable, 1)];
         for second in [1, 1, 2] {
             let nodes = nodes.iter().cloned().chain([judged("saw", Reachability::Unreachable, second)]).collect();
-            assert_eq!(store.record_health(&health("plant", nodes)).await.unwrap(), Recorded::Known);
+            assert_eq!(store.record_health(&client("plant"), &health(nodes)).await.unwrap(), Recorded::Known);
         }
         let held: Vec<_> =
             store.nodes().await.unwrap().into_iter().map(|node| (node.reachability, node.since.unwrap())).collect();
@@ -146,7 +150,7 @@ async fn what_an_orchestrator_says_is_kept_of_its_own_nodes() {
         assert_eq!((sites[0].adopted_manifest_version, sites[0].refusals.len()), (Some(7), 1));
         assert_eq!(sites[0].last_seen.as_deref(), Some("1970-01-01T00:00:09Z"));
         assert_eq!(sites[1].last_seen, None);
-        assert_eq!(store.record_health(&health("elsewhere", vec![])).await.unwrap(), Recorded::Unknown);
+        assert_eq!(store.record_health(&client("elsewhere"), &health(vec![])).await.unwrap(), Recorded::Unknown);
     })
     .await;
 }

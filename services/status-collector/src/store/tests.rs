@@ -1,10 +1,10 @@
 use ::store::Location;
+use bus::report::{Deployment, Refusal};
 use jiff::Timestamp;
 use margo::{Digest, State};
 use testkit::on_each_database;
 
 use super::*;
-use crate::domain::{DeploymentStatus, Refusal};
 
 async fn open(location: &Location) -> (Database, Store) {
     let database = Database::open(location).await.unwrap();
@@ -16,8 +16,8 @@ fn id(number: u64) -> DeploymentId {
     format!("00000000-0000-4000-8000-{number:012}").parse().unwrap()
 }
 
-fn status(number: u64, state: State) -> DeploymentStatus {
-    DeploymentStatus {
+fn deployment(number: u64, state: State) -> Deployment {
+    Deployment {
         id: id(number),
         digest: Digest::of(b"document"),
         adopted_manifest_version: 1,
@@ -28,17 +28,17 @@ fn status(number: u64, state: State) -> DeploymentStatus {
 }
 
 /// A report of a node that names these deployments as installed.
-fn report(node: &str, sequence: u64, deployments: impl IntoIterator<Item = u64>) -> StatusReport {
-    StatusReport {
-        node: format!("plant/{node}").parse().unwrap(),
+fn report(node: &str, sequence: u64, deployments: impl IntoIterator<Item = u64>) -> (NodeId, Status) {
+    let status = Status {
         position: Position { incarnation: 1, sequence },
-        deployments: deployments.into_iter().map(|number| status(number, State::Installed)).collect(),
+        deployments: deployments.into_iter().map(|number| deployment(number, State::Installed)).collect(),
         refusals: vec![],
         time: Timestamp::from_second(i64::try_from(sequence).unwrap()).unwrap(),
-    }
+    };
+    (format!("plant/{node}").parse().unwrap(), status)
 }
 
-fn events(numbers: impl IntoIterator<Item = u64>) -> EventReport {
+fn events(numbers: impl IntoIterator<Item = u64>) -> (NodeId, Events) {
     let transition = |number| Transition {
         number,
         deployment: id(1),
@@ -49,12 +49,12 @@ fn events(numbers: impl IntoIterator<Item = u64>) -> EventReport {
         adopted_manifest_version: number,
         time: Timestamp::UNIX_EPOCH,
     };
-    EventReport {
-        node: "plant/press".parse().unwrap(),
-        incarnation: 1,
+    let events = Events {
+        position: Position { incarnation: 1, sequence: 1 },
         transitions: numbers.into_iter().map(transition).collect(),
         lost: 0,
-    }
+    };
+    ("plant/press".parse().unwrap(), events)
 }
 
 async fn states(store: &Store) -> Vec<(String, DeploymentId, State, String)> {
@@ -91,9 +91,9 @@ async fn a_status_replaces_what_is_held_of_its_node_and_of_no_other() {
 async fn a_report_that_names_a_deployment_twice_keeps_nobody_from_being_stored() {
     on_each_database(async |location| {
         let (_, store) = open(&location).await;
-        let mut twice = report("press", 1, [1]);
-        twice.deployments.push(status(1, State::Failed));
-        store.record(vec![twice, report("saw", 1, [2])], &[]).await.unwrap();
+        let (press, mut twice) = report("press", 1, [1]);
+        twice.deployments.push(deployment(1, State::Failed));
+        store.record(vec![(press, twice), report("saw", 1, [2])], &[]).await.unwrap();
         let states: Vec<_> = states(&store).await.into_iter().map(|(_, id, state, _)| (id, state)).collect();
         assert_eq!(states, [(id(1), State::Failed), (id(2), State::Installed)]);
     })
@@ -125,7 +125,8 @@ async fn refusals_are_those_of_the_newest_report_newest_last() {
                 reason: (*reason).into(),
                 time: Timestamp::from_second(at).unwrap(),
             };
-            StatusReport { refusals: (1..).zip(reasons).map(refusal).collect(), ..report("press", sequence, []) }
+            let (press, status) = report("press", sequence, []);
+            (press, Status { refusals: (1..).zip(reasons).map(refusal).collect(), ..status })
         };
         store.record(vec![refused(1, &["first", "sec\0nd"])], &[]).await.unwrap();
         let reasons = async || store.refusals().await.unwrap().into_iter().map(|refusal| refusal.reason);
