@@ -131,7 +131,6 @@ pub const FIGURES: [Kind; 16] = [
     ),
 ];
 
-/// The figure with this name.
 pub fn find(name: &str) -> Option<&'static Kind> {
     FIGURES.iter().find(|kind| kind.name == name)
 }

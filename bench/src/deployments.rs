@@ -96,7 +96,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     Ok(vec![samples])
 }
 
-/// The simulated nodes.
+/// The agents of all simulated nodes, in this process. Their runtimes note what they are told and run nothing.
 struct Fleet {
     runtimes: Vec<Arc<NullRuntime>>,
     agents: JoinSet<anyhow::Result<()>>,

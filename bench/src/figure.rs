@@ -21,7 +21,7 @@ pub struct Figure {
     pub reference: Option<String>,
     /// The median of the reference, measured in the same run.
     pub reference_value: Option<f64>,
-    /// `value` divided by `reference_value`.
+    /// `value` divided by `reference_value`; absent where there is no reference.
     pub ratio: Option<f64>,
     /// How often it was measured.
     pub runs: usize,

@@ -73,12 +73,11 @@ enum Effort {
     Trial,
     /// Everything within 15 minutes.
     Usual,
-    /// More runs.
+    /// The same with more runs, in about an hour.
     Long,
 }
 
 impl Effort {
-    /// The number for this effort.
     fn of(self, trial: usize, usual: usize, long: usize) -> usize {
         match self {
             Self::Trial => trial,
@@ -273,7 +272,7 @@ fn results(project: &Path) -> PathBuf {
     project.join("bench/results.json")
 }
 
-/// Writes docs/performance.md.
+/// Writes docs/performance.md from bench/results.json, compared with bench/before.json where there is one.
 fn report(project: &Path) -> anyhow::Result<()> {
     let now = read(&results(project))?;
     let before = project.join("bench/before.json");

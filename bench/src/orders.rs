@@ -226,7 +226,8 @@ async fn handled(repository: &Path, branch: &str) -> anyhow::Result<u64> {
     Ok(trailer.map_or(0, |trailer| number_of(&trailer, "deployment-registry")))
 }
 
-/// From `app-registry=1 deployment-registry=42`.
+/// Reads the number of one source from a list such as `app-registry=1 deployment-registry=42`. A source that the list
+/// does not name has the number 0.
 fn number_of(trailer: &str, source: &str) -> u64 {
     let numbers = trailer.split_whitespace().filter_map(|entry| entry.split_once('='));
     numbers.filter(|(name, _)| *name == source).find_map(|(_, number)| number.parse().ok()).unwrap_or(0)

@@ -65,7 +65,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     Ok(vec![samples])
 }
 
-/// A simulated LO.
+/// A simulated LO: nothing but its connection to the hub, with the permissions of a site.
 struct Site {
     client: ClientName,
     bus: Bus,

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Who asks, and where.
+/// A client of the hub's REST interface, with the token of an admin. Every answer but the expected one is an error.
 #[derive(Clone)]
 pub struct Rest {
     client: Client,
@@ -20,7 +20,6 @@ pub struct Rest {
     token: Arc<str>,
 }
 
-/// Where an assignment runs.
 #[derive(Clone)]
 pub enum Targets {
     Nodes(Vec<String>),
@@ -86,7 +85,7 @@ impl Rest {
         Ok((etag.to_str().context("an ETag is text")?.to_owned(), took))
     }
 
-    /// Creates an assignment.
+    /// Creates an assignment. Fails unless the gateway answers 202.
     pub async fn create(&self, name: &str, wish: &Wish) -> anyhow::Result<()> {
         let mut body = wish.body();
         body["name"] = name.into();
@@ -103,7 +102,7 @@ impl Rest {
         Ok(())
     }
 
-    /// Adds a node, `site/node`.
+    /// Adds a node that was not there before. The name is `site/node`.
     pub async fn add_node(&self, name: &str, key: &UserNkey) -> anyhow::Result<()> {
         let body = json!({ "name": name, "identity": { "nkey": key } });
         let request = self.with_token(self.client.post(format!("{}/nodes", self.base))).json(&body);

@@ -41,7 +41,6 @@ pub enum StepError {
     Overdue {
         /// What was under way, such as `preparing`.
         what: &'static str,
-        /// How long it was given.
         limit: Duration,
         /// What the runtime said last of its progress.
         progress: Option<String>,

@@ -247,12 +247,12 @@ impl Look {
     }
 }
 
-/// `card0`, not `card0-HDMI-A-1`.
+/// Whether a name is this word and a number, and nothing else: `card0` is, `card0-HDMI-A-1` is not.
 fn is_numbered(name: &str, word: &str) -> bool {
     name.strip_prefix(word).is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// As constraints write it: `^[0-9]+(Mi|Gi|Ki)$`.
+/// Writes an amount of memory as constraints write theirs: `^[0-9]+(Mi|Gi|Ki)$`.
 fn mebibytes(count: u64) -> String {
     format!("{count}Mi")
 }

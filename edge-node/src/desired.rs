@@ -1,9 +1,12 @@
 //! What this node shall run: verified whole before any of it counts, kept on disk, loaded before any network is there.
 //!
-//! **Layout.** One file holds the version and every document with its digest. **Updates.** The file is replaced whole and
-//! synced before anything is started, stopped or reported because of it; only the preparation of new revisions, which
-//! nobody sees, may begin earlier. **What a crash leaves.** The old file or the new one. Either is verified again, document
-//! by document, before it counts.
+//! **Layout.** One file holds the version and every document with its digest.
+//!
+//! **Updates.** The file is replaced whole and synced before anything is started, stopped or reported because of it;
+//! only the preparation of new revisions, which nobody sees, may begin earlier.
+//!
+//! **After a crash.** The old file or the new one is there. Either is verified again, document by document, before it
+//! counts.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -191,20 +194,11 @@ pub fn save(path: &Path, desired: &Desired) -> io::Result<()> {
 /// Why the desired state on disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file cannot be read.
     #[error("reading {path}")]
-    Read {
-        path: String,
-        /// Why it cannot be read.
-        source: io::Error,
-    },
+    Read { path: String, source: io::Error },
     /// The file is not what [`save`] wrote.
     #[error("{path} is damaged: {reason}")]
-    Damaged {
-        path: String,
-        /// What is wrong with the file.
-        reason: String,
-    },
+    Damaged { path: String, reason: String },
 }
 
 /// Reads what [`save`] wrote and verifies it again; `None` when nothing was ever adopted.

@@ -1,13 +1,17 @@
 //! What this node has to tell, on disk: its incarnation, the sequence of its reports, its last status, its transitions.
 //!
-//! The reconciler records, the reporter drafts reports and settles them with the site's answers. Nothing is told before it
-//! is on the disk here, and nothing is forgotten before the site has it on its disk.
+//! The reconciler records, the reporter drafts reports and settles them with the site's answers. Nothing is told before
+//! it is on the disk here, and nothing is forgotten before the site has it on its disk.
 //!
-//! **Layout.** `identity.json` holds the incarnation and the block of sequences that may be used up; `status.json` the last
-//! status of every deployment and the latest refusals; `transitions.jsonl` is the [`Spool`]. **Updates.** Each file is
-//! replaced whole or appended to, synced. Of one look the transitions are written before the status. **What a crash
-//! leaves.** Transitions without their status are recorded once more, with other numbers; none is missing. A sequence that
-//! was reserved and not used is skipped. A journal that does not read makes this node one that lost its disk.
+//! **Layout.** `identity.json` holds the incarnation and the block of sequences that may be used up; `status.json` the
+//! last status of every deployment and the latest refusals; `transitions.jsonl` is the [`Spool`].
+//!
+//! **Updates.** Each file is replaced whole or appended to, synced. Of one look the transitions are written before the
+//! status.
+//!
+//! **After a crash.** Transitions without their status are recorded once more, with other numbers; none is missing. A
+//! sequence that was reserved and not used is skipped. A journal that does not read makes this node one that lost its
+//! disk.
 //!
 //! Reading and writing block, so async code calls everything but [`Journal::statuses`] and [`Journal::changed`] through
 //! [`Journal::with`].

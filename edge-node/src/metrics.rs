@@ -8,7 +8,7 @@ use std::{
 
 use bus::proto::Metric;
 
-/// What the reconciler measures.
+/// The last values of what the reconciler measures. Each report of the node carries them.
 #[derive(Default)]
 pub struct Gauges {
     workloads: AtomicU64,
@@ -16,7 +16,7 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    /// So many workloads are here.
+    /// Notes how many workloads this node has.
     pub fn workloads(&self, count: usize) {
         self.workloads.store(count as u64, Ordering::Relaxed);
     }

@@ -21,7 +21,6 @@ pub type Wishes = BTreeMap<WorkloadId, Option<Placed>>;
 /// move was cut short.
 pub type Found = BTreeMap<(WorkloadId, &'static str), Digest>;
 
-/// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// This runtime shall no longer run the workload.

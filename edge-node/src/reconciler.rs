@@ -61,7 +61,7 @@ const EARLY: usize = 4;
 pub struct Candidate {
     /// Headers of the message, with the trace of the order.
     pub headers: HeaderMap,
-    /// A [`bus::proto::DesiredNode`], compressed.
+    /// A [`bus::proto::DesiredNode`], compressed as every message of DESIRED is.
     pub payload: Bytes,
 }
 
@@ -70,7 +70,6 @@ pub struct Parts {
     pub node: NodeId,
     /// The file of the desired state in force.
     pub file: PathBuf,
-    /// The runtimes of this node.
     pub runtimes: Vec<Arc<dyn Runtime>>,
     /// The content that workloads need.
     pub artifacts: Artifacts,

@@ -48,17 +48,17 @@ enum Registration {
     Accepted(String),
     /// The site cannot tell yet whether it accepts this node.
     NotReady,
-    /// It does not want us.
+    /// The site does not accept this node, for this reason.
     Refused(String),
 }
 
 /// How the site answered a report.
 enum Outcome {
-    /// It is on its disk, in the STATE stream of this identity.
+    /// The report is on the disk of the site, in the STATE stream of this identity.
     Stored(String),
-    /// Not all of it: what is not, we keep.
+    /// A part of the report is not stored, and stays in the journal for the next one.
     Kept,
-    /// It does not want it.
+    /// The site does not take this report, for this reason.
     Refused(String),
 }
 

@@ -1,8 +1,11 @@
 //! Transitions that no site has stored yet, on disk: JSON lines, a header first. Everything here blocks.
 //!
-//! **Layout.** The header holds the number of the first line and how many transitions were dropped; each further line is
-//! one transition. **Updates.** A transition is appended and synced; what a site has stored goes by writing the file anew.
-//! **What a crash leaves.** A line counts when it ends with a line feed, reads, and its number follows; what comes after the
+//! **Layout.** The header holds the number of the first line and how many transitions were dropped; each further line
+//! is one transition.
+//!
+//! **Updates.** A transition is appended and synced; what a site has stored goes by writing the file anew.
+//!
+//! **After a crash.** A line counts when it ends with a line feed, reads, and its number follows; what comes after the
 //! first line that does not was being written when the power went, and nothing was told of it.
 
 use std::{

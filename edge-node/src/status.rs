@@ -76,7 +76,6 @@ impl Obstacle {
 pub struct PartStatus {
     /// The name that the runtime knows the part by.
     pub name: String,
-    /// The state of the part.
     pub state: State,
     /// Why the part is not installed, when that has a reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,9 +87,7 @@ pub struct PartStatus {
 /// The status of one component, as reports carry it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComponentStatus {
-    /// The name of the component.
     pub name: ComponentName,
-    /// The state of the component.
     pub state: State,
     /// Why the component is not installed, when that has a reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -21,11 +21,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 /// One step, with everything that it takes.
 pub enum Job {
     /// Has a runtime stop a workload and remove what it left.
-    Stop {
-        /// The runtime that has it.
-        runtime: Arc<dyn Runtime>,
-        id: WorkloadId,
-    },
+    Stop { runtime: Arc<dyn Runtime>, id: WorkloadId },
     /// Prepares a workload, has other runtimes stop it, and starts it.
     Start {
         /// The runtime that shall have it.

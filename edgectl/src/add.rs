@@ -104,7 +104,7 @@ struct Key {
     resumed: bool,
 }
 
-/// The content of `FILE.pending`.
+/// A key that may not be in force yet, as it stands in `FILE.pending` until the platform has answered.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pending {

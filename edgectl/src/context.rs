@@ -55,15 +55,15 @@ pub enum ContextError {
     /// The file cannot be read or written.
     #[error("context file {}", path.display())]
     File {
-        /// The context file.
+        /// The path of the file, as it was tried.
         path: PathBuf,
-        /// What the system said.
+        /// What the operating system said.
         source: io::Error,
     },
     /// The file can be read, but does not hold a context.
     #[error("context file {} is not valid: {reason}", path.display())]
     Invalid {
-        /// The context file.
+        /// The path of the file, as it was tried.
         path: PathBuf,
         /// The field, the rule that it breaks, and the line.
         reason: String,

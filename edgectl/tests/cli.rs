@@ -40,7 +40,7 @@ struct Told {
     keys: Vec<String>,
     /// The body and the `If-Match` header of each order.
     orders: Vec<(Value, Option<String>)>,
-    /// Bytes of all uploads.
+    /// The sum of the sizes of all uploads, in bytes.
     uploaded: usize,
 }
 

@@ -62,15 +62,15 @@ pub enum Finding {
     StartedAgain { node: String, digest: String, before: ProcessKey },
     /// Two runners of one workload lived at the same moment.
     TwoRunners { folder: String, runners: (ProcessKey, ProcessKey) },
-    /// `git fsck --strict` complains.
+    /// `git fsck --strict` complains of a repository.
     Unsound { place: String, complaint: String },
     /// A process ended without being killed.
     EndedByItself { process: String, how: String },
 }
 
-/// The place of `fleet.git`.
+/// The place of a finding in `fleet.git`.
 pub const FLEET: &str = "fleet";
-/// The place of the hub's REST interface.
+/// The place of a finding in the answers of the hub's REST interface.
 pub const INTERFACE: &str = "interface";
 
 /// All that is wrong; nothing when every promise was kept.
@@ -308,7 +308,7 @@ pub fn deployment_id(assignment: &str, node: &str) -> String {
     DeploymentId::new(&TenantName::default(), &assignment.parse().expect(name), &node.parse().expect(name)).to_string()
 }
 
-/// The site in `site/node`.
+/// Returns the site of a name like `site/node`.
 fn site_of(node: &str) -> &str {
     node.split_once('/').map_or(node, |(site, _)| site)
 }

@@ -14,11 +14,10 @@ use crate::ledger::Sent;
 #[derive(Clone, Debug)]
 pub struct Evidence {
     pub ledger: Vec<Sent>,
-    /// `fleet.git`.
     pub fleet: Repository,
     pub sites: BTreeMap<String, Site>,
     pub interface: Interface,
-    /// By `site/node`.
+    /// The nodes by their names, `site/node`.
     pub nodes: BTreeMap<String, Node>,
     /// What happened while processes were killed.
     pub witnessed: Witnessed,
@@ -56,7 +55,7 @@ pub struct Commit {
 #[derive(Clone, Debug, Default)]
 pub struct Interface {
     pub assignments: Vec<Assignment>,
-    /// The newest thousand.
+    /// The newest thousand orders; the interface shows no more.
     pub orders: Vec<Order>,
     pub deployments: Vec<Deployment>,
 }
@@ -97,7 +96,7 @@ pub struct Deployment {
 pub struct Node {
     /// What answers on each port that an application may have; `None` when nothing listens.
     pub answers: BTreeMap<u16, Option<String>>,
-    /// The runners that live.
+    /// The runners of the node that live at the end.
     pub runners: Vec<LivingRunner>,
     /// Every start that was noted for a workload that the node still has; those of one workload in their order.
     pub starts: Vec<Start>,

@@ -17,7 +17,7 @@ pub struct Sent {
     pub answer: Answer,
 }
 
-/// What an order wants.
+/// What an order asks of its assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
     Create(Content),
@@ -31,12 +31,10 @@ pub enum Wish {
     },
 }
 
-/// What an assignment means.
+/// What an assignment means after an order: which application runs where, and what it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// The id of the application.
     pub app: &'static str,
-    /// Its version.
     pub version: &'static str,
     /// What the application shall answer; different for every order.
     pub greeting: String,
@@ -49,7 +47,6 @@ pub struct Content {
 pub enum Answer {
     /// 202: it stands and will be carried out.
     Accepted {
-        /// Its id.
         order: String,
         /// The revision that it made.
         revision: u64,

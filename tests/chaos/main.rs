@@ -45,7 +45,7 @@ use crate::{
 const SITES: &[SiteLayout] =
     &[SiteLayout { name: "north", nodes: &["press", "oven"] }, SiteLayout { name: "south", nodes: &["kiln", "crane"] }];
 
-/// The sample application.
+/// The id of the sample application that the platform comes with.
 const HELLO: &str = "hello";
 /// The same under another name and on another port, so that two applications fit on one node.
 const SECOND: &str = "second";

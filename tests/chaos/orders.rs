@@ -52,7 +52,7 @@ impl Rest {
     }
 }
 
-/// Who orders, and what.
+/// A person who orders at random: which assignments, of which application, on which nodes.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     pub name: &'static str,
@@ -103,7 +103,7 @@ struct Draft {
     flaw: Option<Flaw>,
 }
 
-/// A client at work.
+/// A client at work, with all that it has sent so far.
 pub struct Orderer {
     client: Client,
     rest: Rest,

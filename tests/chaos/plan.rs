@@ -15,7 +15,7 @@ const GAP: (u64, u64) = (200, 1_000);
 /// new connection.
 const DOWN: (u64, u64) = (50, 2_500);
 
-/// Who can be killed.
+/// A process that the campaign may kill.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Victim {
     /// A process of the platform, by its name.

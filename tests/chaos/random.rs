@@ -10,7 +10,7 @@ impl Random {
         Self(seed ^ part.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17))
     }
 
-    /// Any number.
+    /// The next number, which may be any of 64 bits.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -24,7 +24,7 @@ impl Random {
         low + self.next() % (high - low + 1)
     }
 
-    /// One of these.
+    /// One of these things, of which there must be at least one.
     pub fn choose<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.between(0, from.len() as u64 - 1) as usize]
     }

@@ -20,7 +20,7 @@ pub type Doubles = BTreeMap<String, (ProcessKey, ProcessKey)>;
 
 /// A thread that looks until it is told to end.
 pub struct Watch {
-    /// Closed to end it.
+    /// The thread ends when this is dropped.
     open: Sender<()>,
     thread: JoinHandle<Doubles>,
 }
@@ -40,7 +40,7 @@ impl Watch {
         Self { open, thread }
     }
 
-    /// What was seen.
+    /// Looks once more, ends the thread, and returns what it has seen in all its looks.
     pub fn end(self) -> Doubles {
         drop(self.open);
         self.thread.join().expect("looking does not panic")

@@ -42,7 +42,7 @@ enum About {
     Itself,
     /// Another node of the same client (a neighbour at the site).
     Neighbour,
-    /// Another client.
+    /// Another client, or a node of another client.
     Stranger,
 }
 

@@ -160,7 +160,7 @@ fn living(pid: i32) -> Option<(i32, u64)> {
 /// A wasm-runner that serves, or one that was started by itself and is about to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runner {
-    /// Its process id.
+    /// The process id, which another process may have after this one has ended.
     pub pid: i32,
     /// When the kernel started it, in ticks since the machine's start.
     pub kernel_start: u64,
@@ -175,7 +175,7 @@ impl Runner {
         runner(self.pid).is_some_and(|(_, runner)| runner == *self)
     }
 
-    /// Ends it without warning.
+    /// Kills the process with SIGKILL, unless it has ended already.
     pub fn kill(&self) {
         if self.is_alive()
             && let Some(pid) = Pid::from_raw(self.pid)
@@ -186,8 +186,8 @@ impl Runner {
     }
 }
 
-/// All wasm-runners that serve and whose workload has its folder somewhere under this one, as the kernel lists them. The processes are looked at one after another, so two of them need not have run at the
-/// same moment.
+/// All wasm-runners that serve and whose workload has its folder somewhere under this one, as the kernel lists them. The
+/// processes are looked at one after another, so two of them need not have run at the same moment.
 pub fn runners(folder: &Path) -> Vec<Runner> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());

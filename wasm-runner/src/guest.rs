@@ -144,7 +144,6 @@ impl Guest {
         })
     }
 
-    /// What was counted so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }

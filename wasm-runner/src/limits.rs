@@ -1,4 +1,4 @@
-//! The memory of a workload.
+//! Limits what components take: the memory that all requests of a workload hold together, tables and parts.
 
 use std::sync::{
     Arc,

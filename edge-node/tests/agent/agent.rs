@@ -1,4 +1,4 @@
-//! The agent under test.
+//! Starts and ends the agent under test: as a task of this process, so that a test sees its runtimes and its spans.
 
 use std::{path::Path, sync::Arc};
 

@@ -41,11 +41,11 @@ struct Shared {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answers {
     Stored,
-    /// EVENTS is full.
+    /// The report is stored, but its transitions are not: EVENTS is full.
     EventsFull,
     Silence,
     Refused,
-    /// Registrations cannot be decided yet.
+    /// The site cannot decide registrations yet.
     NotReady,
 }
 
@@ -123,12 +123,12 @@ impl Site {
         self.lock().answers = answers;
     }
 
-    /// STATE was made anew.
+    /// Has the site answer as after it made its STATE stream anew: under another identity.
     pub fn new_state_stream(&self, id: &str) {
         self.lock().state_stream = id.to_owned();
     }
 
-    /// Artifacts come from somewhere else.
+    /// Serves artifacts by this router from now on, at another URL, which registrations are answered with.
     pub async fn serve_instead(&mut self, router: axum::Router) {
         let url = serve(&mut self._tasks, router).await;
         self.lock().artifacts_url = url;

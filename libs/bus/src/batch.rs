@@ -24,9 +24,9 @@ const FEW: usize = 8;
 pub struct Outgoing {
     /// The subject on which it is published.
     pub subject: Subject,
-    /// Its headers. The current trace is added when they carry none.
+    /// The headers of the message. The current trace is added when they carry none.
     pub headers: HeaderMap,
-    /// The body of the message.
+    /// The body of the message, as its readers decode it.
     pub payload: Bytes,
 }
 
@@ -54,27 +54,28 @@ impl Outgoing {
 /// Why messages are not on the server's disk. Of a batch none is then, except after `Unknown`.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
-    /// Too many open batches: back off with jitter and publish again.
+    /// Too many batches are open, at this stream or at the server. Publishing again after a random pause may succeed.
     #[error("the stream is busy with other batches")]
     Busy,
-    /// An expected sequence was stale: somebody else has written.
+    /// The last message on a subject is not the one that was expected: somebody else has written there.
     #[error("the stream holds another last message than expected")]
     Conflict,
-    /// The stream is full and refuses new messages.
+    /// The stream, or the disk of the server, is full, and new messages are refused until something is removed.
     #[error("the stream is full")]
     Full,
-    /// No stream listens on these subjects.
+    /// No stream takes messages on these subjects. It was not made yet, or was deleted.
     #[error("no stream takes these messages")]
     NoStream,
-    /// Not connected, or no answer in time: the batch may or may not be stored.
+    /// There is no connection, or no answer came in time. The messages may or may not be stored; the text says what
+    /// happened.
     #[error("publishing the batch: {0}")]
     Unknown(String),
     /// The server refused the batch for another reason.
     #[error("the server refused the batch: {description} ({code})")]
     Refused {
-        /// The error code of JetStream.
+        /// The error code of JetStream (`err_code`), by which its documentation explains the error.
         code: u64,
-        /// What the server said.
+        /// The explanation that the server sent with the code, for people.
         description: String,
     },
 }
@@ -96,8 +97,9 @@ struct ApiError {
 }
 
 impl Bus {
-    /// Publishes messages of one stream in their order, any number of them, and returns the sequence of the last one.
-    /// When this returns `Ok`, all are on the server's disk. After an error, any of them may be, and others not.
+    /// Publishes messages of one stream in their order, any number of them, and returns the sequence of the last one;
+    /// of no messages, 0. When this returns `Ok`, all are on the server's disk. After an error, any of them may be, and
+    /// others not.
     pub async fn publish_all(&self, mut messages: Vec<Outgoing>) -> Result<u64, BatchError> {
         let mut sequence = 0;
         while messages.len() > FEW {
@@ -109,8 +111,9 @@ impl Bus {
         Ok(stored.last().copied().unwrap_or(sequence))
     }
 
-    /// Publishes at most [`MAX_BATCH`] messages of one stream atomically, and returns the sequence of the last one.
-    /// When this returns `Ok`, the messages are on the server's disk.
+    /// Publishes at most [`MAX_BATCH`] messages of one stream atomically, and returns the sequence of the last one; of
+    /// no messages, 0. When this returns `Ok`, the messages are on the server's disk. Panics when there are more
+    /// messages.
     pub async fn publish_batch(&self, mut messages: Vec<Outgoing>) -> Result<u64, BatchError> {
         assert!(messages.len() <= MAX_BATCH, "callers split at MAX_BATCH");
         let Some(mut last) = messages.pop() else { return Ok(0) };
@@ -139,8 +142,7 @@ impl Bus {
     async fn publish_one(&self, message: Outgoing) -> Result<u64, BatchError> {
         self.must_be_connected()?;
         let Outgoing { subject, headers, payload } = message.with_trace();
-        let request =
-            async_nats::Request::new().headers(headers).payload(payload).timeout(Some(COMMIT_TIMEOUT));
+        let request = async_nats::Request::new().headers(headers).payload(payload).timeout(Some(COMMIT_TIMEOUT));
         let answer = self.client().send_request(&subject, request).await.map_err(|error| match error.kind() {
             async_nats::RequestErrorKind::NoResponders => BatchError::NoStream,
             _ => BatchError::Unknown(error.to_string()),

@@ -9,40 +9,43 @@ use prost::Message;
 /// The largest message after decompression: 32 MiB, the limit of a node's desired state.
 pub const MAX_PLAIN: usize = 32 << 20;
 
-/// Above this a write is split: well below the server's `max_payload`, and small enough to be stored quickly.
+/// A payload with more bytes than this is split. It is well below the server's `max_payload`, and small enough to be
+/// stored quickly.
 const PART: usize = 512 << 10;
 
 const PART_HEADER: &str = "Edgewright-Part";
 
-/// The bytes are no message of the platform.
+/// Why bytes are not the message of the platform that they should be. The same bytes fail again.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Not zstd, or cut short.
+    /// The bytes are not compressed with zstd, or end too early.
     #[error("decompressing the message")]
     Zstd(#[source] std::io::Error),
-    /// Larger than any message may be.
+    /// The message has more than [`MAX_PLAIN`] bytes when it is decompressed. Decompression stops there.
     #[error("the message is larger than {MAX_PLAIN} bytes when decompressed")]
     TooLarge,
-    /// Not this protobuf message.
+    /// The decompressed bytes are not the protobuf message that was asked for.
     #[error("decoding the message")]
     Proto(#[from] prost::DecodeError),
-    /// A part is missing, doubled or out of order.
+    /// A part is missing, stands there twice or is out of order, or the header names more parts than any message has.
     #[error("part {found} where {wanted} was due")]
     Part {
-        /// What the header said.
+        /// What the header of this part says, `NUMBER/COUNT` in a message of the platform; its first 40 characters.
         found: String,
-        /// What was due.
+        /// What the header of the next part would have said, in the same form; `1/0` when a first part is due.
         wanted: String,
     },
 }
 
-/// Compresses a message.
+/// Encodes a message in protobuf and compresses it, as [`decode`] reads it. A message of more than [`MAX_PLAIN`] bytes
+/// is encoded as well, and refused by whoever decodes it.
 pub fn encode(message: &impl Message) -> Bytes {
     // Level 3 is zstd's own default: documents shrink to a quarter, and higher levels win little.
     zstd::bulk::compress(&message.encode_to_vec(), 3).expect("compressing into memory cannot fail").into()
 }
 
-/// Decompresses and decodes a message, within [`MAX_PLAIN`].
+/// Decompresses and decodes a message. One that has more than [`MAX_PLAIN`] bytes is refused before it fills the
+/// memory.
 pub fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, DecodeError> {
     let decoder = zstd::stream::read::Decoder::new(bytes).map_err(DecodeError::Zstd)?;
     let mut plain = Vec::new();
@@ -53,7 +56,8 @@ pub fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, DecodeError> {
     Ok(M::decode(plain.as_slice())?)
 }
 
-/// Splits a payload into what one message may carry. The parts must be published in order, in one batch.
+/// Splits a payload into what one message may carry: each part with the headers that [`Assembler`] needs. The parts
+/// must be published in order, in one batch. A payload that fits into one message stays whole and has no header.
 pub fn into_parts(payload: Bytes) -> Vec<(HeaderMap, Bytes)> {
     if payload.len() <= PART {
         return vec![(HeaderMap::new(), payload)];
@@ -68,7 +72,7 @@ pub fn into_parts(payload: Bytes) -> Vec<(HeaderMap, Bytes)> {
         .collect()
 }
 
-/// Puts parts together again, as they come from a stream in order.
+/// Puts the parts of [`into_parts`] together again, as they come from a stream in order.
 #[derive(Default)]
 pub struct Assembler {
     parts: Vec<u8>,
@@ -77,7 +81,7 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Takes the next message of the stream; gives the payload when it is complete. A new first part or an
+    /// Takes the next message of the stream, and returns a payload when it is complete. A new first part or an
     /// undivided message begins anew: what came before it was never completed.
     pub fn take(&mut self, headers: Option<&HeaderMap>, payload: Bytes) -> Result<Option<Bytes>, DecodeError> {
         let Some(header) = headers.and_then(|headers| headers.get(PART_HEADER)) else {

@@ -19,7 +19,7 @@ pub enum Tier {
 pub enum GitFolders {
     /// The service is no source of writes.
     None,
-    /// These folders of `fleet.git`.
+    /// The service writes these folders of `fleet.git`, and no repository of a client.
     Fleet(&'static [&'static str]),
     /// These folders of `fleet.git`, and the repositories of all clients.
     FleetAndClients(&'static [&'static str]),

@@ -1,4 +1,4 @@
-//! The identity of a commit.
+//! The id of a commit as a type of this crate, so that no user of it needs `gix`.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! The manifest that the files of a client's repository are.
+//! The manifest that the files of a client's repository are: who writes a commit and who reads it must find the same
+//! list, because the head is signed for it.
 
 use std::collections::BTreeMap;
 

@@ -30,7 +30,7 @@ impl Message {
         self
     }
 
-    /// Returns the first line.
+    /// Returns the first line, which says to people what the commit is.
     pub fn subject(&self) -> &str {
         &self.subject
     }

@@ -1,4 +1,5 @@
-//! Paths of files in a commit.
+//! Paths of files in a commit, checked once: a path that a source names can neither leave its repository nor mean
+//! something to Git.
 
 use std::fmt;
 

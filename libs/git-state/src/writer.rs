@@ -1,8 +1,15 @@
 //! Writing the repositories, by one process at a time.
 //!
-//! A commit takes three steps: [`Writer::write`], [`Writer::sync`] and [`Writer::advance`]. Each is done for as
-//! many commits as there are. Objects are on the disk before a branch names them, so a process that dies in between
-//! leaves nothing but objects that no branch names.
+//! **Layout.** Beside the repositories of a tenant stand `git-writer.lock`, which the one writer holds, and
+//! `allowed_signers`, by which stock git believes its signatures. Where everything else stands says [`layout`].
+//!
+//! **Updates.** A commit takes three steps: [`Writer::write`], [`Writer::sync`] and [`Writer::advance`]. Each is done
+//! for as many commits as there are. Objects are on the disk before a branch names them, and a branch moves only from
+//! where it is thought to be.
+//!
+//! **After a crash.** Before the branch moves, nothing is left but objects that no branch names. A lock that a killed
+//! writer left on a branch, and a move that it had not yet synced, are put right by [`Writer::open`]. A new repository
+//! is made under another name and renamed when it is whole, so one that was cut short is made again.
 
 use std::{
     collections::BTreeSet,

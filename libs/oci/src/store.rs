@@ -1,5 +1,7 @@
 //! The content store on disk: content by digest, and which repository names hold it.
 //!
+//! **Layout.** The markers under `repositories/` are empty files.
+//!
 //! ```text
 //! blobs/sha256/<hex>                          content, manifests included
 //! repositories/<name>/_blobs/<hex>            the name may read this blob
@@ -7,8 +9,13 @@
 //! staging/                                    what is being written; emptied at the start
 //! ```
 //!
-//! The markers are empty files. Content stands under its digest only after it was digested and synced. A crash
-//! leaves files in `staging/`, which the next start removes, or content that no marker names yet.
+//! **Updates.** Content is written into `staging/` and digested on the way; it is moved under its digest only when the
+//! digest is right and the file is synced. A name gets its markers when all content is there, that of the manifest
+//! last. Content is never changed; what proves to be damaged is removed.
+//!
+//! **After a crash.** Files are left in `staging/`, which the next start removes, or content that no marker names yet,
+//! or markers of blobs without that of their manifest: then the name does not hold the manifest, and linking it again
+//! completes the rest.
 
 use std::{
     fs::{self, File},

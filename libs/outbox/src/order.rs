@@ -95,24 +95,24 @@ impl OrderHeader {
 /// What an order does, as the first line of its commit: `create assignment greeter: hello 1.0.0 on 2 nodes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditSubject {
-    /// What is done.
+    /// What the order does to the object.
     pub verb: Verb,
-    /// What it is done to.
+    /// The thing that the order is about.
     pub object: Object,
     /// More about it, for people.
     pub detail: Option<String>,
 }
 
-/// What an order does.
+/// What an order does to its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Brings something into the world that is never changed or that others change later.
     Add,
-    /// Makes a standing wish.
+    /// Makes a standing wish: an assignment, which holds until it is removed.
     Create,
-    /// Changes a standing wish.
+    /// Changes what a standing wish means, at a new revision.
     Update,
-    /// Ends a standing wish.
+    /// Ends a standing wish, for good.
     Remove,
     /// Follows a standing wish on further nodes.
     Place,
@@ -134,13 +134,13 @@ impl Verb {
 /// What an order is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
-    /// An application at a version.
+    /// An application at a version, written `app hello 1.0.0`.
     App(AppId, AppVersion),
-    /// A site.
+    /// A site, written `site plant`.
     Site(SiteName),
-    /// A node.
+    /// A node, written `node plant/press`.
     Node(NodeId),
-    /// An assignment.
+    /// An assignment, written `assignment greeter`.
     Assignment(AssignmentName),
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct OpenRow {
     pub bytes: usize,
 }
 
-/// Rows to publish together.
+/// The rows that are published in one go, and how far that brings the cursor.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Batch {
     /// The rows in the order of their positions.
@@ -44,7 +44,7 @@ pub(crate) struct Progress {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct RepositoryProgress {
-    /// The last number published.
+    /// The number of the last row that this process has published.
     published: u64,
     /// The last number that Git shows as handled.
     handled: u64,

@@ -36,20 +36,20 @@ pub(crate) struct Foreign {
     pub repository: RepositoryName,
     /// What Git shows as handled.
     pub handled: u64,
-    /// The number given last.
+    /// The highest number that this database has given.
     pub last: u64,
 }
 
 /// A row as it travels.
 #[derive(Debug)]
 pub(crate) struct Payload {
-    /// The compressed write.
+    /// The [`GitWrite`](bus::proto::GitWrite), compressed as git-writer reads it.
     pub bytes: Bytes,
     /// The trace of the order, if there was one.
     pub traceparent: Option<String>,
 }
 
-/// Makes the tables.
+/// Brings the tables of the outbox to their newest form, and makes them when there are none.
 pub(crate) async fn migrate(database: &Database) -> anyhow::Result<()> {
     database.migrate(&MIGRATIONS).await
 }
@@ -64,7 +64,7 @@ pub(crate) fn too_large(bytes: usize, limit: usize) -> StoreError {
 pub(crate) struct Place {
     /// Counts within the repository, from one, without gaps.
     pub number: u64,
-    /// Counts over all repositories.
+    /// Counts over all repositories, rising in the order of the commits.
     pub position: u64,
 }
 

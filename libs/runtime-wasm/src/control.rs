@@ -1,4 +1,4 @@
-//! The agent's side of a runner's control socket.
+//! The agent's side of a runner's control socket: one command, one answer, one connection.
 
 use std::{
     fs::File,

@@ -1,4 +1,6 @@
-//! The folder of one workload.
+//! The folder of one workload: all that an agent and its runners keep of it, so that either may die.
+//!
+//! **Layout.** Everything is a file of this one folder:
 //!
 //! ```text
 //! spec.json    what is in force            lock         held by the runner that takes requests
@@ -21,14 +23,15 @@
 //!   requests in work: its successor need not wait for them. It ends by itself within [`GRACE`].
 //!
 //! **Updates.** `next.json` is on the disk, synced, before the revision counts as prepared (its runner is loading
-//! meanwhile); it becomes `spec.json` by a
-//! rename before the old runner is stopped, so no kill brings an old document back to life. The rename itself is synced
-//! beside the switch and not before it: should the power fail within those milliseconds, the node boots with the old
-//! specification, and the agent, which had the new desired state on its disk before all this began, replaces it at once.
-//! A folder is deleted beginning with `spec.json`: one without it is a leftover.
+//! meanwhile); it becomes `spec.json` by a rename before the old runner is stopped, so no kill brings an old document
+//! back to life. The rename itself is synced beside the switch and not before it. A folder is deleted beginning with
+//! `spec.json`.
 //!
-//! A specification that this version cannot read is not taken for a leftover: its runner goes on, and the folder waits
-//! until the workload is applied or removed.
+//! **After a crash.** A folder with `next.json` has a revision that was being prepared: its runner ended with the
+//! agent, and the file is forgotten. A folder without `spec.json` is a leftover and goes. Should the power fail between
+//! the rename and its sync, the node boots with the old specification, and the agent, which had the new desired state
+//! on its disk before all this began, replaces it at once. A specification that this version cannot read is not taken
+//! for a leftover: its runner goes on, and the folder waits until the workload is applied or removed.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},

@@ -1,4 +1,5 @@
-//! What a component's `x-edgewright-extensions` may set.
+//! What a component's `x-edgewright-extensions` may set: its port, and the memory that it may take. Any other key is an
+//! error, so that a misspelt limit is not taken for none.
 
 use std::num::NonZeroU16;
 
@@ -50,7 +51,7 @@ impl Settings {
     }
 }
 
-/// `64Mi` → 67108864.
+/// Returns the number of bytes that a text such as `64Mi` means: 67,108,864. Returns `None` for any other form.
 fn bytes(text: &str) -> Option<u64> {
     let (number, shift) = [("Ki", 10), ("Mi", 20), ("Gi", 30)]
         .into_iter()

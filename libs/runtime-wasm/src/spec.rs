@@ -90,7 +90,7 @@ pub enum Command {
 pub struct Status {
     /// Whether the runner takes requests.
     pub state: RunnerState,
-    /// The process that answers.
+    /// The process that answers, of which the kernel says how long processors have worked for it.
     #[serde(flatten)]
     pub process: ProcessId,
     /// The document for which the runner was started.

@@ -1,4 +1,7 @@
-//! Keeps one workload running.
+//! Keeps one workload running: takes up the runner that lives or starts one, waits for its end, and begins again.
+//!
+//! Nothing is kept here that a restart of the agent needs: the specification stands in the folder, and the count of
+//! deaths in quick succession begins anew.
 
 use std::{
     io,

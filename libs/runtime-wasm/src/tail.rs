@@ -1,4 +1,4 @@
-//! The last lines of a workload's log.
+//! The last lines of a workload's log, read from its end, because a log may be long and a person reads little of it.
 
 use std::{
     fs::File,

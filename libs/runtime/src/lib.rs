@@ -159,7 +159,7 @@ pub enum RuntimeError {
     Io {
         /// What was attempted, such as `starting wasm-runner`.
         attempt: String,
-        /// Why the attempt failed.
+        /// What the operating system said.
         source: std::io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! Readiness on a real server.
+//! What `/readyz` answers while a service comes up, works, and is without its NATS server.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 

@@ -1,4 +1,8 @@
 //! Connections: one that writes, a few that read.
+//!
+//! Either database gets one connection that writes, so transactions take turns, none is refused because of another, and
+//! a service behaves alike on both. A transaction that was not committed when the process died leaves nothing; what a
+//! commit promises of the disk says [`Transaction::commit`].
 
 use std::{path::Path, time::Duration};
 

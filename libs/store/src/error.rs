@@ -1,4 +1,5 @@
-//! What can go wrong with a database.
+//! What can go wrong with a database, told apart by what follows for the caller: to try again later, to decide anew, or
+//! to report a mistake.
 
 use std::error::Error;
 
@@ -20,7 +21,7 @@ pub enum StoreError {
     Refused {
         /// Which table the statement is about.
         table: &'static str,
-        /// What the database said.
+        /// What the database said of the statement.
         source: sqlx::Error,
     },
     /// A row holds what no service writes.
@@ -48,9 +49,9 @@ pub enum StoreError {
     TooLarge {
         /// The table that the value was to be written into.
         table: &'static str,
-        /// The size of the value.
+        /// The size of the value in bytes.
         bytes: usize,
-        /// The largest size.
+        /// The largest size that the table takes, in bytes.
         limit: usize,
     },
 }

@@ -1,4 +1,5 @@
-//! Where a service's tables are.
+//! Where a service's tables are: in a SQLite file or in a schema of a PostgreSQL database, and never with a password in
+//! what is shown of it.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -11,7 +12,7 @@ pub enum Location {
     File(PathBuf),
     /// A schema of a PostgreSQL database. The schema is made when it is missing, the database is not.
     Schema {
-        /// How to connect.
+        /// The server and the database on it, and as whom to connect.
         url: PostgresUrl,
         /// The name of the schema: lower-case letters, digits and `_`.
         schema: String,

@@ -1,4 +1,5 @@
-//! Statements and their values.
+//! Statements and their values. The text of a statement is made of literals of the program; what comes from outside is
+//! a value and never becomes text.
 
 use std::borrow::Cow;
 
@@ -43,13 +44,14 @@ impl<'q> Query<'q> {
         self
     }
 
-    /// Continues the text.
+    /// Continues the text of the statement with these words. They do not pass through a value, so they are literals of
+    /// the program.
     pub fn push(mut self, sql: &'static str) -> Self {
         self.sql.to_mut().push_str(sql);
         self
     }
 
-    /// Continues the text with a value.
+    /// Continues the text with the number of the next value (`$2`), and gives that value.
     pub fn push_bind(mut self, value: impl Into<Value<'q>>) -> Self {
         self.push_value(value.into());
         self

@@ -1,4 +1,5 @@
-//! Reading what was written.
+//! Reading columns as the types that were written. What cannot be read so is an error that names the table, the row and
+//! the column.
 
 use std::{error::Error, fmt::Display, str::FromStr};
 
@@ -55,7 +56,7 @@ impl Row {
         self.text(column).map(str::to_owned)
     }
 
-    /// Reads text and parses it.
+    /// Reads text of a column that must not be empty, and parses it as the type that was written.
     pub fn parse<T>(&self, column: &'static str) -> Result<T, StoreError>
     where
         T: FromStr<Err: Into<Box<dyn Error + Send + Sync>>>,
@@ -63,7 +64,7 @@ impl Row {
         self.text(column)?.parse::<T>().map_err(|error| self.corrupt(column, error))
     }
 
-    /// Reads text that is a JSON document.
+    /// Reads text of a column that must not be empty, and deserializes it as a JSON document.
     pub fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, StoreError> {
         serde_json::from_str(self.text(column)?).map_err(|error| self.corrupt(column, error))
     }
@@ -95,7 +96,7 @@ impl Row {
         Timestamp::from_nanosecond(nanoseconds.into()).map_err(|error| self.corrupt(column, error))
     }
 
-    /// Reads bytes.
+    /// Reads a column of type `BLOB` that must not be empty.
     pub fn bytes(&self, column: &'static str) -> Result<Vec<u8>, StoreError> {
         let bytes: Result<Option<Vec<u8>>, _> = read!(self, try_get, column);
         let bytes = bytes.map_err(|error| self.corrupt(column, error))?;

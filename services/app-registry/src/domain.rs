@@ -145,7 +145,7 @@ fn check_wasm(artifact: &Listed) -> Result<(), String> {
 }
 
 impl Upload {
-    /// The catalogue's entry.
+    /// What the catalogue shows of this upload, when this order adds it.
     pub fn app(&self, order: &OrderHeader) -> App {
         let profile = |profile: &margo::DeploymentProfile| AppProfile { id: profile.id.clone(), kind: profile.kind };
         App {

@@ -8,7 +8,7 @@ use identity::random_token;
 
 use crate::{error::catalogue_problem, store::Catalogue, tickets::Tickets};
 
-/// What the endpoints share.
+/// What the endpoints of app-registry answer from.
 pub struct Handler {
     pub tickets: Arc<Tickets>,
     pub catalogue: Catalogue,

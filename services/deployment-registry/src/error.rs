@@ -41,12 +41,7 @@ pub enum OrderError {
     WriteTooLarge(RepositoryName),
     /// Another service did not answer, or refused.
     #[error("asking {service}")]
-    Neighbour {
-        /// The service that was asked.
-        service: ServiceName,
-        /// What it answered.
-        source: Problem,
-    },
+    Neighbour { service: ServiceName, source: Problem },
     /// The order could not be stored, or what it depends on could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),

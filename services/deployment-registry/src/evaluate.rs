@@ -49,7 +49,7 @@ pub async fn run(registry: &Registry, shutdown: &CancellationToken) {
     }
 }
 
-/// Keeps `place` orders apart.
+/// Keeps `place` orders at least [`PLACE_INTERVAL`] apart.
 struct Pace {
     next: Instant,
 }

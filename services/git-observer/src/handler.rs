@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::{hub::Hub, refusals::Refusals, store::Store};
 
-/// What the endpoints share.
+/// What the endpoints of git-observer answer from.
 pub struct Answers {
     pub hub: Hub,
     pub store: Store,
@@ -21,7 +21,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Answers `svc.git-observer.refusals`.
+    /// Answers `svc.git-observer.refusals` with the tips that are not published, one for each client.
     pub async fn refusals(self: Arc<Self>, _: Call<()>) -> Result<Vec<Refusal>, Problem> {
         Ok(self.refusals.list())
     }

@@ -1,7 +1,14 @@
-//! The repositories, which git-observer only reads. Blocks.
+//! The repositories, which git-writer alone writes and git-observer only reads. Blocks.
 //!
-//! git-writer may move a branch at any time. A tip names its files for ever, so everything that is read through one
-//! [`Candidate`] belongs together; a later commit is seen by the next look.
+//! **Layout.** `fleet.git` says which clients there are; each client has a repository whose newest commit is all that
+//! the client shall run, with the signed head. Where the files stand says [`git_state::layout`]. git-observer keeps
+//! nothing of its own beside them.
+//!
+//! **Updates.** There are none here. git-writer may move a branch at any time. A tip names its files for ever, so
+//! everything that is read through one [`Candidate`] belongs together; a later commit is seen by the next look.
+//!
+//! **After a crash.** git-observer leaves nothing behind, and its next life looks at every client. git-writer has the
+//! objects of a commit on the disk before a branch names it, so a tip can be read whole wherever git-writer died.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

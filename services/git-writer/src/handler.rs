@@ -17,7 +17,7 @@ use crate::{refusals::Refusals, store::Store};
 /// takes, so it is only taken on threads that may block.
 pub type SharedStore = Arc<Mutex<Store>>;
 
-/// What the endpoints share.
+/// What the endpoints of git-writer answer from.
 pub struct Answers {
     pub store: SharedStore,
     pub refusals: Refusals,
@@ -30,7 +30,7 @@ impl Answers {
         handled(self.store.clone(), call.body.repository).await
     }
 
-    /// Answers `svc.git-writer.refusals`.
+    /// Answers `svc.git-writer.refusals` with the messages that were left out and the repositories that stand still.
     pub async fn refusals(self: Arc<Self>, _: Call<()>) -> Result<Vec<Refusal>, Problem> {
         Ok(self.refusals.list())
     }

@@ -1,4 +1,4 @@
-//! What the service is told.
+//! What the service is told by the program that starts it, which has checked every value.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -6,7 +6,7 @@ use bus::{Login, User};
 use margo::{SiteName, TenantName, UserNkey};
 use service::Readiness;
 
-/// The checked configuration.
+/// What a local orchestrator needs to know of its site, of the hub and of its own place on the disk.
 pub struct Config {
     /// The site's own server, as [`User::LocalOrchestrator`].
     pub bus: Login,
@@ -16,21 +16,21 @@ pub struct Config {
     pub reloader: Login,
     /// Whether the service can do its work.
     pub readiness: Readiness,
-    /// Of which tenant.
+    /// The tenant that the site belongs to.
     pub tenant: TenantName,
-    /// Which site.
+    /// The site that this service is the head of.
     pub site: SiteName,
     /// The list of users that the site's server includes.
     pub users_file: PathBuf,
     /// Who is in it besides the nodes: role and public NKey.
     pub own_users: Vec<(User, UserNkey)>,
-    /// The service's own folder.
+    /// The folder of this service, for its owner only. It is made when it is missing.
     pub data: PathBuf,
     /// The tenant's root public key (OpenSSH): the one thing a site pins.
     pub root_key: String,
-    /// Where `GET /api/v1/status` is answered.
+    /// The address on which `GET /api/v1/status` is answered.
     pub listen: SocketAddr,
-    /// The bearer token for it.
+    /// The bearer token that a reader of the status has to present.
     pub status_token: String,
     /// Where the site's artifacts are read; handed to nodes.
     pub artifacts_url: String,

@@ -43,7 +43,8 @@ use crate::{
     up::{Relay, Reporter, Telemetry},
 };
 
-/// Runs until shutdown.
+/// Runs the service until shutdown, with the bus as its only road. Fails when it cannot listen on `config.listen`, or
+/// when a part of the service fails; the caller then starts it again.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("listening on {} for the site's status", config.listen))?;

@@ -1,10 +1,9 @@
-//! What Prometheus is told.
+//! What Prometheus is told of a local orchestrator. The label `site` says which, for several may run in one process.
 
 use std::sync::LazyLock;
 
 use prometheus::{IntCounterVec, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
 
-/// Manifest version in force.
 pub static MANIFEST_VERSION: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let help = "Manifest version in force at the site";
     register_int_gauge_vec!("edgewright_local_orchestrator_manifest_version", help, &["site"])

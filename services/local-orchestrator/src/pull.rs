@@ -26,9 +26,9 @@ const SLACK: Duration = Duration::from_secs(10);
 const LULL: Duration = Duration::from_millis(5);
 
 pub enum Pulled {
-    /// At least one.
+    /// At least one message, in the order of the stream.
     Group(Vec<Message>),
-    /// There are none now.
+    /// No message waits for the consumer now.
     Nothing,
     /// The consumer does not answer, or is gone.
     Lost(String),
@@ -96,7 +96,7 @@ impl Pull {
         }
     }
 
-    /// What is there now.
+    /// Takes the messages that wait now, and waits for no others.
     pub async fn now(&mut self) -> anyhow::Result<Pulled> {
         if self.group.is_empty() {
             self.ask(json!({ "batch": GROUP, "max_bytes": GROUP_BYTES, "no_wait": true })).await?;

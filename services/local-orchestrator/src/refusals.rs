@@ -34,7 +34,6 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Nothing was refused yet.
     pub fn new() -> Self {
         Self { list: Mutex::default(), count: watch::Sender::new(0) }
     }
@@ -54,17 +53,17 @@ impl Refusals {
         self.count.send_modify(|count| *count += 1);
     }
 
-    /// Changes with every refusal.
+    /// Returns a counter that rises with every refusal, also with one that is kept already.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.count.subscribe()
     }
 
-    /// Newest last.
+    /// What is kept, the newest refusal last.
     pub fn list(&self) -> Vec<proto::Refusal> {
         self.lock().iter().cloned().collect()
     }
 
-    /// The same for the API.
+    /// The same list with times as people read them.
     pub fn for_people(&self) -> Vec<Refusal> {
         let list = self.list().into_iter();
         let told = |refusal: proto::Refusal| Refusal {

@@ -14,7 +14,6 @@ use crate::refusals::Refusals;
 pub struct Site {
     /// The tenant that the site belongs to.
     pub tenant: TenantName,
-    /// The site's name.
     pub name: SiteName,
     /// The client that this LO is.
     pub client: ClientName,
@@ -29,7 +28,6 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site of these connections.
     pub fn new(tenant: TenantName, name: SiteName, bus: Bus, hub: Bus) -> Arc<Self> {
         Arc::new(Self {
             tenant,

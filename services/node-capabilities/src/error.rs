@@ -54,13 +54,13 @@ impl From<CannotJoin> for Problem {
 /// Why a report was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
-    /// It is no report.
+    /// The message is no report, or breaks a rule for reports.
     #[error("the report is malformed")]
     Malformed(#[from] Malformed),
-    /// Nobody added this node.
+    /// No order has added the node that is reported of.
     #[error("node {0} does not exist")]
     UnknownNode(NodeId),
-    /// Nobody added this client.
+    /// No order has added the client that reports.
     #[error("client {0} does not exist")]
     UnknownClient(ClientName),
     /// The document names another device than the node is.
@@ -71,7 +71,7 @@ pub enum ObserveError {
         /// The device that the node is.
         wanted: DeviceId,
     },
-    /// It may be recorded later.
+    /// The database failed; the report comes again.
     #[error("recording the report")]
     Store(#[from] StoreError),
 }

@@ -98,7 +98,6 @@ impl Store {
         Ok(())
     }
 
-    /// Adds a node.
     pub async fn insert_node(&self, tx: &mut Transaction, node: &CreateNode) -> Result<(), StoreError> {
         let insert =
             NODES.query("INSERT INTO nodes (tenant, client, node, device_id, identity) VALUES ($1, $2, $3, $4, $5)");

@@ -35,7 +35,7 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// What the LO answers.
+/// What the test has the LO answer: what is wanted, and where the platform has it.
 #[derive(Default)]
 struct Answers {
     wanted: Vec<WantedArtifact>,
@@ -116,7 +116,7 @@ impl Site {
         self.answers.lock().unwrap().store = store.cloned();
     }
 
-    /// As an adoption does.
+    /// Publishes a head in DESIRED, as an adoption does.
     async fn signal(&self) {
         let head = Outgoing::new(Subject::DesiredHead(plant()), "head".into());
         self.orchestrator.publish_batch(vec![head]).await.unwrap();

@@ -21,10 +21,10 @@ use margo::{DeploymentId, NodeId, TenantName};
 
 use crate::domain::newest;
 
-/// Transitions kept of each deployment.
+/// Transitions that are kept of each deployment on each node; the oldest go first.
 const HISTORY: u64 = 200;
 
-/// Refusals shown at once.
+/// Refusals in one answer, of all nodes together.
 const REFUSALS: u64 = 1_000;
 
 static NODES: Table = Table::new("nodes", &["node"]);

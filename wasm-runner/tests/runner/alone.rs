@@ -1,4 +1,4 @@
-//! A runner by itself.
+//! A runner by itself: its start, its port, its limits and its control socket, with the test in the place of the agent.
 
 use std::{
     collections::BTreeMap, fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, process::Stdio,

@@ -1,4 +1,4 @@
-//! From text to components.
+//! Makes components of the texts in `guests/` and `examples/`, and checks that the sample is what its sources give.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use margo::ApplicationDescription;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// A folder of `examples/`.
+/// Returns the path of something in `examples/`.
 pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
 }
@@ -24,7 +24,7 @@ pub fn componentize(wat: &Path) -> Vec<u8> {
     ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
 }
 
-/// A component of `guests/`.
+/// Makes the component of a text in `guests/`, which is named without its ending.
 pub fn guest(name: &str) -> Vec<u8> {
     componentize(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/runner/guests").join(name).with_extension("wat"))
 }

@@ -1,4 +1,4 @@
-//! Runners under `runtime-wasm`.
+//! Runners as an agent has them: started, replaced, taken up and stopped by `runtime-wasm`.
 
 use std::{
     collections::BTreeMap,

@@ -20,7 +20,7 @@ pub struct SiteHealth {
     pub adopted: Option<ManifestVersion>,
     /// What the site did not accept, newest last.
     pub refusals: Vec<Refusal>,
-    /// The LO's clock.
+    /// When the LO said this, by its own clock.
     pub time: Timestamp,
 }
 
@@ -35,7 +35,7 @@ pub struct NodeHealth {
     pub since: Timestamp,
 }
 
-/// Reads `state.<client>.health`.
+/// Reads and checks what an LO publishes on `state.<client>.health`.
 pub fn health(payload: &[u8]) -> Result<SiteHealth, Malformed> {
     let raw: proto::SiteHealth = decode(payload)?;
     at_most("nodes", raw.nodes.len(), MAX_NODES)?;

@@ -18,19 +18,19 @@ pub const MAX_REFUSALS: usize = 20;
 /// Deployments of one node: more than any node can run, and few enough to be stored in one transaction.
 pub(super) const MAX_DEPLOYMENTS: usize = 2_000;
 
-/// Components of one deployment.
+/// Components of one deployment; of each component, also its parts.
 pub(super) const MAX_COMPONENTS: usize = 200;
 
 /// Transitions in one report: twice what a node keeps while it is alone.
 pub(super) const MAX_TRANSITIONS: usize = 10_000;
 
-/// Metrics in one report.
+/// Metrics in one report; a report with more is malformed.
 pub(super) const MAX_METRICS: usize = 500;
 
 /// Bytes of a capabilities document. Real ones have one or two thousand.
 pub(super) const MAX_CAPABILITIES: usize = 256 << 10;
 
-/// Nodes of one site.
+/// Nodes of one site; a message that lists more is malformed.
 pub(super) const MAX_NODES: usize = 10_000;
 
 /// Characters of a text for people; a longer one is cut, for the state beside it matters more.

@@ -19,24 +19,24 @@ use crate::proto;
 pub struct Status {
     /// Which of the node's reports this is.
     pub position: Position,
-    /// Each deployment once.
+    /// The deployments that the node has; none is listed twice.
     pub deployments: Vec<Deployment>,
     /// What the node did not accept, newest last.
     pub refusals: Vec<Refusal>,
-    /// The node's clock.
+    /// When the node said this, by its own clock.
     pub time: Timestamp,
 }
 
 /// One deployment as its node sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deployment {
-    /// Which deployment this is.
+    /// The deployment that the node speaks of.
     pub id: DeploymentId,
     /// The digest of the document that this is about.
     pub digest: Digest,
     /// Manifest version whose revision of this deployment the node holds.
     pub adopted_manifest_version: u64,
-    /// The overall state.
+    /// The state of the deployment as a whole.
     pub state: State,
     /// Why the deployment failed, if it did.
     pub failure: Option<Failure>,
@@ -49,7 +49,7 @@ pub struct Deployment {
 pub struct Refusal {
     /// What was refused, such as `desired.plant.node.press`.
     pub subject: String,
-    /// The reason, for people.
+    /// The reason in words for people, at most 4,000 characters.
     pub reason: String,
     /// The clock of whoever refused.
     pub time: Timestamp,
@@ -66,12 +66,12 @@ pub struct Events {
     pub lost: u64,
 }
 
-/// One change of state.
+/// One change of the state of a deployment or of one of its components.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transition {
     /// Unique within the incarnation, and rising.
     pub number: u64,
-    /// Which deployment changed.
+    /// The deployment that changed, as a whole or in one component.
     pub deployment: DeploymentId,
     /// The digest of the document that this is about.
     pub digest: Digest,
@@ -83,7 +83,7 @@ pub struct Transition {
     pub failure: Option<Failure>,
     /// Manifest version whose revision of this deployment the node held.
     pub adopted_manifest_version: u64,
-    /// The node's clock.
+    /// When the state was reached, by the node's own clock.
     pub time: Timestamp,
 }
 
@@ -98,17 +98,17 @@ pub struct Capabilities {
     pub document: String,
 }
 
-/// Reads `state.<client>.node.<node>.status`.
+/// Reads and checks what a node publishes on `state.<client>.node.<node>.status`.
 pub fn status(payload: &[u8]) -> Result<Status, Malformed> {
     decode::<proto::NodeStatus>(payload)?.try_into()
 }
 
-/// Reads `event.<client>.node.<node>`.
+/// Reads and checks what a node publishes on `event.<client>.node.<node>`.
 pub fn events(payload: &[u8]) -> Result<Events, Malformed> {
     decode::<proto::NodeEvents>(payload)?.try_into()
 }
 
-/// Reads `state.<client>.node.<node>.capabilities`.
+/// Reads and checks what a node publishes on `state.<client>.node.<node>.capabilities`.
 pub fn capabilities(payload: &[u8]) -> Result<Capabilities, Malformed> {
     let raw: proto::NodeCapabilities = decode(payload)?;
     let (device, document) = document(&raw.document).map_err(|rule| field("document", rule))?;
@@ -185,7 +185,8 @@ fn transition((at, raw): (usize, proto::Transition)) -> Result<Transition, Malfo
     })
 }
 
-/// The newest of them.
+/// Keeps the newest refusals, [`MAX_REFUSALS`] at most. A longer list is shortened and not refused: the rest of the
+/// report matters more.
 pub(super) fn refusals(raw: Vec<proto::Refusal>) -> Vec<Refusal> {
     let beyond = raw.len().saturating_sub(MAX_REFUSALS);
     let newest = raw.into_iter().skip(beyond);

@@ -14,15 +14,15 @@ use crate::proto;
 pub struct Request {
     /// Which of the node's reports this is.
     pub position: Position,
-    /// For `state.<client>.node.<node>.status`.
+    /// The message for `state.<client>.node.<node>.status`.
     pub status: Bytes,
-    /// For `state.<client>.node.<node>.capabilities`; only when they changed.
+    /// The message for `state.<client>.node.<node>.capabilities`; only when they changed.
     pub capabilities: Option<Bytes>,
-    /// For `event.<client>.node.<node>`; only when there is something to tell.
+    /// The message for `event.<client>.node.<node>`; only when there is something to tell.
     pub events: Option<Bytes>,
-    /// Spans: OTLP ExportTraceServiceRequest, protobuf, not looked at.
+    /// The spans of the node: an OTLP `ExportTraceServiceRequest` in protobuf, which nobody here looks into.
     pub traces: Bytes,
-    /// Metrics of the node.
+    /// The metrics that the node reports, 500 at most.
     pub metrics: Vec<proto::Metric>,
 }
 

@@ -13,13 +13,13 @@ use crate::{
     site::Site,
 };
 
-/// What the endpoints share.
+/// What the endpoints of the local orchestrator answer from.
 struct Answers {
     site: Arc<Site>,
     in_force: watch::Receiver<Option<Arc<InForce>>>,
 }
 
-/// Answers until shutdown.
+/// Answers `svc.local-orchestrator.store` and `.artifacts` at the site until shutdown.
 pub async fn run(
     site: Arc<Site>,
     in_force: watch::Receiver<Option<Arc<InForce>>>,

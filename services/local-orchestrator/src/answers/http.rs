@@ -27,7 +27,6 @@ use crate::{
 
 /// What the answer is made from.
 pub struct View {
-    /// The site.
     pub site: Arc<Site>,
     /// What is in force; `None` before the first adoption.
     pub in_force: watch::Receiver<Option<Arc<InForce>>>,
@@ -39,7 +38,7 @@ pub struct View {
     pub token: BearerToken,
 }
 
-/// Answers until shutdown.
+/// Answers `GET /api/v1/status` until shutdown, to readers that present the token of the view.
 pub async fn serve(listener: TcpListener, view: View, shutdown: CancellationToken) -> anyhow::Result<()> {
     let router = Router::new().route("/api/v1/status", get(status)).with_state(Arc::new(view));
     service::http::serve(listener, router, shutdown).await

@@ -79,7 +79,7 @@ impl Adopter {
         Ok(adopter)
     }
 
-    /// Adopts until shutdown.
+    /// Considers offers, one after the other, and keeps the site's DESIRED as what is in force says, until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut server = self.site.bus.connections();
         loop {
@@ -312,7 +312,7 @@ enum Gathered {
 /// What a road gave of the documents of one node.
 enum Fetched {
     All(Documents),
-    /// They may come later.
+    /// Some documents are not there yet; the road may bring them later.
     NotAll,
     /// One of them is another document than the one that was asked for.
     Wrong,

@@ -9,7 +9,7 @@ use margo::{DeploymentId, Digest, Head, ManifestList, ManifestVersion, NodeName}
 pub struct NodeDesired {
     /// Manifest version at which this node last changed.
     pub version: ManifestVersion,
-    /// The digest of each document.
+    /// The deployments of the node, each with the digest of its document.
     pub deployments: BTreeMap<DeploymentId, Digest>,
 }
 
@@ -52,7 +52,7 @@ impl DesiredSet {
 pub struct Held<'a> {
     /// The newest head that was ever in force here. It may outlive its set: the site's stream holds a copy.
     pub floor: Option<&'a Head>,
-    /// The set in force.
+    /// The set in force; `None` before the first one, and after the file of it was lost.
     pub set: Option<&'a DesiredSet>,
 }
 
@@ -61,11 +61,11 @@ pub struct Held<'a> {
 pub enum Verdict {
     /// It comes into force; when a road hears this, it is in force and durable.
     Adopt,
-    /// It is in force already.
+    /// The set in force is this one already; nothing is to be done.
     InForce,
-    /// Something has not arrived yet.
+    /// A part of it has not arrived yet; the road brings it with a later offer.
     Incomplete,
-    /// It never comes into force.
+    /// It never comes into force, for this reason.
     Refuse(Objection),
 }
 
@@ -92,21 +92,21 @@ pub enum Objection {
     /// A node's version lies beyond the head's.
     #[error("node {node} is at version {version}, above the head's version {head}")]
     Ahead {
-        /// Which node.
+        /// The node that would be beyond the head.
         node: NodeName,
-        /// The version of the node.
+        /// The version that the offer gives this node.
         version: ManifestVersion,
-        /// The version of the head.
+        /// The version of the head, which no node may be beyond.
         head: ManifestVersion,
     },
     /// A node would take the change for something that it has already.
     #[error("node {node} changed, but its version {version} did not rise above {held}: it would not act on it")]
     NotRisen {
-        /// Which node.
+        /// The node whose deployments changed.
         node: NodeName,
-        /// The version offered.
+        /// The version that the offer gives this node.
         version: ManifestVersion,
-        /// The version in force.
+        /// The version of this node in the set in force.
         held: ManifestVersion,
     },
     /// A node's documents are more than one message can carry.

@@ -1,12 +1,18 @@
 //! What is in force at the site, kept in one place: on disk, and for all who look.
 //!
-//! The file `in-force` is a [`Journal`]. Its records are changes: each names the head, the nodes that it changed with the
-//! digests of their documents, the nodes that left, and the number of the newest KEYS; folded in order they give the set
-//! in force. The messages beside them are exactly what the site's nodes read, so serving needs no work.
+//! **Layout.** The file `in-force` is a [`Journal`]. Its records are changes: each names the head, the nodes that it
+//! changed with the digests of their documents, the nodes that left, and the number of the newest KEYS; folded in order
+//! they give the set in force. The messages beside them are exactly what the site's nodes read, so serving needs no
+//! work.
 //!
-//! An adoption is durable with one sync, and before that sync nothing of it counts: whoever dies in the middle wakes with
-//! the set of before. KEYS that came later take nothing out of force, so what is read back here is not verified again;
-//! only that the list is the head's.
+//! **Updates.** An adoption appends the messages that changed and one record, and is durable with one sync; those who
+//! look see it only afterwards. A higher number of KEYS that comes without an adoption is a record of its own. When
+//! most of the file no longer counts, it is written anew.
+//!
+//! **After a crash.** Before the sync nothing of an adoption counts: whoever dies in the middle wakes with the set of
+//! before. KEYS that came later take nothing out of force, so what is read back here is not verified again; only that
+//! the list is the head's. A set of which that is not true is as good as lost, and comes into force again when a road
+//! brings it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,12 +65,12 @@ struct Kept {
 pub struct Served {
     /// The trace of the order that changed it last (`traceparent`).
     pub trace: Option<String>,
-    /// The exact bytes.
+    /// The bytes that nodes read, exactly as they stand in the file.
     pub payload: Bytes,
 }
 
 impl InForce {
-    /// The head's message. Blocks.
+    /// Reads the message of the head from the file. Blocks.
     pub fn head(&self) -> io::Result<Served> {
         self.read(&self.head)
     }

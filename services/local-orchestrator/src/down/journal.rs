@@ -1,14 +1,16 @@
 //! One file that only grows, in frames: how a site keeps what is in force.
 //!
-//! A frame is a line `<kind> <length> <digest>` and as many bytes as it says. Messages are frames that mean nothing by
-//! themselves; a *record* says what is in force from now on and names earlier messages by their place. So a change that
-//! touches one node of a thousand appends one message and one record, and costs **one** sync: when the record is on the
-//! disk, everything before it in the file is. A folder of files would need a sync for each file and for each folder.
+//! **Layout.** A frame is a line `<kind> <length> <digest>` and as many bytes as it says. Messages are frames that mean
+//! nothing by themselves; a *record* says what is in force from now on and names earlier messages by their place.
 //!
-//! What a crash leaves behind is read back to front: [`Journal::open`] takes frames as long as they are whole (the digest
-//! says so) and cuts off whatever follows the last whole record. So a torn append never was, and the record before it
-//! stands. [`Journal::rewrite`] makes a new file of what still counts and puts it in place by rename; whoever reads places
-//! of the old file goes on with the old file.
+//! **Updates.** A change that touches one node of a thousand appends one message and one record, and costs **one**
+//! sync: when the record is on the disk, everything before it in the file is. A folder of files would need a sync for
+//! each file and for each folder. [`Journal::rewrite`] makes a new file of what still counts and puts it in place by
+//! rename; whoever reads places of the old file goes on with the old file.
+//!
+//! **After a crash.** [`Journal::open`] takes frames as long as they are whole (the digest says so) and cuts off
+//! whatever follows the last whole record. So a torn append never was, and the record before it stands. A rewriting
+//! that was cut short leaves the old file in place, and a half new one beside it, which the next rewriting removes.
 
 use std::{
     fs::{self, File, OpenOptions},

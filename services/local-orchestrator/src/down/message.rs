@@ -25,9 +25,9 @@ pub enum Flaw {
     Digest {
         /// The deployment, as the message names it.
         id: String,
-        /// What the message says.
+        /// The digest that is written in the message, whatever its form.
         named: String,
-        /// What the document's bytes say.
+        /// The digest that the document's bytes have.
         computed: Digest,
     },
     /// One deployment has two documents.

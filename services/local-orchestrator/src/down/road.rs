@@ -30,7 +30,7 @@ pub struct SignedHead {
 /// A head and the list that a road has for it.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// The signed summary.
+    /// The head, with the signatures and KEYS by which it is believed.
     pub head: SignedHead,
     /// The list: what each node of the client shall run, by digest.
     pub nodes: BTreeMap<NodeName, NodeDesired>,
@@ -50,7 +50,7 @@ pub struct Traces {
     pub nodes: BTreeMap<NodeName, String>,
 }
 
-/// Documents by digest.
+/// The bytes of documents, each under the digest that its road gives for it.
 pub type Documents = HashMap<Digest, Bytes>;
 
 /// A way by which a manifest reaches this site. Several may be in use at once; the site takes the newest.

@@ -1,10 +1,17 @@
 //! The site's stream DESIRED: what its nodes read. Written from the set in force and from nothing else, and only after
 //! that set is durable.
 //!
-//! A change costs one batch. What the stream holds is remembered after each write, and the head goes last and only upon
-//! the head that was seen: if somebody else wrote, or the stream was made anew, the batch is refused, and the stream is
-//! looked at whole. So the round trips that look for streams and compare heads are made on a timer ([`SiteDesired::look`])
-//! and not on the way of an order.
+//! **Layout.** One message for each node with all that it shall run, and one with the signed head. The stream keeps the
+//! last message of each subject. A node that left the manifest has a message with no deployments.
+//!
+//! **Updates.** A change costs one batch. What the stream holds is remembered after each write, and the head goes last
+//! and only upon the head that was seen: if somebody else wrote, or the stream was made anew, the batch is refused, and
+//! the stream is looked at whole. So the round trips that look for streams and compare heads are made on a timer
+//! ([`SiteDesired::look`]) and not on the way of an order.
+//!
+//! **After a crash.** What was remembered is gone, so the next life reads the whole stream first and writes what
+//! differs from the set in force. Some nodes may have their new message by then and others not; each message is whole
+//! for its node, and the head comes last. A stream that was lost is written anew from the set in force.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -27,7 +34,7 @@ const READS: usize = 32;
 /// Attempts to write before the next look on the timer. Each but the first begins with a look at the whole stream.
 const ATTEMPTS: usize = 3;
 
-/// What the stream holds.
+/// What the stream held when it was last read or written.
 #[derive(Default)]
 struct Mirror {
     /// Sequence of the head; 0: there is none.

@@ -19,7 +19,6 @@ pub struct Trust {
 /// A head that is believed.
 #[derive(Debug)]
 pub struct Believed {
-    /// What the head says.
     pub head: Head,
     /// Number of its KEYS. From now on a lower one is not to be believed.
     pub keys: u64,

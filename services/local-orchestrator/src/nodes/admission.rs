@@ -1,6 +1,14 @@
 //! Who may connect at the site: asked from the hub, kept on disk, written into the server's list of users.
 //!
-//! What the hub said last holds while the hub is away. A disk or a server in trouble delays a new node and nobody else.
+//! **Layout.** `nodes.json` holds what the hub said last, and that holds while the hub is away. The list of users,
+//! which the server's configuration includes, is made of it and of the site's own services.
+//!
+//! **Updates.** An answer of the hub replaces `nodes.json`, whole and synced; then the list of users is written, and
+//! the server reads it. A disk or a server in trouble delays a new node and nobody else.
+//!
+//! **After a crash.** The list of users may be older than `nodes.json`, or the server may not have read it: the next
+//! life begins with writing the one from the other and having it read. Where the hub was never heard, whoever is in the
+//! list stays.
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 

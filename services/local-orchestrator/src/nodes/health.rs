@@ -21,7 +21,7 @@ use tracing::debug;
 use super::pulse::Judgement;
 use crate::{down::InForce, refusals::wall_clock, site::Site};
 
-/// Between signs of life.
+/// The longest time between two messages that say how the site is.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 
 /// The heartbeats of all nodes.
@@ -36,14 +36,14 @@ impl Pulses {
         Arc::new(Self { judgement: Mutex::new(Judgement::new(unreachable_after)), changed: Notify::new() })
     }
 
-    /// The node said something.
+    /// Notes a sign of life of this node, whatever the node said.
     pub fn heard(&self, node: &NodeName) {
         if self.lock().heard(node, Instant::now(), wall_clock()) {
             self.changed.notify_one();
         }
     }
 
-    /// These are the site's nodes.
+    /// Takes these as the nodes of the site. A new one counts as unknown until it is heard.
     pub fn know(&self, nodes: &BTreeSet<NodeName>) {
         if self.lock().know(nodes, wall_clock()) {
             self.changed.notify_one();
@@ -55,7 +55,7 @@ impl Pulses {
         self.lock().reachability(node)
     }
 
-    /// The site's nodes.
+    /// The nodes that [`Pulses::know`] was told of last.
     pub fn nodes(&self) -> BTreeSet<NodeName> {
         self.lock().names()
     }

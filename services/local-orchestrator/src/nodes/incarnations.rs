@@ -1,4 +1,14 @@
-//! The incarnations of the site's nodes: which life of a node is the present one. Durable before any answer.
+//! The incarnations of the site's nodes: which life of a node is the present one.
+//!
+//! **Layout.** One JSON file has the number of each node that ever registered here. It is small, and all of it is held
+//! in memory.
+//!
+//! **Updates.** The file is replaced whole and synced before a node is answered and before anybody else sees the new
+//! number.
+//!
+//! **After a crash.** The old file is there or the new one. A number that was kept and never answered is skipped: a
+//! node without its disk asks again and begins the life after that one, for no number is given twice. A site that lost
+//! the file learns the numbers from the statuses in its own stream STATE and at the hub.
 
 use std::{
     collections::BTreeMap,
@@ -12,9 +22,9 @@ use margo::NodeName;
 /// What becomes of a node that registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {
-    /// It goes on with its own.
+    /// It goes on with the incarnation that it presents.
     Keep(u64),
-    /// It begins anew.
+    /// It has none, and begins its next life under this incarnation.
     Give(u64),
     /// It presents one that is over: an old disk, or somebody else.
     Refuse {

@@ -10,10 +10,10 @@ use margo::NodeName;
 use tokio::time::Instant;
 
 struct Pulse {
-    /// `None`: never since the LO started.
+    /// When the node was heard last; `None` means never since the LO started.
     heard: Option<Instant>,
     reachability: Reachability,
-    /// Wall clock, nanoseconds; shown.
+    /// Since when the node is so, by the wall clock in nanoseconds. It is only shown.
     since: u64,
 }
 
@@ -24,7 +24,6 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Nobody is known yet.
     pub fn new(unreachable_after: Duration) -> Self {
         Self { unreachable_after, nodes: BTreeMap::new() }
     }

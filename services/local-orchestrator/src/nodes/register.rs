@@ -32,22 +32,20 @@ pub enum Decided {
 
 /// Who tells a node which life of it is the present one.
 pub struct Registrar {
-    /// The site.
     pub site: Arc<Site>,
-    /// The present incarnations.
     pub incarnations: Arc<Incarnations>,
     /// Where a registration counts as a sign of life.
     pub pulses: Arc<Pulses>,
     /// Where the site's artifacts are read.
     pub artifacts_url: String,
-    /// The bearer token for them.
+    /// The bearer token with which they are read.
     pub artifacts_token: String,
     /// Two answers to one node must not both be the next incarnation.
     pub deciding: Mutex<()>,
 }
 
 impl Registrar {
-    /// Answers until shutdown.
+    /// Answers the registrations of the site's nodes until shutdown, several at a time.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let requests = self.site.bus.subscribe(Pattern::Registrations(self.site.client.clone())).await?;
         requests

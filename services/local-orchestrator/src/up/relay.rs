@@ -49,13 +49,13 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// The queue of transitions.
+    /// Relays EVENTS: every transition, the oldest first.
     pub fn of_events(site: Arc<Site>) -> Self {
         let filter = Pattern::EventsOf(site.client.clone());
         Self::new(site, streams::EVENTS, DeliverPolicy::All, filter)
     }
 
-    /// Last values.
+    /// Relays STATE: of each subject only the last value, for a newer one replaces it.
     pub fn of_state(site: Arc<Site>) -> Self {
         let filter = Pattern::StateOf(site.client.clone());
         Self::new(site, streams::STATE, DeliverPolicy::LastPerSubject, filter)
@@ -67,7 +67,7 @@ impl Relay {
         Self { site, stream, deliver, filter, pull, hub_connections, site_connections, landmark: None, anew: true }
     }
 
-    /// Relays until shutdown.
+    /// Relays until shutdown. What fails is tried again after a growing pause.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         loop {

@@ -21,7 +21,7 @@ use crate::metrics::TRACES_DROPPED;
 /// Reports whose spans wait for the receiver. One that is away must not cost the site its memory.
 const QUEUE: usize = 256;
 
-/// Spans are worth one attempt.
+/// How long the receiver may take for one request. There is one attempt: spans are not worth another.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Names of metrics that nodes may bring, in all: names come from outside, and each is a family for ever.
@@ -84,7 +84,7 @@ fn family(name: &str) -> Option<GaugeVec> {
     Some(family)
 }
 
-/// Sends spans on.
+/// Sends the spans that nodes report to a receiver of traces.
 pub struct Forwarder {
     client: ClientName,
     http: reqwest::Client,
@@ -93,7 +93,8 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// Until shutdown.
+    /// Sends until shutdown, or until nobody can bring spans any more. What the receiver does not take is dropped and
+    /// counted.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         loop {
             let spans = tokio::select! {

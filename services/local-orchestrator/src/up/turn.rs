@@ -7,12 +7,7 @@ use bus::report::Position;
 pub enum OutOfTurn {
     /// Another life of the node is the present one.
     #[error("the report is of incarnation {found}, {held} is in force")]
-    OtherIncarnation {
-        /// The incarnation of the report.
-        found: u64,
-        /// The present incarnation.
-        held: u64,
-    },
+    OtherIncarnation { found: u64, held: u64 },
     /// A later report is stored.
     #[error("the report has sequence {found}, {held} is stored")]
     Overtaken {

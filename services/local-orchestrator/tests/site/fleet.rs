@@ -97,7 +97,7 @@ impl Fleet {
         }
     }
 
-    /// The head's message.
+    /// The message of the head that vouches for this state of the fleet.
     pub fn head(&self) -> Outgoing {
         head_message(&self.client, &self.head_parts())
     }

@@ -10,10 +10,10 @@ use local_orchestrator::{Documents, NodeDesired, Offer, Road, SignedHead, Traces
 use margo::{ClientName, Digest, RepositoryName, TenantName};
 use tokio::time::sleep;
 
-/// Between looks at the branch.
+/// The pause between two looks at the branch.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The road.
+/// Offers the tip of the branch whenever the tip is another commit.
 pub struct FolderRoad {
     /// The folder of all tenants' repositories.
     folder: PathBuf,

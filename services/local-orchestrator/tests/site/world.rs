@@ -86,7 +86,7 @@ pub struct World {
     pub resyncs: Arc<AtomicU64>,
     pub unreachable_after: Duration,
     pub otlp_endpoint: Option<String>,
-    /// `None`: the bus.
+    /// Makes the roads at each start; `None` stands for the road of the bus.
     pub roads: Option<MakeRoads>,
     capabilities: Bus,
     address: Option<SocketAddr>,

@@ -1,8 +1,13 @@
 //! What has come over the bus and waits for the rest.
 //!
-//! Each message is one file named after its subject: a line with the trace it came in, then the exact bytes. Files are
-//! replaced by rename, so a message is there whole or not at all; one that is lost is noticed, because the list is then
-//! not the head's. Most orders never come here: what is whole when it arrives goes into force directly.
+//! **Layout.** Each message is one file named after its subject: a line with the trace it came in, then the exact
+//! bytes. Most orders never come here: what is whole when it arrives goes into force directly.
+//!
+//! **Updates.** A newer message replaces the file by rename. Messages that came together are synced together. What is
+//! no longer waited for is removed.
+//!
+//! **After a crash.** A message is there whole or not at all; one that is lost is noticed, because the list is then not
+//! the head's. One that was removed may come back, and is compared with what is in force like any other.
 
 use std::{fs, io, path::PathBuf};
 
@@ -14,7 +19,7 @@ use bytes::Bytes;
 pub struct Parcel {
     /// The trace that it came in (`traceparent`).
     pub trace: Option<String>,
-    /// The exact bytes.
+    /// The bytes of the message, exactly as they came.
     pub payload: Bytes,
 }
 
@@ -27,7 +32,7 @@ impl Parcel {
     }
 }
 
-/// The folder. Everything blocks.
+/// The folder of the messages that wait. Every call blocks.
 #[derive(Clone)]
 pub struct Staging(PathBuf);
 
