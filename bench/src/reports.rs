@@ -15,7 +15,7 @@ use bytes::Bytes;
 use margo::{ClientName, DeploymentId, Digest, NodeId, TenantName};
 use process::Backoff;
 use prost::Message;
-use service::Health;
+use service::{Base, Health};
 use status_collector::Config;
 use store::Location;
 use tempfile::TempDir;
@@ -111,9 +111,11 @@ impl Hub {
         let health = Health::default();
         let shutdown = CancellationToken::new();
         let config = Config {
-            bus: server.login(&collector()),
-            readiness: health.service(ServiceName::StatusCollector),
-            tenant: TenantName::default(),
+            base: Base {
+                bus: server.login(&collector()),
+                readiness: health.service(ServiceName::StatusCollector),
+                tenant: TenantName::default(),
+            },
             database: Location::File(folder.path().join("status-collector.sqlite")),
         };
         let task = tokio::spawn(status_collector::run(config, shutdown.clone()));

@@ -90,7 +90,8 @@ impl Existing {
         let log = self.folder.path().join("up.log");
         // It would hold the word of an earlier start.
         let _ = fs::remove_file(&log);
-        let watchers = [1, 2].map(|offset| first_answer(after(self.address, offset), "from Edgewright", None, PATIENCE));
+        let watchers =
+            [1, 2].map(|offset| first_answer(after(self.address, offset), "from Edgewright", None, PATIENCE));
         let begin = Instant::now();
         let mut up = Process::start("up", self.folder.path(), &mut command);
         let took = last_of(watchers.into()).await.with_context(|| last_lines(&log))? - begin;

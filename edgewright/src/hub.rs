@@ -21,7 +21,7 @@ use bus::{Login, Role, ServiceName, Tier, User};
 use identity::{SigningKey, trust};
 use margo::{KeySet, TenantName, UserNkey};
 use serde::{Deserialize, Serialize};
-use service::{Health, Readiness};
+use service::{Base, Health, Readiness};
 use store::{Location, PostgresUrl};
 use tokio_util::sync::CancellationToken;
 
@@ -113,15 +113,12 @@ impl Hub {
 
     /// Runs one central service until shutdown or failure.
     async fn run(&self, name: ServiceName, readiness: Readiness, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let tenant = TenantName::default();
-        let bus = self.login(User::Central(name))?;
+        let base = Base { bus: self.login(User::Central(name))?, readiness, tenant: TenantName::default() };
         let repositories = self.folder.path("repositories");
         match name {
             ServiceName::GitWriter => {
                 let config = git_writer::Config {
-                    bus,
-                    readiness,
-                    tenant,
+                    base,
                     repositories,
                     signing_key: self.folder.path("keys/git-writer"),
                     keys: self.folder.path("keys/KEYS"),
@@ -131,18 +128,15 @@ impl Hub {
             }
             ServiceName::GitObserver => {
                 let root_key = self.root_key()?;
-                git_observer::run(git_observer::Config { bus, readiness, tenant, repositories, root_key }, shutdown)
-                    .await
+                git_observer::run(git_observer::Config { base, repositories, root_key }, shutdown).await
             }
             ServiceName::StatusCollector => {
-                let config = status_collector::Config { bus, readiness, tenant, database: self.database(name) };
+                let config = status_collector::Config { base, database: self.database(name) };
                 status_collector::run(config, shutdown).await
             }
             ServiceName::NodeCapabilities => {
                 let config = node_capabilities::Config {
-                    bus,
-                    readiness,
-                    tenant,
+                    base,
                     database: self.database(name),
                     hub_url: self.settings.nats_url.clone(),
                     root_key: self.root_key()?,
@@ -154,9 +148,7 @@ impl Hub {
             }
             ServiceName::AppRegistry => {
                 let config = app_registry::Config {
-                    bus,
-                    readiness,
-                    tenant,
+                    base,
                     database: self.database(name),
                     store: self.folder.path("store"),
                     listen: self.settings.store_listen,
@@ -165,14 +157,12 @@ impl Hub {
                 app_registry::run(config, shutdown).await
             }
             ServiceName::DeploymentRegistry => {
-                let config = deployment_registry::Config { bus, readiness, tenant, database: self.database(name) };
+                let config = deployment_registry::Config { base, database: self.database(name) };
                 deployment_registry::run(config, shutdown).await
             }
             ServiceName::ApiGateway => {
                 let config = api_gateway::Config {
-                    bus,
-                    readiness,
-                    tenant,
+                    base,
                     listen: self.settings.api_listen,
                     tokens: self.folder.path("tokens.json"),
                 };

@@ -24,7 +24,7 @@ use identity::{
 };
 use margo::{ClientName, SiteName};
 use serde::{Deserialize, Serialize};
-use service::{Health, Readiness};
+use service::{Base, Health, Readiness};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -114,9 +114,7 @@ impl Site {
         match name {
             ServiceName::OciFetcher => {
                 let config = oci_fetcher::Config {
-                    bus: self.login(fetcher)?,
-                    readiness,
-                    tenant,
+                    base: Base { bus: self.login(fetcher)?, readiness, tenant },
                     client: self.client(),
                     data: self.folder.path("store"),
                     listen: self.settings.artifacts_listen,
@@ -126,9 +124,7 @@ impl Site {
             }
             ServiceName::LocalOrchestrator => {
                 let config = local_orchestrator::Config {
-                    bus: self.login(orchestrator)?,
-                    readiness,
-                    tenant,
+                    base: Base { bus: self.login(orchestrator)?, readiness, tenant },
                     hub: Login { url: hub, seed, user: User::Site(site.client()) },
                     reloader: self.login(User::Reloader)?,
                     site,

@@ -70,8 +70,7 @@ impl Site {
     pub async fn start() -> Self {
         let local = User::LocalOrchestrator(plant());
         let nats = NatsServer::start(&[local.clone(), User::Node(testing::node())]).await;
-        let bus = Bus::connect(&nats.login(&local)).await.unwrap();
-        bus.connected().await;
+        let bus = nats.connect(&local).await;
         bus.jetstream().create_stream(streams::desired(Pattern::DesiredOf(plant()))).await.unwrap();
         let folder = TempDir::new().unwrap();
         let artifacts = ContentStore::open(folder.path()).await.unwrap();

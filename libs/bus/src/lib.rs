@@ -10,7 +10,8 @@
 //! - [`server`] makes the configuration of a NATS server; [`UserList`] keeps its list of users while it runs.
 //! - [`streams`] has the JetStream streams with their limits and reasons.
 //! - [`Bus`] is a connection with typed requests, atomic batches and service endpoints.
-//! - [`consume`] is the loop of a durable consumer, which handles a message and then answers it.
+//! - [`Bus::messages`] opens a durable consumer, and [`consume`] is the loop around it, which handles a message and then
+//!   answers it.
 //! - [`trace`] carries the OpenTelemetry context in message headers.
 //!
 //! ```

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use bus::{BatchError, Bus, Caller, Outgoing, Pattern, Role, ServiceName, Subject, User, streams};
+use bus::{BatchError, Caller, Outgoing, Pattern, Role, ServiceName, Subject, User, streams};
 use margo::{ClientName, NodeId, TenantName};
 use testkit::NatsServer;
 
@@ -16,17 +16,11 @@ fn plant() -> ClientName {
     "plant".parse().unwrap()
 }
 
-async fn connect(server: &NatsServer, role: &User) -> Bus {
-    let bus = Bus::connect(&server.login(role)).await.unwrap();
-    bus.connected().await;
-    bus
-}
-
 #[tokio::test]
 async fn a_batch_is_stored_whole_or_not_at_all() {
     let role = User::LocalOrchestrator(plant());
     let server = NatsServer::start(std::slice::from_ref(&role)).await;
-    let bus = connect(&server, &role).await;
+    let bus = server.connect(&role).await;
     bus.jetstream().create_stream(streams::desired(Pattern::DesiredOf(plant()))).await.unwrap();
     let batch = |last: u64| {
         vec![
@@ -44,7 +38,7 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 async fn a_request_is_answered_or_refused_with_its_problem() {
     let [asks, answers] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(User::Central);
     let server = NatsServer::start(&[asks.clone(), answers.clone()]).await;
-    let (asks, answers) = (connect(&server, &asks).await, connect(&server, &answers).await);
+    let (asks, answers) = (server.connect(&asks).await, server.connect(&answers).await);
     let mut service = answers.register(ServiceName::GitWriter, Arc::new(())).await.unwrap();
     let double = async |_: Arc<()>, call: bus::Call<u64>| match call.body {
         13 => Err(api::Problem::conflict("13 is not doubled")),

@@ -124,7 +124,7 @@ enum Announce {
 
 impl GitWriter {
     async fn new(server: &NatsServer) -> Self {
-        Self { bus: connect(server, ServiceName::GitWriter).await, seen: Arc::default() }
+        Self { bus: server.connect_central(ServiceName::GitWriter).await, seen: Arc::default() }
     }
 
     /// After a restart of the server, the connection may have to be made again first.
@@ -190,12 +190,6 @@ impl GitWriter {
     }
 }
 
-async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
-    let bus = Bus::connect(&server.login(&User::Central(service))).await.unwrap();
-    bus.connected().await;
-    bus
-}
-
 async fn server() -> NatsServer {
     NatsServer::start(&[User::Central(SOURCE), User::Central(ServiceName::GitWriter)]).await
 }
@@ -213,7 +207,7 @@ async fn rows_reach_git_in_order_with_source_number_and_trace_and_are_closed() {
         let (git, source) = (GitWriter::new(&server).await, Source::open(&location).await);
         git.create_stream().await;
         let _service = git.work(Announce::Yes).await;
-        let publishing = source.publish(&connect(&server, SOURCE).await);
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
 
         let span = tracing::info_span!("order");
         let trace = span.in_scope(|| bus::trace::current_text().unwrap());
@@ -254,7 +248,7 @@ async fn a_large_row_travels_in_parts_between_others() {
         source.order(&[plant()]).await;
 
         let _service = git.work(Announce::Yes).await;
-        let publishing = source.publish(&connect(&server, SOURCE).await);
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
         source.wait_until_closed(&plant(), 3).await;
         let Some(Change::Client(change)) = git.seen.lock().unwrap().writes[1].1.change.clone() else {
             panic!("a client's")
@@ -316,7 +310,7 @@ async fn what_was_committed_before_a_crash_is_published_after_it_and_numbers_go_
         source.order(&[RepositoryName::Fleet, plant()]).await;
         let source = source.reborn().await;
         let _service = git.work(Announce::Yes).await;
-        let publishing = source.publish(&connect(&server, SOURCE).await);
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
         source.wait_until_closed(&plant(), 1).await;
         publishing.stop().await;
 
@@ -332,7 +326,7 @@ async fn without_a_server_or_a_stream_rows_wait_and_then_go_in_order() {
     on_each_database(async |location| {
         let mut server = server().await;
         let (git, source) = (GitWriter::new(&server).await, Source::open(&location).await);
-        let bus = connect(&server, SOURCE).await;
+        let bus = server.connect_central(SOURCE).await;
         let publishing = source.publish(&bus);
         source.order(&[RepositoryName::Fleet]).await;
         server.kill().await;
@@ -356,7 +350,7 @@ async fn announcements_may_get_lost_git_writer_is_asked() {
         let (git, source) = (GitWriter::new(&server).await, Source::open(&location).await);
         git.create_stream().await;
         let _service = git.work(Announce::No).await;
-        let publishing = source.publish(&connect(&server, SOURCE).await);
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
         source.order(&[RepositoryName::Fleet, plant()]).await;
         source.wait_until_closed(&RepositoryName::Fleet, 1).await;
         source.wait_until_closed(&plant(), 1).await;
@@ -376,7 +370,7 @@ async fn what_the_stream_lost_is_published_again_in_order() {
         let server = server().await;
         let (git, source) = (GitWriter::new(&server).await, Source::open(&location).await);
         git.create_stream().await;
-        let publishing = source.publish(&connect(&server, SOURCE).await);
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
         source.order(&[RepositoryName::Fleet, plant(), plant()]).await;
         wait_for("the rows to be published", async || match git.waiting().await {
             3 => Ok(()),
@@ -402,7 +396,7 @@ async fn numbers_that_this_database_never_gave_close_nothing_and_nothing_goes_af
         // Git is ahead: the database was replaced by an older one.
         git.seen.lock().unwrap().handled.insert(RepositoryName::Fleet, 2);
         let _service = git.work(Announce::Yes).await;
-        let bus = connect(&server, SOURCE).await;
+        let bus = server.connect_central(SOURCE).await;
         let publishing = source.publish(&bus);
         source.order(&[RepositoryName::Fleet, plant()]).await;
         source.wait_until_closed(&plant(), 1).await;
@@ -435,7 +429,7 @@ async fn a_database_that_fails_for_a_while_stops_nothing_for_good() {
         source.order(&[RepositoryName::Fleet]).await;
         source.run_sql("ALTER TABLE outbox_rows RENAME TO hidden").await;
         let _service = git.work(Announce::Yes).await;
-        let publishing = source.publish(&connect(&server, SOURCE).await);
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
         let failures = || {
             let families = prometheus::gather();
             let family = families.iter().find(|family| family.name() == "edgewright_outbox_failures_total");

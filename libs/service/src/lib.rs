@@ -1,7 +1,9 @@
-//! What every service shares: health, metrics and HTTP with the limits that each listener has.
+//! What every service shares: health, metrics, HTTP with the limits that each listener has, and the loop that opens
+//! again what is read from the bus and was lost.
 //!
 //! A process starts [`health::serve`] when it may open a port, and runs its services until the token of
-//! `process::shutdown_token` is cancelled. A service gets a [`Readiness`] and says when it can do its work.
+//! `process::shutdown_token` is cancelled. A service gets a [`Base`] with a [`Readiness`], by which it says when it can
+//! do its work.
 //!
 //! ```
 //! use bus::ServiceName;
@@ -14,9 +16,13 @@
 //! assert!(health.is_ready());
 //! ```
 
+mod base;
 pub mod health;
 pub mod http;
 mod problem;
+mod reopening;
 
+pub use base::Base;
 pub use health::{Health, Readiness};
 pub use problem::{BearerToken, PROBLEM_JSON, ProblemResponse, bearer};
+pub use reopening::reopening;

@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use bus::{Bus, ServiceName, User};
+use bus::{ServiceName, User};
 use service::{Health, health};
 use testkit::{NatsServer, wait_for};
 use tokio::net::TcpListener;
@@ -29,8 +29,7 @@ async fn readyz(listen: SocketAddr, status: u16) -> String {
 async fn a_service_is_ready_while_it_says_so_and_has_its_connection() {
     let role = User::Central(ServiceName::GitWriter);
     let mut server = NatsServer::start(std::slice::from_ref(&role)).await;
-    let bus = Bus::connect(&server.login(&role)).await.unwrap();
-    bus.connected().await;
+    let bus = server.connect(&role).await;
     let (health, shutdown, listen) = (Health::default(), CancellationToken::new(), free_port().await);
     let readiness = health.service(ServiceName::GitWriter);
     let served = tokio::spawn(health::serve(listen, health.clone(), shutdown.clone()));

@@ -1,21 +1,19 @@
-//! What tests share: real servers of their own, lines that a test can cut, and waiting for a state.
+//! What tests share: real servers of their own, services that run on them, lines that a test can cut, samples, and
+//! waiting for a state.
 //!
 //! ```no_run
-//! use bus::{Bus, ServiceName, User};
+//! use bus::{ServiceName, User};
 //! use testkit::{NatsServer, wait_for};
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let user = User::Central(ServiceName::GitWriter);
-//! let mut server = NatsServer::start(std::slice::from_ref(&user)).await;
-//! let bus = Bus::connect(&server.login(&user)).await?;
-//! bus.connected().await;
+//! # async fn example() {
+//! let mut server = NatsServer::start(&[User::Central(ServiceName::GitWriter)]).await;
+//! let bus = server.connect_central(ServiceName::GitWriter).await;
 //!
 //! server.kill().await;
 //! wait_for("the connection to be lost", async || {
 //!     if bus.is_connected() { Err("connected") } else { Ok(()) }
 //! })
 //! .await;
-//! # Ok(())
 //! # }
 //! ```
 
@@ -23,10 +21,16 @@ mod address;
 mod nats;
 mod postgres;
 mod proxy;
+mod running;
+mod samples;
+mod telemetry;
 mod wait;
 
 pub use address::loopback;
-pub use nats::{NatsServer, nats_server_binary};
+pub use nats::{NatsServer, connect, nats_server_binary};
 pub use postgres::{Postgres, on_each_database};
 pub use proxy::Proxy;
+pub use running::Running;
+pub use samples::{HELLO, ada};
+pub use telemetry::start_traces;
 pub use wait::{wait_for, wait_for_within};

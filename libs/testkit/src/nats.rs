@@ -10,7 +10,7 @@ use std::{
 };
 
 use bus::server::{Server, server_conf, users_conf};
-use bus::{Login, User};
+use bus::{Bus, Login, ServiceName, User};
 use identity::nats::generate;
 use margo::{TenantName, UserNkey};
 use rustix::process::{Pid, Signal, kill_process};
@@ -55,6 +55,16 @@ impl NatsServer {
             self.users.get(user).unwrap_or_else(|| panic!("the server does not admit {user}"))
         };
         Login { url: self.url(), seed: seed.clone(), user: user.clone() }
+    }
+
+    /// Connects as this user.
+    pub async fn connect(&self, user: &User) -> Bus {
+        connect(&self.login(user)).await
+    }
+
+    /// Connects as this service of the hub.
+    pub async fn connect_central(&self, service: ServiceName) -> Bus {
+        self.connect(&User::Central(service)).await
     }
 
     /// Returns the server's address, `nats://127.x.y.z:4222`.
@@ -129,6 +139,13 @@ impl NatsServer {
         })
         .await;
     }
+}
+
+/// Connects, and waits until the server has let this user in.
+pub async fn connect(login: &Login) -> Bus {
+    let bus = Bus::connect(login).await.expect("a login that is well formed");
+    bus.connected().await;
+    bus
 }
 
 /// A child that has ended: the server's place before its first launch.

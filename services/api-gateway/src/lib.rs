@@ -85,25 +85,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 /// Serves on a listener that is bound already; `config.listen` is not used.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let tokens = Tokens::open(&config.tokens)?;
-    let bus = Bus::connect(&config.bus).await?;
-    config.readiness.needs(&bus);
+    let bus = config.base.connect().await?;
     // Without a proxy: one that the environment names would send uploads out of the platform's own network.
     let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
     let http = http.context("preparing HTTP requests to app-registry")?;
     let (router, document) = routes::router();
     let openapi = document.to_pretty_json().context("writing the OpenAPI document")?.into();
-    let gateway = Arc::new(Gateway { bus: bus.clone(), tenant: config.tenant, http, tokens, openapi });
+    let gateway = Arc::new(Gateway { bus: bus.clone(), tenant: config.base.tenant, http, tokens, openapi });
     let router = edge::wrap(router, &document, gateway);
     info!(address = %listener.local_addr().context("asking for the address of REST")?, "REST is served");
 
     let served = service::http::serve(listener, router, shutdown.clone());
     let registered = async {
-        tokio::select! {
-            () = bus.connected() => {}
-            () = shutdown.cancelled() => return Ok(()),
-        }
+        let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
         let service = bus.register(ServiceName::ApiGateway, Arc::new(())).await?;
-        config.readiness.ready();
+        config.base.readiness.ready();
         shutdown.cancelled().await;
         service.stop().await
     };

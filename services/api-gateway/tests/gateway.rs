@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, LazyLock, Mutex},
+    sync::{Arc, Mutex},
 };
 
 use api::{
@@ -15,30 +15,20 @@ use api::{
 };
 use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};
-use bus::{Bus, Call, Role, ServiceEndpoints, ServiceName, Subject, User, streams};
+use bus::{Call, Role, ServiceEndpoints, ServiceName, Subject, User, streams};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header};
 use margo::{AssignmentName, Identity};
-use process::{args::TelemetryArgs, telemetry::Telemetry};
 use reqwest::{Response, Url};
-use service::Health;
 use tempfile::TempDir;
-use testkit::{NatsServer, wait_for};
+use testkit::{NatsServer, Running, start_traces, wait_for};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
 
 const PROBLEM: &str = "application/problem+json";
-
-/// Traces as in production: they have ids and travel on, but are exported nowhere.
-static TELEMETRY: LazyLock<Telemetry> = LazyLock::new(|| {
-    let args = TelemetryArgs { log: "info".into(), log_format: process::args::LogFormat::Text, otlp_endpoint: None };
-    process::telemetry::init("api-gateway", &args).unwrap()
-});
 
 /// A gateway, its hub, and a token of each role.
 struct World {
@@ -47,9 +37,7 @@ struct World {
     url: Url,
     http: reqwest::Client,
     tokens: BTreeMap<String, String>,
-    health: Health,
-    shutdown: CancellationToken,
-    gateway: JoinHandle<anyhow::Result<()>>,
+    gateway: Running,
 }
 
 /// The services behind the gateway, and what they were asked.
@@ -60,7 +48,7 @@ struct Services {
 
 impl World {
     async fn start() -> Self {
-        LazyLock::force(&TELEMETRY);
+        start_traces();
         let central = ServiceName::ALL.iter().copied().map(User::Central).collect::<Vec<_>>();
         let server = NatsServer::start(&central).await;
         let folder = TempDir::new().unwrap();
@@ -73,20 +61,14 @@ impl World {
         let tokens = tokens.collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let health = Health::default();
-        let config = Config {
-            bus: server.login(&User::Central(ServiceName::ApiGateway)),
-            readiness: health.service(ServiceName::ApiGateway),
-            tenant: margo::TenantName::default(),
-            listen: address,
-            tokens: path,
-        };
-        let shutdown = CancellationToken::new();
-        let gateway = tokio::spawn(api_gateway::serve(listener, config, shutdown.clone()));
-        wait_for("the gateway to be ready", async || if health.is_ready() { Ok(()) } else { Err("not ready") }).await;
+        let login = server.login(&User::Central(ServiceName::ApiGateway));
+        let gateway = Running::start(ServiceName::ApiGateway, login, |base, shutdown| {
+            api_gateway::serve(listener, Config { base, listen: address, tokens: path }, shutdown)
+        });
+        gateway.ready().await;
         let url = format!("http://{address}/api/v1/").parse().unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { server, folder, url, http, tokens, health, shutdown, gateway }
+        Self { server, folder, url, http, tokens, gateway }
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -97,15 +79,9 @@ impl World {
         self.request(method, path).bearer_auth(&self.tokens["admin"])
     }
 
-    async fn connect(&self, service: ServiceName) -> Bus {
-        let bus = Bus::connect(&self.server.login(&User::Central(service))).await.unwrap();
-        bus.connected().await;
-        bus
-    }
-
     /// The server has heard of a subscription only when somebody else's request reaches it.
     async fn until_answered(&self, subjects: &[Subject]) {
-        let bus = self.connect(ServiceName::ApiGateway).await;
+        let bus = self.server.connect_central(ServiceName::ApiGateway).await;
         for subject in subjects {
             let what = format!("an answer to {subject}");
             wait_for(&what, async || bus.request(subject, bus::trace::headers(), Bytes::new()).await.map(|_| ())).await;
@@ -120,7 +96,7 @@ impl World {
             let central =
                 !matches!(name, ServiceName::ApiGateway | ServiceName::LocalOrchestrator | ServiceName::OciFetcher);
             if central {
-                let bus = self.connect(*name).await;
+                let bus = self.server.connect_central(*name).await;
                 services.insert(*name, bus.register(*name, std::sync::Arc::new(())).await.unwrap());
             }
         }
@@ -194,8 +170,7 @@ impl World {
     }
 
     async fn stop(self) {
-        self.shutdown.cancel();
-        self.gateway.await.unwrap().unwrap();
+        self.gateway.stop().await;
     }
 }
 
@@ -539,7 +514,7 @@ async fn the_status_names_what_answers_and_what_does_not() {
     assert_eq!(alone.missing.len(), 6);
 
     let _services = world.services().await;
-    let collector = world.connect(ServiceName::StatusCollector).await;
+    let collector = world.server.connect_central(ServiceName::StatusCollector).await;
     collector.jetstream().create_stream(streams::dead_letters()).await.unwrap();
     let whole = status().await;
     assert_eq!(whole.missing, Vec::<String>::new());
@@ -552,7 +527,7 @@ async fn the_status_names_what_answers_and_what_does_not() {
 #[tokio::test]
 async fn a_trace_continues_through_the_gateway() {
     let world = World::start().await;
-    let registry = world.connect(ServiceName::AppRegistry).await;
+    let registry = world.server.connect_central(ServiceName::AppRegistry).await;
     let mut service = registry.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
     let seen = async |_, _: Call<()>| -> Result<Vec<App>, Problem> {
         Err(Problem::conflict(bus::trace::current_id().unwrap_or_default()))
@@ -576,8 +551,8 @@ async fn a_trace_continues_through_the_gateway() {
 async fn without_the_bus_it_says_not_now_and_comes_back() {
     let mut world = World::start().await;
     world.server.kill().await;
-    let health = world.health.clone();
-    wait_for("the gateway to notice", async || if health.is_ready() { Err("still ready") } else { Ok(()) }).await;
+    wait_for("the gateway to notice", async || if world.gateway.is_ready() { Err("still ready") } else { Ok(()) })
+        .await;
     let refused = world.as_admin(Method::GET, "apps").send().await.unwrap();
     assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
     assert!(problem(refused, StatusCode::SERVICE_UNAVAILABLE).await.retryable);
@@ -628,7 +603,7 @@ async fn receiver() -> Receiver {
 async fn an_upload_streams_to_the_registry_and_its_answer_back() {
     let world = World::start().await;
     let receiver = receiver().await;
-    let registry = world.connect(ServiceName::AppRegistry).await;
+    let registry = world.server.connect_central(ServiceName::AppRegistry).await;
     let mut service = registry.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
     let url = receiver.url.clone();
     let ticket = move |_, call: Call<()>| {

@@ -2,17 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use margo::TenantName;
-use service::Readiness;
+use service::Base;
 use store::Location;
 
 pub struct Config {
-    /// The way into the hub's NATS server as the user `app-registry`.
-    pub bus: bus::Login,
-    /// Told when the service can work.
-    pub readiness: Readiness,
-    /// The only tenant whose catalogue is kept; the first column of every key.
-    pub tenant: TenantName,
+    pub base: Base,
     /// Where the catalogue and the outbox are kept.
     pub database: Location,
     /// The folder of the platform's OCI store.

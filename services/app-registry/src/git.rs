@@ -30,17 +30,16 @@ mod tests {
 
     use margo::{ApplicationDescription, Digest};
     use outbox::trailer;
+    use testkit::HELLO;
 
     use super::*;
-
-    const MARGO: &str = include_str!("../tests/hello/margo.yaml");
 
     #[test]
     fn the_commit_holds_the_exact_bytes_and_the_origin() {
         let component = Digest::of(b"component");
         let upload = Upload {
-            description: ApplicationDescription::parse(MARGO.as_bytes(), "margo.yaml").unwrap(),
-            text: MARGO.to_owned(),
+            description: ApplicationDescription::parse(HELLO.as_bytes(), "margo.yaml").unwrap(),
+            text: HELLO.to_owned(),
             digest: Digest::of(b"package"),
             lock: BTreeMap::from([("hello".parse().unwrap(), component)]),
             manifests: Vec::new(),
@@ -53,7 +52,7 @@ mod tests {
         let Some(proto::git_write::Change::Fleet(change)) = write.change else { panic!("a change of fleet.git") };
         let [description, origin] = &change.files[..] else { panic!("{change:?}") };
         assert_eq!(description.path, "apps/hello/1.0.0/margo.yaml");
-        assert_eq!(description.content.as_deref(), Some(MARGO.as_bytes()));
+        assert_eq!(description.content.as_deref(), Some(HELLO.as_bytes()));
         assert_eq!(origin.path, "apps/hello/1.0.0/origin.yaml");
         let origin = String::from_utf8(origin.content.clone().unwrap().into()).unwrap();
         assert!(origin.contains(&component.to_string()) && origin.contains("addedBy: ada"), "{origin}");

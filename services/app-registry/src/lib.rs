@@ -24,7 +24,7 @@ use std::sync::Arc;
 use ::store::Database;
 use anyhow::{Context, ensure};
 use api::StoreAccess;
-use bus::{Bus, ServiceName};
+use bus::ServiceName;
 use identity::random_token;
 use margo::Digest;
 use oci::{ContentStore, RepositoryName, server::Availability};
@@ -57,7 +57,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
 
     let database = Database::open(&config.database).await?;
     let outbox = Outbox::open(ServiceName::AppRegistry, database.clone()).await?;
-    let catalogue = Catalogue::open(database, outbox.clone(), config.tenant).await?;
+    let catalogue = Catalogue::open(database, outbox.clone(), config.base.tenant.clone()).await?;
     let content = ContentStore::open(config.store).await?;
     let tickets = Arc::new(Tickets::default());
     let token = random_token().context("making the token of the store")?;
@@ -65,20 +65,16 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let uploads = Uploads::new(tickets.clone(), catalogue.clone(), content.clone());
     let router = uploads.router().merge(oci::server::router(content, readers));
     let access = StoreAccess { url: url.trim_end_matches('/').to_owned(), token };
-    let bus = Bus::connect(&config.bus).await?;
-    config.readiness.needs(&bus);
+    let bus = config.base.connect().await?;
 
     let served = async {
         info!(%address, "uploads and the store are served");
         service::http::serve(listener, router, shutdown.clone()).await
     };
     let answered = async {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = bus.connected() => {}
-        }
+        let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
         let endpoints = handler::register(&bus, Handler { tickets, catalogue, access }).await?;
-        config.readiness.ready();
+        config.base.readiness.ready();
         shutdown.cancelled().await;
         endpoints.stop().await
     };

@@ -6,28 +6,18 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 
 use api::{App, AppContent, AppRef, Problem, StoreAccess, UploadTicket};
 use app_registry::Config;
-use bus::{Bus, Caller, Role, ServiceName, SiteVerb, Subject, User, proto, streams};
-use margo::{Digest, TenantName};
+use bus::{Bus, ServiceName, SiteVerb, Subject, User, proto, streams};
+use margo::Digest;
 use oci::{Client, ContentStore, PullError, RepositoryName, layout::pack};
 use reqwest::StatusCode;
 use serde_json::json;
-use service::Health;
 use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, on_each_database, wait_for};
+use testkit::{HELLO, NatsServer, Running, ada, on_each_database, wait_for};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
-
-/// The person who gives every order of these tests.
-fn ada() -> Caller {
-    Caller { tenant: TenantName::default(), name: "ada".parse().unwrap(), roles: vec![Role::Admin] }
-}
-
-const MARGO: &str = include_str!("hello/margo.yaml");
 
 /// A hub with one app-registry and those who talk to it.
 struct Hub {
@@ -37,7 +27,7 @@ struct Hub {
     gateway: Bus,
     writer: Bus,
     site: Bus,
-    running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+    running: Option<Running>,
 }
 
 impl Hub {
@@ -52,12 +42,8 @@ impl Hub {
         let site = User::Site("plant".parse().unwrap());
         let roles = [gateway.clone(), writer.clone(), site.clone(), User::Central(ServiceName::AppRegistry)];
         let server = NatsServer::start(&roles).await;
-        let connect = async |role: &User| {
-            let bus = Bus::connect(&server.login(role)).await.unwrap();
-            bus.connected().await;
-            bus
-        };
-        let (gateway, writer, site) = (connect(&gateway).await, connect(&writer).await, connect(&site).await);
+        let (gateway, writer) = (server.connect(&gateway).await, server.connect(&writer).await);
+        let site = server.connect(&site).await;
         writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
         let mut hub = Self { server, folder, database, gateway, writer, site, running: None };
         hub.launch().await;
@@ -65,27 +51,25 @@ impl Hub {
     }
 
     async fn launch(&mut self) {
-        let health = Health::default();
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let config = Config {
-            bus: self.server.login(&User::Central(ServiceName::AppRegistry)),
-            readiness: health.service(ServiceName::AppRegistry),
-            tenant: margo::TenantName::default(),
-            database: self.database.clone(),
-            store: self.store(),
-            listen: listener.local_addr().unwrap(),
-            public_url: None,
-        };
-        let shutdown = CancellationToken::new();
-        self.running = Some((shutdown.clone(), tokio::spawn(app_registry::serve(listener, config, shutdown))));
-        wait_for("app-registry to be ready", async || if health.is_ready() { Ok(()) } else { Err("not ready") }).await;
+        let login = self.server.login(&User::Central(ServiceName::AppRegistry));
+        let running = Running::start(ServiceName::AppRegistry, login, |base, shutdown| {
+            let config = Config {
+                base,
+                database: self.database.clone(),
+                store: self.store(),
+                listen: listener.local_addr().unwrap(),
+                public_url: None,
+            };
+            app_registry::serve(listener, config, shutdown)
+        });
+        running.ready().await;
+        self.running = Some(running);
         wait_for("app-registry to answer", async || self.list().await).await;
     }
 
     async fn stop(&mut self) {
-        let (shutdown, task) = self.running.take().unwrap();
-        shutdown.cancel();
-        task.await.unwrap().unwrap();
+        self.running.take().unwrap().stop().await;
     }
 
     fn store(&self) -> PathBuf {
@@ -174,7 +158,7 @@ fn tampered(mut tar: Vec<u8>, was: &str, is: &str) -> Vec<u8> {
 #[tokio::test]
 async fn an_upload_becomes_an_app_a_commit_and_content() {
     let hub = Hub::start().await;
-    let answer = hub.upload(app(MARGO, b"one")).await;
+    let answer = hub.upload(app(HELLO, b"one")).await;
     assert_eq!(answer.status(), StatusCode::CREATED);
     let added: App = answer.json().await.unwrap();
     assert_eq!((added.id.as_str(), added.version.as_str(), added.added_by.as_str()), ("hello", "1.0.0", "ada"));
@@ -184,7 +168,7 @@ async fn an_upload_becomes_an_app_a_commit_and_content() {
     let get = Subject::service(ServiceName::AppRegistry, "get");
     let wanted = AppRef { id: added.id.clone(), version: added.version.clone() };
     let content: AppContent = hub.gateway.call(&get, &wanted, None).await.unwrap();
-    assert_eq!((content.app, content.description.as_str()), (added.clone(), MARGO));
+    assert_eq!((content.app, content.description.as_str()), (added.clone(), HELLO));
     let (component, digest) = content.lock.first_key_value().unwrap();
     assert_eq!(component.as_str(), "hello");
     let unknown = AppRef { version: "9.9.9".parse().unwrap(), ..wanted };
@@ -208,25 +192,25 @@ async fn an_upload_becomes_an_app_a_commit_and_content() {
     client.pull(&held, &name, digest).await.unwrap();
     assert!(held.contains(&Digest::of(b"one")));
     client.pull(&held, &name, &added.digest).await.unwrap();
-    assert!(held.contains(&Digest::of(MARGO.as_bytes())));
+    assert!(held.contains(&Digest::of(HELLO.as_bytes())));
 }
 
 #[tokio::test]
 async fn a_version_is_never_changed() {
     let hub = Hub::start().await;
-    let first: App = hub.upload(app(MARGO, b"one")).await.json().await.unwrap();
-    let again = hub.upload(app(MARGO, b"one")).await;
+    let first: App = hub.upload(app(HELLO, b"one")).await.json().await.unwrap();
+    let again = hub.upload(app(HELLO, b"one")).await;
     assert_eq!(again.status(), StatusCode::OK);
     assert_eq!(again.json::<App>().await.unwrap(), first);
 
-    let changed = [app(MARGO, b"two"), app(&MARGO.replace("name: Hello", "name: Hallo"), b"one")];
+    let changed = [app(HELLO, b"two"), app(&HELLO.replace("name: Hello", "name: Hallo"), b"one")];
     for tar in changed {
         assert_eq!(hub.refused(tar).await.status, 409);
     }
     assert!(!hub.store().join("blobs/sha256").join(Digest::of(b"two").hex()).exists());
     assert_eq!(hub.list().await.unwrap(), [first]);
 
-    let next = MARGO.replace("version: 1.0.0", "version: 1.0.1").replace("revision: 1.0.0", "revision: 1.0.1");
+    let next = HELLO.replace("version: 1.0.0", "version: 1.0.1").replace("revision: 1.0.0", "revision: 1.0.1");
     assert_eq!(hub.upload(app(&next, b"two")).await.status(), StatusCode::CREATED);
     let versions: Vec<_> = hub.list().await.unwrap().into_iter().map(|app| app.version.to_string()).collect();
     assert_eq!(versions, ["1.0.0", "1.0.1"]);
@@ -240,7 +224,7 @@ async fn a_version_is_never_changed() {
 #[tokio::test]
 async fn what_breaks_a_rule_is_refused_and_leaves_nothing() {
     let hub = Hub::start().await;
-    let tar = app(MARGO, b"one");
+    let tar = app(HELLO, b"one");
     let truncated = tar[..tar.len() / 2].to_vec();
     for (tar, told) in [
         (truncated, "not the tar of an OCI image layout"),
@@ -260,7 +244,7 @@ async fn a_description_that_breaks_a_rule_is_told_with_its_place() {
     let hub = Hub::start().await;
     let folder = TempDir::new().unwrap();
     // `pack` refuses such a description, so the layout is made by hand around it.
-    let text = MARGO.replace("type: custom", "type: magic");
+    let text = HELLO.replace("type: custom", "type: magic");
     let description = oci::Descriptor::of(oci::media::DESCRIPTION, text.as_bytes());
     let package = oci::ArtifactManifest::artifact(oci::media::APP, vec![description]).to_json();
     let listed = oci::Descriptor::of(oci::media::MANIFEST, &package).annotated(oci::media::REF_NAME, "hello:1.0.0");
@@ -286,9 +270,9 @@ async fn a_description_that_breaks_a_rule_is_told_with_its_place() {
 async fn a_ticket_is_good_for_one_upload() {
     let hub = Hub::start().await;
     let ticket = hub.ticket().await.unwrap();
-    assert_eq!(put(&ticket, "guess", app(MARGO, b"one")).await.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(put(&ticket, &ticket.token, app(MARGO, b"one")).await.status(), StatusCode::CREATED);
-    assert_eq!(put(&ticket, &ticket.token, app(MARGO, b"one")).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(put(&ticket, "guess", app(HELLO, b"one")).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(put(&ticket, &ticket.token, app(HELLO, b"one")).await.status(), StatusCode::CREATED);
+    assert_eq!(put(&ticket, &ticket.token, app(HELLO, b"one")).await.status(), StatusCode::UNAUTHORIZED);
     let unknown = UploadTicket { url: hub.access().await.url + "/uploads/../apps", ..ticket };
     assert_eq!(put(&unknown, &unknown.token, Vec::new()).await.status(), StatusCode::NOT_FOUND);
 
@@ -301,7 +285,7 @@ async fn an_interrupted_upload_leaves_nothing() {
     let hub = Hub::start().await;
     let ticket = hub.ticket().await.unwrap();
     let address = ticket.url.strip_prefix("http://").unwrap().split_once('/').unwrap();
-    let tar = app(MARGO, &[7; 100_000]);
+    let tar = app(HELLO, &[7; 100_000]);
     let mut line = TcpStream::connect(address.0).await.unwrap();
     let head = format!(
         "PUT /{} HTTP/1.1\r\nhost: store\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n",
@@ -339,7 +323,7 @@ async fn an_upload_that_says_it_is_too_large_is_refused_at_once() {
 async fn a_restart_keeps_the_apps_and_ends_the_old_token() {
     on_each_database(async |location| {
         let mut hub = Hub::start_in(TempDir::new().unwrap(), location).await;
-        let added: App = hub.upload(app(MARGO, b"one")).await.json().await.unwrap();
+        let added: App = hub.upload(app(HELLO, b"one")).await.json().await.unwrap();
         let before = hub.access().await;
         fs::create_dir(hub.store().join("staging/left-behind")).unwrap();
         hub.stop().await;

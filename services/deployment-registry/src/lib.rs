@@ -35,20 +35,15 @@ use crate::{handler::Registry, neighbours::Neighbours, store::Store};
 /// Runs the service until shutdown; then requests in work are finished, and what they accepted is published. Fails when
 /// the database cannot be opened; a lost hub is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Config { bus, readiness, tenant, database } = config;
+    let Config { base, database } = config;
     let database = Database::open(&database).await?;
     let outbox = Outbox::open(ServiceName::DeploymentRegistry, database.clone()).await?;
-    let store = Store::open(database, outbox.clone(), tenant.clone()).await.context("preparing the database")?;
-    let bus = Bus::connect(&bus).await?;
-    readiness.needs(&bus);
-    tokio::select! {
-        biased;
-        () = shutdown.cancelled() => return Ok(()),
-        () = bus.connected() => {}
-    }
-    let registry = Arc::new(Registry::new(tenant, store, outbox.clone(), Neighbours::new(bus.clone())));
+    let store = Store::open(database, outbox.clone(), base.tenant.clone()).await.context("preparing the database")?;
+    let bus = base.connect().await?;
+    let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
+    let registry = Arc::new(Registry::new(base.tenant, store, outbox.clone(), Neighbours::new(bus.clone())));
     let endpoints = serve(&bus, &registry).await?;
-    readiness.ready();
+    base.readiness.ready();
 
     // Publishing ends after the requests, so that what the last of them accept is still published.
     let background = CancellationToken::new();

@@ -14,7 +14,7 @@ use api::{
 };
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use bus::{
-    Assembler, Bus, Call, Caller, Role, ServiceEndpoints, ServiceName, Subject, User,
+    Assembler, Bus, Call, ServiceEndpoints, ServiceName, Subject, User,
     proto::{GitCommitted, GitWrite, git_write::Change},
     streams,
 };
@@ -29,9 +29,7 @@ use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerPro
 use serde::{Serialize, de::DeserializeOwned};
 use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, on_each_database, wait_for};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use testkit::{HELLO, NatsServer, Running, ada, on_each_database, wait_for};
 use tracing::Instrument;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -42,35 +40,7 @@ fn identity() -> Identity {
     format!("nkey:{KEY}").parse().unwrap()
 }
 
-/// The person who gives every order of these tests.
-fn ada() -> Caller {
-    Caller { tenant: TenantName::default(), name: "ada".parse().unwrap(), roles: vec![Role::Admin] }
-}
-
 const SELF: ServiceName = ServiceName::DeploymentRegistry;
-
-const DESCRIPTION: &str = r#"apiVersion: v1
-id: hello
-metadata:
-  name: Hello
-  version: 1.0.0
-  catalog:
-    organization:
-      - name: Edgewright
-deploymentProfiles:
-  - id: wasm
-    type: custom
-    x-edgewright-extensions: { runtime: wasm }
-    components:
-      - name: hello
-        properties: { repository: oci://edgewright.local/hello, revision: 1.0.0 }
-        x-edgewright-extensions: { http: { port: 8080 } }
-parameters:
-  greeting:
-    value: Hello
-    targets:
-      - { pointer: GREETING, components: [hello] }
-"#;
 
 /// What the neighbours know.
 #[derive(Default)]
@@ -99,24 +69,6 @@ struct World {
     neighbours: Vec<ServiceEndpoints<()>>,
 }
 
-struct Running {
-    shutdown: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Running {
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
-    }
-
-    /// As if the process had been killed.
-    async fn kill(self) {
-        self.task.abort();
-        assert!(self.task.await.unwrap_err().is_cancelled());
-    }
-}
-
 impl World {
     /// Two nodes at `plant`, one at `port`, and the app `hello`; git-writer is not there yet.
     async fn new() -> Self {
@@ -134,8 +86,8 @@ impl World {
             ServiceName::GitWriter,
         ];
         let server = NatsServer::start(&services.map(User::Central)).await;
-        let gateway = connect(&server, ServiceName::ApiGateway).await;
-        let known = Known { description: DESCRIPTION.to_owned(), ..Known::default() };
+        let gateway = server.connect_central(ServiceName::ApiGateway).await;
+        let known = Known { description: HELLO.to_owned(), ..Known::default() };
         let mut world = Self {
             server,
             _folder: None,
@@ -179,7 +131,7 @@ impl World {
     }
 
     async fn start_app_registry(&mut self) {
-        let bus = connect(&self.server, ServiceName::AppRegistry).await;
+        let bus = self.server.connect_central(ServiceName::AppRegistry).await;
         let mut service = bus.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
         let known = self.known.clone();
         let get = move |_, call: Call<AppRef>| {
@@ -193,7 +145,7 @@ impl World {
     }
 
     async fn start_node_capabilities(&mut self) {
-        let bus = connect(&self.server, ServiceName::NodeCapabilities).await;
+        let bus = self.server.connect_central(ServiceName::NodeCapabilities).await;
         let mut service = bus.register(ServiceName::NodeCapabilities, std::sync::Arc::new(())).await.unwrap();
         let known = self.known.clone();
         let nodes = move |_, _: Call<()>| std::future::ready(Ok(known.lock().unwrap().nodes.clone()));
@@ -206,7 +158,7 @@ impl World {
     }
 
     async fn start_git_writer(&mut self) {
-        let bus = connect(&self.server, ServiceName::GitWriter).await;
+        let bus = self.server.connect_central(ServiceName::GitWriter).await;
         bus.jetstream().create_stream(streams::git_writes()).await.unwrap();
         let mut service = bus.register(ServiceName::GitWriter, std::sync::Arc::new(())).await.unwrap();
         let git = self.git.clone();
@@ -221,17 +173,11 @@ impl World {
     }
 
     async fn start(&self) -> Running {
-        let health = service::Health::default();
-        let shutdown = CancellationToken::new();
-        let config = Config {
-            bus: self.server.login(&User::Central(SELF)),
-            readiness: health.service(SELF),
-            tenant: TenantName::default(),
-            database: self.database.clone(),
-        };
-        let task = tokio::spawn(deployment_registry::run(config, shutdown.clone()));
-        wait_for("the service to be ready", async || if health.is_ready() { Ok(()) } else { Err(()) }).await;
-        Running { shutdown, task }
+        let running = Running::start(SELF, self.server.login(&User::Central(SELF)), |base, shutdown| {
+            deployment_registry::run(Config { base, database: self.database.clone() }, shutdown)
+        });
+        running.ready().await;
+        running
     }
 
     async fn ask<T: Serialize, R: DeserializeOwned>(&self, verb: &str, body: &T) -> Result<R, Problem> {
@@ -292,12 +238,6 @@ async fn write_git(bus: Bus, git: Arc<Mutex<Git>>) {
         let committed = GitCommitted { handled, ..GitCommitted::default() };
         bus.signal(&Subject::git_committed(&repository), bus::encode(&committed)).await.unwrap();
     }
-}
-
-async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
-    let bus = Bus::connect(&server.login(&User::Central(service))).await.unwrap();
-    bus.connected().await;
-    bus
 }
 
 fn content(app: &AppRef, description: &str) -> AppContent {
@@ -524,7 +464,7 @@ async fn a_node_whose_message_is_full_is_refused_to_a_person_and_passed_over_by_
     world.join("quarry/full");
     let mut accepted = 0;
     let problem = loop {
-        world.known.lock().unwrap().description = DESCRIPTION.to_owned() + &defaults(accepted as u8);
+        world.known.lock().unwrap().description = HELLO.to_owned() + &defaults(accepted as u8);
         match world.create(&format!("a{accepted}"), spec(&["quarry/full"], &[])).await {
             Ok(_) => accepted += 1,
             Err(problem) => break problem,
@@ -557,7 +497,7 @@ async fn a_node_that_joins_a_site_gets_what_stands_for_the_site() {
 
     world.join("plant/oven");
     let evaluate = Subject::service(SELF, "evaluate");
-    let signaller = connect(&world.server, ServiceName::NodeCapabilities).await;
+    let signaller = world.server.connect_central(ServiceName::NodeCapabilities).await;
     signaller.call::<_, ()>(&evaluate, &(), None).await.unwrap();
     let orders = world.wait_until_committed(3).await;
     assert_eq!((orders[0].kind.as_str(), orders[0].requested_by.as_str()), ("place", "deployment-registry"));

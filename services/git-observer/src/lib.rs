@@ -27,7 +27,7 @@ mod store;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bus::{Bus, Pattern, ServiceName, SiteVerb};
+use bus::{Pattern, ServiceName, SiteVerb};
 use identity::PublicKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -42,9 +42,8 @@ const RESYNCS: usize = 64;
 /// read; a lost hub is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let root = PublicKey::parse(&config.root_key).context("reading the root key")?;
-    let bus = Bus::connect(&config.bus).await?;
-    config.readiness.needs(&bus);
-    let store = Store { folder: config.repositories, tenant: config.tenant };
+    let bus = config.base.connect().await?;
+    let store = Store { folder: config.repositories, tenant: config.base.tenant };
     let refusals = Refusals::default();
     let hub = Hub::new(bus.clone());
     let (resynced, resyncs) = mpsc::channel(RESYNCS);
@@ -57,6 +56,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     endpoints.answer("resync", Pattern::Sites(SiteVerb::Resync), Answers::resync).await?;
 
     let observer = Observer { hub, store, root, refusals, keys: Default::default() };
-    Loop::new(observer, bus, config.readiness).run(signals, resyncs, &shutdown).await?;
+    Loop::new(observer, bus, config.base.readiness).run(signals, resyncs, &shutdown).await?;
     endpoints.stop().await
 }

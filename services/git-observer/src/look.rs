@@ -72,9 +72,7 @@ impl Observer {
 
     async fn compare_and_publish(&self, client: &ClientName, look: Look) -> Result<(), LookError> {
         let (store, name) = (self.store.clone(), client.clone());
-        let candidate = async {
-            spawn_blocking(move || store.candidate(&name)).await.context("reading a repository")?
-        };
+        let candidate = async { spawn_blocking(move || store.candidate(&name)).await.context("reading a repository")? };
         let (candidate, stored) = tokio::try_join!(candidate, self.hub.head(client))?;
         let Some(candidate) = candidate else { return Ok(()) };
 

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{collections::BTreeMap, process::Command, sync::Once};
+use std::{collections::BTreeMap, process::Command};
 
 use async_nats::jetstream::consumer::{Consumer, pull};
 use bus::{Bus, Outgoing, ServiceName, SiteVerb, Subject, User, proto, streams};
@@ -15,12 +15,8 @@ use identity::{
 };
 use jiff::Timestamp;
 use margo::{ClientName, Head, KeySet, ManifestVersion, NodeId, RepositoryName, TenantName};
-use process::args::{LogFormat, TelemetryArgs};
-use service::Health;
 use tempfile::TempDir;
-use testkit::{NatsServer, wait_for};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use testkit::{NatsServer, Running, start_traces, wait_for};
 
 const ID: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -50,27 +46,9 @@ struct World {
     keys: KeySet,
 }
 
-struct Running {
-    health: Health,
-    stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Running {
-    async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap().unwrap();
-    }
-}
-
 impl World {
     async fn new() -> Self {
-        static TELEMETRY: Once = Once::new();
-        TELEMETRY.call_once(|| {
-            let args = TelemetryArgs { log: "info".into(), log_format: LogFormat::Text, otlp_endpoint: None };
-            // Kept for the life of the process.
-            std::mem::forget(process::telemetry::init("git-observer-test", &args).unwrap());
-        });
+        start_traces();
         let services = [ServiceName::GitObserver, ServiceName::GitWriter, ServiceName::ApiGateway];
         let roles: Vec<_> = services.into_iter().map(central).chain([site()]).collect();
         let server = NatsServer::start(&roles).await;
@@ -82,32 +60,14 @@ impl World {
         Self { server, folder, root, writer, repository, keys }
     }
 
-    fn run(&self) -> Running {
-        let (health, stop) = (Health::default(), CancellationToken::new());
-        let config = git_observer::Config {
-            bus: self.server.login(&central(ServiceName::GitObserver)),
-            readiness: health.service(ServiceName::GitObserver),
-            tenant: TenantName::default(),
-            repositories: self.folder.path().to_owned(),
-            root_key: self.root.public().to_string(),
-        };
-        Running { health, task: tokio::spawn(git_observer::run(config, stop.clone())), stop }
-    }
-
     async fn ready(&self) -> Running {
-        let running = self.run();
-        wait_for(
-            "git-observer to be ready",
-            async || if running.health.is_ready() { Ok(()) } else { Err("not ready") },
-        )
-        .await;
+        let login = self.server.login(&central(ServiceName::GitObserver));
+        let running = Running::start(ServiceName::GitObserver, login, |base, shutdown| {
+            let (repositories, root_key) = (self.folder.path().to_owned(), self.root.public().to_string());
+            git_observer::run(git_observer::Config { base, repositories, root_key }, shutdown)
+        });
+        running.ready().await;
         running
-    }
-
-    async fn connect(&self, role: &User) -> Bus {
-        let bus = Bus::connect(&self.server.login(role)).await.unwrap();
-        bus.connected().await;
-        bus
     }
 
     /// The files of the tip after these documents were put, with a valid head.
@@ -167,13 +127,13 @@ impl World {
 
     /// What git-writer says after a commit.
     async fn signal(&self) {
-        let writer = self.connect(&central(ServiceName::GitWriter)).await;
+        let writer = self.server.connect_central(ServiceName::GitWriter).await;
         writer.signal(&Subject::GitCommittedClient(plant()), "".into()).await.unwrap();
         writer.client().flush().await.unwrap();
     }
 
     async fn refusals(&self) -> Vec<api::Refusal> {
-        let operator = self.connect(&central(ServiceName::ApiGateway)).await;
+        let operator = self.server.connect_central(ServiceName::ApiGateway).await;
         operator.call(&Subject::service(ServiceName::GitObserver, "refusals"), &(), None).await.unwrap()
     }
 
@@ -199,7 +159,7 @@ struct Lo {
 
 impl Lo {
     async fn connect(world: &World) -> Self {
-        Self { bus: world.connect(&site()).await }
+        Self { bus: world.server.connect(&site()).await }
     }
 
     async fn get<M: prost::Message + Default>(&self, subject: Subject) -> Option<M> {
@@ -382,7 +342,7 @@ async fn a_deleted_stream_is_made_and_filled_again() {
     let running = world.ready().await;
     let lo = Lo::connect(&world).await;
     lo.wait_for_version(1).await;
-    let owner = world.connect(&central(ServiceName::GitObserver)).await;
+    let owner = world.server.connect_central(ServiceName::GitObserver).await;
     owner.jetstream().delete_stream(streams::DESIRED).await.unwrap();
     lo.wait_for_version(1).await;
     assert_eq!(lo.pull(2).await, ["desired.plant.node.press", "desired.plant.head"]);
@@ -408,7 +368,7 @@ async fn what_is_not_as_the_repository_says_is_put_right() {
     world.put(&[("press", "id: a")]);
     world.ready().await.stop().await;
     // Whoever has git-observer's credentials can write this; nobody signed it.
-    let owner = world.connect(&central(ServiceName::GitObserver)).await;
+    let owner = world.server.connect_central(ServiceName::GitObserver).await;
     let deployment = proto::DesiredDeployment { id: ID.into(), document: "id: evil".into(), ..Default::default() };
     let evil = proto::DesiredNode { version: 99, deployments: vec![deployment] };
     let head = proto::DesiredHead { head: "no head".into(), ..Default::default() };
@@ -462,10 +422,10 @@ async fn a_client_gets_its_consumer_before_its_first_deployment() {
     let to = world.writer.write(&fleet, None, draft, &mut unsynced).unwrap();
     world.writer.sync(unsynced).unwrap();
     world.writer.advance(&[Move { repository: &fleet, from: None, to }]).remove(0).unwrap();
-    let writer = world.connect(&central(ServiceName::GitWriter)).await;
+    let writer = world.server.connect_central(ServiceName::GitWriter).await;
     writer.signal(&Subject::GitCommittedFleet, "".into()).await.unwrap();
 
-    let owner = world.connect(&central(ServiceName::GitObserver)).await;
+    let owner = world.server.connect_central(ServiceName::GitObserver).await;
     let stream = owner.jetstream().get_stream(streams::DESIRED).await.unwrap();
     let consumer: Consumer<pull::Config> = wait_for("the consumer", async || stream.get_consumer("farm").await).await;
     assert_eq!(consumer.cached_info().config.filter_subject, "desired.farm.>");

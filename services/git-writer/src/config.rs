@@ -4,16 +4,13 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, ensure};
 use identity::SigningKey;
-use margo::{KeySet, TenantName};
+use margo::KeySet;
+use service::Base;
 
 #[derive(Clone)]
 pub struct Config {
-    /// The way into the hub's NATS server as the user `git-writer`.
-    pub bus: bus::Login,
-    /// Told whether git-writer can work, and why not: which repositories stand still, or that the log is lost.
-    pub readiness: service::Readiness,
-    /// The only tenant whose repositories are written. The key set has to be this tenant's, too.
-    pub tenant: TenantName,
+    /// Its tenant is also the one of the key set.
+    pub base: Base,
     /// The folder that holds a folder of repositories for each tenant.
     pub repositories: PathBuf,
     /// File with the OpenSSH private key that signs commits and heads. Its public key has to be in the key set.
@@ -42,11 +39,11 @@ impl Config {
         let set = KeySet::parse(&bytes).with_context(|| format!("reading {}", self.keys.display()))?;
         let signing = SigningKey::load(&self.signing_key)?;
         ensure!(
-            set.tenant == self.tenant,
+            set.tenant == self.base.tenant,
             "{} is of tenant {}, not of {}",
             self.keys.display(),
             set.tenant,
-            self.tenant
+            self.base.tenant
         );
         ensure!(
             set.keys.contains(&signing.public().to_string()),

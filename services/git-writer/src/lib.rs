@@ -37,7 +37,6 @@ use async_nats::jetstream::{
 use bus::{Bus, ServiceName, streams};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 pub use crate::config::Config;
 use crate::{
@@ -47,18 +46,14 @@ use crate::{
     store::Store,
 };
 
-/// How long to wait before a lost log is opened again, so that a fault that lasts does not become a busy loop.
-const PAUSE: Duration = Duration::from_millis(200);
-
 /// How often to look whether the log is still the same stream: the server tells nobody that a stream was deleted.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Commits what comes until shutdown. Returns an error when the keys cannot be read or another process writes the
 /// repositories; a lost server or log is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let bus = Bus::connect(&config.bus).await?;
-    let readiness = config.readiness.clone();
-    readiness.needs(&bus);
+    let bus = config.base.connect().await?;
+    let readiness = config.base.readiness.clone();
     let store = spawn_blocking(move || Store::open(&config)).await.context("opening the repositories")??;
     let store: SharedStore = Arc::new(Mutex::new(store));
     let refusals = Refusals::default();
@@ -68,26 +63,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     endpoints.verb("handled", Answers::handled).await?;
     endpoints.verb("refusals", Answers::refusals).await?;
 
-    while !shutdown.is_cancelled() {
+    let read = || {
         let committer = Committer::new(bus.clone(), store.clone(), refusals.clone(), readiness.clone());
-        let Err(error) = read_log(&bus, committer, &shutdown).await else { break };
-        let reason = format!("{error:#}");
-        warn!(reason, "the log is lost; looking again");
-        readiness.not_ready(&reason);
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(PAUSE) => {}
-        }
-    }
+        read_log(&bus, committer, &shutdown)
+    };
+    service::reopening("the log", &bus, &readiness, &shutdown, read).await;
     endpoints.stop().await
 }
 
 /// One life of the log's consumer: until shutdown, or until the log or the server is lost.
 async fn read_log(bus: &Bus, committer: Committer, shutdown: &CancellationToken) -> anyhow::Result<()> {
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        () = bus.connected() => {}
-    }
     let lost = lost(bus);
     let stream = bus.jetstream().get_or_create_stream(streams::git_writes()).await.context("creating the log")?;
     committer.run(stream, lost, shutdown).await

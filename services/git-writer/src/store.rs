@@ -117,8 +117,8 @@ impl Store {
     /// Reads the keys and takes the lock on the repositories. Fails when another process holds the lock.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
         let (signing, keys) = config.read_keys()?;
-        let writer = Writer::new(&config.repositories, &config.tenant, &keys.set, signing)?;
-        Ok(Self { writer, tenant: config.tenant.clone(), keys, open: BTreeMap::new() })
+        let writer = Writer::new(&config.repositories, &config.base.tenant, &keys.set, signing)?;
+        Ok(Self { writer, tenant: config.base.tenant.clone(), keys, open: BTreeMap::new() })
     }
 
     /// How far a repository is, with its tip. One that does not exist is not made for that: it has handled nothing.
@@ -323,7 +323,8 @@ impl Store {
                 Move { repository: &open.repository, from: open.tip, to: draft.to }
             })
             .collect();
-        let (fleet, clients) = moves.split_at(drafts.iter().filter(|draft| draft.name == RepositoryName::Fleet).count());
+        let (fleet, clients) =
+            moves.split_at(drafts.iter().filter(|draft| draft.name == RepositoryName::Fleet).count());
         let between = || {
             if !fleet.is_empty() && !clients.is_empty() {
                 stop_point("git-writer.fleet-moved");

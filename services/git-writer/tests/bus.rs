@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{path::PathBuf, process::Command, sync::Once};
+use std::{path::PathBuf, process::Command};
 
 use api::HandledRequest;
 use bus::{Bus, Outgoing, ServiceName, Subject, User, proto, streams};
@@ -13,12 +13,8 @@ use identity::{
     trust::{self, sign_keys},
 };
 use margo::{KeySet, RepositoryName, TenantName};
-use process::args::{LogFormat, TelemetryArgs};
-use service::Health;
 use tempfile::TempDir;
-use testkit::{NatsServer, wait_for};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use testkit::{NatsServer, Running, start_traces, wait_for};
 
 const PRESS: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -30,37 +26,13 @@ struct World {
     operator: Bus,
 }
 
-struct Running {
-    health: Health,
-    stop: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Running {
-    async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap().unwrap();
-    }
-}
-
 fn role(service: ServiceName) -> User {
     User::Central(service)
 }
 
-async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
-    let bus = Bus::connect(&server.login(&role(service))).await.unwrap();
-    bus.connected().await;
-    bus
-}
-
 impl World {
     async fn new() -> Self {
-        static TELEMETRY: Once = Once::new();
-        TELEMETRY.call_once(|| {
-            let args = TelemetryArgs { log: "info".into(), log_format: LogFormat::Text, otlp_endpoint: None };
-            // Kept for the life of the process.
-            std::mem::forget(process::telemetry::init("git-writer-test", &args).unwrap());
-        });
+        start_traces();
         let roles = [ServiceName::GitWriter, ServiceName::DeploymentRegistry, ServiceName::ApiGateway].map(role);
         let server = NatsServer::start(&roles).await;
         let folder = TempDir::new().unwrap();
@@ -70,8 +42,8 @@ impl World {
         writer.save(&folder.path().join("key")).unwrap();
         std::fs::write(folder.path().join("KEYS"), bytes).unwrap();
         std::fs::write(folder.path().join("KEYS.sig"), signature).unwrap();
-        let source = connect(&server, ServiceName::DeploymentRegistry).await;
-        let operator = connect(&server, ServiceName::ApiGateway).await;
+        let source = server.connect_central(ServiceName::DeploymentRegistry).await;
+        let operator = server.connect_central(ServiceName::ApiGateway).await;
         Self { server, folder, root, source, operator }
     }
 
@@ -79,24 +51,19 @@ impl World {
         self.folder.path().join(name)
     }
 
-    fn run(&self) -> Running {
-        let (health, stop) = (Health::default(), CancellationToken::new());
-        let config = git_writer::Config {
-            bus: self.server.login(&role(ServiceName::GitWriter)),
-            readiness: health.service(ServiceName::GitWriter),
-            tenant: TenantName::default(),
-            repositories: self.path("repositories"),
-            signing_key: self.path("key"),
-            keys: self.path("KEYS"),
-            keys_signature: self.path("KEYS.sig"),
-        };
-        Running { health, task: tokio::spawn(git_writer::run(config, stop.clone())), stop }
-    }
-
     async fn ready(&self) -> Running {
-        let running = self.run();
-        wait_for("git-writer to be ready", async || if running.health.is_ready() { Ok(()) } else { Err("not ready") })
-            .await;
+        let login = self.server.login(&role(ServiceName::GitWriter));
+        let running = Running::start(ServiceName::GitWriter, login, |base, shutdown| {
+            let config = git_writer::Config {
+                base,
+                repositories: self.path("repositories"),
+                signing_key: self.path("key"),
+                keys: self.path("KEYS"),
+                keys_signature: self.path("KEYS.sig"),
+            };
+            git_writer::run(config, shutdown)
+        });
+        running.ready().await;
         running
     }
 
@@ -294,7 +261,7 @@ async fn many_rows_are_committed_together_and_then_purged() {
     assert_eq!(world.log(&RepositoryName::Fleet).await, expected);
     running.stop().await;
 
-    let owner = connect(&world.server, ServiceName::GitWriter).await;
+    let owner = world.server.connect_central(ServiceName::GitWriter).await;
     let running = world.ready().await;
     world.publish(vec![assignment(rows + 1)]).await;
     wait_for("the log to be empty", async || {
@@ -351,13 +318,12 @@ async fn a_repository_that_cannot_be_written_stands_still_and_the_others_go_on()
     let stalled = wait_for("the refusal", async || world.refusals().await.pop().ok_or("none")).await;
     assert_eq!(stalled.subject, "clients/plant");
     assert!(stalled.reason.contains("is not signed"), "{stalled:?}");
-    assert!(!running.health.is_ready());
+    assert!(!running.is_ready());
     assert_eq!(world.handled(&plant()).await.unwrap_err().status, 503);
 
     world.git(&plant(), &["update-ref", "refs/heads/desired", good.trim()]).await;
     world.wait_until_handled(&plant(), 2).await;
-    wait_for("it to be ready", async || if running.health.is_ready() { Ok(()) } else { Err(world.refusals().await) })
-        .await;
+    wait_for("it to be ready", async || if running.is_ready() { Ok(()) } else { Err(world.refusals().await) }).await;
     assert_eq!(world.log(&plant()).await, ["row 1", "row 2"]);
     running.stop().await;
 }
@@ -393,7 +359,7 @@ async fn the_log_and_its_server_may_be_lost() {
     .await;
     world.wait_until_handled(&plant(), 2).await;
 
-    let owner = connect(&world.server, ServiceName::GitWriter).await;
+    let owner = world.server.connect_central(ServiceName::GitWriter).await;
     owner.jetstream().delete_stream(streams::GIT_WRITES).await.unwrap();
     wait_for("the log to be there again", async || {
         let (name, write) = deployment(3, "3");

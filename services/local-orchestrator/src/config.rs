@@ -3,21 +3,17 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bus::{Login, User};
-use margo::{SiteName, TenantName, UserNkey};
-use service::Readiness;
+use margo::{SiteName, UserNkey};
+use service::Base;
 
 /// What a local orchestrator needs to know of its site, of the hub and of its own place on the disk.
 pub struct Config {
-    /// The site's own server, as [`User::LocalOrchestrator`].
-    pub bus: Login,
+    /// Leads to the site's own server, as [`User::LocalOrchestrator`].
+    pub base: Base,
     /// The hub, as [`User::Site`].
     pub hub: Login,
     /// The site's own server, as [`User::Reloader`].
     pub reloader: Login,
-    /// Whether the service can do its work.
-    pub readiness: Readiness,
-    /// The tenant that the site belongs to.
-    pub tenant: TenantName,
     /// The site that this service is the head of.
     pub site: SiteName,
     /// The list of users that the site's server includes.

@@ -76,14 +76,13 @@ async fn start(
     roads: impl FnOnce(&Arc<Site>, &Adopted, &Path) -> anyhow::Result<Vec<Box<dyn Road>>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (bus, hub) = (Bus::connect(&config.bus).await?, Bus::connect(&config.hub).await?);
+    // Readiness needs the site's own server alone: being without the hub is normal.
+    let (bus, hub) = (config.base.connect().await?, Bus::connect(&config.hub).await?);
     let reloader = Bus::connect(&config.reloader).await?;
-    // Its own server's: being without the hub is normal.
-    config.readiness.needs(&bus);
     let data = &config.data;
     disk::make_private_folder(data).with_context(|| format!("making {}", data.display()))?;
     let adopted = Adopted::open(data)?;
-    let site = Site::new(config.tenant, config.site, bus, hub);
+    let site = Site::new(config.base.tenant, config.site, bus, hub);
 
     let in_force = adopted.watch();
     let pulses = Pulses::new(config.unreachable_after);
@@ -136,7 +135,7 @@ async fn start(
             if let Some(forwarder) = forwarder {
                 parts.spawn(forwarder.run(stop.clone()));
             }
-            config.readiness.ready();
+            config.base.readiness.ready();
         }
     }
     let all = async {

@@ -3,16 +3,13 @@
 use std::path::PathBuf;
 
 use bus::User;
-use margo::{TenantName, UserNkey};
+use margo::UserNkey;
+use service::Base;
 use store::Location;
 
 /// The program `edgewright` fills this from its data folder.
 pub struct Config {
-    /// How to connect to the hub as the user `User::Central(ServiceName::NodeCapabilities)`.
-    pub bus: bus::Login,
-    /// Told when the service can do its work, and when it cannot.
-    pub readiness: service::Readiness,
-    pub tenant: TenantName,
+    pub base: Base,
     /// Where the service keeps its tables.
     pub database: Location,
     /// The URL of the hub's NATS server that new sites are told.

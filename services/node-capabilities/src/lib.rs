@@ -34,16 +34,12 @@ use crate::{handler::Registrar, store::Store, users::HubUsers};
 /// depend on.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let database = Database::open(&config.database).await?;
-    let store =
-        Store::open(database.clone(), config.tenant.clone()).await.context("preparing the database of nodes")?;
+    let tenant = config.base.tenant.clone();
+    let store = Store::open(database.clone(), tenant.clone()).await.context("preparing the database of nodes")?;
     let outbox = Outbox::open(ServiceName::NodeCapabilities, database).await?;
-    let (bus, reloader) = (Bus::connect(&config.bus).await?, Bus::connect(&config.reloader).await?);
-    config.readiness.needs(&bus);
+    let (bus, reloader) = (config.base.connect().await?, Bus::connect(&config.reloader).await?);
     let reloader_key = identity::nats::public_key(&config.reloader.seed).context("reading the reloader's seed")?;
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        () = bus.connected() => {}
-    }
+    let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
     let (joined, joins) = mpsc::channel(1);
     let registrar = Arc::new(Registrar {
         users: HubUsers::new(store.clone(), reloader, config.users_file, config.service_users),
@@ -67,8 +63,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         orders,
         registrar.users.keep(orders_ended.clone()),
         outbox.run(bus.clone(), orders_ended.clone()),
-        handler::evaluate(bus.clone(), config.tenant, joins, orders_ended.clone()),
-        observe::observe(bus, store, config.readiness, orders_ended.clone()),
+        handler::evaluate(bus.clone(), tenant, joins, orders_ended.clone()),
+        observe::observe(bus, store, config.base.readiness, orders_ended.clone()),
     )?;
     Ok(())
 }

@@ -8,25 +8,19 @@ use api::{
     AdmittedNodes, CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated,
 };
 use async_nats::jetstream::consumer::pull;
-use bus::{Bus, Call, Caller, Login, Outgoing, Pattern, Role, ServiceName, SiteVerb, Subject, User, proto, streams};
+use bus::{Bus, Call, Login, Outgoing, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
 use identity::nats::{generate, public_key};
-use margo::{ClientName, Identity, NodeId, TenantName, UserNkey};
+use margo::{ClientName, Identity, NodeId, UserNkey};
 use node_capabilities::Config;
 use prost::Message;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, on_each_database, wait_for};
-use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
-
-/// The person who gives every order of these tests.
-fn ada() -> Caller {
-    Caller { tenant: TenantName::default(), name: "ada".parse().unwrap(), roles: vec![Role::Admin] }
-}
+use testkit::{NatsServer, Running, ada, connect, on_each_database, wait_for};
+use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -51,21 +45,12 @@ fn services() -> Vec<User> {
     .to_vec()
 }
 
-struct Running {
-    health: service::Health,
-    shutdown: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Running {
-    fn start(server: &NatsServer, database: &Location) -> Self {
-        let health = service::Health::default();
-        let shutdown = CancellationToken::new();
-        let user = |role: User| (role.clone(), public_key(&server.login(&role).seed).unwrap());
+fn start(server: &NatsServer, database: &Location) -> Running {
+    let user = |role: User| (role.clone(), public_key(&server.login(&role).seed).unwrap());
+    let login = server.login(&User::Central(ServiceName::NodeCapabilities));
+    Running::start(ServiceName::NodeCapabilities, login, |base, shutdown| {
         let config = Config {
-            bus: server.login(&User::Central(ServiceName::NodeCapabilities)),
-            readiness: health.service(ServiceName::NodeCapabilities),
-            tenant: TenantName::default(),
+            base,
             database: database.clone(),
             hub_url: server.url(),
             root_key: "ssh-ed25519 AAAA".into(),
@@ -73,29 +58,8 @@ impl Running {
             service_users: services().into_iter().map(user).collect(),
             reloader: server.login(&User::Reloader),
         };
-        let task = tokio::spawn(node_capabilities::run(config, shutdown.clone()));
-        Self { health, shutdown, task }
-    }
-
-    async fn ready(&self) {
-        wait_for("the service to be ready", async || if self.health.is_ready() { Ok(()) } else { Err("not ready") })
-            .await;
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
-    }
-}
-
-async fn connect(server: &NatsServer, service: ServiceName) -> Bus {
-    connect_to(&server.login(&User::Central(service))).await
-}
-
-async fn connect_to(endpoint: &Login) -> Bus {
-    let bus = Bus::connect(endpoint).await.unwrap();
-    bus.connected().await;
-    bus
+        node_capabilities::run(config, shutdown)
+    })
 }
 
 /// The service, its server, the owner of the streams and the gateway that asks.
@@ -117,13 +81,13 @@ impl Stage {
 
     async fn on(database: Location) -> Self {
         let server = NatsServer::start(&services()).await;
-        let gateway = connect(&server, ServiceName::ApiGateway).await;
-        let collector = connect(&server, ServiceName::StatusCollector).await;
+        let gateway = server.connect_central(ServiceName::ApiGateway).await;
+        let collector = server.connect_central(ServiceName::StatusCollector).await;
         // Before the service has the server read its list of users: for a moment then there is no JetStream.
         for config in [streams::dead_letters(), streams::state(Pattern::State)] {
             collector.jetstream().create_stream(config).await.unwrap();
         }
-        let service = Running::start(&server, &database);
+        let service = start(&server, &database);
         service.ready().await;
         Self { server, _folder: None, database, service, gateway, collector }
     }
@@ -164,7 +128,7 @@ impl Stage {
         let (seed, key) = generate();
         self.add_site(&key).await.unwrap();
         self.add_node(press(), &generate().1).await.unwrap();
-        connect_to(&self.site_login(&seed)).await
+        connect(&self.site_login(&seed)).await
     }
 }
 
@@ -230,7 +194,7 @@ async fn a_site_may_connect_once_it_was_added_and_not_before() {
 #[tokio::test]
 async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
     let stage = Stage::set().await;
-    let registry = connect(&stage.server, ServiceName::DeploymentRegistry).await;
+    let registry = stage.server.connect_central(ServiceName::DeploymentRegistry).await;
     let (evaluated, mut evaluations) = mpsc::channel(8);
     let mut endpoints = registry.register(ServiceName::DeploymentRegistry, std::sync::Arc::new(())).await.unwrap();
     let evaluate = move |_, call: Call<()>| {
@@ -242,7 +206,7 @@ async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
 
     let (seed, key) = generate();
     stage.add_site(&key).await.unwrap();
-    let site = connect_to(&stage.site_login(&seed)).await;
+    let site = connect(&stage.site_login(&seed)).await;
     let mut calls = site.subscribe(Pattern::CallsOf(plant())).await.unwrap();
     site.client().flush().await.unwrap();
     let admitted =
@@ -291,13 +255,12 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         // Nobody takes the writes yet, so the service dies with both rows open.
         let site = stage.add_site(&site_key).await.unwrap();
         let node = stage.add_node(press(), &node_key).await.unwrap();
-        stage.service.task.abort();
-        assert!(stage.service.task.await.unwrap_err().is_cancelled());
+        stage.service.kill().await;
 
-        let git_writer = connect(&stage.server, ServiceName::GitWriter).await;
+        let git_writer = stage.server.connect_central(ServiceName::GitWriter).await;
         git_writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
         let mut writes = read(&git_writer, streams::GIT_WRITES).await;
-        let service = Running::start(&stage.server, &stage.database);
+        let service = start(&stage.server, &stage.database);
 
         let write = next_write(&mut writes).await;
         assert_eq!((write.source.as_str(), write.number, write.author.as_str()), ("node-capabilities", 1, "ada"));
@@ -332,7 +295,7 @@ async fn a_list_of_users_that_is_wrong_is_put_right_at_the_start() {
     let intruder = server.admit(&User::Site("intruder".parse().unwrap())).seed;
     becomes_refused(&server, &seed).await;
     becomes_admitted(&server, &intruder).await;
-    let service = Running::start(&server, &database);
+    let service = start(&server, &database);
     becomes_admitted(&server, &seed).await;
     becomes_refused(&server, &intruder).await;
     service.stop().await;

@@ -2,16 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use margo::{ClientName, TenantName};
-use service::Readiness;
+use margo::ClientName;
+use service::Base;
 
 /// The program `edgewright` fills this from its data folder.
 pub struct Config {
-    /// How to connect to the site's NATS server as the user [`bus::User::OciFetcher`].
-    pub bus: bus::Login,
-    /// Told when the service can do its work, and when it cannot.
-    pub readiness: Readiness,
-    pub tenant: TenantName,
+    pub base: Base,
     /// The client as which the site is known to the hub.
     pub client: ClientName,
     /// The folder of the site's content store.

@@ -13,7 +13,7 @@ mod fetcher;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bus::{Bus, ServiceName};
+use bus::ServiceName;
 use oci::ContentStore;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +33,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 /// Like [`run`], but serves on a listener that is bound already, so that a test may let the system choose the port.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let store = ContentStore::open(config.data).await?;
-    let bus = Bus::connect(&config.bus).await?;
-    config.readiness.needs(&bus);
+    let bus = config.base.connect().await?;
     let fetcher = Fetcher::new(bus.clone(), store.clone());
     let router = oci::server::router(store, Nodes::new(fetcher.clone(), &config.token));
 
@@ -43,12 +42,9 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
         service::http::serve(listener, router, shutdown.clone()).await
     };
     let fetched = async {
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(()),
-            () = bus.connected() => {}
-        }
+        let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
         let registration = bus.register(ServiceName::OciFetcher, Arc::new(())).await?;
-        config.readiness.ready();
+        config.base.readiness.ready();
         fetcher.run(&config.client, &shutdown).await?;
         registration.stop().await
     };

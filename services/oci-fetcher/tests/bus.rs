@@ -17,11 +17,9 @@ use oci::{
     server::{Availability, Policy, router},
 };
 use oci_fetcher::Config;
-use service::Health;
 use tempfile::TempDir;
-use testkit::{NatsServer, wait_for};
+use testkit::{NatsServer, Running, wait_for};
 use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
 
 const NODE_TOKEN: &str = "for nodes";
 
@@ -48,7 +46,7 @@ struct Site {
     orchestrator: Bus,
     answers: Arc<Mutex<Answers>>,
     data: TempDir,
-    running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+    running: Option<Running>,
     address: Option<SocketAddr>,
     _endpoints: ServiceEndpoints<()>,
 }
@@ -57,8 +55,7 @@ impl Site {
     async fn start() -> Self {
         let orchestrator = User::LocalOrchestrator(plant());
         let server = NatsServer::start(&[orchestrator.clone(), User::OciFetcher(plant())]).await;
-        let orchestrator = Bus::connect(&server.login(&orchestrator)).await.unwrap();
-        orchestrator.connected().await;
+        let orchestrator = server.connect(&orchestrator).await;
         let desired = streams::desired(Pattern::DesiredOf(plant()));
         orchestrator.jetstream().create_stream(desired).await.unwrap();
         let answers: Arc<Mutex<Answers>> = Arc::default();
@@ -86,26 +83,18 @@ impl Site {
 
     async fn launch(&mut self) {
         let (listener, address) = listen().await;
-        let health = Health::default();
-        let config = Config {
-            bus: self.server.login(&User::OciFetcher(plant())),
-            readiness: health.service(ServiceName::OciFetcher),
-            tenant: margo::TenantName::default(),
-            client: plant(),
-            data: self.data.path().to_owned(),
-            listen: address,
-            token: NODE_TOKEN.to_owned(),
-        };
-        let shutdown = CancellationToken::new();
-        self.running = Some((shutdown.clone(), tokio::spawn(oci_fetcher::serve(listener, config, shutdown))));
-        self.address = Some(address);
-        wait_for("the fetcher to be ready", async || if health.is_ready() { Ok(()) } else { Err("not ready") }).await;
+        let login = self.server.login(&User::OciFetcher(plant()));
+        let running = Running::start(ServiceName::OciFetcher, login, |base, shutdown| {
+            let (data, token) = (self.data.path().to_owned(), NODE_TOKEN.to_owned());
+            let config = Config { base, client: plant(), data, listen: address, token };
+            oci_fetcher::serve(listener, config, shutdown)
+        });
+        running.ready().await;
+        (self.running, self.address) = (Some(running), Some(address));
     }
 
     async fn stop(&mut self) {
-        let (shutdown, task) = self.running.take().unwrap();
-        shutdown.cancel();
-        task.await.unwrap().unwrap();
+        self.running.take().unwrap().stop().await;
     }
 
     fn want(&self, artifact: &WantedArtifact) {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
 use bus::{Bus, Pattern, ServiceName, streams};
 use futures::{StreamExt, stream};
 use service::Readiness;
@@ -16,19 +15,11 @@ use crate::{handler::handle, store::Store};
 /// milliseconds.
 const BATCH: usize = 500;
 
-/// How long a batch may take before the server sends its messages again. After a crash with messages in hand they wait for
-/// as long.
-const ACK_WAIT: Duration = Duration::from_secs(10);
-
-/// The server sends a sign of life at least this often while we wait for messages; after twice this time of silence the
-/// pull fails.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
 /// The pause between two looks whether the streams are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Makes the streams that are missing, and reads reports from them until shutdown. After an error the caller calls this
-/// again; nothing is lost, because an unstored report is not acknowledged.
+/// Makes the streams that are missing, and reads reports from them until shutdown: one life for [`service::reopening`].
+/// Nothing is lost by an error, because an unstored report is not acknowledged.
 pub async fn collect(
     bus: &Bus,
     store: &Store,
@@ -36,8 +27,9 @@ pub async fn collect(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     keep_streams(bus).await?;
-    let states = messages(bus, streams::STATE, Pattern::Statuses).await?;
-    let events = messages(bus, streams::EVENTS, Pattern::Events).await?;
+    let service = ServiceName::StatusCollector;
+    let states = bus.messages(service, streams::STATE, &[Pattern::Statuses], BATCH).await?;
+    let events = bus.messages(service, streams::EVENTS, &[Pattern::Events], BATCH).await?;
     // Takes what is there, at most a batch: a single report does not wait, and under load many share a transaction.
     let mut batches = stream::select(states, events).ready_chunks(BATCH);
     readiness.ready();
@@ -69,20 +61,4 @@ async fn keep_streams(bus: &Bus) -> anyhow::Result<()> {
         made.with_context(|| format!("making the stream {name}"))?;
     }
     Ok(())
-}
-
-/// The messages of a stream whose subjects match, from where this service's durable consumer stands.
-async fn messages(bus: &Bus, stream: &str, pattern: Pattern) -> anyhow::Result<pull::Stream> {
-    let config = pull::Config {
-        durable_name: Some(ServiceName::StatusCollector.to_string()),
-        filter_subject: pattern.to_string(),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        max_ack_pending: 2 * BATCH as i64,
-        ..pull::Config::default()
-    };
-    let consumer = bus.jetstream().create_consumer_on_stream(config, stream).await;
-    let consumer = consumer.with_context(|| format!("making the consumer of {stream}"))?;
-    let pulls = consumer.stream().max_messages_per_batch(BATCH).heartbeat(HEARTBEAT);
-    pulls.messages().await.with_context(|| format!("reading {stream}"))
 }

@@ -15,7 +15,7 @@ mod error;
 mod handler;
 mod store;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use ::store::Database;
 use anyhow::Context;
@@ -23,37 +23,20 @@ use api::{ActualDeployment, ById, HistoryEntry, Problem};
 use bus::{Bus, Call, ServiceEndpoints, ServiceName};
 pub use config::Config;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::{collect::collect, error::store_problem, store::Store};
-
-/// The pause between a failure of the bus or of the database and the next attempt.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Collects and answers until shutdown. A batch in hand is finished first; what is not acknowledged comes again at the next
 /// start.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let database = Database::open(&config.database).await?;
-    let store = Store::open(database, config.tenant).await.context("preparing the database of statuses")?;
-    let bus = Bus::connect(&config.bus).await?;
-    config.readiness.needs(&bus);
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        () = bus.connected() => {}
-    }
+    let Config { base, database } = config;
+    let database = Database::open(&database).await?;
+    let store = Store::open(database, base.tenant.clone()).await.context("preparing the database of statuses")?;
+    let bus = base.connect().await?;
+    let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
     let endpoints = answer(&bus, &store).await?;
-    while let Err(failure) = collect(&bus, &store, &config.readiness, &shutdown).await {
-        config.readiness.not_ready(&format!("{failure:#}"));
-        warn!(error = &*failure as &dyn Error, "collecting was interrupted");
-        let connected_again = async {
-            tokio::time::sleep(RETRY_DELAY).await;
-            bus.connected().await;
-        };
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            () = connected_again => {}
-        }
-    }
+    let collect = || collect(&bus, &store, &base.readiness, &shutdown);
+    service::reopening("reports of nodes", &bus, &base.readiness, &shutdown, collect).await;
     endpoints.stop().await
 }
 

@@ -8,14 +8,12 @@ use api::{ActualDeployment, ById, HistoryEntry, Refusal};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use bus::{Bus, Outgoing, ServiceName, Subject, User, proto, streams};
 use futures::StreamExt;
-use margo::{Digest, NodeId, State, TenantName};
+use margo::{Digest, NodeId, State};
 use prost::Message;
 use status_collector::Config;
 use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, on_each_database, wait_for};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use testkit::{NatsServer, Running, on_each_database, wait_for};
 
 const HELLO: &str = "9db79949-86fb-5e45-910d-8a83dd7391cc";
 const OTHER: &str = "00000000-0000-4000-8000-000000000001";
@@ -34,35 +32,10 @@ struct Stage {
     gateway: Bus,
 }
 
-struct Running {
-    health: service::Health,
-    shutdown: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Running {
-    fn start(server: &NatsServer, database: &Location) -> Self {
-        let health = service::Health::default();
-        let shutdown = CancellationToken::new();
-        let config = Config {
-            bus: server.login(&collector()),
-            readiness: health.service(ServiceName::StatusCollector),
-            tenant: TenantName::default(),
-            database: database.clone(),
-        };
-        let task = tokio::spawn(status_collector::run(config, shutdown.clone()));
-        Self { health, shutdown, task }
-    }
-
-    async fn ready(&self) {
-        wait_for("the service to be ready", async || if self.health.is_ready() { Ok(()) } else { Err("not ready") })
-            .await;
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
-    }
+fn start(server: &NatsServer, database: &Location) -> Running {
+    Running::start(ServiceName::StatusCollector, server.login(&collector()), |base, shutdown| {
+        status_collector::run(Config { base, database: database.clone() }, shutdown)
+    })
 }
 
 fn collector() -> User {
@@ -77,12 +50,6 @@ fn gateway() -> User {
     User::Central(ServiceName::ApiGateway)
 }
 
-async fn connect(server: &NatsServer, role: &User) -> Bus {
-    let bus = Bus::connect(&server.login(role)).await.unwrap();
-    bus.connected().await;
-    bus
-}
-
 impl Stage {
     async fn set() -> Self {
         let folder = TempDir::new().unwrap();
@@ -92,9 +59,9 @@ impl Stage {
 
     async fn on(database: Location) -> Self {
         let server = NatsServer::start(&[collector(), site(), gateway()]).await;
-        let service = Running::start(&server, &database);
+        let service = start(&server, &database);
         service.ready().await;
-        let (site, gateway) = (connect(&server, &site()).await, connect(&server, &gateway()).await);
+        let (site, gateway) = (server.connect(&site()).await, server.connect(&gateway()).await);
         Self { server, _folder: None, database, service, site, gateway }
     }
 
@@ -262,7 +229,7 @@ async fn a_malformed_report_is_a_dead_letter_and_blocks_nobody() {
 
 /// The first advisories, as the owner of the stream reads them.
 async fn dead_letters(server: &NatsServer, count: usize) -> Vec<String> {
-    let bus = connect(server, &collector()).await;
+    let bus = server.connect(&collector()).await;
     let stream = bus.jetstream().get_stream(streams::DEAD_LETTERS).await.unwrap();
     let config = pull::Config { deliver_policy: DeliverPolicy::All, ..pull::Config::default() };
     let consumer = stream.create_consumer(pull::Config { name: Some("test".into()), ..config }).await.unwrap();
@@ -283,7 +250,7 @@ async fn what_was_stored_survives_the_service_and_what_came_meanwhile_is_taken_u
         let message =
             Outgoing::new(Subject::Status(node()), status(1, 2, &[(HELLO, Installed)]).encode_to_vec().into());
         site.publish_batch(vec![message]).await.unwrap();
-        let service = Running::start(&server, &database);
+        let service = start(&server, &database);
         service.ready().await;
         let stage = Stage { server, _folder, database, service, site, gateway };
         stage.states_become(&[(HELLO, State::Installed)]).await;
@@ -295,7 +262,7 @@ async fn what_was_stored_survives_the_service_and_what_came_meanwhile_is_taken_u
 #[tokio::test]
 async fn deleted_streams_come_back_and_reports_with_them() {
     let stage = Stage::set().await;
-    let owner = connect(&stage.server, &collector()).await;
+    let owner = stage.server.connect(&collector()).await;
     for name in [streams::STATE, streams::EVENTS, streams::DEAD_LETTERS] {
         let before = owner.jetstream().get_stream(name).await.unwrap();
         owner.jetstream().delete_stream(name).await.unwrap();

@@ -1,6 +1,6 @@
-use super::*;
+use testkit::HELLO;
 
-const MARGO: &str = include_str!("../../tests/hello/margo.yaml");
+use super::*;
 
 fn listed(reference: &str, manifest: ArtifactManifest) -> Listed {
     let digest = Digest::of(&manifest.to_json());
@@ -26,37 +26,37 @@ fn refusal(text: &str, listed: &[Listed]) -> String {
 
 #[test]
 fn an_upload_is_locked_to_the_digests_of_its_components() {
-    let listed = [package_of(MARGO), component()];
+    let listed = [package_of(HELLO), component()];
     let (package, _) = package(&listed).unwrap();
-    let upload = check(&listed, package, "margo.yaml", MARGO.into()).unwrap();
+    let upload = check(&listed, package, "margo.yaml", HELLO.into()).unwrap();
     assert_eq!(upload.lock, BTreeMap::from([("hello".parse().unwrap(), component().digest)]));
     assert_eq!(upload.manifests.len(), 2);
-    assert_eq!(upload.digest, package_of(MARGO).digest);
+    assert_eq!(upload.digest, package_of(HELLO).digest);
 }
 
 #[test]
 fn app_02_there_is_exactly_one_package_of_the_right_form() {
-    assert!(refusal(MARGO, &[component()]).contains("exactly one manifest must have artifactType"));
-    assert!(refusal(MARGO, &[package_of(MARGO), package_of(MARGO)]).contains("not 2"));
+    assert!(refusal(HELLO, &[component()]).contains("exactly one manifest must have artifactType"));
+    assert!(refusal(HELLO, &[package_of(HELLO), package_of(HELLO)]).contains("not 2"));
 
-    let mut with_config = package_of(MARGO);
+    let mut with_config = package_of(HELLO);
     with_config.manifest.config = Descriptor::of("application/json", b"{\"a\":1}");
-    assert!(refusal(MARGO, &[with_config, component()]).contains("config must be the empty one"));
+    assert!(refusal(HELLO, &[with_config, component()]).contains("config must be the empty one"));
 
-    let mut two_descriptions = package_of(MARGO);
+    let mut two_descriptions = package_of(HELLO);
     two_descriptions.manifest.layers.push(Descriptor::of(media::DESCRIPTION, b"another"));
-    assert!(refusal(MARGO, &[two_descriptions, component()]).contains("exactly one layer must be"));
+    assert!(refusal(HELLO, &[two_descriptions, component()]).contains("exactly one layer must be"));
 
     for wrong in ["hello:1.0.1", "other:1.0.0"] {
-        let package = listed(wrong, package_of(MARGO).manifest);
-        let refusal = refusal(MARGO, &[package, component()]);
+        let package = listed(wrong, package_of(HELLO).manifest);
+        let refusal = refusal(HELLO, &[package, component()]);
         assert!(refusal.contains("make it hello:1.0.0"), "{refusal}");
     }
 }
 
 #[test]
 fn a_description_is_refused_with_file_line_column_and_field() {
-    let text = MARGO.replace("type: custom", "type: magic");
+    let text = HELLO.replace("type: custom", "type: magic");
     let listed = [package_of(&text), component()];
     let (package, _) = package(&listed).unwrap();
     let problem = check(&listed, package, "margo.yaml", text.into()).unwrap_err().problem();
@@ -68,31 +68,31 @@ fn a_description_is_refused_with_file_line_column_and_field() {
 
 #[test]
 fn every_component_must_be_in_the_upload_as_what_it_is() {
-    assert!(refusal(MARGO, &[package_of(MARGO)]).contains("hello:1.0.0 is not in the upload"));
+    assert!(refusal(HELLO, &[package_of(HELLO)]).contains("hello:1.0.0 is not in the upload"));
 
-    let foreign = MARGO.replace("oci://edgewright.local/hello", "oci://ghcr.io/hello");
+    let foreign = HELLO.replace("oci://edgewright.local/hello", "oci://ghcr.io/hello");
     let told = refusal(&foreign, &[package_of(&foreign), component()]);
     assert!(told.contains("deploymentProfiles[0].components[0].properties.repository"), "{told}");
 
-    let helm = MARGO.replace("type: custom", "type: helm");
+    let helm = HELLO.replace("type: custom", "type: helm");
     assert!(refusal(&helm, &[package_of(&helm)]).contains("is not in the upload"));
 
     let mut two_layers = component();
     two_layers.manifest.layers.push(Descriptor::of(media::WASM, b"more"));
-    assert!(refusal(MARGO, &[package_of(MARGO), two_layers]).contains("exactly one layer"));
+    assert!(refusal(HELLO, &[package_of(HELLO), two_layers]).contains("exactly one layer"));
     let other_type = listed("hello:1.0.0", ArtifactManifest::artifact("application/x", component().manifest.layers));
-    assert!(refusal(MARGO, &[package_of(MARGO), other_type]).contains("must have artifactType"));
+    assert!(refusal(HELLO, &[package_of(HELLO), other_type]).contains("must have artifactType"));
 
     let unused = listed("other:1.0.0", component().manifest);
     assert!(
-        refusal(MARGO, &[package_of(MARGO), component(), unused]).contains("no component of margo.yaml is other:1.0.0")
+        refusal(HELLO, &[package_of(HELLO), component(), unused]).contains("no component of margo.yaml is other:1.0.0")
     );
-    assert!(refusal(MARGO, &[package_of(MARGO), component(), component()]).contains("is listed twice"));
+    assert!(refusal(HELLO, &[package_of(HELLO), component(), component()]).contains("is listed twice"));
 }
 
 #[test]
 fn all_that_is_wrong_is_told_at_once() {
-    let text = MARGO.replace("revision: 1.0.0", "revision: 2.0.0");
+    let text = HELLO.replace("revision: 1.0.0", "revision: 2.0.0");
     let told = refusal(&text, &[listed("hello:3.0.0", package_of(&text).manifest), component()]);
     for part in ["make it hello:1.0.0", "hello:2.0.0 is not in the upload", "no component of margo.yaml is hello:1.0.0"]
     {

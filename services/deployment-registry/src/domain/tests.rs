@@ -2,35 +2,13 @@ use api::{AppContent, NodeState, Targets};
 use margo::{ApplicationDeployment, ParameterValue, TenantName};
 use outbox::OrderHeader;
 use proptest::prelude::*;
+use testkit::HELLO;
 
 use super::{
     order::MAX_REASON,
     wish::{MAX_NAME, MAX_PARAMETER_BYTES, MAX_PARAMETERS, MAX_TARGETS},
     *,
 };
-
-pub(crate) const DESCRIPTION: &str = r#"apiVersion: v1
-id: hello
-metadata:
-  name: Hello
-  version: 1.0.0
-  catalog:
-    organization:
-      - name: Edgewright
-deploymentProfiles:
-  - id: wasm
-    type: custom
-    x-edgewright-extensions: { runtime: wasm }
-    components:
-      - name: hello
-        properties: { repository: oci://edgewright.local/hello, revision: 1.0.0 }
-        x-edgewright-extensions: { http: { port: 8080 } }
-parameters:
-  greeting:
-    value: Hello
-    targets:
-      - { pointer: GREETING, components: [hello] }
-"#;
 
 fn tenant() -> TenantName {
     TenantName::default()
@@ -47,7 +25,7 @@ fn app() -> AppContent {
             added_by: "ada".into(),
             added_at: "2026-01-01T00:00:00Z".into(),
         },
-        description: DESCRIPTION.into(),
+        description: HELLO.into(),
         lock: BTreeMap::from([("hello".parse().unwrap(), Digest::of(b"component"))]),
     }
 }
@@ -174,7 +152,7 @@ fn the_only_profile_is_chosen_and_among_several_a_person_chooses() {
     let errors = Wish::new(unknown, app()).unwrap_err();
     assert_eq!(errors, [broken("profile", "the application has wasm")]);
 
-    let second = DESCRIPTION.replace("deploymentProfiles:\n", "deploymentProfiles:\n  - { id: other, type: custom, components: [{ name: hello, properties: { repository: oci://a/b, revision: 1.0.0 } }] }\n");
+    let second = HELLO.replace("deploymentProfiles:\n", "deploymentProfiles:\n  - { id: other, type: custom, components: [{ name: hello, properties: { repository: oci://a/b, revision: 1.0.0 } }] }\n");
     let two = AppContent { description: second, ..app() };
     let errors = Wish::new(spec(&[], &["plant"]), two).unwrap_err();
     assert_eq!(errors, [broken("profile", "choose one: the application has other, wasm")]);

@@ -263,7 +263,7 @@ async fn messages_that_were_taken_and_never_acknowledged_are_asked_for_again() {
     let mut world = World::new().await;
     world.order("press", Some("a: 1\n")).await;
     // Somebody took them and died: the consumer holds them back until the acknowledgement is overdue.
-    let site = crate::world::connect(&world.hub.login(&bus::User::Site(plant()))).await;
+    let site = world.hub.connect(&bus::User::Site(plant())).await;
     let inbox = site.client().new_inbox();
     let mut taken = site.client().subscribe(inbox.clone()).await.unwrap();
     let pull = "$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant";
@@ -305,7 +305,7 @@ async fn the_artifacts_in_force_are_named_and_the_store_is_asked_for_at_the_hub(
     world.order("press", Some(document)).await;
     world.order("lathe", Some(document)).await;
     world.adopted(2).await;
-    let fetcher = crate::world::connect(&world.site.login(&bus::User::OciFetcher(plant()))).await;
+    let fetcher = world.site.connect(&bus::User::OciFetcher(plant())).await;
     let ask = |verb| Subject::service(bus::ServiceName::LocalOrchestrator, verb);
     let wanted: api::WantedArtifacts = fetcher.call(&ask("artifacts"), &(), None).await.unwrap();
     let names: Vec<_> = wanted.artifacts.iter().map(|wanted| (wanted.name.as_str(), wanted.digest.hex())).collect();

@@ -4,9 +4,9 @@ use std::{fs, time::Duration};
 
 use api::Reachability;
 use bus::{Bus, Subject, streams};
-use testkit::wait_for;
+use testkit::{connect, wait_for};
 
-use crate::world::{Node, TOKEN, World, connect, last, node, report};
+use crate::world::{Node, TOKEN, World, last, node, report};
 
 async fn reachability(world: &World, name: &str) -> Option<Reachability> {
     world.status().await.nodes.into_iter().find(|it| it.name == name).map(|it| it.reachability)

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, LazyLock, Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,26 +19,14 @@ use async_nats::jetstream::{
 use bus::{Bus, Login, Outgoing, Pattern, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto, streams};
 use identity::nats::{generate, public_key};
 use local_orchestrator::{Config, Road};
-use margo::{ClientName, NodeId, TenantName};
-use process::{
-    args::{LogFormat, TelemetryArgs},
-    telemetry::{self, Telemetry},
-};
+use margo::{ClientName, NodeId};
 use prost::Message as _;
-use service::Health;
+use service::Base;
 use tempfile::TempDir;
-use testkit::{NatsServer, Proxy, wait_for};
-use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use testkit::{NatsServer, Proxy, Running, connect, start_traces, wait_for};
+use tokio::net::TcpListener;
 
 use crate::fleet::Fleet;
-
-/// Spans get ids, as in production; `EDGEWRIGHT_LOG=debug` shows what happens.
-static TELEMETRY: LazyLock<Telemetry> = LazyLock::new(|| {
-    let log = std::env::var("EDGEWRIGHT_LOG").unwrap_or_else(|_| "off".to_owned());
-    let args = TelemetryArgs { log, log_format: LogFormat::Text, otlp_endpoint: None };
-    telemetry::init("test", &args).unwrap()
-});
 
 pub const TOKEN: &str = "status-token";
 
@@ -50,12 +38,6 @@ pub fn node(name: &str) -> NodeId {
     NodeId::new(plant(), name.parse().unwrap())
 }
 
-pub async fn connect(endpoint: &Login) -> Bus {
-    let bus = Bus::connect(endpoint).await.unwrap();
-    bus.connected().await;
-    bus
-}
-
 /// The last message of a subject.
 pub async fn last(bus: &Bus, stream: &str, subject: &Subject) -> Option<StreamMessage> {
     let stream = bus.jetstream().get_stream_no_info(stream).await.unwrap();
@@ -64,12 +46,6 @@ pub async fn last(bus: &Bus, stream: &str, subject: &Subject) -> Option<StreamMe
 
 /// Makes the roads of a local orchestrator that does not take the bus.
 pub type MakeRoads = Box<dyn Fn() -> Vec<Box<dyn Road>> + Send>;
-
-/// A running local orchestrator.
-struct Running {
-    task: JoinHandle<anyhow::Result<()>>,
-    shutdown: CancellationToken,
-}
 
 pub struct World {
     pub hub: NatsServer,
@@ -97,7 +73,7 @@ pub struct World {
 impl World {
     /// Everything but the local orchestrator runs.
     pub async fn new() -> Self {
-        LazyLock::force(&TELEMETRY);
+        start_traces();
         let central = [
             ServiceName::GitObserver,
             ServiceName::StatusCollector,
@@ -110,11 +86,10 @@ impl World {
         let site = NatsServer::start(&[User::LocalOrchestrator(plant()), User::OciFetcher(plant())]).await;
         let line = Proxy::start(&hub.url()).await;
         let [observer, collector, capabilities, apps] = {
-            let connect = async |service| connect(&hub.login(&User::Central(service))).await;
-            let [a, b, c, d] = central;
-            [connect(a).await, connect(b).await, connect(c).await, connect(d).await]
+            let [a, b, c, d] = central.map(|service| hub.connect_central(service));
+            [a.await, b.await, c.await, d.await]
         };
-        let at_site = connect(&site.login(&User::LocalOrchestrator(plant()))).await;
+        let at_site = site.connect(&User::LocalOrchestrator(plant())).await;
         collector.jetstream().create_stream(streams::events_at_hub()).await.unwrap();
         make_state(&collector).await;
         make_desired(&observer).await;
@@ -175,16 +150,13 @@ impl World {
         world
     }
 
-    fn config(&self, health: &Health) -> Config {
-        let role = User::LocalOrchestrator(plant());
-        let own_users = [role.clone(), User::OciFetcher(plant())]
+    fn config(&self, base: Base) -> Config {
+        let own_users = [User::LocalOrchestrator(plant()), User::OciFetcher(plant())]
             .map(|role| (role.clone(), public_key(&self.site.login(&role).seed).unwrap()));
         Config {
-            bus: self.site.login(&role),
+            base,
             hub: Login { url: self.line.url(), ..self.hub.login(&User::Site(plant())) },
             reloader: self.site.login(&User::Reloader),
-            readiness: health.service(ServiceName::LocalOrchestrator),
-            tenant: TenantName::default(),
             site: "plant".parse().unwrap(),
             users_file: self.site.users_file(),
             own_users: own_users.to_vec(),
@@ -201,35 +173,30 @@ impl World {
 
     /// Starts the local orchestrator and waits until it is ready.
     pub async fn start(&mut self) {
-        let health = Health::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.address = Some(listener.local_addr().unwrap());
-        let shutdown = CancellationToken::new();
-        let (config, stop) = (self.config(&health), shutdown.clone());
-        let task = match &self.roads {
-            None => tokio::spawn(local_orchestrator::run_on(listener, config, stop)),
-            Some(roads) => tokio::spawn(local_orchestrator::run_by(roads(), listener, config, stop)),
-        };
-        wait_for("the local orchestrator to be ready", async || {
-            assert!(!task.is_finished(), "the local orchestrator ended");
-            if health.is_ready() { Ok(()) } else { Err("not ready") }
-        })
-        .await;
-        self.running = Some(Running { task, shutdown });
+        let login = self.site.login(&User::LocalOrchestrator(plant()));
+        let running = Running::start(ServiceName::LocalOrchestrator, login, |base, stop| {
+            let (config, roads) = (self.config(base), self.roads.as_ref().map(|make| make()));
+            async move {
+                match roads {
+                    None => local_orchestrator::run_on(listener, config, stop).await,
+                    Some(roads) => local_orchestrator::run_by(roads, listener, config, stop).await,
+                }
+            }
+        });
+        running.ready().await;
+        self.running = Some(running);
     }
 
     /// Ends the local orchestrator without warning.
     pub async fn kill(&mut self) {
-        let running = self.running.take().expect("it runs");
-        running.task.abort();
-        let _ = running.task.await;
+        self.running.take().expect("it runs").kill().await;
     }
 
     /// Ends the local orchestrator as SIGTERM does.
     pub async fn stop(&mut self) {
-        let running = self.running.take().expect("it runs");
-        running.shutdown.cancel();
-        running.task.await.unwrap().unwrap();
+        self.running.take().expect("it runs").stop().await;
     }
 
     pub fn data_folder(&self) -> PathBuf {
