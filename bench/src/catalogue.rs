@@ -23,8 +23,8 @@ pub const FIGURES: [Kind; 16] = [
         "The time from sending `PUT /assignments/hello` (another value of the parameter) until both nodes of the site have \
          answered HTTP with the new value. It includes the transaction, the signed commits, the signed head's way to the \
          site, the stop of the old workload and the start of the new one on both nodes. Every service, NATS server and \
-         agent is a process of its own on this machine. Each node is asked every 3 ms while the old workload answers, and \
-         every 0.2 ms while nothing does.",
+         agent is a process of its own on this machine. Each node is asked as soon as its new runner has noted its start, \
+         which a look every 0.2 ms finds out, and again every 0.2 ms while nobody listens.",
         Some(
             "the same component started by hand: wasm-runner alone, until its first answer, compiled code in the cache",
         ),
