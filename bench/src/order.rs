@@ -1,4 +1,6 @@
 //! From an order to the application's new answer: `order_to_wasm_ms` and `accepted_ms`.
+//!
+//! With `OTEL_EXPORTER_OTLP_ENDPOINT` set, the services send their spans there: they tell where an order's time goes.
 
 use std::{fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
@@ -28,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ORDERS_PER_START: usize = 4;
 
 pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
-    let mut running = Platform::with_sample(std::env::var("BENCH_OTLP").ok()).await;
+    let mut running = Platform::with_sample(std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok()).await;
     let rest = Rest::of(&running);
     let addresses = NODES.map(|node| running.node_address(node));
     let mut starts = Vec::new();
