@@ -100,6 +100,18 @@ impl<S: Send + Sync + 'static> ServiceEndpoints<S> {
         Ok(())
     }
 
+    /// Waits until the server passes requests on to every endpoint that was added. Only then may a service say that it
+    /// is ready: before, whoever asks is told that nobody answers. A lost connection is waited for.
+    pub async fn reachable(&self) {
+        loop {
+            self.bus.connected().await;
+            match self.bus.settled().await {
+                Ok(()) => return,
+                Err(error) => warn!(service = %self.name, error = format!("{error:#}"), "not reachable yet"),
+            }
+        }
+    }
+
     /// Takes no further requests, finishes those in work within a grace period, and leaves the bus.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.service.stop().await.map_err(anyhow::Error::from_boxed).context("leaving the bus")?;

@@ -46,7 +46,7 @@ async fn a_request_is_answered_or_refused_with_its_problem() {
         number => Ok((number * 2, call.caller.map(|caller| caller.name.to_string()))),
     };
     service.verb("double", double).await.unwrap();
-    answers.settled().await.unwrap();
+    service.reachable().await;
 
     let ada = Caller { tenant: TenantName::default(), name: "ada".parse().unwrap(), roles: vec![Role::Viewer] };
     let subject = Subject::service(ServiceName::GitWriter, "double");

@@ -151,6 +151,7 @@ impl GitWriter {
             std::future::ready(Ok(Handled { commit: None, handled }))
         };
         service.verb("handled", handled).await.unwrap();
+        service.reachable().await;
         tokio::spawn(self.clone().read(announce));
         service
     }

@@ -15,7 +15,7 @@ use api::{
 };
 use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};
-use bus::{Call, Role, ServiceEndpoints, ServiceName, Subject, User, streams};
+use bus::{Call, Role, ServiceEndpoints, ServiceName, User, streams};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header};
@@ -79,19 +79,9 @@ impl World {
         self.request(method, path).bearer_auth(&self.tokens["admin"])
     }
 
-    /// The server has heard of a subscription only when somebody else's request reaches it.
-    async fn until_answered(&self, subjects: &[Subject]) {
-        let bus = self.server.connect_central(ServiceName::ApiGateway).await;
-        for subject in subjects {
-            let what = format!("an answer to {subject}");
-            wait_for(&what, async || bus.request(subject, bus::trace::headers(), Bytes::new()).await.map(|_| ())).await;
-        }
-    }
-
     async fn services(&self) -> Services {
         let asked = Arc::<Mutex<Vec<(String, serde_json::Value)>>>::default();
         let mut services = BTreeMap::new();
-        let mut subjects = Vec::new();
         for name in ServiceName::ALL {
             let central =
                 !matches!(name, ServiceName::ApiGateway | ServiceName::LocalOrchestrator | ServiceName::OciFetcher);
@@ -112,7 +102,6 @@ impl World {
                     async move { answer }
                 };
                 service.verb($verb, handler).await.unwrap();
-                subjects.push(Subject::service(ServiceName::$service, $verb));
             }};
         }
         answer!(AppRegistry, "list", (), |()| Ok::<_, Problem>(vec![app()]));
@@ -164,8 +153,9 @@ impl World {
             order: "1".to_owned(),
             name: node.name,
         }));
-        self.until_answered(&subjects).await;
-        asked.lock().unwrap().clear();
+        for service in services.values() {
+            service.reachable().await;
+        }
         Services { _endpoints: services.into_values().collect(), asked }
     }
 
@@ -533,7 +523,7 @@ async fn a_trace_continues_through_the_gateway() {
         Err(Problem::conflict(bus::trace::current_id().unwrap_or_default()))
     };
     service.verb("list", seen).await.unwrap();
-    world.until_answered(&[Subject::service(ServiceName::AppRegistry, "list")]).await;
+    service.reachable().await;
 
     let id = "0af7651916cd43dd8448eb211c80319c";
     let request = world.as_admin(Method::GET, "apps").header("traceparent", format!("00-{id}-b7ad6b7169203331-01"));
@@ -611,7 +601,7 @@ async fn an_upload_streams_to_the_registry_and_its_answer_back() {
         async move { Ok::<_, Problem>(ticket) }
     };
     service.verb("upload", ticket).await.unwrap();
-    world.until_answered(&[Subject::service(ServiceName::AppRegistry, "upload")]).await;
+    service.reachable().await;
     let post = || {
         let request = world.request(Method::POST, "apps").bearer_auth(&world.tokens["publisher"]);
         request.header(header::CONTENT_TYPE, "application/x-tar")

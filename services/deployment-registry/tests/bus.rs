@@ -140,7 +140,7 @@ impl World {
             std::future::ready(app.ok_or_else(|| Problem::not_found("there is no such application")))
         };
         service.verb("get", get).await.unwrap();
-        bus.client().flush().await.unwrap();
+        service.reachable().await;
         self.neighbours.push(service);
     }
 
@@ -153,7 +153,7 @@ impl World {
         let known = self.known.clone();
         let sites = move |_, _: Call<()>| std::future::ready(Ok(known.lock().unwrap().sites.clone()));
         service.verb("sites", sites).await.unwrap();
-        bus.client().flush().await.unwrap();
+        service.reachable().await;
         self.neighbours.push(service);
     }
 
@@ -168,6 +168,7 @@ impl World {
             std::future::ready(Ok(Handled { commit: None, handled }))
         };
         service.verb("handled", handled).await.unwrap();
+        service.reachable().await;
         self.neighbours.push(service);
         tokio::spawn(write_git(bus, self.git.clone()));
     }

@@ -155,7 +155,7 @@ fn deployment(number: u64, document: impl Into<Vec<u8>>) -> (RepositoryName, pro
 async fn rows_become_signed_commits_that_say_how_far_they_are() {
     let world = World::new().await;
     let mut announced = world.source.subscribe(bus::Pattern::GitCommitted).await.unwrap();
-    world.source.client().flush().await.unwrap();
+    world.source.settled().await.unwrap();
     let running = world.ready().await;
     world.publish(vec![assignment(1), deployment(1, "id: a"), deployment(2, "id: b")]).await;
 
@@ -240,7 +240,7 @@ async fn what_stands_in_git_already_is_announced_again() {
     // As it is after a death between the move of the branch and the announcement: the row is still in the log.
     world.publish(vec![deployment(1, "1")]).await;
     let mut announced = world.source.subscribe(bus::Pattern::GitCommitted).await.unwrap();
-    world.source.client().flush().await.unwrap();
+    world.source.settled().await.unwrap();
     let running = world.ready().await;
     let committed: proto::GitCommitted = bus::decode(&announced.next().await.unwrap().payload).unwrap();
     assert_eq!((committed.handled["deployment-registry"], committed.manifest_version), (1, 1));

@@ -131,11 +131,10 @@ async fn start(
             parts.spawn(nodes::watch(site.clone(), pulses, in_force.clone(), stop.clone()));
             parts.spawn(Relay::of_events(site.clone()).run(stop.clone()));
             parts.spawn(Relay::of_state(site.clone()).run(stop.clone()));
-            parts.spawn(answers::endpoints(site.clone(), in_force, stop.clone()));
+            parts.spawn(answers::endpoints(site.clone(), in_force, config.base.readiness, stop.clone()));
             if let Some(forwarder) = forwarder {
                 parts.spawn(forwarder.run(stop.clone()));
             }
-            config.base.readiness.ready();
         }
     }
     let all = async {

@@ -202,13 +202,12 @@ async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
         async move { evaluated.send(call.caller.unwrap().name.to_string()).await.map_err(|_| Problem::internal()) }
     };
     endpoints.verb("evaluate", evaluate).await.unwrap();
-    registry.client().flush().await.unwrap();
+    endpoints.reachable().await;
 
     let (seed, key) = generate();
     stage.add_site(&key).await.unwrap();
     let site = connect(&stage.site_login(&seed)).await;
     let mut calls = site.subscribe(Pattern::CallsOf(plant())).await.unwrap();
-    site.client().flush().await.unwrap();
     let admitted =
         async || -> AdmittedNodes { site.call(&Subject::Site(plant(), SiteVerb::Nodes), &(), None).await.unwrap() };
     assert_eq!(admitted().await.nodes, []);

@@ -73,7 +73,7 @@ impl Site {
             std::future::ready(store.ok_or_else(|| Problem::unavailable("the hub is away")))
         };
         endpoints.verb("store", store).await.unwrap();
-        orchestrator.client().flush().await.unwrap();
+        endpoints.reachable().await;
         let data = TempDir::new().unwrap();
         let mut site =
             Self { server, orchestrator, answers, data, running: None, address: None, _endpoints: endpoints };

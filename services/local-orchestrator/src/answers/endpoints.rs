@@ -4,6 +4,7 @@ use std::{error::Error, sync::Arc};
 
 use api::{Problem, StoreAccess, WantedArtifacts};
 use bus::{Call, ServiceName, SiteVerb, Subject};
+use service::Readiness;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -19,16 +20,20 @@ struct Answers {
     in_force: watch::Receiver<Option<Arc<InForce>>>,
 }
 
-/// Answers `svc.local-orchestrator.store` and `.artifacts` at the site until shutdown.
+/// Answers `svc.local-orchestrator.store` and `.artifacts` at the site until shutdown. The site is ready when others reach them: the other parts
+/// have begun by then.
 pub async fn run(
     site: Arc<Site>,
     in_force: watch::Receiver<Option<Arc<InForce>>>,
+    readiness: Readiness,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let bus = site.bus.clone();
     let mut service = bus.register(ServiceName::LocalOrchestrator, Arc::new(Answers { site, in_force })).await?;
     service.verb("store", store).await?;
     service.verb("artifacts", artifacts).await?;
+    let Some(()) = shutdown.run_until_cancelled(service.reachable()).await else { return Ok(()) };
+    readiness.ready();
     shutdown.cancelled().await;
     service.stop().await
 }

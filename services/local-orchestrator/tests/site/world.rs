@@ -108,6 +108,7 @@ impl World {
             }
         };
         service.answer("resync", Pattern::Sites(SiteVerb::Resync), resync).await.unwrap();
+        service.reachable().await;
         services.push(service);
         let mut service = capabilities.register(ServiceName::NodeCapabilities, std::sync::Arc::new(())).await.unwrap();
         let nodes = admitted.clone();
@@ -116,10 +117,12 @@ impl World {
             async move { Ok(AdmittedNodes { nodes }) }
         };
         service.answer("nodes", Pattern::Sites(SiteVerb::Nodes), list).await.unwrap();
+        service.reachable().await;
         services.push(service);
         let mut service = apps.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
         let store = async |_, _: bus::Call<()>| Ok(StoreAccess { url: "http://store".into(), token: "secret".into() });
         service.answer("store", Pattern::Sites(SiteVerb::Store), store).await.unwrap();
+        service.reachable().await;
         services.push(service);
 
         Self {
