@@ -13,7 +13,7 @@ use std::{
 const MANY: usize = 64;
 
 /// Syncs in flight together. More win nothing: the journal takes all that have come while its last entry was written.
-const SYNCS_AT_ONCE: usize = 16;
+const SYNCS_AT_ONCE: usize = 8;
 
 /// The ending of the name of a file that is being written. Whoever lists a folder leaves such files out.
 const UNFINISHED: &str = "~";

@@ -27,18 +27,14 @@ pub(crate) fn sync_tree(folder: &Path) -> Result<(), GitError> {
     sync(folder)
 }
 
-/// Waits until files are on the disk, and then as many folders above each as `above` says. A file that is not there
-/// is left out, because git may have packed it. `volume` is any folder of the file system that the files are on.
-pub(crate) fn sync_all(files: &BTreeSet<PathBuf>, above: usize, volume: &Path) -> Result<(), GitError> {
+/// Waits until files, and the entries of folders, are on the disk. What is not there is left out, because git may have
+/// packed it. `volume` is any folder of the file system that they are on.
+pub(crate) fn sync_all(files: &BTreeSet<PathBuf>, folders: &BTreeSet<PathBuf>, volume: &Path) -> Result<(), GitError> {
     if files.len() > SYNC_EACH {
         let folder = File::open(volume).map_err(|error| GitError::file("opening", volume, error))?;
         return rustix::fs::syncfs(&folder).map_err(|error| GitError::file("syncing", volume, error.into()));
     }
-    let mut paths = BTreeSet::new();
-    // git may have packed a file meanwhile.
-    for file in files.iter().filter(|file| file.exists()) {
-        paths.extend(file.ancestors().take(above + 1));
-    }
-    let paths: Vec<_> = paths.into_iter().collect();
+    // The files first: to sync one puts much of what its folder needs on the disk as well.
+    let paths: Vec<_> = files.iter().chain(folders).filter(|path| path.exists()).collect();
     disk::sync_together(&paths).map_err(|error| GitError::file("syncing what was written below", volume, error))
 }

@@ -1,6 +1,6 @@
 //! What can go wrong when a repository is read or written.
 
-use std::{error::Error, io, path::Path};
+use std::{error::Error, io, path::Path, sync::Arc};
 
 use crate::CommitId;
 
@@ -43,6 +43,9 @@ pub enum GitError {
         /// The path of the lock file.
         path: String,
     },
+    /// A sync failed that the commits of a group share, so nobody knows of any of them whether it is on the disk.
+    #[error("syncing what was written for several commits")]
+    Sync(#[source] Arc<GitError>),
     /// The signing key could not sign.
     #[error("signing")]
     Sign(#[source] identity::KeyError),

@@ -63,6 +63,11 @@ impl Repository {
         format!("refs/heads/{}", self.branch)
     }
 
+    /// Returns the path of the branch, where it stands unless git has packed it.
+    pub(crate) fn branch_file(&self) -> PathBuf {
+        self.path.join(self.branch())
+    }
+
     pub(crate) fn local(&self) -> gix::Repository {
         self.git.to_thread_local()
     }
@@ -79,7 +84,7 @@ impl Repository {
         let Some(reference) = git.try_find_reference(&self.branch()).map_err(|e| error(e.into()))? else {
             return Ok(None);
         };
-        let id = reference.into_fully_peeled_id().map_err(|e| error(e.into()))?;
+        let id = reference.try_id().ok_or_else(|| error("the branch names another branch".into()))?;
         Ok(Some(CommitId(id.detach())))
     }
 

@@ -3,9 +3,9 @@
 //! **Layout.** Beside the repositories of a tenant stand `git-writer.lock`, which the one writer holds, and
 //! `allowed_signers`, by which stock git believes its signatures. Where everything else stands says [`layout`].
 //!
-//! **Updates.** A commit takes three steps: [`Writer::write`], [`Writer::sync`] and [`Writer::advance`]. Each is done
-//! for as many commits as there are. Objects are on the disk before a branch names them, and a branch moves only from
-//! where it is thought to be.
+//! **Updates.** A commit takes two steps: [`Writer::write`] and [`Writer::advance`]. Each is done for as many commits as
+//! there are. Objects are on the disk before a branch names them, and a branch moves only from where it is thought to
+//! be.
 //!
 //! **After a crash.** Before the branch moves, nothing is left but objects that no branch names. A lock that a killed
 //! writer left on a branch, and a move that it had not yet synced, are put right by [`Writer::open`]. A new repository
@@ -15,6 +15,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use disk::FolderLock;
@@ -61,7 +62,18 @@ pub struct Draft<'a> {
 /// The objects that were written and may not be on the disk yet.
 #[derive(Debug, Default)]
 #[must_use = "what is not synced may be lost with the next power cut"]
-pub struct Unsynced(BTreeSet<PathBuf>);
+pub struct Unsynced {
+    files: BTreeSet<PathBuf>,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Unsynced {
+    /// Adds what was written elsewhere.
+    pub fn add(&mut self, other: Self) {
+        self.files.extend(other.files);
+        self.folders.extend(other.folders);
+    }
+}
 
 /// A branch that is to be moved from one commit to the next.
 pub struct Move<'a> {
@@ -114,13 +126,12 @@ impl Writer {
             return Ok(None);
         };
         // There is one writer only, so a lock that is there now was left by a writer that was killed.
-        let lock = repository.path().join(format!("{}.lock", repository.branch()));
-        remove_if_there(&lock)?;
+        let branch = repository.branch_file();
+        remove_if_there(&branch.with_added_extension("lock"))?;
         self.configure(repository.path())?;
         // That writer may also have been killed between moving the branch and making the move durable.
         if repository.tip()?.is_some() {
-            let branch = repository.path().join(repository.branch());
-            durable::sync_all(&BTreeSet::from([branch]), 1, &self.folder)?;
+            durable::sync(&repository.path().join("refs/heads"))?;
         }
         Ok(Some(repository))
     }
@@ -158,7 +169,7 @@ impl Writer {
     }
 
     /// Writes a signed commit on top of `parent` and returns its id. No branch names the commit yet, and its objects
-    /// may be lost until [`Writer::sync`] has returned; they are added to `unsynced`.
+    /// may be lost until [`Writer::advance`] has returned; they are added to `unsynced`.
     pub fn write(
         &self,
         repository: &Repository,
@@ -169,10 +180,14 @@ impl Writer {
         let error = repository.error("writing a commit");
         let git = repository.local();
         let objects = repository.path().join("objects");
+        // A new object may have a new folder.
+        unsynced.folders.insert(objects.clone());
         // Objects that were there already are synced as well: a writer that was killed may have left them unsynced.
         let mut written = |id: gix::Id<'_>| {
             let hex = id.to_hex().to_string();
-            unsynced.0.insert(objects.join(&hex[..2]).join(&hex[2..]));
+            let folder = objects.join(&hex[..2]);
+            unsynced.files.insert(folder.join(&hex[2..]));
+            unsynced.folders.insert(folder);
             id.detach()
         };
         let tree = match parent {
@@ -218,21 +233,19 @@ impl Writer {
         self.key.sign(namespace, bytes).map_err(GitError::Sign)
     }
 
-    /// Puts everything that was written on the disk, all at once.
-    pub fn sync(&self, unsynced: Unsynced) -> Result<(), GitError> {
-        // A new object may have a new folder, which `objects` names.
-        durable::sync_all(&unsynced.0, 2, &self.folder)
+    /// Puts what was written on the disk, and then moves branches to it, each only if it is where it is thought to be. A
+    /// move whose result is `Ok` is on the disk. The results are in the order of the moves. When what was written cannot
+    /// be put on the disk, no branch moves.
+    pub fn advance(&self, unsynced: Unsynced, moves: &[Move<'_>]) -> Vec<Result<(), GitError>> {
+        self.advance_in_turn(unsynced, moves, &[], || {})
     }
 
-    /// Moves branches, each only if it is where it is thought to be. A move whose result is `Ok` is on the disk. The
-    /// results are in the order of the moves.
-    pub fn advance(&self, moves: &[Move<'_>]) -> Vec<Result<(), GitError>> {
-        self.advance_in_turn(moves, &[], || {})
-    }
-
-    /// Does the same with the branches of `first` and then, after `between`, with those of `then`.
+    /// Does the same with the branches of `first` and then, after `between`, with those of `then`. After a kill, those of
+    /// `then` have not moved unless those of `first` have. After a power cut any of them may have moved, because they are
+    /// synced together.
     pub fn advance_in_turn(
         &self,
+        unsynced: Unsynced,
         first: &[Move<'_>],
         then: &[Move<'_>],
         between: impl FnOnce(),
@@ -241,53 +254,56 @@ impl Writer {
         let handles: Vec<_> = moves.iter().map(|planned| planned.repository.local()).collect();
         let mut prepared: Vec<_> =
             moves.iter().zip(&handles).map(|(planned, handle)| prepare(planned, handle)).collect();
-        // The new content first, then the name: otherwise a power cut could leave a branch that names nothing.
-        let written = moves.iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
-        let locks = written.map(|(planned, _)| planned.branch_file(".lock")).collect();
-        if let Err(error) = durable::sync_all(&locks, 0, &self.folder) {
-            return once_for_each(error, &moves);
+        // The objects and the new content of the branches, which is in their locks, and only then the names: otherwise a
+        // power cut could leave a branch that names nothing.
+        let prepared_moves = moves.iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
+        let locks = prepared_moves.map(|(planned, _)| planned.lock());
+        let Unsynced { mut files, folders } = unsynced;
+        files.extend(locks);
+        if let Err(error) = durable::sync_all(&files, &folders, &self.folder) {
+            return for_each(error, &moves);
         }
         let prepared_then = prepared.split_off(first.len());
-        let mut results = self.rename(&moves[..first.len()], prepared);
+        let mut results = rename(&moves[..first.len()], prepared);
         between();
-        results.extend(self.rename(&moves[first.len()..], prepared_then));
-        results
-    }
-
-    /// Gives the branches their new content, which is on the disk already.
-    fn rename(
-        &self,
-        moves: &[&Move<'_>],
-        prepared: Vec<Result<gix::refs::file::Transaction<'_, '_>, GitError>>,
-    ) -> Vec<Result<(), GitError>> {
-        let renamed = moves.iter().zip(prepared).map(|(planned, transaction)| {
-            let error = planned.repository.error("moving the branch");
-            transaction?.commit(None).map(|_| ()).map_err(|e| error(e.into()))
-        });
-        let results: Vec<_> = renamed.collect();
+        results.extend(rename(&moves[first.len()..], prepared_then));
         let renamed = moves.iter().zip(&results).filter(|(_, result)| result.is_ok());
-        let branches = renamed.map(|(planned, _)| planned.branch_file("")).collect();
-        match durable::sync_all(&branches, 1, &self.folder) {
+        let folders = renamed.map(|(planned, _)| planned.folder()).collect();
+        match durable::sync_all(&BTreeSet::new(), &folders, &self.folder) {
             Ok(()) => results,
-            Err(error) => once_for_each(error, moves),
+            Err(error) => for_each(error, &moves),
         }
     }
 }
 
 impl Move<'_> {
-    fn branch_file(&self, suffix: &str) -> PathBuf {
-        self.repository.path().join(format!("{}{suffix}", self.repository.branch()))
+    /// The file that becomes the branch.
+    fn lock(&self) -> PathBuf {
+        self.repository.branch_file().with_added_extension("lock")
+    }
+
+    /// The folder that names the branch.
+    fn folder(&self) -> PathBuf {
+        self.repository.path().join("refs/heads")
     }
 }
 
-/// The results when a sync has failed: it concerns every move, and its cause is told once.
-fn once_for_each(error: GitError, moves: &[&Move<'_>]) -> Vec<Result<(), GitError>> {
-    let rest = moves.iter().skip(1).map(|planned| {
-        let cause = io::Error::other("syncing it together with others failed");
-        Err(GitError::file("moving the branch of", planned.repository.path(), cause))
+/// The results when the one sync has failed that all moves share.
+fn for_each(error: GitError, moves: &[&Move<'_>]) -> Vec<Result<(), GitError>> {
+    let error = Arc::new(error);
+    moves.iter().map(|_| Err(GitError::Sync(error.clone()))).collect()
+}
+
+/// Gives the branches their new content, which is on the disk already.
+fn rename(
+    moves: &[&Move<'_>],
+    prepared: Vec<Result<gix::refs::file::Transaction<'_, '_>, GitError>>,
+) -> Vec<Result<(), GitError>> {
+    let renamed = moves.iter().zip(prepared).map(|(planned, transaction)| {
+        let error = planned.repository.error("moving the branch");
+        transaction?.commit(None).map(|_| ()).map_err(|e| error(e.into()))
     });
-    let rest: Vec<_> = rest.collect();
-    std::iter::once(Err(error)).chain(rest).collect()
+    renamed.collect()
 }
 
 fn prepare<'a>(
@@ -295,10 +311,6 @@ fn prepare<'a>(
     handle: &'a gix::Repository,
 ) -> Result<gix::refs::file::Transaction<'a, 'a>, GitError> {
     let error = planned.repository.error("moving the branch");
-    let found = planned.repository.tip()?;
-    if found != planned.from {
-        return Err(GitError::moved(planned.repository.path(), planned.from, found));
-    }
     let expected = match planned.from {
         Some(from) => PreviousValue::MustExistAndMatch(Target::Object(from.0)),
         None => PreviousValue::MustNotExist,
@@ -306,7 +318,11 @@ fn prepare<'a>(
     let name: FullName = planned.repository.branch().try_into().expect("refs/heads/ and one of our two branches");
     let edit = RefEdit::update(name, planned.to.0, expected, "");
     let transaction = handle.refs.transaction();
-    transaction.prepare([edit], Fail::Immediately, Fail::Immediately).map_err(|e| error(e.into()))
+    let prepared = transaction.prepare([edit], Fail::Immediately, Fail::Immediately);
+    prepared.map_err(|e| match planned.repository.tip() {
+        Ok(found) if found != planned.from => GitError::moved(planned.repository.path(), planned.from, found),
+        _ => error(e.into()),
+    })
 }
 
 fn remove_if_there(path: &Path) -> Result<(), GitError> {

@@ -93,8 +93,7 @@ fn commit(writer: &Writer, repository: &Repository, steps: &[&[FileChange]]) -> 
         .iter()
         .fold(from, |parent, changes| Some(write(writer, repository, parent, "change it", changes, &mut unsynced)));
     let to = tip.unwrap();
-    writer.sync(unsynced).unwrap();
-    writer.advance(&[Move { repository, from, to }]).remove(0).unwrap();
+    writer.advance(unsynced, &[Move { repository, from, to }]).remove(0).unwrap();
     to
 }
 
@@ -151,10 +150,9 @@ fn a_stale_writer_is_refused_and_the_others_go_on() {
     let mut unsynced = Unsynced::default();
     let stale = write(&writer, &fleet, None, "stale", &[], &mut unsynced);
     let first = write(&writer, &plant, None, "first", &[], &mut unsynced);
-    writer.sync(unsynced).unwrap();
     let moves =
         [Move { repository: &fleet, from: None, to: stale }, Move { repository: &plant, from: None, to: first }];
-    let results = writer.advance(&moves);
+    let results = writer.advance(unsynced, &moves);
     assert!(matches!(results[0], Err(GitError::Moved { .. })), "{results:?}");
     assert!(results[1].is_ok(), "{results:?}");
     assert_eq!((fleet.tip().unwrap(), plant.tip().unwrap()), (Some(tip), Some(first)));

@@ -105,8 +105,7 @@ impl World {
         let from = self.repository.tip().unwrap();
         let mut unsynced = Unsynced::default();
         let to = self.writer.write(&self.repository, from, draft, &mut unsynced).unwrap();
-        self.writer.sync(unsynced).unwrap();
-        self.writer.advance(&[Move { repository: &self.repository, from, to }]).remove(0).unwrap();
+        self.writer.advance(unsynced, &[Move { repository: &self.repository, from, to }]).remove(0).unwrap();
     }
 
     fn put(&self, documents: &[(&str, &str)]) {
@@ -420,8 +419,7 @@ async fn a_client_gets_its_consumer_before_its_first_deployment() {
     let draft = Draft { author: "ada", message: &message, changes: &[change], at: Timestamp::now() };
     let mut unsynced = Unsynced::default();
     let to = world.writer.write(&fleet, None, draft, &mut unsynced).unwrap();
-    world.writer.sync(unsynced).unwrap();
-    world.writer.advance(&[Move { repository: &fleet, from: None, to }]).remove(0).unwrap();
+    world.writer.advance(unsynced, &[Move { repository: &fleet, from: None, to }]).remove(0).unwrap();
     let writer = world.server.connect_central(ServiceName::GitWriter).await;
     writer.signal(&Subject::GitCommittedFleet, "".into()).await.unwrap();
 

@@ -30,8 +30,4 @@ pub enum StoreError {
     /// The next row of the source can never be carried out.
     #[error("row {number} of {source_name} cannot be carried out")]
     Impossible { source_name: bus::ServiceName, number: u64, source: ImpossibleEdits },
-    /// The objects of the group could not be put on the disk. They share one sync, so no repository of the group moved.
-    /// The text is the error with its causes.
-    #[error("syncing what was written failed: {0}")]
-    Sync(String),
 }

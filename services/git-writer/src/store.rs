@@ -5,14 +5,15 @@
 //! file beside Git that could disagree. What is kept in memory (the list of a client, the numbers) only saves reading
 //! the tip again, and is dropped when the tip is another one or a commit failed.
 //!
-//! **Updates.** The rows of a group become commits, one on top of the other. Their objects are written first, then all
-//! of them are synced together, then each branch moves once, with a compare-and-swap: first `fleet.git`, then the
-//! clients.
+//! **Updates.** The rows of a group become commits, one on top of the other. Their objects are written first and synced
+//! together with the locks that hold the new tips, then each branch moves once, with a compare-and-swap: first
+//! `fleet.git`, then the clients.
 //!
 //! **After a crash.** Before the sync, only objects are left that nobody names. Between the moves, some branches hold
-//! their rows and others do not; what people meant is there before what follows from it. In both cases the log still
-//! has the rows, the numbers in `Handled` tell which of them are in, and the others are committed again. A lock that a
-//! killed process left on a branch, or a move that it had not yet synced, is put right when the repository is opened.
+//! their rows and others do not: after a kill, what people meant is there before what follows from it; after a power
+//! cut, any of them may be there. In every case the log still has the rows, the numbers in `Handled` tell which of them
+//! are in, and the others are committed again. A lock that a killed process left on a branch, or a move that it had not
+//! yet synced, is put right when the repository is opened.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,7 @@ use identity::trust::HEAD_NAMESPACE;
 use jiff::Timestamp;
 use margo::{ClientName, Head, ManifestList, ManifestVersion, RepositoryName, TenantName};
 use process::stop_point;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tracing::{Span, info_span};
 
 use crate::{
@@ -92,6 +94,18 @@ struct Open {
     has_keys: bool,
 }
 
+/// What was made of the rows of one repository, before any branch has moved.
+#[derive(Default)]
+struct Attempt {
+    /// The new commits, if there are any.
+    draft: Option<Drafted>,
+    /// The tip, when rows came again that it holds, and there is no new commit.
+    again: Option<Committed>,
+    /// The row that failed, and those behind it.
+    failed: Option<Failed>,
+    unsynced: Unsynced,
+}
+
 /// The commits of one repository that no branch names yet.
 struct Drafted {
     name: RepositoryName,
@@ -138,23 +152,28 @@ impl Store {
             by_repository.entry(queued.repository.clone()).or_default().push(queued);
         }
         let mut outcome = Outcome::default();
+        let mut ready = Vec::new();
+        for (repository, rows) in by_repository {
+            match self.at_tip(&repository) {
+                Ok(_) => ready.push((repository, rows)),
+                Err(error) => outcome.failed.push(Failed { repository, error, rows }),
+            }
+        }
+        // Repositories have nothing in common until they are synced, and what takes time is to compress and to sign.
+        let attempts: Vec<_> = ready.into_par_iter().map(|(name, rows)| self.attempt(name, rows)).collect();
         let mut unsynced = Unsynced::default();
         let mut drafts = Vec::new();
-        for (name, rows) in by_repository {
-            drafts.extend(self.draft(name, rows, &mut unsynced, &mut outcome));
+        for attempt in attempts {
+            unsynced.add(attempt.unsynced);
+            drafts.extend(attempt.draft);
+            outcome.committed.extend(attempt.again);
+            outcome.failed.extend(attempt.failed);
         }
         if drafts.is_empty() {
             return outcome;
         }
         stop_point("git-writer.objects-written");
-        if let Err(error) = self.writer.sync(unsynced) {
-            let error = process::chain(&error);
-            for draft in drafts {
-                self.fail(draft, StoreError::Sync(error.clone()), &mut outcome);
-            }
-            return outcome;
-        }
-        self.advance(drafts, &mut outcome);
+        self.advance(unsynced, drafts, &mut outcome);
         stop_point("git-writer.committed");
         outcome
     }
@@ -193,22 +212,10 @@ impl Store {
         Ok(Open { repository, tip, handled, version, list, has_keys })
     }
 
-    /// Writes the commits of one repository, up to the first row that fails; that row and those behind it go into
-    /// `outcome.failed`. Returns `None` when there is no new commit.
-    fn draft(
-        &mut self,
-        name: RepositoryName,
-        rows: Vec<Queued>,
-        unsynced: &mut Unsynced,
-        outcome: &mut Outcome,
-    ) -> Option<Drafted> {
-        let open = match self.at_tip(&name) {
-            Ok(open) => open,
-            Err(error) => {
-                outcome.failed.push(Failed { repository: name, error, rows });
-                return None;
-            }
-        };
+    /// Writes the commits of one repository, which is open, up to the first row that fails.
+    fn attempt(&self, name: RepositoryName, rows: Vec<Queued>) -> Attempt {
+        let open = &self.open[&name];
+        let mut attempt = Attempt::default();
         let (mut handled, mut list) = (open.handled.clone(), open.list.clone());
         let (mut tip, mut version) = (open.tip, open.version);
         let (mut taken, mut spans, mut complete, mut repeated) = (Vec::new(), Vec::new(), true, false);
@@ -229,7 +236,7 @@ impl Store {
             let mut next = handled.clone();
             next.advance(source);
             let parent = Parent { tip, version };
-            match span.in_scope(|| self.write(&name, row, parent, &next, &mut list, unsynced)) {
+            match span.in_scope(|| self.write(&name, row, parent, &next, &mut list, &mut attempt.unsynced)) {
                 Ok(written) => {
                     (tip, version, handled) = (written.tip, written.version, next);
                     spans.push(span);
@@ -237,21 +244,20 @@ impl Store {
                 }
                 Err(error) => {
                     let rows = std::iter::once(queued).chain(rows).collect();
-                    outcome.failed.push(Failed { repository: name.clone(), error, rows });
+                    attempt.failed = Some(Failed { repository: name.clone(), error, rows });
                     complete = false;
                     break;
                 }
             }
         }
-        let tip = tip?;
-        if taken.is_empty() {
-            if repeated {
-                outcome.committed.push(Committed { repository: name, tip, handled, version, spans });
-            }
-            return None;
+        let Some(tip) = tip else { return attempt };
+        if !taken.is_empty() {
+            let list = complete.then_some(list);
+            attempt.draft = Some(Drafted { name, to: tip, handled, version, list, rows: taken, spans });
+        } else if repeated {
+            attempt.again = Some(Committed { repository: name, tip, handled, version, spans });
         }
-        let list = complete.then_some(list);
-        Some(Drafted { name, to: tip, handled, version, list, rows: taken, spans })
+        attempt
     }
 
     /// Writes the commit of one row on top of `parent` and returns what the next row builds on. `handled` already
@@ -311,9 +317,9 @@ impl Store {
         ])
     }
 
-    /// Moves the branches to the commits of these drafts, which are on the disk. A branch that somebody else has moved
-    /// meanwhile stays where it is, and its draft fails.
-    fn advance(&mut self, mut drafts: Vec<Drafted>, outcome: &mut Outcome) {
+    /// Puts these drafts on the disk, and moves the branches to them. A branch that somebody else has moved meanwhile
+    /// stays where it is, and its draft fails.
+    fn advance(&mut self, unsynced: Unsynced, mut drafts: Vec<Drafted>, outcome: &mut Outcome) {
         // What people meant is there before what follows from it, so nobody finds a deployment without its assignment.
         drafts.sort_by_key(|draft| draft.name != RepositoryName::Fleet);
         let moves: Vec<_> = drafts
@@ -330,7 +336,7 @@ impl Store {
                 stop_point("git-writer.fleet-moved");
             }
         };
-        let results = self.writer.advance_in_turn(fleet, clients, between);
+        let results = self.writer.advance_in_turn(unsynced, fleet, clients, between);
         for (draft, result) in drafts.into_iter().zip(results) {
             if let Err(error) = result {
                 self.fail(draft, error.into(), outcome);

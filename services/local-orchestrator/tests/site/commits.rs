@@ -48,8 +48,7 @@ impl Commits {
         let draft = Draft { author: "ada", message: &message, changes: &changes, at: Timestamp::UNIX_EPOCH };
         let mut unsynced = Unsynced::default();
         let to = self.writer.write(&self.repository, self.tip, draft, &mut unsynced).unwrap();
-        self.writer.sync(unsynced).unwrap();
-        for moved in self.writer.advance(&[Move { repository: &self.repository, from: self.tip, to }]) {
+        for moved in self.writer.advance(unsynced, &[Move { repository: &self.repository, from: self.tip, to }]) {
             moved.unwrap();
         }
         (self.tip, self.files) = (Some(to), files);
