@@ -11,6 +11,7 @@
 mod catalogue;
 mod deployments;
 mod figure;
+mod folder;
 mod idle;
 mod machine;
 mod memory;
@@ -183,6 +184,7 @@ fn main() -> ExitCode {
 async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<()> {
     let wanted = wanted(only)?;
     let shutdown = process::shutdown_token()?;
+    let _data = folder::for_this_run()?;
     let (mut measured, mut failed) = (Vec::new(), Vec::new());
     for group in &GROUPS {
         let names: BTreeSet<_> = group.figures.iter().copied().filter(|name| wanted.contains(name)).collect();

@@ -53,8 +53,8 @@ pub fn table(figures: &[Figure]) -> String {
 pub fn document(before: &[Figure], now: &[Figure]) -> String {
     let mut text = String::from(HEAD);
     text.push_str(
-        "| figure | unit | before | now | change | worst of now | reference now | ratio now |\n\
-         | --- | --- | ---: | ---: | --- | ---: | ---: | ---: |\n",
+        "| figure | unit | before | now | worst of now | reference before | reference now | ratio before | ratio now | change |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n",
     );
     for kind in &FIGURES {
         text.push_str(&row(kind, of(before, kind), of(now, kind)));
@@ -73,6 +73,8 @@ const HEAD: &str = "# Performance\n\n\
     figure. `make bench-long` measures the same with more runs.\n\
     - Each figure is the median of several runs of the release build, and its reference is measured between these runs, on \
     the same machine. A ratio therefore says more than the figure itself, and figures of two machines do not compare.\n\
+    - \"Change\" is that of the ratio where a figure is a time or a rate and has a reference, because the machine of before may \
+    have been a faster or a slower one; elsewhere it is that of the figure itself.\n\
     - \"Worst\" is the value that 99 of 100 runs reach or better; with fewer than 100 runs it is the worst run.\n\
     - A change is **worse** or better when it is larger than 5 %; what is smaller is noise.\n\n\
     ## All figures\n\n";
@@ -84,25 +86,32 @@ fn of<'a>(figures: &'a [Figure], kind: &Kind) -> Option<&'a Figure> {
 fn row(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
     let value = |figure: Option<&Figure>| optional(figure.map(|figure| figure.value));
     format!(
-        "| [`{0}`](#{0}) | {1} | {2} | {3} | {4} | {5} | {6} | {7} |\n",
+        "| [`{0}`](#{0}) | {1} | {2} | {3} | {4} | {5} | {6} | {7} | {8} | {9} |\n",
         kind.name,
         kind.unit,
         value(before),
         value(now),
-        change(kind, before, now),
         optional(now.map(|figure| figure.p99)),
+        optional(before.and_then(|figure| figure.reference_value)),
         optional(now.and_then(|figure| figure.reference_value)),
+        optional(before.and_then(|figure| figure.ratio)),
         optional(now.and_then(|figure| figure.ratio)),
+        change(kind, before, now),
     )
 }
 
 fn change(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
     let (Some(before), Some(now)) = (before, now) else { return String::new() };
-    if before.value == 0.0 {
-        return if now.value == 0.0 { "same".to_owned() } else { "was 0".to_owned() };
+    let depends_on_the_machine = matches!(kind.unit, "ms" | "1/s");
+    let (before, now) = match (before.ratio, now.ratio) {
+        (Some(before), Some(now)) if depends_on_the_machine => (before, now),
+        _ => (before.value, now.value),
+    };
+    if before == 0.0 {
+        return if now == 0.0 { "same".to_owned() } else { "was 0".to_owned() };
     }
-    let percent = (now.value / before.value - 1.0) * 100.0;
-    match compare(kind.better, before.value, now.value) {
+    let percent = (now / before - 1.0) * 100.0;
+    match compare(kind.better, before, now) {
         Change::Same => "same".to_owned(),
         Change::Better => format!("{percent:+.0} %"),
         Change::Worse => format!("**worse: {percent:+.0} %**"),
@@ -152,7 +161,11 @@ mod tests {
     use crate::catalogue::find;
 
     fn figure(name: &str, value: f64) -> Figure {
-        Figure::new(find(name).unwrap(), &[value], &[10.0]).unwrap()
+        beside(name, value, 10.0)
+    }
+
+    fn beside(name: &str, value: f64, reference: f64) -> Figure {
+        Figure::new(find(name).unwrap(), &[value], &[reference]).unwrap()
     }
 
     #[test]
@@ -170,11 +183,19 @@ mod tests {
         let now = [figure("start_ms", 150.0), figure("reports_per_second", 1_500.0)];
         let text = document(&before, &now);
         assert!(
-            text.contains("| [`start_ms`](#start_ms) | ms | 100 | 150 | **worse: +50 %** | 150 | 10 | 15 |"),
+            text.contains("| [`start_ms`](#start_ms) | ms | 100 | 150 | 150 | 10 | 10 | 10 | 15 | **worse: +50 %** |"),
             "{text}"
         );
-        assert!(text.contains("| 1000 | 1500 | +50 % |"), "{text}");
-        assert!(text.contains("| [`accepted_ms`](#accepted_ms) | ms |  |  |  |  |  |  |"), "{text}");
+        assert!(text.contains("| 1000 | 1500 | 1500 | 10 | 10 | 100 | 150 | +50 % |"), "{text}");
+        assert!(text.contains("| [`accepted_ms`](#accepted_ms) | ms |  |  |  |  |  |  |  |  |"), "{text}");
+    }
+
+    #[test]
+    fn a_slower_machine_is_no_change_and_makes_no_memory_better() {
+        let change = |before: Figure, now: Figure| change(find(&now.name).unwrap(), Some(&before), Some(&now));
+        assert_eq!(change(beside("start_ms", 100.0, 10.0), beside("start_ms", 150.0, 15.0)), "same");
+        let memory = |value, reference| beside("hub_memory_10k_orders_mib", value, reference);
+        assert_eq!(change(memory(100.0, 50.0), memory(150.0, 75.0)), "**worse: +50 %**");
     }
 
     #[test]
