@@ -19,6 +19,15 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 /// in files of its own; each message by itself takes a sync of the disk, which is a tenth of that.
 const FEW: usize = 8;
 
+/// The header in which a publisher says how many messages it sends right behind this one. It is a hint: whoever reads it
+/// may wait a moment for them, and must not wait for ever.
+const MORE: &str = "Edgewright-More";
+
+/// Whether the publisher of a message with these headers has sent others right behind it.
+pub fn more_follow(headers: Option<&HeaderMap>) -> bool {
+    headers.and_then(|headers| headers.get(MORE)).is_some_and(|more| more.as_str() != "0")
+}
+
 /// A message that is to be published.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
@@ -40,6 +49,12 @@ impl Outgoing {
     /// sequence. 0 means that there must be none.
     pub fn expect_last(mut self, sequence: u64) -> Self {
         self.headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.to_string().as_str());
+        self
+    }
+
+    /// Tells readers how many messages are sent right behind this one.
+    pub fn followed_by(mut self, messages: usize) -> Self {
+        self.headers.insert(MORE, messages.to_string().as_str());
         self
     }
 
@@ -170,5 +185,18 @@ fn refusal(error: ApiError) -> BatchError {
         10_077 | 10_047 => BatchError::Full,
         10_059 => BatchError::NoStream,
         code => BatchError::Refused { code, description: error.description },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_message_that_says_so_has_others_behind_it() {
+        let message = || Outgoing::new(Subject::GitCommittedFleet, Bytes::new());
+        assert!(more_follow(Some(&message().followed_by(2).headers)));
+        assert!(!more_follow(Some(&message().followed_by(0).headers)));
+        assert!(!more_follow(Some(&message().headers)) && !more_follow(None));
     }
 }

@@ -53,7 +53,7 @@ pub mod trace;
 mod users;
 mod words;
 
-pub use batch::{BatchError, MAX_BATCH, Outgoing};
+pub use batch::{BatchError, MAX_BATCH, Outgoing, more_follow};
 pub use caller::{Caller, CallerName, InvalidCallerName, Role};
 pub use codec::{Assembler, DecodeError, MAX_PLAIN, decode, encode, into_parts};
 pub use connection::{Bus, Login};

@@ -220,6 +220,9 @@ impl Publisher {
                 messages.push(Outgoing { subject: Subject::git_write(&row.repository), headers, payload: part });
             }
         }
+        let count = messages.len();
+        let tell = |(at, message): (usize, Outgoing)| message.followed_by(count - at - 1);
+        let messages: Vec<_> = messages.into_iter().enumerate().map(tell).collect();
         debug_assert!(messages.len() <= MAX_BATCH, "{} rows in {} messages", batch.rows.len(), messages.len());
         process::stop_point("outbox.before-publish");
         let rows = batch.rows.len();

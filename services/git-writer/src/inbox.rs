@@ -9,7 +9,7 @@ use async_nats::jetstream::{
     stream::Stream,
 };
 use bus::{Assembler, Pattern};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -17,9 +17,10 @@ use crate::{
     store::Queued,
 };
 
-/// How long the first row of a group waits for others: the rows of one order are published one after the other, with a
-/// sync of the hub's disk between them. Whatever comes while a group is committed is in the next one.
-const COLLECT: Duration = Duration::from_millis(1);
+/// How long the first row of a group waits for those that its source has announced: the rows of one order are published
+/// one after the other, with a sync of the hub's disk between them. A row behind which nothing was announced waits for
+/// nobody, because whatever comes while a group is committed is in the next one.
+const COLLECT: Duration = Duration::from_millis(5);
 
 /// The most rows of one group. With more, a row would wait longer and hardly get cheaper: the sync is spread thin
 /// already.
@@ -41,6 +42,8 @@ pub struct Group {
     /// When the first message came.
     pub begin: Option<Instant>,
     bytes: usize,
+    /// Whether the source of the last message has announced others right behind it.
+    more_follow: bool,
 }
 
 /// Reads the log from its begin, each message once and in order. The consumer is an ordered one, which nobody has to
@@ -61,15 +64,22 @@ impl Inbox {
         Ok(Self { messages, assembler: Assembler::default(), first: None, group: Group::default() })
     }
 
-    /// Waits for a message and returns it with all that comes within the next milliseconds. Cancel-safe: what was
+    /// Waits for a message and returns it with those that are there already and those that its source has announced.
+    /// Cancel-safe: what was
     /// received before a cancellation is in the next group. Fails when the log cannot be read any more.
     pub async fn next_group(&mut self) -> anyhow::Result<Group> {
         while !self.is_full() {
             let next = match self.group.begin {
                 None => self.messages.next().await,
-                Some(begin) => match timeout_at(begin + COLLECT, self.messages.next()).await {
-                    Ok(next) => next,
-                    Err(_) => break,
+                Some(begin) if self.group.more_follow => {
+                    match timeout_at(begin + COLLECT, self.messages.next()).await {
+                        Ok(next) => next,
+                        Err(_) => break,
+                    }
+                }
+                Some(_) => match self.messages.next().now_or_never() {
+                    Some(next) => next,
+                    None => break,
                 },
             };
             self.take(next.context("the log ended")?.context("reading the log")?)?;
@@ -87,6 +97,7 @@ impl Inbox {
         let group = &mut self.group;
         group.begin.get_or_insert_with(Instant::now);
         group.bytes += message.payload.len();
+        group.more_follow = bus::more_follow(message.headers.as_ref());
         let first = *self.first.get_or_insert(sequence);
         let repository = message.subject.parse::<bus::Subject>().ok().and_then(|subject| subject.repository());
         let row = repository.ok_or_else(|| Undecodable::Subject(message.subject.to_string())).and_then(|repository| {
