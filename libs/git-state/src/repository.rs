@@ -63,9 +63,14 @@ impl Repository {
         format!("refs/heads/{}", self.branch)
     }
 
-    /// Returns the path of the branch, where it stands unless git has packed it.
-    pub(crate) fn branch_file(&self) -> PathBuf {
-        self.path.join(self.branch())
+    /// Returns the path of the file that becomes the branch: its lock, with its next content.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.path.join(format!("{}.lock", self.branch()))
+    }
+
+    /// Returns the path of the folder that names the branch.
+    pub(crate) fn heads(&self) -> PathBuf {
+        self.path.join("refs/heads")
     }
 
     pub(crate) fn local(&self) -> gix::Repository {

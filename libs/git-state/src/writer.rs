@@ -3,9 +3,8 @@
 //! **Layout.** Beside the repositories of a tenant stand `git-writer.lock`, which the one writer holds, and
 //! `allowed_signers`, by which stock git believes its signatures. Where everything else stands says [`layout`].
 //!
-//! **Updates.** A commit takes two steps: [`Writer::write`] and [`Writer::advance`]. Each is done for as many commits as
-//! there are. Objects are on the disk before a branch names them, and a branch moves only from where it is thought to
-//! be.
+//! **Updates.** A commit takes two steps, [`Writer::write`] and [`Writer::advance`], and each is done for as many commits
+//! as there are. Objects are on the disk before a branch names them. A branch moves only from where it is thought to be.
 //!
 //! **After a crash.** Before the branch moves, nothing is left but objects that no branch names. A lock that a killed
 //! writer left on a branch, and a move that it had not yet synced, are put right by [`Writer::open`]. A new repository
@@ -126,12 +125,11 @@ impl Writer {
             return Ok(None);
         };
         // There is one writer only, so a lock that is there now was left by a writer that was killed.
-        let branch = repository.branch_file();
-        remove_if_there(&branch.with_added_extension("lock"))?;
+        remove_if_there(&repository.lock_file())?;
         self.configure(repository.path())?;
         // That writer may also have been killed between moving the branch and making the move durable.
         if repository.tip()?.is_some() {
-            durable::sync(&repository.path().join("refs/heads"))?;
+            durable::sync_all(&BTreeSet::new(), &BTreeSet::from([repository.heads()]), &self.folder)?;
         }
         Ok(Some(repository))
     }
@@ -241,8 +239,8 @@ impl Writer {
     }
 
     /// Does the same with the branches of `first` and then, after `between`, with those of `then`. After a kill, those of
-    /// `then` have not moved unless those of `first` have. After a power cut any of them may have moved, because they are
-    /// synced together.
+    /// `then` have not moved unless those of `first` have. One sync puts all of them on the disk, so after a power cut any
+    /// of them may have moved.
     pub fn advance_in_turn(
         &self,
         unsynced: Unsynced,
@@ -257,7 +255,7 @@ impl Writer {
         // The objects and the new content of the branches, which is in their locks, and only then the names: otherwise a
         // power cut could leave a branch that names nothing.
         let prepared_moves = moves.iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
-        let locks = prepared_moves.map(|(planned, _)| planned.lock());
+        let locks = prepared_moves.map(|(planned, _)| planned.repository.lock_file());
         let Unsynced { mut files, folders } = unsynced;
         files.extend(locks);
         if let Err(error) = durable::sync_all(&files, &folders, &self.folder) {
@@ -268,23 +266,11 @@ impl Writer {
         between();
         results.extend(rename(&moves[first.len()..], prepared_then));
         let renamed = moves.iter().zip(&results).filter(|(_, result)| result.is_ok());
-        let folders = renamed.map(|(planned, _)| planned.folder()).collect();
+        let folders = renamed.map(|(planned, _)| planned.repository.heads()).collect();
         match durable::sync_all(&BTreeSet::new(), &folders, &self.folder) {
             Ok(()) => results,
             Err(error) => for_each(error, &moves),
         }
-    }
-}
-
-impl Move<'_> {
-    /// The file that becomes the branch.
-    fn lock(&self) -> PathBuf {
-        self.repository.branch_file().with_added_extension("lock")
-    }
-
-    /// The folder that names the branch.
-    fn folder(&self) -> PathBuf {
-        self.repository.path().join("refs/heads")
     }
 }
 

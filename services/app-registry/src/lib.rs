@@ -74,8 +74,9 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let answered = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
         let endpoints = handler::register(&bus, Handler { tickets, catalogue, access }).await?;
-        let Some(()) = shutdown.run_until_cancelled(endpoints.reachable()).await else { return Ok(()) };
-        config.base.readiness.ready();
+        if let Some(()) = shutdown.run_until_cancelled(endpoints.reachable()).await {
+            config.base.readiness.ready();
+        }
         shutdown.cancelled().await;
         endpoints.stop().await
     };

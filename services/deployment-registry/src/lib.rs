@@ -43,8 +43,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
     let registry = Arc::new(Registry::new(base.tenant, store, outbox.clone(), Neighbours::new(bus.clone())));
     let endpoints = serve(&bus, &registry).await?;
-    let Some(()) = shutdown.run_until_cancelled(endpoints.reachable()).await else { return Ok(()) };
-    base.readiness.ready();
+    if let Some(()) = shutdown.run_until_cancelled(endpoints.reachable()).await {
+        base.readiness.ready();
+    }
 
     // Publishing ends after the requests, so that what the last of them accept is still published.
     let background = CancellationToken::new();

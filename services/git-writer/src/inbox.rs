@@ -65,23 +65,17 @@ impl Inbox {
     }
 
     /// Waits for a message and returns it with those that are there already and those that its source has announced.
-    /// Cancel-safe: what was
-    /// received before a cancellation is in the next group. Fails when the log cannot be read any more.
+    /// Cancel-safe: what was received before a cancellation is in the next group. Fails when the log cannot be read any
+    /// more.
     pub async fn next_group(&mut self) -> anyhow::Result<Group> {
         while !self.is_full() {
+            let next = self.messages.next();
             let next = match self.group.begin {
-                None => self.messages.next().await,
-                Some(begin) if self.group.more_follow => {
-                    match timeout_at(begin + COLLECT, self.messages.next()).await {
-                        Ok(next) => next,
-                        Err(_) => break,
-                    }
-                }
-                Some(_) => match self.messages.next().now_or_never() {
-                    Some(next) => next,
-                    None => break,
-                },
+                None => Some(next.await),
+                Some(begin) if self.group.more_follow => timeout_at(begin + COLLECT, next).await.ok(),
+                Some(_) => next.now_or_never(),
             };
+            let Some(next) = next else { break };
             self.take(next.context("the log ended")?.context("reading the log")?)?;
         }
         Ok(std::mem::take(&mut self.group))

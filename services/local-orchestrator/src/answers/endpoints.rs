@@ -20,8 +20,8 @@ struct Answers {
     in_force: watch::Receiver<Option<Arc<InForce>>>,
 }
 
-/// Answers `svc.local-orchestrator.store` and `.artifacts` at the site until shutdown. The site is ready when others reach them: the other parts
-/// have begun by then.
+/// Answers `svc.local-orchestrator.store` and `.artifacts` at the site until shutdown. The site is ready when others
+/// reach them: the other parts have begun by then.
 pub async fn run(
     site: Arc<Site>,
     in_force: watch::Receiver<Option<Arc<InForce>>>,
@@ -32,8 +32,9 @@ pub async fn run(
     let mut service = bus.register(ServiceName::LocalOrchestrator, Arc::new(Answers { site, in_force })).await?;
     service.verb("store", store).await?;
     service.verb("artifacts", artifacts).await?;
-    let Some(()) = shutdown.run_until_cancelled(service.reachable()).await else { return Ok(()) };
-    readiness.ready();
+    if let Some(()) = shutdown.run_until_cancelled(service.reachable()).await {
+        readiness.ready();
+    }
     shutdown.cancelled().await;
     service.stop().await
 }
