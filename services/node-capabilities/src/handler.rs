@@ -15,7 +15,7 @@ use tracing::{Instrument, Span, info_span, warn};
 use crate::{
     domain::{Joins, Taken, check_node, check_site},
     error::store_problem,
-    fleet,
+    git,
     store::Store,
     users::HubUsers,
 };
@@ -49,7 +49,7 @@ impl Registrar {
         if check_site(&site, self.also_reserved(taken, &site.identity))? == Joins::Anew {
             self.store.insert_site(&mut tx, &site).await.map_err(store_problem)?;
         }
-        self.commit(tx, fleet::add_site(&site, &order)).await?;
+        self.commit(tx, git::add_site(&site, &order)).await?;
         self.users.renew().await;
         Ok(SiteCreated {
             order: order.id.to_string(),
@@ -70,7 +70,7 @@ impl Registrar {
         if check_node(&node, site_exists, self.also_reserved(taken, &node.identity))? == Joins::Anew {
             self.store.insert_node(&mut tx, &node).await.map_err(store_problem)?;
         }
-        self.commit(tx, fleet::add_node(&node, &order)).await?;
+        self.commit(tx, git::add_node(&node, &order)).await?;
         let admit = Subject::Call(node.name.clone(), CallVerb::Admit);
         if let Err(error) = self.bus.signal(&admit, Bytes::new()).await {
             // A site that did not hear this asks by itself when it connects.

@@ -9,12 +9,12 @@
 #![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
 mod config;
+mod consume;
 mod decode;
 mod domain;
 mod error;
-mod fleet;
+mod git;
 mod handler;
-mod observe;
 mod store;
 mod users;
 
@@ -64,7 +64,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         registrar.users.keep(orders_ended.clone()),
         outbox.run(bus.clone(), orders_ended.clone()),
         handler::evaluate(bus.clone(), tenant, joins, orders_ended.clone()),
-        observe::observe(bus, store, config.base.readiness, orders_ended.clone()),
+        consume::observe(bus, store, config.base.readiness, orders_ended.clone()),
     )?;
     Ok(())
 }

@@ -7,8 +7,9 @@
 
 #![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
-mod collect;
+mod batch;
 mod config;
+mod consume;
 mod decode;
 mod domain;
 mod error;
@@ -19,12 +20,11 @@ use std::sync::Arc;
 
 use ::store::Database;
 use anyhow::Context;
-use api::{ActualDeployment, ById, HistoryEntry, Problem};
-use bus::{Bus, Call, ServiceEndpoints, ServiceName};
+use bus::{Bus, ServiceEndpoints, ServiceName};
 pub use config::Config;
 use tokio_util::sync::CancellationToken;
 
-use crate::{collect::collect, error::store_problem, store::Store};
+use crate::{consume::collect, store::Store};
 
 /// Collects and answers until shutdown. A batch in hand is finished first; what is not acknowledged comes again at the next
 /// start.
@@ -43,20 +43,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 /// Registers the service on the bus; it answers from the database until the returned endpoints are stopped.
 async fn answer(bus: &Bus, store: &Store) -> anyhow::Result<ServiceEndpoints<Store>> {
     let mut endpoints = bus.register(ServiceName::StatusCollector, Arc::new(store.clone())).await?;
-    endpoints.verb("list", list).await?;
-    endpoints.verb("history", history).await?;
-    endpoints.verb("refusals", refusals).await?;
+    endpoints.verb("list", handler::list).await?;
+    endpoints.verb("history", handler::history).await?;
+    endpoints.verb("refusals", handler::refusals).await?;
     Ok(endpoints)
-}
-
-async fn list(store: Arc<Store>, _: Call<()>) -> Result<Vec<ActualDeployment>, Problem> {
-    store.list().await.map_err(|error| store_problem(&error))
-}
-
-async fn history(store: Arc<Store>, call: Call<ById>) -> Result<Vec<HistoryEntry>, Problem> {
-    store.history(call.body.id).await.map_err(|error| store_problem(&error))
-}
-
-async fn refusals(store: Arc<Store>, _: Call<()>) -> Result<Vec<api::Refusal>, Problem> {
-    store.refusals().await.map_err(|error| store_problem(&error))
 }

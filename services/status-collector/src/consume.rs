@@ -9,7 +9,7 @@ use service::Readiness;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::{handler::handle, store::Store};
+use crate::{batch::handle, store::Store};
 
 /// The most reports of one transaction: enough to share a sync of the disk among many, few enough to be stored in
 /// milliseconds.
