@@ -60,9 +60,9 @@ impl Bus {
             .request_timeout(Some(REQUEST_TIMEOUT))
             // The server must not redirect the client to addresses that lie behind another network.
             .ignore_discovered_servers()
-            // The pause grows from 100 ms, doubling, to 4 s: a server that restarts is found again quickly, and is not
-            // flooded.
-            .reconnect_delay_callback(|attempt| Duration::from_millis((50u64 << attempt.clamp(1, 7)).min(4_000)))
+            // The pause grows from 10 ms, doubling, to 4 s: a server that has just started is found at once, and one that
+            // is away is not flooded.
+            .reconnect_delay_callback(|attempt| Duration::from_millis((5u64 << attempt.clamp(1, 10)).min(4_000)))
             .event_callback(move |event| {
                 match &event {
                     Event::Connected => {

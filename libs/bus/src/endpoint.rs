@@ -17,6 +17,9 @@ use crate::{Bus, Caller, Pattern, ServiceName, Subject, connection::CALLER, trac
 /// fewer connections, so more would not be faster.
 const CONCURRENCY: usize = 64;
 
+/// The pause before a server is asked again that has not answered whether it passes requests on.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
 /// How long [`ServiceEndpoints::stop`] waits for requests in work.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -109,6 +112,7 @@ impl<S: Send + Sync + 'static> ServiceEndpoints<S> {
                 Ok(()) => return,
                 Err(error) => warn!(service = %self.name, error = format!("{error:#}"), "not reachable yet"),
             }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
