@@ -22,8 +22,8 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     #[cfg(target_env = "gnu")]
     share_arenas();
-    // A small host has better use for threads: one works while the other waits for the disk.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // One thread: what blocks has threads of its own, and each further one would cost memory.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("starting the async runtime")?.block_on(run(Args::parse()))
 }
 
