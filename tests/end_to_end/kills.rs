@@ -25,7 +25,7 @@ const fn at(runs: &'static str, point: &'static str) -> Cut {
 const CUTS: [Cut; 18] = [
     at("deployment-registry", "deployment-registry.committed"),
     at("deployment-registry", "outbox.before-publish"),
-    at("git-writer", "git-writer.objects-written"),
+    at("git-writer", "git-writer.promised"),
     at("git-writer", "git-writer.fleet-moved"),
     at("git-writer", "git-writer.committed"),
     at("git-observer", "git-observer.before-publish"),

@@ -43,9 +43,22 @@ pub enum GitError {
         /// The path of the lock file.
         path: String,
     },
-    /// A sync failed that the commits of a group share, so nobody knows of any of them whether it is on the disk.
-    #[error("syncing what was written for several commits")]
-    Sync(#[source] Arc<GitError>),
+    /// Something failed that the commits of a group share, such as a write to a full disk, so none of them counts as
+    /// committed.
+    #[error("writing several commits together")]
+    Shared(#[source] Arc<GitError>),
+    /// A file of the journal is damaged where it was whole once. Commits that it promised may be missing from their
+    /// repositories.
+    #[error("the journal {path} is damaged at byte {at}")]
+    Journal {
+        /// The path of the file.
+        path: String,
+        /// Where the record begins that cannot be read.
+        at: usize,
+    },
+    /// The journal names a repository in a form that this version does not know.
+    #[error("reading the journal")]
+    Name(#[source] margo::InvalidRepositoryName),
     /// The signing key could not sign.
     #[error("signing")]
     Sign(#[source] identity::KeyError),

@@ -5,7 +5,8 @@
 //! - [`Message`] is a commit's message, with trailers that programs read.
 //! - [`Manifest`] is the desired state that the files of a client's repository are.
 //! - [`Repository`] reads one repository: its newest commit, files, messages and signatures.
-//! - [`Writer`] makes signed commits, syncs many of them at once, and moves branches by compare-and-swap.
+//! - [`Writer`] makes signed commits, in a [`Series`] for each repository, and takes those of many repositories into them
+//!   with one sync.
 //!
 //! Everything here blocks; async code calls it through `spawn_blocking`.
 //!
@@ -27,11 +28,13 @@
 mod commit_id;
 mod durable;
 mod error;
+mod journal;
 pub mod layout;
 mod manifest;
 mod message;
 mod path;
 mod repository;
+mod series;
 mod writer;
 
 pub use commit_id::CommitId;
@@ -40,4 +43,5 @@ pub use manifest::{InvalidManifest, Manifest, NodeManifest};
 pub use message::{MAX_LINE, Message};
 pub use path::{InvalidPath, TreePath};
 pub use repository::{Repository, VerifyError};
-pub use writer::{Draft, FileChange, Move, Unsynced, Writer};
+pub use series::Series;
+pub use writer::{Draft, FileChange, Step, Writer};

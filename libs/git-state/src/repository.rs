@@ -2,14 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
+use gix::{objs::Write, odb::loose};
 use identity::trust::{GIT_NAMESPACE, Untrusted, verify_with};
 use margo::RepositoryName as Name;
 use margo::{KeySet, TenantName};
 
-use crate::{CommitId, GitError, Message, layout};
+use crate::{CommitId, GitError, Message, journal::Object, layout};
 
 /// A commit is not believed, or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,11 +32,12 @@ pub enum VerifyError {
     Git(#[from] GitError),
 }
 
-/// A bare repository, of which only one branch is looked at.
+/// A bare repository, of which only one branch is looked at. Clones share what was read.
+#[derive(Clone)]
 pub struct Repository {
     git: gix::ThreadSafeRepository,
+    name: Name,
     path: PathBuf,
-    branch: &'static str,
 }
 
 impl Repository {
@@ -48,9 +51,14 @@ impl Repository {
         // Isolated: neither the machine's configuration nor the environment changes what is read.
         let options = gix::open::Options::isolated().open_path_as_is(true);
         match options.open(&path) {
-            Ok(git) => Ok(Some(Self { git, path, branch: layout::branch(name) })),
+            Ok(git) => Ok(Some(Self { git, name: name.clone(), path })),
             Err(error) => Err(GitError::git("opening", &path, error)),
         }
+    }
+
+    /// Returns the name of the repository.
+    pub fn name(&self) -> &Name {
+        &self.name
     }
 
     /// Returns the path of the repository.
@@ -60,7 +68,7 @@ impl Repository {
 
     /// Returns the full name of the branch.
     pub(crate) fn branch(&self) -> String {
-        format!("refs/heads/{}", self.branch)
+        format!("refs/heads/{}", layout::branch(&self.name))
     }
 
     /// Returns the path of the file that becomes the branch: its lock, with its next content.
@@ -68,16 +76,14 @@ impl Repository {
         self.path.join(format!("{}.lock", self.branch()))
     }
 
-    /// Returns the path of the folder that names the branch.
-    pub(crate) fn heads(&self) -> PathBuf {
-        self.path.join("refs/heads")
-    }
-
     pub(crate) fn local(&self) -> gix::Repository {
         self.git.to_thread_local()
     }
 
-    pub(crate) fn error(&self, attempt: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> GitError {
+    pub(crate) fn error(
+        &self,
+        attempt: &'static str,
+    ) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> GitError + use<> {
         let path = self.path.clone();
         move |source| GitError::git(attempt, &path, source)
     }
@@ -91,6 +97,30 @@ impl Repository {
         };
         let id = reference.try_id().ok_or_else(|| error("the branch names another branch".into()))?;
         Ok(Some(CommitId(id.detach())))
+    }
+
+    /// Writes objects, also those that seem to be there. They may be lost with the next power cut.
+    pub(crate) fn write(&self, objects: &[Object]) -> Result<(), GitError> {
+        let error = self.error("writing an object");
+        let store = loose::Store::at(self.path.join("objects"), gix::hash::Kind::Sha1);
+        for Object { id, kind, content } in objects {
+            let kind = gix::objs::Kind::from_bytes(kind.as_bytes()).map_err(|e| error(e.into()))?;
+            let id = gix::ObjectId::try_from(id.as_slice()).map_err(|e| error(e.into()))?;
+            store.write_buf_with_known_id(kind, content, id).map_err(|e| error(e.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Moves the branch to a commit, wherever it is, also if it cannot be read. The move may be lost with the next power
+    /// cut.
+    #[expect(clippy::disallowed_methods, reason = "the journal holds the move until the file system was synced")]
+    pub(crate) fn set_tip(&self, id: &[u8]) -> Result<(), GitError> {
+        let error = self.error("moving the branch");
+        let id = gix::ObjectId::try_from(id).map_err(|e| error(e.into()))?;
+        let (lock, path) = (self.lock_file(), self.path.join(self.branch()));
+        fs::write(&lock, format!("{id}\n"))
+            .and_then(|()| fs::rename(&lock, &path))
+            .map_err(|error| GitError::file("writing", &path, error))
     }
 
     /// Reads the message of a commit.

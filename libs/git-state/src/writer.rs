@@ -1,17 +1,21 @@
 //! Writing the repositories, by one process at a time.
 //!
-//! **Layout.** Beside the repositories of a tenant stand `git-writer.lock`, which the one writer holds, and
-//! `allowed_signers`, by which stock git believes its signatures. Where everything else stands says [`layout`].
+//! **Layout.** Beside the repositories of a tenant stand `git-writer.lock`, which the one writer holds,
+//! `allowed_signers`, by which stock git believes its signatures, and the journal, which has a file of its own here.
+//! Where everything else stands says [`layout`].
 //!
-//! **Updates.** A commit takes two steps, [`Writer::write`] and [`Writer::advance`], and each is done for as many commits
-//! as there are. Objects are on the disk before a branch names them. A branch moves only from where it is thought to be.
+//! **Updates.** Commits are made in memory, in a [`Series`] for each repository. [`Writer::advance`] takes those of many
+//! repositories together: they are in the journal, on the disk, before anything of them goes into the repositories, so one
+//! sync is enough for all. Objects are in a repository before its branch names them. A branch moves only from where it is
+//! thought to be.
 //!
-//! **After a crash.** Before the branch moves, nothing is left but objects that no branch names. A lock that a killed
-//! writer left on a branch, and a move that it had not yet synced, are put right by [`Writer::open`]. A new repository
-//! is made under another name and renamed when it is whole, so one that was cut short is made again.
+//! **After a crash.** What the journal holds is written once more by [`Writer::new`], whatever a power cut has left of it
+//! in the repositories; until then they may be broken. A lock that a killed writer left on a branch is removed by
+//! [`Writer::open`]. A new repository is made under another name and renamed when it is whole, so one that was cut short
+//! is made again.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, btree_map::Entry},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,18 +24,23 @@ use std::{
 use disk::FolderLock;
 use gix::{
     lock::acquire::Fail,
-    objs::tree::EntryKind,
+    objs::{Kind, Write, WriteTo, tree::EntryKind},
     refs::{
         FullName, Target,
+        file::Transaction,
         transaction::{PreviousValue, RefEdit},
     },
 };
 use identity::{SigningKey, trust::GIT_NAMESPACE};
 use jiff::Timestamp;
-use margo::RepositoryName;
-use margo::{KeySet, TenantName};
+use margo::{KeySet, RepositoryName, TenantName};
+use rayon::prelude::*;
 
-use crate::{CommitId, GitError, Message, Repository, TreePath, durable, layout};
+use crate::{
+    CommitId, GitError, Message, Repository, Series, TreePath, durable,
+    journal::{self, Group, Journal},
+    layout,
+};
 
 /// The name under which git-writer commits.
 const COMMITTER: &str = "git-writer";
@@ -58,30 +67,13 @@ pub struct Draft<'a> {
     pub at: Timestamp,
 }
 
-/// The objects that were written and may not be on the disk yet.
-#[derive(Debug, Default)]
-#[must_use = "what is not synced may be lost with the next power cut"]
-pub struct Unsynced {
-    files: BTreeSet<PathBuf>,
-    folders: BTreeSet<PathBuf>,
-}
-
-impl Unsynced {
-    /// Adds what was written elsewhere.
-    pub fn add(&mut self, other: Self) {
-        self.files.extend(other.files);
-        self.folders.extend(other.folders);
-    }
-}
-
-/// A branch that is to be moved from one commit to the next.
-pub struct Move<'a> {
-    /// The repository whose branch is moved.
-    pub repository: &'a Repository,
-    /// The commit at which the branch has to be; `None` when it must not exist yet.
-    pub from: Option<CommitId>,
-    /// The commit to which the branch is moved.
-    pub to: CommitId,
+/// How far [`Writer::advance_in_steps`] is. A process that is killed there loses nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// The journal has the commits on the disk, and no branch names them.
+    Promised,
+    /// The branch of this repository was moved.
+    Moved(&'a RepositoryName),
 }
 
 /// The only writer of a tenant's repositories.
@@ -90,13 +82,15 @@ pub struct Writer {
     tenant: TenantName,
     key: SigningKey,
     allowed_signers: PathBuf,
+    journal: Journal,
     // The lock is held as long as this value lives; the kernel frees it with the process.
     _lock: FolderLock,
 }
 
 impl Writer {
     /// Becomes the writer of the tenant's repositories below `folder`, or fails because another process is. Commits will
-    /// be signed with `key`; stock `git log --show-signature` believes those of `keys`.
+    /// be signed with `key`; stock `git log --show-signature` believes those of `keys`. Commits that an earlier writer has
+    /// promised are written once more, for they may be lost from their repositories.
     pub fn new(folder: &Path, tenant: &TenantName, keys: &KeySet, key: SigningKey) -> Result<Self, GitError> {
         let error = |path: &Path| {
             let path = path.to_owned();
@@ -115,7 +109,8 @@ impl Writer {
             keys.keys.iter().map(|key| format!("{address} namespaces=\"{GIT_NAMESPACE}\" {key}\n")).collect();
         replace(&allowed_signers, lines.as_bytes())?;
         durable::sync(&folder)?;
-        Ok(Self { folder, tenant: tenant.clone(), key, allowed_signers, _lock: lock })
+        let journal = open_journal(&folder, tenant)?;
+        Ok(Self { folder, tenant: tenant.clone(), key, allowed_signers, journal, _lock: lock })
     }
 
     /// Opens a repository to write it, and returns `None` when there is none. What a writer that was killed left half
@@ -127,10 +122,6 @@ impl Writer {
         // There is one writer only, so a lock that is there now was left by a writer that was killed.
         remove_if_there(&repository.lock_file())?;
         self.configure(repository.path())?;
-        // That writer may also have been killed between moving the branch and making the move durable.
-        if repository.tip()?.is_some() {
-            durable::sync_all(&BTreeSet::new(), &BTreeSet::from([repository.heads()]), &self.folder)?;
-        }
         Ok(Some(repository))
     }
 
@@ -166,28 +157,13 @@ impl Writer {
         replace(&path, format!("{config}{wanted}").as_bytes())
     }
 
-    /// Writes a signed commit on top of `parent` and returns its id. No branch names the commit yet, and its objects
-    /// may be lost until [`Writer::advance`] has returned; they are added to `unsynced`.
-    pub fn write(
-        &self,
-        repository: &Repository,
-        parent: Option<CommitId>,
-        draft: Draft<'_>,
-        unsynced: &mut Unsynced,
-    ) -> Result<CommitId, GitError> {
-        let error = repository.error("writing a commit");
-        let git = repository.local();
-        let objects = repository.path().join("objects");
-        // A new object may have a new folder.
-        unsynced.folders.insert(objects.clone());
-        // Objects that were there already are synced as well: a writer that was killed may have left them unsynced.
-        let mut written = |id: gix::Id<'_>| {
-            let hex = id.to_hex().to_string();
-            let folder = objects.join(&hex[..2]);
-            unsynced.files.insert(folder.join(&hex[2..]));
-            unsynced.folders.insert(folder);
-            id.detach()
-        };
+    /// Adds a signed commit to a series and returns its id. After an error the series is as it was.
+    pub fn write(&self, series: &mut Series, draft: Draft<'_>) -> Result<CommitId, GitError> {
+        let error = series.repository().error("writing a commit");
+        let git = &series.git;
+        // All objects are written, also those that seem to be there: they may have been damaged.
+        let put = |kind, content: &[u8]| git.objects.write_buf(kind, content);
+        let parent = series.tip();
         let tree = match parent {
             Some(parent) => git.find_commit(parent.0).and_then(|commit| commit.tree()).map_err(|e| error(e.into()))?,
             None => git.empty_tree(),
@@ -197,14 +173,19 @@ impl Writer {
             let names = path.as_str().split('/').map(gix::bstr::BStr::new);
             let edited = match content {
                 Some(content) => {
-                    let blob = written(git.write_blob(content).map_err(|e| error(e.into()))?);
+                    let blob = put(Kind::Blob, content).map_err(|e| error(e.into()))?;
                     editor.upsert(names, EntryKind::Blob, blob)
                 }
                 None => editor.remove(names),
             };
             edited.map_err(|e| error(e.into()))?;
         }
-        let tree = editor.write(|tree| git.write_object(tree).map(&mut written)).map_err(|e| error(e.into()))?;
+        let put_object = |object: &dyn WriteTo| {
+            let mut bytes = Vec::new();
+            object.write_to(&mut bytes).expect("writing to memory cannot fail");
+            put(object.kind(), &bytes)
+        };
+        let tree = editor.write(|tree| put_object(tree)).map_err(|e| error(e.into()))?;
         let time = gix::date::Time::new(draft.at.as_second(), 0);
         let person = |name: &str| {
             let name = person_name(name);
@@ -220,10 +201,12 @@ impl Writer {
             extra_headers: Vec::new(),
         };
         let mut unsigned = Vec::new();
-        gix::objs::WriteTo::write_to(&commit, &mut unsigned).map_err(|e| error(e.into()))?;
+        commit.write_to(&mut unsigned).map_err(|e| error(e.into()))?;
         let signature = self.sign(GIT_NAMESPACE, &unsigned)?;
         commit.extra_headers.push(("gpgsig".into(), signature.trim_end().into()));
-        Ok(CommitId(written(git.write_object(&commit).map_err(|e| error(e.into()))?)))
+        let id = CommitId(put_object(&commit).map_err(|e| error(e.into()))?);
+        series.to = Some(id);
+        Ok(id)
     }
 
     /// Signs bytes with the key that signs commits, and returns the armoured SSHSIG.
@@ -231,82 +214,123 @@ impl Writer {
         self.key.sign(namespace, bytes).map_err(GitError::Sign)
     }
 
-    /// Puts what was written on the disk, and then moves branches to it, each only if it is where it is thought to be. A
-    /// move whose result is `Ok` is on the disk. The results are in the order of the moves. When what was written cannot
-    /// be put on the disk, no branch moves.
-    pub fn advance(&self, unsynced: Unsynced, moves: &[Move<'_>]) -> Vec<Result<(), GitError>> {
-        self.advance_in_turn(unsynced, moves, &[], || {})
+    /// Takes commits into their repositories and moves the branches to them, each only if it is where its series began. The
+    /// results are in the order of the series, and so do the branches move. Where a result is `Ok`, the commits outlast a
+    /// power cut; where it is an error, the branch may have moved all the same.
+    pub fn advance(&mut self, series: Vec<Series>) -> Vec<Result<(), GitError>> {
+        self.advance_in_steps(series, |_| {})
     }
 
-    /// Does the same with the branches of `first` and then, after `between`, with those of `then`. After a kill, those of
-    /// `then` have not moved unless those of `first` have. One sync puts all of them on the disk, so after a power cut any
-    /// of them may have moved.
-    pub fn advance_in_turn(
-        &self,
-        unsynced: Unsynced,
-        first: &[Move<'_>],
-        then: &[Move<'_>],
-        between: impl FnOnce(),
+    /// Does the same and calls `reached` after each step.
+    pub fn advance_in_steps(
+        &mut self,
+        mut series: Vec<Series>,
+        mut reached: impl FnMut(Step<'_>),
     ) -> Vec<Result<(), GitError>> {
-        let moves: Vec<_> = first.iter().chain(then).collect();
-        let handles: Vec<_> = moves.iter().map(|planned| planned.repository.local()).collect();
-        let mut prepared: Vec<_> =
-            moves.iter().zip(&handles).map(|(planned, handle)| prepare(planned, handle)).collect();
-        // The objects and the new content of the branches, which is in their locks, and only then the names: otherwise a
-        // power cut could leave a branch that names nothing.
-        let prepared_moves = moves.iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
-        let locks = prepared_moves.map(|(planned, _)| planned.repository.lock_file());
-        let Unsynced { mut files, folders } = unsynced;
-        files.extend(locks);
-        if let Err(error) = durable::sync_all(&files, &folders, &self.folder) {
-            return for_each(error, &moves);
+        if let Err(error) = self.without_doubt() {
+            return for_each(error, series.len());
         }
-        let prepared_then = prepared.split_off(first.len());
-        let mut results = rename(&moves[..first.len()], prepared);
-        between();
-        results.extend(rename(&moves[first.len()..], prepared_then));
-        let renamed = moves.iter().zip(&results).filter(|(_, result)| result.is_ok());
-        let folders = renamed.map(|(planned, _)| planned.repository.heads()).collect();
-        match durable::sync_all(&BTreeSet::new(), &folders, &self.folder) {
-            Ok(()) => results,
-            Err(error) => for_each(error, &moves),
+        let sealed: Vec<_> = series.iter_mut().map(Series::seal).collect();
+        let prepared: Vec<_> = series.iter().map(prepare).collect();
+        // What the journal holds comes about after a power cut, so a move that is refused must not be in it.
+        let accepted = sealed.into_iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
+        let group = Group { moves: accepted.map(|(sealed, _)| sealed).collect() };
+        let written = match self.journal.append(&group) {
+            Ok(()) => {
+                reached(Step::Promised);
+                let accepted = series.iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
+                let repositories: Vec<_> = accepted.map(|(series, _)| series.repository()).collect();
+                let moves = repositories.into_par_iter().zip(&group.moves);
+                moves.map(|(repository, planned)| repository.write(&planned.objects)).collect()
+            }
+            Err(error) => for_each(error, group.moves.len()),
+        };
+        let mut written = written.into_iter();
+        let mut moved = Vec::with_capacity(series.len());
+        for (series, prepared) in series.iter().zip(prepared) {
+            let moved_one = prepared.and_then(|transaction| {
+                let moved_one = written.next().expect("one for each that is prepared").and_then(|()| {
+                    let error = series.repository().error("moving the branch");
+                    transaction.commit(None).map(|_| ()).map_err(|e| error(e.into()))
+                });
+                // The journal would bring about what is said here to have failed.
+                moved_one.inspect_err(|_| self.journal.doubt())
+            });
+            if moved_one.is_ok() {
+                reached(Step::Moved(series.repository().name()));
+            }
+            moved.push(moved_one);
         }
+        self.journal.turn_over();
+        moved
+    }
+
+    /// Puts all on the disk that the repositories hold, so that the next start has nothing to write once more.
+    pub fn rest(&mut self) -> Result<(), GitError> {
+        self.without_doubt()?;
+        self.journal.empty()
+    }
+
+    /// After a failure the journal is read again, and what a failed attempt may have left in it comes about.
+    fn without_doubt(&mut self) -> Result<(), GitError> {
+        if self.journal.is_in_doubt() {
+            // Whatever became of it: files that are still there are read.
+            let _either_way = self.journal.emptied();
+            self.journal = open_journal(&self.folder, &self.tenant)?;
+        }
+        Ok(())
     }
 }
 
-/// The results when the one sync has failed that all moves share.
-fn for_each(error: GitError, moves: &[&Move<'_>]) -> Vec<Result<(), GitError>> {
+/// Opens the journal and writes what it holds into the repositories once more.
+fn open_journal(folder: &Path, tenant: &TenantName) -> Result<Journal, GitError> {
+    let mut repositories = BTreeMap::new();
+    Journal::open(&folder.join(tenant.as_str()).join("journal"), |group| {
+        for journal::Move { repository: name, from, to, objects } in group.moves {
+            let repository = match repositories.entry(name) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let name = entry.key().parse().map_err(GitError::Name)?;
+                    entry.insert(Repository::open(folder, tenant, &name)?)
+                }
+            };
+            // Somebody may have taken the repository away on purpose.
+            let Some(repository) = repository else { continue };
+            repository.write(&objects)?;
+            // After a power cut a branch is where it was before the move or after it, or cannot be read. One that is
+            // elsewhere has moved on, by a later group or by somebody else's hand.
+            let lost = match repository.tip() {
+                Ok(tip) => tip.map(CommitId::to_bytes).unwrap_or_default() == from,
+                Err(_) => true,
+            };
+            if lost {
+                repository.set_tip(&to)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The results when something has failed that all of these share.
+fn for_each(error: GitError, count: usize) -> Vec<Result<(), GitError>> {
     let error = Arc::new(error);
-    moves.iter().map(|_| Err(GitError::Sync(error.clone()))).collect()
+    (0..count).map(|_| Err(GitError::Shared(error.clone()))).collect()
 }
 
-/// Gives the branches their new content, which is on the disk already.
-fn rename(
-    moves: &[&Move<'_>],
-    prepared: Vec<Result<gix::refs::file::Transaction<'_, '_>, GitError>>,
-) -> Vec<Result<(), GitError>> {
-    let renamed = moves.iter().zip(prepared).map(|(planned, transaction)| {
-        let error = planned.repository.error("moving the branch");
-        transaction?.commit(None).map(|_| ()).map_err(|e| error(e.into()))
-    });
-    renamed.collect()
-}
-
-fn prepare<'a>(
-    planned: &Move<'_>,
-    handle: &'a gix::Repository,
-) -> Result<gix::refs::file::Transaction<'a, 'a>, GitError> {
-    let error = planned.repository.error("moving the branch");
-    let expected = match planned.from {
+/// Locks the branch of a series, and fails unless it is where the series began.
+fn prepare(series: &Series) -> Result<Transaction<'_, '_>, GitError> {
+    let repository = series.repository();
+    let error = repository.error("moving the branch");
+    let to = series.to.ok_or_else(|| error("there is no commit that it could move to".into()))?;
+    let expected = match series.from {
         Some(from) => PreviousValue::MustExistAndMatch(Target::Object(from.0)),
         None => PreviousValue::MustNotExist,
     };
-    let name: FullName = planned.repository.branch().try_into().expect("refs/heads/ and one of our two branches");
-    let edit = RefEdit::update(name, planned.to.0, expected, "");
-    let transaction = handle.refs.transaction();
-    let prepared = transaction.prepare([edit], Fail::Immediately, Fail::Immediately);
-    prepared.map_err(|e| match planned.repository.tip() {
-        Ok(found) if found != planned.from => GitError::moved(planned.repository.path(), planned.from, found),
+    let name: FullName = repository.branch().try_into().expect("refs/heads/ and one of our two branches");
+    let edit = RefEdit::update(name, to.0, expected, "");
+    let prepared = series.git.refs.transaction().prepare([edit], Fail::Immediately, Fail::Immediately);
+    prepared.map_err(|e| match repository.tip() {
+        Ok(found) if found != series.from => GitError::moved(repository.path(), series.from, found),
         _ => error(e.into()),
     })
 }

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use git_state::{CommitId, Draft, FileChange, GitError, Message, Move, Repository, Unsynced, VerifyError, Writer};
+use git_state::{CommitId, Draft, FileChange, GitError, Message, Repository, Series, VerifyError, Writer};
 use identity::SigningKey;
 use jiff::Timestamp;
 use margo::RepositoryName;
@@ -38,6 +38,10 @@ impl World {
 
     fn open(&self, name: &RepositoryName) -> Option<Repository> {
         Repository::open(self.folder.path(), &TenantName::default(), name).unwrap()
+    }
+
+    fn branch(&self, repository: &Repository) -> &'static str {
+        git_state::layout::branch(repository.name())
     }
 
     fn git(&self, repository: &Repository, arguments: &[&str]) -> String {
@@ -72,40 +76,30 @@ fn delete(path: &str) -> FileChange {
     FileChange { content: None, ..put(path, "") }
 }
 
-fn write(
-    writer: &Writer,
-    repository: &Repository,
-    parent: Option<CommitId>,
-    subject: &str,
-    changes: &[FileChange],
-    unsynced: &mut Unsynced,
-) -> CommitId {
+fn write(writer: &Writer, series: &mut Series, subject: &str, changes: &[FileChange]) -> CommitId {
     let message = Message::new(subject).with("Order", "1").with("Handled", "deployment-registry=1");
     let draft = Draft { author: "Ada <Lovelace>.", message: &message, changes, at: Timestamp::now() };
-    writer.write(repository, parent, draft, unsynced).unwrap()
+    writer.write(series, draft).unwrap()
 }
 
 /// Writes commits one on top of the other, then moves the branch once.
-fn commit(writer: &Writer, repository: &Repository, steps: &[&[FileChange]]) -> CommitId {
-    let from = repository.tip().unwrap();
-    let mut unsynced = Unsynced::default();
-    let tip = steps
-        .iter()
-        .fold(from, |parent, changes| Some(write(writer, repository, parent, "change it", changes, &mut unsynced)));
-    let to = tip.unwrap();
-    writer.advance(unsynced, &[Move { repository, from, to }]).remove(0).unwrap();
-    to
+fn commit(writer: &mut Writer, repository: &Repository, steps: &[&[FileChange]]) -> CommitId {
+    let mut series = Series::on(repository, repository.tip().unwrap());
+    let tip = steps.iter().map(|changes| write(writer, &mut series, "change it", changes)).last().unwrap();
+    writer.advance(vec![series]).remove(0).unwrap();
+    tip
 }
 
 #[test]
 fn stock_git_believes_our_commits_and_finds_nothing_wrong() {
     let world = World::new();
-    let writer = world.writer().unwrap();
+    let mut writer = world.writer().unwrap();
     for (name, branch) in [(RepositoryName::Fleet, "main"), (client(), "desired")] {
         let repository = writer.open_or_create(&name).unwrap();
         // One commit has enough objects for a sync of the whole file system, and one changes nothing.
         let many: Vec<_> = (0..120).map(|at| put(&format!("nodes/n{at}/VERSION"), &at.to_string())).collect();
-        let tip = commit(&writer, &repository, &[&[put("VERSION", "1\n")], &many, &[], &[delete("nodes/n7/VERSION")]]);
+        let tip =
+            commit(&mut writer, &repository, &[&[put("VERSION", "1\n")], &many, &[], &[delete("nodes/n7/VERSION")]]);
 
         let log = world.git(&repository, &["log", "--show-signature"]);
         assert_eq!(log.matches("Good \"git\" signature for git-writer@default.edgewright.local").count(), 4, "{log}");
@@ -122,14 +116,14 @@ fn stock_git_believes_our_commits_and_finds_nothing_wrong() {
 #[test]
 fn what_is_written_is_read_back() {
     let world = World::new();
-    let writer = world.writer().unwrap();
+    let mut writer = world.writer().unwrap();
     assert!(world.open(&client()).is_none());
     let repository = writer.open_or_create(&client()).unwrap();
     assert_eq!(repository.tip().unwrap(), None);
-    let first = commit(&writer, &repository, &[&[put("a/b/c", "1"), put("d", "2")]]);
+    let first = commit(&mut writer, &repository, &[&[put("a/b/c", "1"), put("d", "2")]]);
     assert_eq!(repository.files_in(first, "a/").unwrap().into_keys().collect::<Vec<_>>(), ["a/b/c"]);
     assert!(repository.files_in(first, "b/").unwrap().is_empty());
-    let tip = commit(&writer, &repository, &[&[delete("a/b/c"), delete("none/at/all")]]);
+    let tip = commit(&mut writer, &repository, &[&[delete("a/b/c"), delete("none/at/all")]]);
 
     let read = world.open(&client()).unwrap();
     assert_eq!(read.tip().unwrap(), Some(tip));
@@ -143,16 +137,14 @@ fn what_is_written_is_read_back() {
 #[test]
 fn a_stale_writer_is_refused_and_the_others_go_on() {
     let world = World::new();
-    let writer = world.writer().unwrap();
+    let mut writer = world.writer().unwrap();
     let (fleet, plant) =
         (writer.open_or_create(&RepositoryName::Fleet).unwrap(), writer.open_or_create(&client()).unwrap());
-    let tip = commit(&writer, &fleet, &[&[put("a", "1")]]);
-    let mut unsynced = Unsynced::default();
-    let stale = write(&writer, &fleet, None, "stale", &[], &mut unsynced);
-    let first = write(&writer, &plant, None, "first", &[], &mut unsynced);
-    let moves =
-        [Move { repository: &fleet, from: None, to: stale }, Move { repository: &plant, from: None, to: first }];
-    let results = writer.advance(unsynced, &moves);
+    let tip = commit(&mut writer, &fleet, &[&[put("a", "1")]]);
+    let (mut stale, mut fresh) = (Series::on(&fleet, None), Series::on(&plant, None));
+    write(&writer, &mut stale, "stale", &[]);
+    let first = write(&writer, &mut fresh, "first", &[]);
+    let results = writer.advance(vec![stale, fresh]);
     assert!(matches!(results[0], Err(GitError::Moved { .. })), "{results:?}");
     assert!(results[1].is_ok(), "{results:?}");
     assert_eq!((fleet.tip().unwrap(), plant.tip().unwrap()), (Some(tip), Some(first)));
@@ -161,18 +153,18 @@ fn a_stale_writer_is_refused_and_the_others_go_on() {
 #[test]
 fn what_a_killed_writer_left_blocks_nobody() {
     let world = World::new();
-    let writer = world.writer().unwrap();
+    let mut writer = world.writer().unwrap();
     let repository = writer.open_or_create(&client()).unwrap();
-    let tip = commit(&writer, &repository, &[&[put("a", "1")]]);
+    let tip = commit(&mut writer, &repository, &[&[put("a", "1")]]);
     assert!(matches!(world.writer(), Err(GitError::Locked { .. })));
     drop(writer);
 
     File::create(repository.path().join("refs/heads/desired.lock")).unwrap();
     let half = world.folder.path().join("default/fleet.git.new");
     fs::create_dir_all(half.join("objects")).unwrap();
-    let writer = world.writer().unwrap();
+    let mut writer = world.writer().unwrap();
     let repository = writer.open_or_create(&client()).unwrap();
-    assert_ne!(commit(&writer, &repository, &[&[put("a", "2")]]), tip);
+    assert_ne!(commit(&mut writer, &repository, &[&[put("a", "2")]]), tip);
     writer.open_or_create(&RepositoryName::Fleet).unwrap();
     assert!(!half.exists());
 }
@@ -180,12 +172,12 @@ fn what_a_killed_writer_left_blocks_nobody() {
 #[test]
 fn writing_goes_on_after_stock_git_has_packed() {
     let world = World::new();
-    let writer = world.writer().unwrap();
+    let mut writer = world.writer().unwrap();
     let repository = writer.open_or_create(&client()).unwrap();
-    commit(&writer, &repository, &[&[put("a", "1")]]);
+    commit(&mut writer, &repository, &[&[put("a", "1")]]);
     world.git(&repository, &["gc", "--quiet"]);
     assert!(!Path::new(&repository.path().join("refs/heads/desired")).exists());
-    let tip = commit(&writer, &repository, &[&[put("b", "1")]]);
+    let tip = commit(&mut writer, &repository, &[&[put("b", "1")]]);
     let again = writer.open(&client()).unwrap().unwrap();
     assert_eq!(again.tip().unwrap(), Some(tip));
     assert_eq!(again.files(tip).unwrap().len(), 2);
@@ -195,9 +187,9 @@ fn writing_goes_on_after_stock_git_has_packed() {
 #[test]
 fn a_commit_of_somebody_else_is_not_believed() {
     let world = World::new();
-    let writer = world.writer().unwrap();
+    let mut writer = world.writer().unwrap();
     let repository = writer.open_or_create(&client()).unwrap();
-    let tip = commit(&writer, &repository, &[&[put("a", "1")]]);
+    let tip = commit(&mut writer, &repository, &[&[put("a", "1")]]);
     let unsigned =
         world.git(&repository, &["commit-tree", &format!("{tip}^{{tree}}"), "-p", &tip.to_string(), "-m", "x"]);
     world.git(&repository, &["update-ref", "refs/heads/desired", unsigned.trim()]);
@@ -206,8 +198,123 @@ fn a_commit_of_somebody_else_is_not_believed() {
     assert!(matches!(repository.verify(tip, &world.keys), Err(VerifyError::Unsigned(_))));
 
     let other = World::new();
-    let theirs = other.writer().unwrap();
+    let mut theirs = other.writer().unwrap();
     let repository = theirs.open_or_create(&client()).unwrap();
-    let tip = commit(&theirs, &repository, &[&[put("a", "1")]]);
+    let tip = commit(&mut theirs, &repository, &[&[put("a", "1")]]);
     assert!(matches!(repository.verify(tip, &world.keys), Err(VerifyError::Untrusted { .. })));
+}
+
+/// A copy of a folder with everything in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in from.read_dir().unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Leaves of a file, after a power cut, its name without its content.
+fn empty(path: &Path) {
+    fs::remove_file(path).unwrap();
+    File::create(path).unwrap();
+}
+
+#[test]
+fn what_was_promised_is_there_after_a_power_cut_that_left_nothing_but_the_journal() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let names = [RepositoryName::Fleet, client()];
+    let repositories = names.each_ref().map(|name| writer.open_or_create(name).unwrap());
+    for repository in &repositories {
+        commit(&mut writer, repository, &[&[put("a", "1")]]);
+    }
+    writer.rest().unwrap();
+    let (home, before) = (world.folder.path().join("default"), TempDir::new().unwrap());
+    copy(&home, before.path());
+
+    // A group of two repositories, and one more on top of it.
+    let series = repositories.each_ref().map(|repository| {
+        let mut series = Series::on(repository, repository.tip().unwrap());
+        write(&writer, &mut series, "two", &[put("b/c", "2")]);
+        write(&writer, &mut series, "three", &[put("b/d", "3")]);
+        series
+    });
+    writer.advance(series.into()).into_iter().for_each(Result::unwrap);
+    commit(&mut writer, &repositories[1], &[&[delete("a")]]);
+    let tips = repositories.each_ref().map(|repository| repository.tip().unwrap());
+    drop(writer);
+
+    // Nothing that was not synced is there, or names without content are.
+    let journal = home.join("journal");
+    let kept = TempDir::new().unwrap();
+    copy(&journal, kept.path());
+    for nothing_is_left in [true, false] {
+        if nothing_is_left {
+            fs::remove_dir_all(&home).unwrap();
+            copy(before.path(), &home);
+        } else {
+            for (repository, tip) in repositories.iter().zip(tips) {
+                let tip = tip.unwrap().to_string();
+                empty(&repository.path().join("objects").join(&tip[..2]).join(&tip[2..]));
+                fs::write(repository.path().join("refs/heads").join(world.branch(repository)), "").unwrap();
+            }
+        }
+        fs::remove_dir_all(&journal).unwrap();
+        copy(kept.path(), &journal);
+        let writer = world.writer().unwrap();
+        for (name, tip) in names.iter().zip(tips) {
+            let repository = writer.open(name).unwrap().unwrap();
+            assert_eq!(repository.tip().unwrap(), tip);
+            assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
+        }
+        let files = world.open(&client()).unwrap().files(tips[1].unwrap()).unwrap();
+        assert_eq!(files.into_keys().collect::<Vec<_>>(), ["b/c", "b/d"]);
+    }
+}
+
+#[test]
+fn the_journal_does_not_undo_what_somebody_else_has_moved_since() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    let first = commit(&mut writer, &repository, &[&[put("a", "1")]]);
+    commit(&mut writer, &repository, &[&[put("a", "2")]]);
+    commit(&mut writer, &repository, &[&[put("a", "3")]]);
+    let theirs =
+        world.git(&repository, &["commit-tree", &format!("{first}^{{tree}}"), "-p", &first.to_string(), "-m", "x"]);
+    world.git(&repository, &["update-ref", "refs/heads/desired", theirs.trim()]);
+    drop(writer);
+    let writer = world.writer().unwrap();
+    assert_eq!(writer.open(&client()).unwrap().unwrap().tip().unwrap().unwrap().to_string(), theirs.trim());
+}
+
+#[test]
+fn a_group_that_the_journal_cannot_take_moves_nothing_and_the_next_one_goes_on() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    let tip = commit(&mut writer, &repository, &[&[put("a", "1")]]);
+    // Objects have nowhere to go: the journal has taken the group, and the repository has not.
+    let objects = repository.path().join("objects");
+    let away = repository.path().join("objects.away");
+    let mut series = Series::on(&repository, Some(tip));
+    let next = write(&writer, &mut series, "next", &[put("a", "2")]);
+    fs::rename(&objects, &away).unwrap();
+    assert!(writer.advance(vec![series]).remove(0).is_err());
+    assert_eq!(repository.tip().unwrap(), Some(tip));
+    assert!(writer.advance(vec![Series::on(&repository, Some(tip))]).remove(0).is_err(), "nothing has been put right");
+    fs::rename(&away, &objects).unwrap();
+
+    // What it took comes about, before anything else: a row that is committed twice would be worse than late.
+    let mut series = Series::on(&repository, Some(tip));
+    write(&writer, &mut series, "again", &[put("a", "2")]);
+    assert!(matches!(writer.advance(vec![series]).remove(0), Err(GitError::Moved { .. })));
+    assert_eq!(repository.tip().unwrap(), Some(next));
+    commit(&mut writer, &repository, &[&[put("a", "3")]]);
+    assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
 }

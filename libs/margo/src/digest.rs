@@ -27,6 +27,11 @@ impl Digest {
         Self(sum)
     }
 
+    /// Returns the sha256 itself.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Returns the 64 hex digits without `sha256:`, as file names use them.
     pub fn hex(&self) -> String {
         use fmt::Write;

@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, process::Command, sync::Mutex};
 
 use async_nats::jetstream::consumer::{Consumer, pull};
 use bus::{Bus, Outgoing, ServiceName, SiteVerb, Subject, User, proto, streams};
 use futures::StreamExt;
-use git_state::{Draft, FileChange, Manifest, Message, Move, Repository, Unsynced, Writer, layout};
+use git_state::{Draft, FileChange, Manifest, Message, Repository, Series, Writer, layout};
 use identity::{
     SigningKey,
     trust::{self, HEAD_NAMESPACE, sign_keys},
@@ -41,7 +41,7 @@ struct World {
     server: NatsServer,
     folder: TempDir,
     root: SigningKey,
-    writer: Writer,
+    writer: Mutex<Writer>,
     repository: Repository,
     keys: KeySet,
 }
@@ -57,7 +57,7 @@ impl World {
         let keys = KeySet { tenant: TenantName::default(), number: 2, keys: vec![key.public().to_string()] };
         let writer = Writer::new(folder.path(), &TenantName::default(), &keys, key).unwrap();
         let repository = writer.open_or_create(&RepositoryName::Client(plant())).unwrap();
-        Self { server, folder, root, writer, repository, keys }
+        Self { server, folder, root, writer: Mutex::new(writer), repository, keys }
     }
 
     async fn ready(&self) -> Running {
@@ -83,7 +83,8 @@ impl World {
         }
         let list = Manifest::read(&files).unwrap().list().digest();
         let head = Head { tenant: TenantName::default(), client: plant(), version, list }.to_bytes();
-        files.insert(layout::HEAD_SIGNATURE.to_owned(), self.writer.sign(HEAD_NAMESPACE, &head).unwrap().into_bytes());
+        let signature = self.writer.lock().unwrap().sign(HEAD_NAMESPACE, &head).unwrap();
+        files.insert(layout::HEAD_SIGNATURE.to_owned(), signature.into_bytes());
         files.insert(layout::HEAD.to_owned(), head);
         self.put_keys(&mut files, &self.keys);
         files
@@ -102,10 +103,14 @@ impl World {
         let changes: Vec<_> = files.into_iter().map(change).collect();
         let message = Message::new("test").with("Traceparent", TRACEPARENT).with("Handled", "deployment-registry=1");
         let draft = Draft { author: "ada", message: &message, changes: &changes, at: Timestamp::now() };
-        let from = self.repository.tip().unwrap();
-        let mut unsynced = Unsynced::default();
-        let to = self.writer.write(&self.repository, from, draft, &mut unsynced).unwrap();
-        self.writer.advance(unsynced, &[Move { repository: &self.repository, from, to }]).remove(0).unwrap();
+        self.write(&self.repository, draft);
+    }
+
+    fn write(&self, repository: &Repository, draft: Draft<'_>) {
+        let mut writer = self.writer.lock().unwrap();
+        let mut series = Series::on(repository, repository.tip().unwrap());
+        writer.write(&mut series, draft).unwrap();
+        writer.advance(vec![series]).remove(0).unwrap();
     }
 
     fn put(&self, documents: &[(&str, &str)]) {
@@ -406,7 +411,7 @@ async fn a_site_that_lost_its_copy_gets_everything_again() {
 #[tokio::test]
 async fn a_client_gets_its_consumer_before_its_first_deployment() {
     let world = World::new().await;
-    let fleet = world.writer.open_or_create(&RepositoryName::Fleet).unwrap();
+    let fleet = world.writer.lock().unwrap().open_or_create(&RepositoryName::Fleet).unwrap();
     let file = layout::ClientFile {
         name: "farm".parse().unwrap(),
         identity: margo::Identity::Nkey(identity::nats::generate().1),
@@ -417,9 +422,7 @@ async fn a_client_gets_its_consumer_before_its_first_deployment() {
     let running = world.ready().await;
     let message = Message::new("add site farm").with("Handled", "node-capabilities=1");
     let draft = Draft { author: "ada", message: &message, changes: &[change], at: Timestamp::now() };
-    let mut unsynced = Unsynced::default();
-    let to = world.writer.write(&fleet, None, draft, &mut unsynced).unwrap();
-    world.writer.advance(unsynced, &[Move { repository: &fleet, from: None, to }]).remove(0).unwrap();
+    world.write(&fleet, draft);
     let writer = world.server.connect_central(ServiceName::GitWriter).await;
     writer.signal(&Subject::GitCommittedFleet, "".into()).await.unwrap();
 

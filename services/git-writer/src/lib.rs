@@ -2,7 +2,7 @@
 //!
 //! Owns the stream GIT_WRITES, the log, and reads it from its begin. A row of the log is committed when its number is
 //! the next one of its source in its repository; it becomes one signed commit. The commits of a group of rows share one
-//! sync and one move of each branch. The tip of each repository says in its trailer `Handled` which rows it holds, so
+//! sync, that of a journal, and one move of each branch. The tip of each repository says in its trailer `Handled` which rows it holds, so
 //! nothing has to be remembered beside Git, and the process may die at any line. Announces `git.committed.…`, answers
 //! `svc.git-writer.handled` and `svc.git-writer.refusals`.
 //!
@@ -25,7 +25,7 @@ mod refusals;
 mod store;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -68,7 +68,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         read_log(&bus, committer, &shutdown)
     };
     service::reopening("the log", &bus, &readiness, &shutdown, read).await;
-    endpoints.stop().await
+    endpoints.stop().await?;
+    let rest = move || store.lock().unwrap_or_else(PoisonError::into_inner).rest();
+    spawn_blocking(rest).await.context("resting")?.context("putting the repositories on the disk")
 }
 
 /// One life of the log's consumer: until shutdown, or until the log or the server is lost.

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;
 use bus::trace;
-use git_state::{CommitId, Draft, FileChange, Manifest, Message, Move, Repository, Unsynced, Writer, layout};
+use git_state::{CommitId, Draft, FileChange, Manifest, Message, Repository, Series, Step, Writer, layout};
 use identity::trust::HEAD_NAMESPACE;
 use jiff::Timestamp;
 use margo::{ClientName, Head, ManifestList, ManifestVersion, RepositoryName, TenantName};
@@ -97,13 +97,12 @@ struct Open {
 /// What was made of the rows of one repository, before any branch has moved.
 #[derive(Default)]
 struct Attempt {
-    /// The new commits, if there are any.
-    draft: Option<Drafted>,
+    /// The new commits, if there are any, and what is to be known of them.
+    draft: Option<(Series, Drafted)>,
     /// The tip, when rows came again that it holds, and there is no new commit.
     again: Option<Committed>,
     /// The row that failed, and those behind it.
     failed: Option<Failed>,
-    unsynced: Unsynced,
 }
 
 /// The commits of one repository that no branch names yet.
@@ -118,13 +117,6 @@ struct Drafted {
     list: Option<ManifestList>,
     rows: Vec<Queued>,
     spans: Vec<Span>,
-}
-
-/// What the next commit of a repository builds on.
-#[derive(Clone, Copy)]
-struct Parent {
-    tip: Option<CommitId>,
-    version: Option<ManifestVersion>,
 }
 
 impl Store {
@@ -161,10 +153,8 @@ impl Store {
         }
         // Repositories have nothing in common until they are synced, and what takes time is to compress and to sign.
         let attempts: Vec<_> = ready.into_par_iter().map(|(name, rows)| self.attempt(name, rows)).collect();
-        let mut unsynced = Unsynced::default();
         let mut drafts = Vec::new();
         for attempt in attempts {
-            unsynced.add(attempt.unsynced);
             drafts.extend(attempt.draft);
             outcome.committed.extend(attempt.again);
             outcome.failed.extend(attempt.failed);
@@ -172,8 +162,7 @@ impl Store {
         if drafts.is_empty() {
             return outcome;
         }
-        stop_point("git-writer.objects-written");
-        self.advance(unsynced, drafts, &mut outcome);
+        self.advance(drafts, &mut outcome);
         stop_point("git-writer.committed");
         outcome
     }
@@ -217,7 +206,7 @@ impl Store {
         let open = &self.open[&name];
         let mut attempt = Attempt::default();
         let (mut handled, mut list) = (open.handled.clone(), open.list.clone());
-        let (mut tip, mut version) = (open.tip, open.version);
+        let (mut series, mut version) = (Series::on(&open.repository, open.tip), open.version);
         let (mut taken, mut spans, mut complete, mut repeated) = (Vec::new(), Vec::new(), true, false);
         let mut rows = rows.into_iter();
         while let Some(queued) = rows.next() {
@@ -235,10 +224,9 @@ impl Store {
             trace::continue_from(&span, queued.headers.as_ref());
             let mut next = handled.clone();
             next.advance(source);
-            let parent = Parent { tip, version };
-            match span.in_scope(|| self.write(&name, row, parent, &next, &mut list, &mut attempt.unsynced)) {
+            match span.in_scope(|| self.write(&name, row, version, &next, &mut list, &mut series)) {
                 Ok(written) => {
-                    (tip, version, handled) = (written.tip, written.version, next);
+                    (version, handled) = (written, next);
                     spans.push(span);
                     taken.push(queued);
                 }
@@ -250,34 +238,34 @@ impl Store {
                 }
             }
         }
-        let Some(tip) = tip else { return attempt };
+        let Some(tip) = series.tip() else { return attempt };
         if !taken.is_empty() {
             let list = complete.then_some(list);
-            attempt.draft = Some(Drafted { name, to: tip, handled, version, list, rows: taken, spans });
+            attempt.draft = Some((series, Drafted { name, to: tip, handled, version, list, rows: taken, spans }));
         } else if repeated {
             attempt.again = Some(Committed { repository: name, tip, handled, version, spans });
         }
         attempt
     }
 
-    /// Writes the commit of one row on top of `parent` and returns what the next row builds on. `handled` already
-    /// counts the row. When the row fails, `list` may be half changed.
+    /// Adds the commit of one row to a series, and returns the version of the client's manifest that it makes of the one
+    /// before. `handled` already counts the row. When the row fails, `list` may be half changed.
     fn write(
         &self,
         name: &RepositoryName,
         row: &Row,
-        parent: Parent,
+        version: Option<ManifestVersion>,
         handled: &Handled,
         list: &mut ManifestList,
-        unsynced: &mut Unsynced,
-    ) -> Result<Parent, StoreError> {
+        series: &mut Series,
+    ) -> Result<Option<ManifestVersion>, StoreError> {
         let impossible = |source| StoreError::Impossible { source_name: row.source, number: row.number, source };
         let edits = row.edits.as_ref().map_err(|error| impossible(error.clone()))?;
         let mut message = row.message.clone();
         let (version, changes) = match (name, edits) {
             (RepositoryName::Fleet, Edits::Files(files)) => (None, files.clone()),
             (RepositoryName::Client(client), Edits::Deployments(edits)) => {
-                let version = domain::next_version(parent.version).map_err(StoreError::Version)?;
+                let version = domain::next_version(version).map_err(StoreError::Version)?;
                 let mut files = domain::carry_out(edits, version, list);
                 files.extend(self.sign(client, version, list)?);
                 if !self.open[name].has_keys {
@@ -297,8 +285,8 @@ impl Store {
             reason = "a commit's time is for people; numbers and versions give the order"
         )]
         let draft = Draft { author: &row.author, message: &message, changes: &changes, at: Timestamp::now() };
-        let commit = self.writer.write(&self.open[name].repository, parent.tip, draft, unsynced)?;
-        Ok(Parent { tip: Some(commit), version })
+        self.writer.write(series, draft)?;
+        Ok(version)
     }
 
     /// The files that make a client believe the others: the head and its signature.
@@ -317,26 +305,17 @@ impl Store {
         ])
     }
 
-    /// Puts these drafts on the disk, and moves the branches to them. A branch that somebody else has moved meanwhile
-    /// stays where it is, and its draft fails.
-    fn advance(&mut self, unsynced: Unsynced, mut drafts: Vec<Drafted>, outcome: &mut Outcome) {
+    /// Takes these drafts into their repositories. A branch that somebody else has moved meanwhile stays where it is, and
+    /// its draft fails.
+    fn advance(&mut self, mut drafts: Vec<(Series, Drafted)>, outcome: &mut Outcome) {
         // What people meant is there before what follows from it, so nobody finds a deployment without its assignment.
-        drafts.sort_by_key(|draft| draft.name != RepositoryName::Fleet);
-        let moves: Vec<_> = drafts
-            .iter()
-            .map(|draft| {
-                let open = &self.open[&draft.name];
-                Move { repository: &open.repository, from: open.tip, to: draft.to }
-            })
-            .collect();
-        let (fleet, clients) =
-            moves.split_at(drafts.iter().filter(|draft| draft.name == RepositoryName::Fleet).count());
-        let between = || {
-            if !fleet.is_empty() && !clients.is_empty() {
-                stop_point("git-writer.fleet-moved");
-            }
-        };
-        let results = self.writer.advance_in_turn(unsynced, fleet, clients, between);
+        drafts.sort_by_key(|(_, draft)| draft.name != RepositoryName::Fleet);
+        let (series, drafts): (Vec<_>, Vec<_>) = drafts.into_iter().unzip();
+        let results = self.writer.advance_in_steps(series, |step| match step {
+            Step::Promised => stop_point("git-writer.promised"),
+            Step::Moved(RepositoryName::Fleet) => stop_point("git-writer.fleet-moved"),
+            Step::Moved(RepositoryName::Client(_)) => {}
+        });
         for (draft, result) in drafts.into_iter().zip(results) {
             if let Err(error) = result {
                 self.fail(draft, error.into(), outcome);
@@ -355,6 +334,11 @@ impl Store {
             }
             outcome.committed.push(Committed { repository: name, tip: to, handled, version, spans });
         }
+    }
+
+    /// Leaves nothing to be done at the next start.
+    pub fn rest(&mut self) -> Result<(), StoreError> {
+        Ok(self.writer.rest()?)
     }
 
     /// Gives a draft up: its rows are to be committed again, before those of the repository that failed already. The

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use git_state::{CommitId, Draft, FileChange, Message, Move, Repository, Unsynced, Writer, layout};
+use git_state::{CommitId, Draft, FileChange, Message, Repository, Series, Writer, layout};
 use identity::SigningKey;
 use jiff::Timestamp;
 use margo::{ClientName, KeySet, RepositoryName, TenantName};
@@ -46,9 +46,9 @@ impl Commits {
         let changes: Vec<_> = changed.chain(gone).map(change).collect();
         let message = Message::new("order").with(layout::TRACEPARENT_TRAILER, trace);
         let draft = Draft { author: "ada", message: &message, changes: &changes, at: Timestamp::UNIX_EPOCH };
-        let mut unsynced = Unsynced::default();
-        let to = self.writer.write(&self.repository, self.tip, draft, &mut unsynced).unwrap();
-        for moved in self.writer.advance(unsynced, &[Move { repository: &self.repository, from: self.tip, to }]) {
+        let mut series = Series::on(&self.repository, self.tip);
+        let to = self.writer.write(&mut series, draft).unwrap();
+        for moved in self.writer.advance(vec![series]) {
             moved.unwrap();
         }
         (self.tip, self.files) = (Some(to), files);
