@@ -43,18 +43,18 @@ pub enum GitError {
         /// The path of the lock file.
         path: String,
     },
-    /// Something failed that the commits of a group share, such as a write to a full disk, so none of them counts as
-    /// committed.
+    /// Something failed that the commits of a group share, such as a write to a full disk. They may come about
+    /// nevertheless, before anything else does.
     #[error("writing several commits together")]
     Shared(#[source] Arc<GitError>),
-    /// A file of the journal is damaged where it was whole once. Commits that it promised may be missing from their
-    /// repositories.
+    /// A file of the journal that was whole when the next one began is not. Commits that it promised may be missing from
+    /// their repositories.
     #[error("the journal {path} is damaged at byte {at}")]
     Journal {
         /// The path of the file.
         path: String,
         /// Where the record begins that cannot be read.
-        at: usize,
+        at: u64,
     },
     /// The journal names a repository in a form that this version does not know.
     #[error("reading the journal")]

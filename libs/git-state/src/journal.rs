@@ -6,15 +6,15 @@
 //! the payload, and the payload, a [`Group`] in protobuf.
 //!
 //! **Updates.** A record is appended and synced. When a file is large enough, the next one begins, and a thread syncs the
-//! file system of the repositories and then removes the older files: what they hold is in the repositories for good.
+//! file systems of the repositories and then removes the older files: what they hold is in the repositories for good.
 //!
-//! **After a crash.** [`Journal::open`] hands out every group that is left, so that it is written into its repositories
-//! once more: a power cut may have left any part of it there, or nothing. A last record that was cut short was promised to
-//! nobody and is left out.
+//! **After a crash.** [`Remains`] hands out every group that is left, so that it is written into its repositories once
+//! more: a power cut may have left any part of it there, or nothing. A last record that was cut short was promised to
+//! nobody and is cut off. Then [`Remains::replace`] begins a new file and removes the others.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    fs::{File, OpenOptions},
+    io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
 };
@@ -24,14 +24,14 @@ use prost::Message;
 
 use crate::GitError;
 
-/// The size in bytes at which the next file begins. It bounds what a start after a crash has to write again: a thousand
-/// objects, about a tenth of a second.
-const FULL: u64 = 1 << 20;
+/// The size in bytes at which the next file begins, unless the thread is still busy with the ones before. A start after a
+/// crash writes so much once more, which takes about half a second.
+const FULL: u64 = 4 << 20;
 
-/// The size in bytes at which commits wait for the thread that empties the older files, because the disk does not keep up.
+/// The size in bytes at which commits wait for that thread, because the disk does not keep up.
 const WAIT: u64 = 64 << 20;
 
-/// The head of a record: the length of its payload, and its SHA-256.
+/// The length of what precedes the payload of a record.
 const HEAD: usize = 8 + 32;
 
 /// Commits that are written together.
@@ -73,6 +73,7 @@ pub(crate) struct Object {
 /// The journal, open for appending.
 pub(crate) struct Journal {
     folder: PathBuf,
+    disks: Disks,
     file: File,
     number: u64,
     /// Length of `file` in bytes up to the end of its last whole record.
@@ -84,40 +85,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `folder`, which is made when there is none. Groups that an earlier life has left are handed to
-    /// `write_again` in their order, and are in their repositories for good when this returns.
-    pub(crate) fn open(
-        folder: &Path,
-        mut write_again: impl FnMut(Group) -> Result<(), GitError>,
-    ) -> Result<Self, GitError> {
-        let failed = |error| GitError::file("opening the journal in", folder, error);
-        fs::create_dir_all(folder).map_err(failed)?;
-        let numbers = numbers(folder).map_err(failed)?;
-        let mut any = false;
-        for number in &numbers {
-            let path = path(folder, *number);
-            let bytes = fs::read(&path).map_err(|error| GitError::file("reading", &path, error))?;
-            let (groups, rest) = read(&bytes);
-            // Only the record that was being appended when the process died can be broken, and it is in the last file.
-            if rest != 0 && Some(number) != numbers.last() {
-                return Err(GitError::Journal { path: path.display().to_string(), at: bytes.len() - rest });
-            }
-            any |= !groups.is_empty();
-            groups.into_iter().try_for_each(&mut write_again)?;
-        }
-        if any {
-            sync_file_system(folder).map_err(failed)?;
-        }
-        // The older ones go first: one that ends in a broken record must never have another behind it.
-        let number = numbers.last().map_or(1, |last| last + 1);
-        remove_before(folder, number).map_err(failed)?;
-        let file = begin(folder, number).map_err(failed)?;
-        Ok(Self { folder: folder.to_owned(), file, number, length: 0, emptying: None, in_doubt: false })
-    }
-
     /// Appends a group. It is on the disk when this returns; after an error it may be or not.
     pub(crate) fn append(&mut self, group: &Group) -> Result<(), GitError> {
-        let failed = |error| GitError::file("writing the journal in", &self.folder, error);
         let mut record = Vec::with_capacity(HEAD + group.encoded_len());
         record.resize(HEAD, 0);
         group.encode(&mut record).expect("a vector grows as it has to");
@@ -126,7 +95,7 @@ impl Journal {
         head[8..].copy_from_slice(Digest::of(payload).as_bytes());
         if let Err(error) = self.file.write_all(&record).and_then(|()| self.file.sync_data()) {
             self.in_doubt = true;
-            return Err(failed(error));
+            return Err(GitError::file("writing the journal in", &self.folder, error));
         }
         self.length += record.len() as u64;
         Ok(())
@@ -136,21 +105,23 @@ impl Journal {
     /// now, though not yet on the disk.
     pub(crate) fn turn_over(&mut self) {
         let busy = self.emptying.as_ref().is_some_and(|thread| !thread.is_finished());
-        if self.length >= WAIT || self.length >= FULL && !busy {
-            let begun = self.emptied().and_then(|()| begin(&self.folder, self.number + 1));
-            match begun {
-                Ok(file) => {
-                    (self.file, self.number, self.length) = (file, self.number + 1, 0);
-                    let (folder, number) = (self.folder.clone(), self.number);
-                    self.emptying = Some(thread::spawn(move || {
-                        sync_file_system(&folder)?;
-                        remove_before(&folder, number)
-                    }));
-                }
-                // What a file system could not write it may have forgotten, so that the journal is all that is left.
-                Err(_) => self.in_doubt = true,
-            }
+        if !self.in_doubt && (self.length >= WAIT || self.length >= FULL && !busy) {
+            // What a disk could not take it may have forgotten, so that the journal is all that is left of it.
+            self.in_doubt = self.begin_next().is_err();
         }
+    }
+
+    fn begin_next(&mut self) -> io::Result<()> {
+        self.emptied()?;
+        let disks = self.disks.try_clone()?;
+        let number = self.number + 1;
+        (self.file, self.number, self.length) = (begin(&self.folder, number)?, number, 0);
+        let folder = self.folder.clone();
+        self.emptying = Some(thread::spawn(move || {
+            disks.sync()?;
+            remove_before(&folder, number)
+        }));
+        Ok(())
     }
 
     /// Says that something was appended that is not in its repository.
@@ -163,16 +134,10 @@ impl Journal {
         self.in_doubt
     }
 
-    /// Puts the repositories on the disk, so that the next start has nothing to write again. Everything that was appended
-    /// has to be in the repositories by now.
+    /// Puts the repositories on the disk, so that the next start has nothing to write once more. Everything that was
+    /// appended has to be in them by now.
     pub(crate) fn empty(&mut self) -> Result<(), GitError> {
-        let emptied = self.emptied().and_then(|()| {
-            if self.length > 0 {
-                sync_file_system(&self.folder)?;
-                self.file.set_len(0)?;
-            }
-            Ok(())
-        });
+        let emptied = self.emptied().and_then(|()| self.disks.sync()).and_then(|()| self.file.set_len(0));
         self.length = 0;
         self.in_doubt = emptied.is_err();
         emptied.map_err(|error| GitError::file("emptying the journal in", &self.folder, error))
@@ -185,24 +150,103 @@ impl Journal {
     }
 }
 
-/// Reads the groups of a file up to its end or to the first record that is not whole. Returns also how many bytes come
-/// behind them.
-fn read(mut bytes: &[u8]) -> (Vec<Group>, usize) {
-    let mut groups = Vec::new();
-    while let Some((group, rest)) = read_record(bytes) {
-        groups.push(group);
-        bytes = rest;
-    }
-    (groups, bytes.len())
+/// What an earlier life, or one that has failed, has left in the journal.
+pub(crate) struct Remains {
+    folder: PathBuf,
+    /// Opened before anything is written, so that no failure to write it is missed.
+    disks: Disks,
+    numbers: Vec<u64>,
 }
 
-fn read_record(bytes: &[u8]) -> Option<(Group, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<8>()?;
-    let (digest, rest) = rest.split_first_chunk::<32>()?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-    let (payload, rest) = rest.split_at_checked(length)?;
-    let whole = Digest::of(payload).as_bytes() == digest;
-    Some((whole.then(|| Group::decode(payload).ok())??, rest))
+impl Remains {
+    /// Looks into the journal that stands in `home` beside the repositories, and makes it when there is none.
+    pub(crate) fn find(home: &Path) -> Result<Self, GitError> {
+        let folder = home.join("journal");
+        let found = disk::make_private_folder(&folder)
+            .and_then(|()| disk::sync(home))
+            .and_then(|()| Ok((Disks::of(home)?, numbers(&folder)?)));
+        let (disks, numbers) = found.map_err(|error| GitError::file("looking into", &folder, error))?;
+        Ok(Self { folder, disks, numbers })
+    }
+
+    /// Hands out the groups in the order in which they were appended.
+    pub(crate) fn groups(&self, mut take: impl FnMut(Group)) -> Result<(), GitError> {
+        for number in &self.numbers {
+            let path = path(&self.folder, *number);
+            let failed = |error| GitError::file("reading", &path, error);
+            let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+            let length = file.metadata().map_err(failed)?.len();
+            let (mut reader, mut at) = (BufReader::new(&file), 0);
+            while let Some((group, size)) = read_record(&mut reader, length - at).map_err(failed)? {
+                take(group);
+                at += size;
+            }
+            if at == length {
+                continue;
+            }
+            // Only the record that was being appended can be broken, and nothing is begun behind it.
+            if Some(number) != self.numbers.last() {
+                return Err(GitError::Journal { path: path.display().to_string(), at });
+            }
+            file.set_len(at).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Ends what was found, now that all of it is in the repositories but for `unwritten`, which stays in the journal.
+    pub(crate) fn replace(self, unwritten: Vec<Move>) -> Result<Journal, GitError> {
+        let Self { folder, disks, numbers } = self;
+        let failed = |error| GitError::file("opening the journal in", &folder, error);
+        if !numbers.is_empty() {
+            disks.sync().map_err(failed)?;
+        }
+        let number = numbers.last().map_or(1, |last| last + 1);
+        let file = begin(&folder, number).map_err(failed)?;
+        let mut journal = Journal { folder, disks, file, number, length: 0, emptying: None, in_doubt: false };
+        if !unwritten.is_empty() {
+            journal.append(&Group { moves: unwritten })?;
+        }
+        remove_before(&journal.folder, number)
+            .map_err(|error| GitError::file("opening the journal in", &journal.folder, error))?;
+        Ok(journal)
+    }
+}
+
+/// Reads a record and returns it with its size. `None` when the bytes that are left are no whole record.
+fn read_record(file: &mut impl Read, left: u64) -> io::Result<Option<(Group, u64)>> {
+    let Some(left) = left.checked_sub(HEAD as u64) else { return Ok(None) };
+    let (mut length, mut digest) = ([0; 8], [0; 32]);
+    file.read_exact(&mut length)?;
+    file.read_exact(&mut digest)?;
+    let length = u64::from_le_bytes(length);
+    if length > left {
+        return Ok(None);
+    }
+    let mut payload = vec![0; length as usize];
+    file.read_exact(&mut payload)?;
+    let whole = *Digest::of(&payload).as_bytes() == digest;
+    let group = whole.then(|| Group::decode(payload.as_slice()).ok()).flatten();
+    Ok(group.map(|group| (group, HEAD as u64 + length)))
+}
+
+/// The file systems of the repositories: that of `fleet.git`, and that of the clients, which may be another one.
+struct Disks([File; 2]);
+
+impl Disks {
+    fn of(home: &Path) -> io::Result<Self> {
+        Ok(Self([File::open(home)?, File::open(home.join("clients"))?]))
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        let Self([fleet, clients]) = self;
+        Ok(Self([fleet.try_clone()?, clients.try_clone()?]))
+    }
+
+    /// Waits until everything that was written there is on the disk. Fails when something could not be written since
+    /// these were opened (from Linux 5.8 on; before, that is not told).
+    fn sync(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|disk| Ok(rustix::fs::syncfs(disk)?))
+    }
 }
 
 fn path(folder: &Path, number: u64) -> PathBuf {
@@ -216,7 +260,7 @@ fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
 }
 
 fn begin(folder: &Path, number: u64) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).append(true).open(path(folder, number))?;
+    let file = OpenOptions::new().create(true).append(true).open(path(folder, number))?;
     disk::sync(folder)?;
     Ok(file)
 }
@@ -226,71 +270,103 @@ fn remove_before(folder: &Path, number: u64) -> io::Result<()> {
     older.into_iter().try_for_each(|older| disk::remove_if_there(&path(folder, older)))
 }
 
-/// Waits until everything that was written to the file system is on the disk.
-fn sync_file_system(folder: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(File::open(folder)?)?)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
     use super::*;
 
-    fn group(name: &str) -> Group {
-        let objects = vec![Object { id: vec![1; 20], kind: "blob".into(), content: vec![7; 300] }];
-        Group { moves: vec![Move { repository: name.into(), from: vec![], to: vec![2; 20], objects }] }
+    fn home() -> TempDir {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("clients")).unwrap();
+        home
     }
 
-    fn left(folder: &Path) -> Vec<String> {
+    fn planned(name: &str) -> Move {
+        let objects = vec![Object { id: vec![1; 20], kind: "blob".into(), content: vec![7; 300] }];
+        Move { repository: name.into(), from: vec![], to: vec![2; 20], objects }
+    }
+
+    fn group(name: &str) -> Group {
+        Group { moves: vec![planned(name)] }
+    }
+
+    /// Opens the journal, which keeps nothing, and returns the repositories of which something was left.
+    fn open(home: &TempDir) -> (Journal, Vec<String>) {
+        let remains = Remains::find(home.path()).unwrap();
         let mut names = Vec::new();
-        let note = |group: Group| {
-            names.extend(group.moves.into_iter().map(|moved| moved.repository));
-            Ok(())
-        };
-        Journal::open(folder, note).unwrap();
-        names
+        remains.groups(|group| names.extend(group.moves.into_iter().map(|moved| moved.repository))).unwrap();
+        (remains.replace(Vec::new()).unwrap(), names)
     }
 
     #[test]
     fn a_record_is_whole_or_not_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), |_| Ok(())).unwrap();
+        let first_home = home();
+        let (mut journal, _) = open(&first_home);
         journal.append(&group("one")).unwrap();
         let first = journal.length as usize;
         journal.append(&group("two")).unwrap();
-        let bytes = fs::read(path(folder.path(), 1)).unwrap();
-        drop(journal);
+        let bytes = fs::read(path(&journal.folder, 1)).unwrap();
         for cut in first..bytes.len() {
-            let folder = tempfile::tempdir().unwrap();
-            fs::write(path(folder.path(), 1), &bytes[..cut]).unwrap();
-            assert_eq!(left(folder.path()), ["one"], "cut at {cut}");
-            assert!(left(folder.path()).is_empty(), "what was written again is not there any more");
+            let home = home();
+            let (journal, _) = open(&home);
+            fs::write(path(&journal.folder, 1), &bytes[..cut]).unwrap();
+            assert_eq!(open(&home).1, ["one"], "cut at {cut}");
+            assert!(open(&home).1.is_empty(), "what was written once more is not there any longer");
 
             let mut damaged = bytes.clone();
             damaged[cut] ^= 1;
-            fs::write(path(folder.path(), 9), &damaged).unwrap();
-            assert_eq!(left(folder.path()), ["one"], "damaged at {cut}");
+            fs::write(path(&journal.folder, 9), &damaged).unwrap();
+            assert_eq!(open(&home).1, ["one"], "damaged at {cut}");
         }
-        assert_eq!(left(folder.path()), ["one", "two"]);
+        assert_eq!(open(&first_home).1, ["one", "two"]);
     }
 
     #[test]
-    fn a_file_that_was_left_behind_whole_and_is_not_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), |_| Ok(())).unwrap();
+    fn what_is_broken_is_cut_off_before_anything_is_begun_behind_it() {
+        let home = home();
+        let (mut journal, _) = open(&home);
         journal.append(&group("one")).unwrap();
-        drop(journal);
-        fs::write(path(folder.path(), 2), "").unwrap();
-        let mut bytes = fs::read(path(folder.path(), 1)).unwrap();
-        bytes.pop();
-        fs::write(path(folder.path(), 1), bytes).unwrap();
-        let opened = Journal::open(folder.path(), |_| Ok(()));
-        assert!(matches!(opened.err(), Some(GitError::Journal { at: 0, .. })));
+        let file = path(&journal.folder, 1);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, [whole.as_slice(), b"half a record"].concat()).unwrap();
+        // Killed before it has replaced what was there.
+        Remains::find(home.path()).unwrap().groups(drop).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), whole);
+
+        fs::write(path(&journal.folder, 2), "").unwrap();
+        fs::write(&file, &whole[1..]).unwrap();
+        let read = Remains::find(home.path()).unwrap().groups(drop);
+        assert!(matches!(read, Err(GitError::Journal { at: 0, .. })));
+    }
+
+    #[test]
+    fn a_journal_in_doubt_begins_no_file_behind_a_broken_record() {
+        let home = home();
+        let (mut journal, _) = open(&home);
+        let mut big = group("big");
+        big.moves[0].objects[0].content = vec![7; FULL as usize];
+        journal.append(&big).unwrap();
+        journal.doubt();
+        journal.turn_over();
+        assert_eq!(numbers(&journal.folder).unwrap(), [1]);
+    }
+
+    #[test]
+    fn what_could_not_be_written_stays() {
+        let home = home();
+        let (mut journal, _) = open(&home);
+        journal.append(&group("one")).unwrap();
+        Remains::find(home.path()).unwrap().replace(vec![planned("stays")]).unwrap();
+        assert_eq!(open(&home).1, ["stays"]);
     }
 
     #[test]
     fn files_give_way_once_the_repositories_are_on_the_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), |_| Ok(())).unwrap();
+        let home = home();
+        let (mut journal, _) = open(&home);
         let mut big = group("big");
         big.moves[0].objects[0].content = vec![7; FULL as usize];
         for number in 1..=3 {
@@ -300,10 +376,9 @@ mod tests {
             journal.emptied().unwrap();
         }
         assert!(!journal.is_in_doubt());
-        assert_eq!(numbers(folder.path()).unwrap(), [4]);
+        assert_eq!(numbers(&journal.folder).unwrap(), [4]);
         journal.append(&group("last")).unwrap();
         journal.empty().unwrap();
-        drop(journal);
-        assert!(left(folder.path()).is_empty());
+        assert!(open(&home).1.is_empty());
     }
 }

@@ -33,6 +33,7 @@ pub mod layout;
 mod manifest;
 mod message;
 mod path;
+mod replay;
 mod repository;
 mod series;
 mod writer;

@@ -118,7 +118,9 @@ impl Repository {
         let error = self.error("moving the branch");
         let id = gix::ObjectId::try_from(id).map_err(|e| error(e.into()))?;
         let (lock, path) = (self.lock_file(), self.path.join(self.branch()));
-        fs::write(&lock, format!("{id}\n"))
+        // A transaction that was given up has removed the folder if it was empty.
+        fs::create_dir_all(self.path.join("refs/heads"))
+            .and_then(|()| fs::write(&lock, format!("{id}\n")))
             .and_then(|()| fs::rename(&lock, &path))
             .map_err(|error| GitError::file("writing", &path, error))
     }

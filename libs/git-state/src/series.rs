@@ -12,6 +12,7 @@ pub struct Series {
     pub(crate) git: gix::Repository,
     pub(crate) from: Option<CommitId>,
     pub(crate) to: Option<CommitId>,
+    pub(crate) size: usize,
 }
 
 impl Series {
@@ -19,12 +20,17 @@ impl Series {
     /// yet.
     pub fn on(repository: &Repository, from: Option<CommitId>) -> Self {
         let git = repository.local().with_object_memory();
-        Self { repository: repository.clone(), git, from, to: None }
+        Self { repository: repository.clone(), git, from, to: None, size: 0 }
     }
 
     /// Returns the last commit, or the one at which the series began.
     pub fn tip(&self) -> Option<CommitId> {
         self.to.or(self.from)
+    }
+
+    /// Returns how many bytes the objects in memory have, which is most of what a series takes.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     pub(crate) fn repository(&self) -> &Repository {

@@ -15,7 +15,7 @@
 //! is made again.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    cell::Cell,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -38,8 +38,9 @@ use rayon::prelude::*;
 
 use crate::{
     CommitId, GitError, Message, Repository, Series, TreePath, durable,
-    journal::{self, Group, Journal},
+    journal::{Group, Journal},
     layout,
+    replay::{Unwritten, open_journal},
 };
 
 /// The name under which git-writer commits.
@@ -83,6 +84,7 @@ pub struct Writer {
     key: SigningKey,
     allowed_signers: PathBuf,
     journal: Journal,
+    unwritten: Unwritten,
     // The lock is held as long as this value lives; the kernel frees it with the process.
     _lock: FolderLock,
 }
@@ -109,13 +111,18 @@ impl Writer {
             keys.keys.iter().map(|key| format!("{address} namespaces=\"{GIT_NAMESPACE}\" {key}\n")).collect();
         replace(&allowed_signers, lines.as_bytes())?;
         durable::sync(&folder)?;
-        let journal = open_journal(&folder, tenant)?;
-        Ok(Self { folder, tenant: tenant.clone(), key, allowed_signers, journal, _lock: lock })
+        let (journal, unwritten) = open_journal(&folder, tenant)?;
+        Ok(Self { folder, tenant: tenant.clone(), key, allowed_signers, journal, unwritten, _lock: lock })
     }
 
     /// Opens a repository to write it, and returns `None` when there is none. What a writer that was killed left half
-    /// done is put right.
-    pub fn open(&self, name: &RepositoryName) -> Result<Option<Repository>, GitError> {
+    /// done is put right; a repository where that is not possible cannot be opened.
+    pub fn open(&mut self, name: &RepositoryName) -> Result<Option<Repository>, GitError> {
+        self.without_doubt()?;
+        if self.unwritten.contains_key(&name.to_string()) {
+            self.read_journal()?;
+        }
+        self.refuse_unwritten(name)?;
         let Some(repository) = Repository::open(&self.folder, &self.tenant, name)? else {
             return Ok(None);
         };
@@ -126,7 +133,7 @@ impl Writer {
     }
 
     /// Opens a repository to write it. When there is none, an empty one is created first, whole or not at all.
-    pub fn open_or_create(&self, name: &RepositoryName) -> Result<Repository, GitError> {
+    pub fn open_or_create(&mut self, name: &RepositoryName) -> Result<Repository, GitError> {
         if let Some(repository) = self.open(name)? {
             return Ok(repository);
         }
@@ -162,7 +169,11 @@ impl Writer {
         let error = series.repository().error("writing a commit");
         let git = &series.git;
         // All objects are written, also those that seem to be there: they may have been damaged.
-        let put = |kind, content: &[u8]| git.objects.write_buf(kind, content);
+        let size = Cell::new(0);
+        let put = |kind, content: &[u8]| {
+            size.set(size.get() + content.len());
+            git.objects.write_buf(kind, content)
+        };
         let parent = series.tip();
         let tree = match parent {
             Some(parent) => git.find_commit(parent.0).and_then(|commit| commit.tree()).map_err(|e| error(e.into()))?,
@@ -205,7 +216,7 @@ impl Writer {
         let signature = self.sign(GIT_NAMESPACE, &unsigned)?;
         commit.extra_headers.push(("gpgsig".into(), signature.trim_end().into()));
         let id = CommitId(put_object(&commit).map_err(|e| error(e.into()))?);
-        series.to = Some(id);
+        (series.to, series.size) = (Some(id), series.size + size.get());
         Ok(id)
     }
 
@@ -231,6 +242,7 @@ impl Writer {
             return for_each(error, series.len());
         }
         let sealed: Vec<_> = series.iter_mut().map(Series::seal).collect();
+        let prepare = |series| self.refuse_unwritten(Series::repository(series).name()).and_then(|()| prepare(series));
         let prepared: Vec<_> = series.iter().map(prepare).collect();
         // What the journal holds comes about after a power cut, so a move that is refused must not be in it.
         let accepted = sealed.into_iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
@@ -273,42 +285,23 @@ impl Writer {
 
     /// After a failure the journal is read again, and what a failed attempt may have left in it comes about.
     fn without_doubt(&mut self) -> Result<(), GitError> {
-        if self.journal.is_in_doubt() {
-            // Whatever became of it: files that are still there are read.
-            let _either_way = self.journal.emptied();
-            self.journal = open_journal(&self.folder, &self.tenant)?;
-        }
+        if self.journal.is_in_doubt() { self.read_journal() } else { Ok(()) }
+    }
+
+    /// Fails when the journal could not be written into this repository. Its commits stay in the journal, which is read
+    /// again before the next attempt.
+    fn refuse_unwritten(&mut self, name: &RepositoryName) -> Result<(), GitError> {
+        let Some(error) = self.unwritten.remove(&name.to_string()) else { return Ok(()) };
+        self.journal.doubt();
+        Err(error)
+    }
+
+    fn read_journal(&mut self) -> Result<(), GitError> {
+        // Whatever became of it: files that are still there are read.
+        let _either_way = self.journal.emptied();
+        (self.journal, self.unwritten) = open_journal(&self.folder, &self.tenant)?;
         Ok(())
     }
-}
-
-/// Opens the journal and writes what it holds into the repositories once more.
-fn open_journal(folder: &Path, tenant: &TenantName) -> Result<Journal, GitError> {
-    let mut repositories = BTreeMap::new();
-    Journal::open(&folder.join(tenant.as_str()).join("journal"), |group| {
-        for journal::Move { repository: name, from, to, objects } in group.moves {
-            let repository = match repositories.entry(name) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => {
-                    let name = entry.key().parse().map_err(GitError::Name)?;
-                    entry.insert(Repository::open(folder, tenant, &name)?)
-                }
-            };
-            // Somebody may have taken the repository away on purpose.
-            let Some(repository) = repository else { continue };
-            repository.write(&objects)?;
-            // After a power cut a branch is where it was before the move or after it, or cannot be read. One that is
-            // elsewhere has moved on, by a later group or by somebody else's hand.
-            let lost = match repository.tip() {
-                Ok(tip) => tip.map(CommitId::to_bytes).unwrap_or_default() == from,
-                Err(_) => true,
-            };
-            if lost {
-                repository.set_tip(&to)?;
-            }
-        }
-        Ok(())
-    })
 }
 
 /// The results when something has failed that all of these share.

@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -266,7 +266,7 @@ fn what_was_promised_is_there_after_a_power_cut_that_left_nothing_but_the_journa
         }
         fs::remove_dir_all(&journal).unwrap();
         copy(kept.path(), &journal);
-        let writer = world.writer().unwrap();
+        let mut writer = world.writer().unwrap();
         for (name, tip) in names.iter().zip(tips) {
             let repository = writer.open(name).unwrap().unwrap();
             assert_eq!(repository.tip().unwrap(), tip);
@@ -289,32 +289,102 @@ fn the_journal_does_not_undo_what_somebody_else_has_moved_since() {
         world.git(&repository, &["commit-tree", &format!("{first}^{{tree}}"), "-p", &first.to_string(), "-m", "x"]);
     world.git(&repository, &["update-ref", "refs/heads/desired", theirs.trim()]);
     drop(writer);
-    let writer = world.writer().unwrap();
+    let mut writer = world.writer().unwrap();
     assert_eq!(writer.open(&client()).unwrap().unwrap().tip().unwrap().unwrap().to_string(), theirs.trim());
 }
 
+/// A repository that cannot be written while this lives: its objects have nowhere to go.
+struct Unwritable {
+    objects: PathBuf,
+    away: PathBuf,
+}
+
+impl Unwritable {
+    fn new(repository: &Repository) -> Self {
+        let objects = repository.path().join("objects");
+        let away = repository.path().join("away");
+        fs::rename(&objects, &away).unwrap();
+        fs::write(&objects, "").unwrap();
+        Self { objects, away }
+    }
+}
+
+impl Drop for Unwritable {
+    fn drop(&mut self) {
+        fs::remove_file(&self.objects).unwrap();
+        fs::rename(&self.away, &self.objects).unwrap();
+    }
+}
+
 #[test]
-fn a_group_that_the_journal_cannot_take_moves_nothing_and_the_next_one_goes_on() {
+fn what_the_journal_has_taken_and_the_repository_has_not_comes_about_before_anything_else() {
+    // Git leaves an empty folder of branches before the first commit, and behind a branch that it has packed.
+    for (first, packed) in [(false, false), (true, false), (false, true)] {
+        let world = World::new();
+        let mut writer = world.writer().unwrap();
+        let repository = writer.open_or_create(&client()).unwrap();
+        let tip = (!first).then(|| commit(&mut writer, &repository, &[&[put("a", "1")]]));
+        if packed {
+            world.git(&repository, &["gc", "--quiet"]);
+        }
+        let mut series = Series::on(&repository, tip);
+        let next = write(&writer, &mut series, "next", &[put("a", "2")]);
+        let unwritable = Unwritable::new(&repository);
+        assert!(writer.advance(vec![series]).remove(0).is_err());
+        assert_eq!(repository.tip().unwrap(), tip);
+        assert!(writer.open(&client()).is_err(), "nothing has been put right");
+        drop(unwritable);
+
+        // A row that is committed twice would be worse than late.
+        let mut series = Series::on(&repository, tip);
+        write(&writer, &mut series, "again", &[put("a", "2")]);
+        assert!(matches!(writer.advance(vec![series]).remove(0), Err(GitError::Moved { .. })));
+        assert_eq!(repository.tip().unwrap(), Some(next));
+        commit(&mut writer, &repository, &[&[put("a", "3")]]);
+        assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
+    }
+}
+
+#[test]
+fn a_repository_that_cannot_be_written_once_more_stands_still_alone() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let fleet = writer.open_or_create(&RepositoryName::Fleet).unwrap();
+    let plant = writer.open_or_create(&client()).unwrap();
+    let tip = commit(&mut writer, &plant, &[&[put("a", "1")]]);
+    let (mut first, mut second) = (Series::on(&fleet, None), Series::on(&plant, Some(tip)));
+    let fleet_tip = write(&writer, &mut first, "fleet", &[put("a", "2")]);
+    let plant_tip = write(&writer, &mut second, "plant", &[put("a", "2")]);
+    let unwritable = Unwritable::new(&plant);
+    let results = writer.advance(vec![first, second]);
+    assert!(results[0].is_ok() && results[1].is_err(), "{results:?}");
+    drop(writer);
+
+    let mut writer = world.writer().unwrap();
+    for _ in 0..2 {
+        let fleet = writer.open(&RepositoryName::Fleet).unwrap().unwrap();
+        commit(&mut writer, &fleet, &[&[put("b", "1")]]);
+        assert!(writer.open(&client()).is_err());
+    }
+    assert!(fleet.tip().unwrap() > None && fleet.files(fleet_tip).unwrap().contains_key("a"));
+    drop(unwritable);
+    assert_eq!(writer.open(&client()).unwrap().unwrap().tip().unwrap(), Some(plant_tip));
+    drop(writer);
+    assert_eq!(world.writer().unwrap().open(&client()).unwrap().unwrap().tip().unwrap(), Some(plant_tip));
+}
+
+#[test]
+fn a_branch_that_somebody_has_moved_back_ends_where_the_last_promise_was() {
     let world = World::new();
     let mut writer = world.writer().unwrap();
     let repository = writer.open_or_create(&client()).unwrap();
-    let tip = commit(&mut writer, &repository, &[&[put("a", "1")]]);
-    // Objects have nowhere to go: the journal has taken the group, and the repository has not.
-    let objects = repository.path().join("objects");
-    let away = repository.path().join("objects.away");
-    let mut series = Series::on(&repository, Some(tip));
-    let next = write(&writer, &mut series, "next", &[put("a", "2")]);
-    fs::rename(&objects, &away).unwrap();
-    assert!(writer.advance(vec![series]).remove(0).is_err());
-    assert_eq!(repository.tip().unwrap(), Some(tip));
-    assert!(writer.advance(vec![Series::on(&repository, Some(tip))]).remove(0).is_err(), "nothing has been put right");
-    fs::rename(&away, &objects).unwrap();
-
-    // What it took comes about, before anything else: a row that is committed twice would be worse than late.
-    let mut series = Series::on(&repository, Some(tip));
-    write(&writer, &mut series, "again", &[put("a", "2")]);
-    assert!(matches!(writer.advance(vec![series]).remove(0), Err(GitError::Moved { .. })));
-    assert_eq!(repository.tip().unwrap(), Some(next));
-    commit(&mut writer, &repository, &[&[put("a", "3")]]);
-    assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
+    let first = commit(&mut writer, &repository, &[&[put("a", "1")]]);
+    writer.rest().unwrap();
+    commit(&mut writer, &repository, &[&[put("a", "2")]]);
+    world.git(&repository, &["update-ref", "refs/heads/desired", &first.to_string()]);
+    let last = commit(&mut writer, &repository, &[&[put("a", "3")]]);
+    drop(writer);
+    // The power cut has left the branch where it was synced last.
+    world.git(&repository, &["update-ref", "refs/heads/desired", &first.to_string()]);
+    assert_eq!(world.writer().unwrap().open(&client()).unwrap().unwrap().tip().unwrap(), Some(last));
 }

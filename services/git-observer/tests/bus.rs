@@ -55,7 +55,7 @@ impl World {
         let folder = TempDir::new().unwrap();
         let [root, key] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
         let keys = KeySet { tenant: TenantName::default(), number: 2, keys: vec![key.public().to_string()] };
-        let writer = Writer::new(folder.path(), &TenantName::default(), &keys, key).unwrap();
+        let mut writer = Writer::new(folder.path(), &TenantName::default(), &keys, key).unwrap();
         let repository = writer.open_or_create(&RepositoryName::Client(plant())).unwrap();
         Self { server, folder, root, writer: Mutex::new(writer), repository, keys }
     }

@@ -5,15 +5,13 @@
 //! file beside Git that could disagree. What is kept in memory (the list of a client, the numbers) only saves reading
 //! the tip again, and is dropped when the tip is another one or a commit failed.
 //!
-//! **Updates.** The rows of a group become commits, one on top of the other. Their objects are written first and synced
-//! together with the locks that hold the new tips, then each branch moves once, with a compare-and-swap: first
-//! `fleet.git`, then the clients.
+//! **Updates.** The rows of a group become commits, one on top of the other, in memory. What is made together is durable
+//! together; then it goes into the repositories, and each branch moves once, with a compare-and-swap: first `fleet.git`,
+//! then the clients. How, says `git_state::Writer`. A group is taken in parts that fit into memory.
 //!
-//! **After a crash.** Before the sync, only objects are left that nobody names. Between the moves, some branches hold
-//! their rows and others do not: after a kill, what people meant is there before what follows from it; after a power
-//! cut, any of them may be there. In every case the log still has the rows, the numbers in `Handled` tell which of them
-//! are in, and the others are committed again. A lock that a killed process left on a branch, or a move that it had not
-//! yet synced, is put right when the repository is opened.
+//! **After a crash.** Whatever was durable comes about when the writer is opened, and nothing else. A killed process
+//! leaves what people meant there before what follows from it. The log still has the rows, the numbers in `Handled` tell
+//! which of them are in, and the others are committed again.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +31,13 @@ use crate::{
     error::StoreError,
 };
 
+/// The bytes of objects that commits may have together in memory, as far as can be told beforehand.
+const MEMORY: usize = 16 << 20;
+
+/// The bytes that a commit is thought to have whose repository was not used yet. A tree with ten thousand names has more,
+/// so that the first ones of such a repository take more than was meant.
+const FIRST_WEIGHT: usize = 256 << 10;
+
 /// A row that came from the log and is to be committed.
 #[derive(Debug)]
 pub struct Queued {
@@ -45,7 +50,7 @@ pub struct Queued {
     pub headers: Option<HeaderMap>,
 }
 
-/// A repository whose tip is on the disk and has to be announced.
+/// A repository whose tip outlasts a power cut and has to be announced.
 pub struct Committed {
     pub repository: RepositoryName,
     pub tip: CommitId,
@@ -65,7 +70,8 @@ pub struct Failed {
     pub rows: Vec<Queued>,
 }
 
-/// What became of a group. A repository is in both lists when some of its rows were committed before one failed.
+/// What became of a group. A repository is in both lists when some of its rows were committed before one failed, and
+/// several times in the first when the group was taken in parts.
 #[derive(Default)]
 pub struct Outcome {
     pub committed: Vec<Committed>,
@@ -92,6 +98,8 @@ struct Open {
     list: ManifestList,
     /// Whether the tip holds the key set in force, so that a commit need not write it again.
     has_keys: bool,
+    /// About how many bytes of memory the objects of the next commit take: as many as those of the last one.
+    weight: usize,
 }
 
 /// What was made of the rows of one repository, before any branch has moved.
@@ -117,6 +125,8 @@ struct Drafted {
     list: Option<ManifestList>,
     rows: Vec<Queued>,
     spans: Vec<Span>,
+    /// Bytes of the objects of one commit.
+    weight: usize,
 }
 
 impl Store {
@@ -139,11 +149,29 @@ impl Store {
     /// Commits the rows of a group that are next. Repositories fail one by one: a bad row stops its own repository
     /// only.
     pub fn commit(&mut self, group: Vec<Queued>) -> Outcome {
-        let mut by_repository: BTreeMap<RepositoryName, Vec<Queued>> = BTreeMap::new();
+        let mut outcome = Outcome::default();
+        let (mut part, mut weight) = (Vec::new(), 0);
         for queued in group {
+            if let Some(failed) = outcome.failed.iter_mut().find(|failed| failed.repository == queued.repository) {
+                failed.rows.push(queued);
+                continue;
+            }
+            weight += self.open.get(&queued.repository).map_or(FIRST_WEIGHT, |open| open.weight);
+            part.push(queued);
+            if weight >= MEMORY {
+                self.commit_part(std::mem::take(&mut part), &mut outcome);
+                weight = 0;
+            }
+        }
+        self.commit_part(part, &mut outcome);
+        outcome
+    }
+
+    fn commit_part(&mut self, rows: Vec<Queued>, outcome: &mut Outcome) {
+        let mut by_repository: BTreeMap<RepositoryName, Vec<Queued>> = BTreeMap::new();
+        for queued in rows {
             by_repository.entry(queued.repository.clone()).or_default().push(queued);
         }
-        let mut outcome = Outcome::default();
         let mut ready = Vec::new();
         for (repository, rows) in by_repository {
             match self.at_tip(&repository) {
@@ -151,7 +179,7 @@ impl Store {
                 Err(error) => outcome.failed.push(Failed { repository, error, rows }),
             }
         }
-        // Repositories have nothing in common until they are synced, and what takes time is to compress and to sign.
+        // Repositories have nothing in common until they are durable, and what takes time is to hash and to sign.
         let attempts: Vec<_> = ready.into_par_iter().map(|(name, rows)| self.attempt(name, rows)).collect();
         let mut drafts = Vec::new();
         for attempt in attempts {
@@ -159,12 +187,10 @@ impl Store {
             outcome.committed.extend(attempt.again);
             outcome.failed.extend(attempt.failed);
         }
-        if drafts.is_empty() {
-            return outcome;
+        if !drafts.is_empty() {
+            self.advance(drafts, outcome);
+            stop_point("git-writer.committed");
         }
-        self.advance(drafts, &mut outcome);
-        stop_point("git-writer.committed");
-        outcome
     }
 
     /// The repository with what its tip says. The tip is read when the repository was not used yet, and again when
@@ -181,7 +207,7 @@ impl Store {
         Ok(self.open.get_mut(name).expect("inserted above"))
     }
 
-    fn read(&self, name: &RepositoryName) -> Result<Open, StoreError> {
+    fn read(&mut self, name: &RepositoryName) -> Result<Open, StoreError> {
         let repository = self.writer.open_or_create(name)?;
         let tip = repository.tip()?;
         let (mut handled, mut version, mut list) = (Handled::default(), None, ManifestList::default());
@@ -198,7 +224,7 @@ impl Store {
                     && files.get(layout::KEYS_SIGNATURE) == Some(&self.keys.signature);
             }
         }
-        Ok(Open { repository, tip, handled, version, list, has_keys })
+        Ok(Open { repository, tip, handled, version, list, has_keys, weight: FIRST_WEIGHT })
     }
 
     /// Writes the commits of one repository, which is open, up to the first row that fails.
@@ -241,7 +267,9 @@ impl Store {
         let Some(tip) = series.tip() else { return attempt };
         if !taken.is_empty() {
             let list = complete.then_some(list);
-            attempt.draft = Some((series, Drafted { name, to: tip, handled, version, list, rows: taken, spans }));
+            let weight = series.size() / taken.len();
+            let drafted = Drafted { name, to: tip, handled, version, list, rows: taken, spans, weight };
+            attempt.draft = Some((series, drafted));
         } else if repeated {
             attempt.again = Some(Committed { repository: name, tip, handled, version, spans });
         }
@@ -321,12 +349,12 @@ impl Store {
                 self.fail(draft, error.into(), outcome);
                 continue;
             }
-            let Drafted { name, to, handled, version, list, spans, .. } = draft;
+            let Drafted { name, to, handled, version, list, spans, weight, .. } = draft;
             match (self.open.get_mut(&name), list) {
                 (Some(open), Some(list)) => {
                     (open.tip, open.handled) = (Some(to), handled.clone());
                     (open.version, open.list) = (version, list);
-                    open.has_keys = true;
+                    (open.has_keys, open.weight) = (true, weight);
                 }
                 _ => {
                     self.open.remove(&name);

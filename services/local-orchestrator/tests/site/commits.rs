@@ -24,7 +24,7 @@ impl Commits {
         key.save(&file).unwrap();
         let tenant = TenantName::default();
         let keys = KeySet { tenant: tenant.clone(), number: 1, keys: vec![key.public().to_string()] };
-        let writer = Writer::new(folder.path(), &tenant, &keys, SigningKey::load(&file).unwrap()).unwrap();
+        let mut writer = Writer::new(folder.path(), &tenant, &keys, SigningKey::load(&file).unwrap()).unwrap();
         let repository = writer.open_or_create(&RepositoryName::Client(client.clone())).unwrap();
         Self { folder, writer, repository, tip: None, files: BTreeMap::new() }
     }
