@@ -13,6 +13,7 @@
 //! nobody and is cut off. Then [`Remains::replace`] begins a new file and removes the others.
 
 use std::{
+    error::Error,
     fs::{File, OpenOptions},
     io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use std::{
 
 use margo::Digest;
 use prost::Message;
+use tracing::warn;
 
 use crate::GitError;
 
@@ -107,7 +109,10 @@ impl Journal {
         let busy = self.emptying.as_ref().is_some_and(|thread| !thread.is_finished());
         if !self.in_doubt && (self.length >= WAIT || self.length >= FULL && !busy) {
             // What a disk could not take it may have forgotten, so that the journal is all that is left of it.
-            self.in_doubt = self.begin_next().is_err();
+            if let Err(error) = self.begin_next() {
+                warn!(error = &error as &dyn Error, "the disk did not take all commits: they are written once more");
+                self.in_doubt = true;
+            }
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     io,
     path::Path,
 };
 
 use margo::{RepositoryName, TenantName};
+use tracing::warn;
 
 use crate::{
     CommitId, GitError, Repository,
@@ -31,6 +33,8 @@ pub(crate) fn open_journal(folder: &Path, tenant: &TenantName) -> Result<(Journa
     let (mut kept, mut unwritten) = (Vec::new(), Unwritten::new());
     for (name, replay) in replays {
         if let Err((error, moves)) = replay.finish() {
+            let reason = &error as &dyn Error;
+            warn!(repository = name, error = reason, "commits stay in the journal: the repository stands still");
             kept.extend(moves);
             unwritten.insert(name, error);
         }
