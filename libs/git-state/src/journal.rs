@@ -80,6 +80,9 @@ pub(crate) struct Journal {
     number: u64,
     /// Length of `file` in bytes up to the end of its last whole record.
     length: u64,
+    /// How many of these bytes are commits that could not be written into their repositories, so that this file is needed
+    /// until the journal is opened again.
+    unwritten: u64,
     /// The thread that removes the older files once nobody needs them.
     emptying: Option<JoinHandle<io::Result<()>>>,
     /// Whether a failure has left open what is on the disk. Then the journal has to be opened again.
@@ -104,10 +107,17 @@ impl Journal {
     }
 
     /// Begins the next file when this one is large enough. Everything that was appended has to be in the repositories by
-    /// now, though not yet on the disk.
+    /// now, though not yet on the disk. What could not be written before has to be carried over, which opening it again
+    /// does.
     pub(crate) fn turn_over(&mut self) {
         let busy = self.emptying.as_ref().is_some_and(|thread| !thread.is_finished());
-        if !self.in_doubt && (self.length >= WAIT || self.length >= FULL && !busy) {
+        let size = self.length - self.unwritten;
+        if self.in_doubt || size < FULL || size < WAIT && busy {
+            return;
+        }
+        if self.unwritten > 0 {
+            self.in_doubt = true;
+        } else {
             // What a disk could not take it may have forgotten, so that the journal is all that is left of it.
             if let Err(error) = self.begin_next() {
                 warn!(error = &error as &dyn Error, "the disk did not take all commits: they are written once more");
@@ -140,10 +150,16 @@ impl Journal {
     }
 
     /// Puts the repositories on the disk, so that the next start has nothing to write once more. Everything that was
-    /// appended has to be in them by now.
+    /// appended has to be in them by now; what could not be written before stays.
     pub(crate) fn empty(&mut self) -> Result<(), GitError> {
-        let emptied = self.emptied().and_then(|()| self.disks.sync()).and_then(|()| self.file.set_len(0));
-        self.length = 0;
+        let emptied = self.emptied().and_then(|()| {
+            if self.length > 0 && self.unwritten == 0 {
+                self.disks.sync()?;
+                self.file.set_len(0)?;
+                self.length = 0;
+            }
+            Ok(())
+        });
         self.in_doubt = emptied.is_err();
         emptied.map_err(|error| GitError::file("emptying the journal in", &self.folder, error))
     }
@@ -161,6 +177,8 @@ pub(crate) struct Remains {
     /// Opened before anything is written, so that no failure to write it is missed.
     disks: Disks,
     numbers: Vec<u64>,
+    /// Whether a group was handed out.
+    any: bool,
 }
 
 impl Remains {
@@ -171,11 +189,11 @@ impl Remains {
             .and_then(|()| disk::sync(home))
             .and_then(|()| Ok((Disks::of(home)?, numbers(&folder)?)));
         let (disks, numbers) = found.map_err(|error| GitError::file("looking into", &folder, error))?;
-        Ok(Self { folder, disks, numbers })
+        Ok(Self { folder, disks, numbers, any: false })
     }
 
     /// Hands out the groups in the order in which they were appended.
-    pub(crate) fn groups(&self, mut take: impl FnMut(Group)) -> Result<(), GitError> {
+    pub(crate) fn groups(&mut self, mut take: impl FnMut(Group)) -> Result<(), GitError> {
         for number in &self.numbers {
             let path = path(&self.folder, *number);
             let failed = |error| GitError::file("reading", &path, error);
@@ -184,6 +202,7 @@ impl Remains {
             let (mut reader, mut at) = (BufReader::new(&file), 0);
             while let Some((group, size)) = read_record(&mut reader, length - at).map_err(failed)? {
                 take(group);
+                self.any = true;
                 at += size;
             }
             if at == length {
@@ -193,6 +212,7 @@ impl Remains {
             if Some(number) != self.numbers.last() {
                 return Err(GitError::Journal { path: path.display().to_string(), at });
             }
+            warn!(path = %path.display(), at, length, "the end of the journal is no whole record and is cut off");
             file.set_len(at).and_then(|()| file.sync_all()).map_err(failed)?;
         }
         Ok(())
@@ -200,16 +220,18 @@ impl Remains {
 
     /// Ends what was found, now that all of it is in the repositories but for `unwritten`, which stays in the journal.
     pub(crate) fn replace(self, unwritten: Vec<Move>) -> Result<Journal, GitError> {
-        let Self { folder, disks, numbers } = self;
+        let Self { folder, disks, numbers, any } = self;
         let failed = |error| GitError::file("opening the journal in", &folder, error);
-        if !numbers.is_empty() {
+        if any {
             disks.sync().map_err(failed)?;
         }
         let number = numbers.last().map_or(1, |last| last + 1);
         let file = begin(&folder, number).map_err(failed)?;
-        let mut journal = Journal { folder, disks, file, number, length: 0, emptying: None, in_doubt: false };
+        let mut journal =
+            Journal { folder, disks, file, number, length: 0, unwritten: 0, emptying: None, in_doubt: false };
         if !unwritten.is_empty() {
             journal.append(&Group { moves: unwritten })?;
+            journal.unwritten = journal.length;
         }
         remove_before(&journal.folder, number)
             .map_err(|error| GitError::file("opening the journal in", &journal.folder, error))?;
@@ -298,9 +320,16 @@ mod tests {
         Group { moves: vec![planned(name)] }
     }
 
+    /// A group that fills a file by itself.
+    fn of_a_whole_file() -> Group {
+        let mut big = group("big");
+        big.moves[0].objects[0].content = vec![7; FULL as usize];
+        big
+    }
+
     /// Opens the journal, which keeps nothing, and returns the repositories of which something was left.
     fn open(home: &TempDir) -> (Journal, Vec<String>) {
-        let remains = Remains::find(home.path()).unwrap();
+        let mut remains = Remains::find(home.path()).unwrap();
         let mut names = Vec::new();
         remains.groups(|group| names.extend(group.moves.into_iter().map(|moved| moved.repository))).unwrap();
         (remains.replace(Vec::new()).unwrap(), names)
@@ -351,9 +380,7 @@ mod tests {
     fn a_journal_in_doubt_begins_no_file_behind_a_broken_record() {
         let home = home();
         let (mut journal, _) = open(&home);
-        let mut big = group("big");
-        big.moves[0].objects[0].content = vec![7; FULL as usize];
-        journal.append(&big).unwrap();
+        journal.append(&of_a_whole_file()).unwrap();
         journal.doubt();
         journal.turn_over();
         assert_eq!(numbers(&journal.folder).unwrap(), [1]);
@@ -364,19 +391,23 @@ mod tests {
         let home = home();
         let (mut journal, _) = open(&home);
         journal.append(&group("one")).unwrap();
-        Remains::find(home.path()).unwrap().replace(vec![planned("stays")]).unwrap();
-        assert_eq!(open(&home).1, ["stays"]);
+        let mut journal = Remains::find(home.path()).unwrap().replace(vec![planned("stays")]).unwrap();
+        // Neither a clean end nor a full file takes it away.
+        journal.append(&group("written")).unwrap();
+        journal.empty().unwrap();
+        journal.append(&of_a_whole_file()).unwrap();
+        journal.turn_over();
+        assert!(journal.is_in_doubt(), "it is opened again, which carries over what is unwritten");
+        assert_eq!(open(&home).1, ["stays", "written", "big"]);
     }
 
     #[test]
     fn files_give_way_once_the_repositories_are_on_the_disk() {
         let home = home();
         let (mut journal, _) = open(&home);
-        let mut big = group("big");
-        big.moves[0].objects[0].content = vec![7; FULL as usize];
         for number in 1..=3 {
             assert_eq!(journal.number, number);
-            journal.append(&big).unwrap();
+            journal.append(&of_a_whole_file()).unwrap();
             journal.turn_over();
             journal.emptied().unwrap();
         }

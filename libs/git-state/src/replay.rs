@@ -22,7 +22,7 @@ pub(crate) type Unwritten = BTreeMap<String, GitError>;
 /// Opens the journal of a tenant and writes what it holds into the repositories once more. A repository that cannot be
 /// written does not keep the others from it.
 pub(crate) fn open_journal(folder: &Path, tenant: &TenantName) -> Result<(Journal, Unwritten), GitError> {
-    let remains = Remains::find(&folder.join(tenant.as_str()))?;
+    let mut remains = Remains::find(&folder.join(tenant.as_str()))?;
     let mut replays = BTreeMap::<String, Replay>::new();
     remains.groups(|group| {
         for planned in group.moves {

@@ -164,7 +164,7 @@ impl Writer {
         replace(&path, format!("{config}{wanted}").as_bytes())
     }
 
-    /// Adds a signed commit to a series and returns its id. After an error the series is as it was.
+    /// Adds a signed commit to a series and returns its id. After an error the series ends where it did before.
     pub fn write(&self, series: &mut Series, draft: Draft<'_>) -> Result<CommitId, GitError> {
         let error = series.repository().error("writing a commit");
         let git = &series.git;
@@ -247,7 +247,8 @@ impl Writer {
         // What the journal holds comes about after a power cut, so a move that is refused must not be in it.
         let accepted = sealed.into_iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
         let group = Group { moves: accepted.map(|(sealed, _)| sealed).collect() };
-        let written = match self.journal.append(&group) {
+        let promised = if group.moves.is_empty() { Ok(()) } else { self.journal.append(&group) };
+        let written = match promised {
             Ok(()) => {
                 reached(Step::Promised);
                 let accepted = series.iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());

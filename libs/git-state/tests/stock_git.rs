@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use git_state::{CommitId, Draft, FileChange, GitError, Message, Repository, Series, VerifyError, Writer};
+use git_state::{CommitId, Draft, FileChange, GitError, Message, Repository, Series, VerifyError, Writer, layout};
 use identity::SigningKey;
 use jiff::Timestamp;
 use margo::RepositoryName;
@@ -38,10 +38,6 @@ impl World {
 
     fn open(&self, name: &RepositoryName) -> Option<Repository> {
         Repository::open(self.folder.path(), &TenantName::default(), name).unwrap()
-    }
-
-    fn branch(&self, repository: &Repository) -> &'static str {
-        git_state::layout::branch(repository.name())
     }
 
     fn git(&self, repository: &Repository, arguments: &[&str]) -> String {
@@ -96,7 +92,7 @@ fn stock_git_believes_our_commits_and_finds_nothing_wrong() {
     let mut writer = world.writer().unwrap();
     for (name, branch) in [(RepositoryName::Fleet, "main"), (client(), "desired")] {
         let repository = writer.open_or_create(&name).unwrap();
-        // One commit has enough objects for a sync of the whole file system, and one changes nothing.
+        // One commit has many objects, and one changes nothing.
         let many: Vec<_> = (0..120).map(|at| put(&format!("nodes/n{at}/VERSION"), &at.to_string())).collect();
         let tip =
             commit(&mut writer, &repository, &[&[put("VERSION", "1\n")], &many, &[], &[delete("nodes/n7/VERSION")]]);
@@ -261,7 +257,7 @@ fn what_was_promised_is_there_after_a_power_cut_that_left_nothing_but_the_journa
             for (repository, tip) in repositories.iter().zip(tips) {
                 let tip = tip.unwrap().to_string();
                 empty(&repository.path().join("objects").join(&tip[..2]).join(&tip[2..]));
-                fs::write(repository.path().join("refs/heads").join(world.branch(repository)), "").unwrap();
+                fs::write(repository.path().join("refs/heads").join(layout::branch(repository.name())), "").unwrap();
             }
         }
         fs::remove_dir_all(&journal).unwrap();
@@ -360,6 +356,10 @@ fn a_repository_that_cannot_be_written_once_more_stands_still_alone() {
     assert!(results[0].is_ok() && results[1].is_err(), "{results:?}");
     drop(writer);
 
+    let mut writer = world.writer().unwrap();
+    // A clean end keeps what is not written, too.
+    writer.rest().unwrap();
+    drop(writer);
     let mut writer = world.writer().unwrap();
     for _ in 0..2 {
         let fleet = writer.open(&RepositoryName::Fleet).unwrap().unwrap();
