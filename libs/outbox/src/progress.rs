@@ -2,17 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use margo::RepositoryName;
-
-/// Rows and bytes of one batch. With messages of at least 512 KiB wherever a row is divided, these stay far below the
-/// 1,000 messages that the server takes; a row that alone is larger goes alone.
-const MAX_ROWS: usize = 500;
-const MAX_BYTES: usize = 8 << 20;
 
 /// The longest wait between publishing again, in answers of git-writer: about five minutes.
 const MAX_SILENCE: u32 = 64;
 
-/// An open row, without its payload.
+/// An open row, as it travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenRow {
     /// Counts rows over all repositories, in the order in which they were committed.
@@ -21,8 +17,21 @@ pub(crate) struct OpenRow {
     pub repository: RepositoryName,
     /// The row's number within its repository.
     pub number: u64,
-    /// The size of the row's payload as it travels.
-    pub bytes: usize,
+    /// The [`GitWrite`](bus::proto::GitWrite), compressed as git-writer reads it.
+    pub payload: Bytes,
+    /// The trace of the order, if there was one.
+    pub traceparent: Option<String>,
+}
+
+/// What somebody says of how far Git is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// It was known.
+    None,
+    /// Git holds more than was known, of what this process has published.
+    Progress,
+    /// Git holds numbers that this process has not published: those of an earlier life, or numbers that were never given.
+    Surprise,
 }
 
 /// The rows that are published in one go, and how far that brings the cursor.
@@ -58,22 +67,11 @@ impl Progress {
         self.cursor
     }
 
-    /// Chooses the rows of a page that are due, as many as one batch takes. The page begins after the cursor.
-    pub fn next_batch(&self, page: &[OpenRow]) -> Batch {
-        let mut batch = Batch { rows: Vec::new(), reaches: self.cursor };
-        let mut bytes = 0;
-        for row in page {
-            if row.number > self.of(&row.repository).published {
-                let full = batch.rows.len() == MAX_ROWS || bytes + row.bytes > MAX_BYTES;
-                if full && !batch.rows.is_empty() {
-                    break;
-                }
-                bytes += row.bytes;
-                batch.rows.push(row.clone());
-            }
-            batch.reaches = row.position;
-        }
-        batch
+    /// Chooses the rows of a page that are due. The page begins after the cursor.
+    pub fn next_batch(&self, mut page: Vec<OpenRow>) -> Batch {
+        let reaches = page.last().map_or(self.cursor, |row| row.position);
+        page.retain(|row| row.number > self.of(&row.repository).published);
+        Batch { rows: page, reaches }
     }
 
     /// Takes note that a batch is on the server's disk.
@@ -84,15 +82,16 @@ impl Progress {
         }
     }
 
-    /// Takes note that Git shows this number as handled. Returns whether that is news.
-    pub fn handled(&mut self, repository: &RepositoryName, number: u64) -> bool {
+    /// Takes note that Git shows this number as handled.
+    pub fn handled(&mut self, repository: &RepositoryName, number: u64) -> News {
         let progress = self.repositories.entry(repository.clone()).or_default();
-        let news = number > progress.handled;
-        if news {
-            progress.handled = number;
-            progress.published = progress.published.max(number);
-            progress.silence = 0;
+        if number <= progress.handled {
+            return News::None;
         }
+        let news = if number > progress.published { News::Surprise } else { News::Progress };
+        progress.handled = number;
+        progress.published = progress.published.max(number);
+        progress.silence = 0;
         news
     }
 

@@ -8,7 +8,7 @@ use api::{Handled, HandledRequest, Problem};
 use bus::{BatchError, Bus, MAX_BATCH, Outgoing, Pattern, ServiceName, Subject, proto, trace};
 use futures::StreamExt;
 use margo::RepositoryName;
-use process::{Backoff, jittered};
+use process::{Backoff, due, jittered};
 use prometheus::{IntCounterVec, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use tracing::{debug, error, warn};
 
 use crate::{
     Outbox,
-    progress::{Batch, Progress},
+    progress::{Batch, News, Progress},
     store,
 };
 
@@ -26,12 +26,20 @@ const ASK_INTERVAL: Duration = Duration::from_secs(5);
 /// Repositories asked about at once: an answer is read from memory, the way there is what takes time.
 const ASKED_AT_ONCE: usize = 16;
 
-/// Rows looked at at once: at least one batch.
-const PAGE: usize = 1_000;
+/// Rows and bytes of one batch. With messages of at least 512 KiB wherever a row is divided, these stay far below the
+/// 1,000 messages that the server takes; a row that alone is larger goes alone.
+const MAX_ROWS: u64 = 500;
+const MAX_BYTES: u64 = 8 << 20;
 
-/// Announcements heard together. What comes while one transaction closes rows is closed by the next one, so that many
-/// commits in Git share a sync of the disk here.
+/// Announcements heard together.
 const HEARD_AT_ONCE: usize = 1_000;
+
+/// How long rows that stand in Git stay open: nobody waits for their end, so many commits share a transaction and a sync
+/// of the disk, and none of them stands in the way of the orders behind it.
+const CLOSE_AFTER: Duration = Duration::from_millis(100);
+
+/// How old the gauge of open rows may be. Counting looks at every repository.
+const MEASURE_AFTER: Duration = Duration::from_secs(2);
 
 /// Between attempts after a failure: doubling, for the stream may not be there yet, or stream or disk be full for long.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -54,9 +62,6 @@ enum PublishError {
     Store(#[from] StoreError),
     #[error("publishing {rows} rows")]
     Bus { rows: usize, source: BatchError },
-    /// Only the publisher closes rows, so somebody else has deleted this one.
-    #[error("the open row at position {position} is gone")]
-    Gone { position: u64 },
 }
 
 /// One of the things that the publisher repeats until they succeed.
@@ -89,8 +94,15 @@ pub(crate) struct Publisher {
     progress: Progress,
     /// Numbers that Git shows as handled and that are not closed yet.
     heard: BTreeMap<RepositoryName, u64>,
+    /// When they are closed; `None` when there are none.
+    close_at: Option<Instant>,
+    /// Whether a number among them may never have been given here. Only closing tells, and until then nothing is
+    /// published.
+    surprised: bool,
     publishing: Attempt,
     closing: Attempt,
+    /// When open rows are counted again, if their number may have changed.
+    measure_at: Option<Instant>,
 }
 
 impl Publisher {
@@ -100,8 +112,11 @@ impl Publisher {
             bus,
             progress: Progress::default(),
             heard: BTreeMap::new(),
+            close_at: None,
+            surprised: false,
             publishing: Attempt::new(),
             closing: Attempt::new(),
+            measure_at: Some(Instant::now()),
         }
     }
 
@@ -110,18 +125,16 @@ impl Publisher {
         let mut committed = committed.ready_chunks(HEARD_AT_ONCE);
         let mut connections = self.bus.connections();
         let mut ask_at = Instant::now() + jittered(ASK_INTERVAL);
-        if let Err(error) = self.measure().await {
-            self.publishing.failed(self.outbox.source, &error);
-        }
         loop {
             if self.progress.waiting().is_empty() {
                 ask_at = Instant::now() + jittered(ASK_INTERVAL);
             }
-            let retry_at = self.turn().await;
+            let turn_at = self.turn().await;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
-                    // What the service's last requests have appended.
+                    // What the service's last requests have appended, and what Git shows of all others.
+                    self.close_at = self.close_at.map(|_| Instant::now());
                     self.turn().await;
                     return Ok(());
                 }
@@ -135,7 +148,8 @@ impl Publisher {
                     changed.context("the connection to the bus was closed")?;
                     self.publishing.at = Instant::now();
                 }
-                () = sleep_until(retry_at) => {}
+                () = due(turn_at) => {}
+                () = due(self.measure_at) => self.measure().await,
                 () = tokio::time::sleep_until(ask_at), if !self.progress.waiting().is_empty() => {
                     self.ask().await;
                     ask_at = Instant::now() + jittered(ASK_INTERVAL);
@@ -144,24 +158,22 @@ impl Publisher {
         }
     }
 
-    /// Closes what was heard, then publishes what is due. Returns when to try again, if one of them has failed.
+    /// Closes what was heard and publishes what is due, each when its time has come. Returns when to do that again.
     async fn turn(&mut self) -> Option<Instant> {
-        // Closing tells whether Git holds numbers that were never given here; then nothing may be published.
-        match self.close_heard().await {
-            Some(retry_at) => Some(retry_at),
-            None => self.publish_due().await,
-        }
+        let close_at = self.close_heard().await;
+        let publish_at = if self.surprised { None } else { self.publish_due().await };
+        close_at.into_iter().chain(publish_at).min()
     }
 
-    /// Closes rows up to the numbers that Git shows as handled.
+    /// Closes rows up to the numbers that Git shows as handled, when it is time.
     async fn close_heard(&mut self) -> Option<Instant> {
-        if !self.heard.is_empty() && Instant::now() >= self.closing.at {
+        if self.close_at?.max(self.closing.at) <= Instant::now() {
             match self.close().await {
                 Ok(()) => self.closing.succeeded(),
                 Err(error) => self.closing.failed(self.outbox.source, &error),
             }
         }
-        (!self.heard.is_empty()).then_some(self.closing.at)
+        Some(self.close_at?.max(self.closing.at))
     }
 
     async fn close(&mut self) -> Result<(), PublishError> {
@@ -175,7 +187,10 @@ impl Publisher {
             );
         }
         self.heard.clear();
-        self.measure().await
+        self.close_at = None;
+        self.surprised = false;
+        self.is_to_measure();
+        Ok(())
     }
 
     /// Publishes what is due, batch by batch.
@@ -195,26 +210,24 @@ impl Publisher {
 
     /// Publishes the next batch. Returns whether there was one.
     async fn publish_next(&mut self) -> Result<bool, PublishError> {
-        let page = store::open_rows(&self.outbox.database, self.progress.cursor(), PAGE).await?;
+        let page = store::open_rows(&self.outbox.database, self.progress.cursor(), MAX_ROWS, MAX_BYTES).await?;
         if page.is_empty() {
             return Ok(false);
         }
-        let batch = self.progress.next_batch(&page);
+        let batch = self.progress.next_batch(page);
         if !batch.rows.is_empty() {
             self.publish(&batch).await?;
         }
         self.progress.published(&batch);
-        self.measure().await?;
+        self.is_to_measure();
         Ok(true)
     }
 
     async fn publish(&self, batch: &Batch) -> Result<(), PublishError> {
-        let mut payloads = store::payloads(&self.outbox.database, &batch.rows).await?;
         let mut messages = Vec::new();
         for row in &batch.rows {
-            let payload = payloads.remove(&row.position).ok_or(PublishError::Gone { position: row.position })?;
-            for (mut headers, part) in bus::into_parts(payload.bytes) {
-                if let Some(traceparent) = &payload.traceparent {
+            for (mut headers, part) in bus::into_parts(row.payload.clone()) {
+                if let Some(traceparent) = &row.traceparent {
                     headers.insert(trace::TRACEPARENT, traceparent.as_str());
                 }
                 messages.push(Outgoing { subject: Subject::git_write(&row.repository), headers, payload: part });
@@ -253,11 +266,18 @@ impl Publisher {
 
     /// Takes note of how far Git is. Returns whether that was news.
     fn take_note(&mut self, repository: &RepositoryName, handled: u64) -> bool {
-        let news = self.progress.handled(repository, handled);
-        if news {
-            self.heard.insert(repository.clone(), handled);
-        }
-        news
+        let close_after = match self.progress.handled(repository, handled) {
+            News::None => return false,
+            News::Progress => CLOSE_AFTER,
+            News::Surprise => {
+                self.surprised = true;
+                Duration::ZERO
+            }
+        };
+        let close_at = Instant::now() + close_after;
+        self.close_at = Some(self.close_at.map_or(close_at, |earlier| earlier.min(close_at)));
+        self.heard.insert(repository.clone(), handled);
+        true
     }
 
     /// Asks git-writer how far it is with the repositories that wait.
@@ -288,10 +308,23 @@ impl Publisher {
         }
     }
 
-    async fn measure(&self) -> Result<(), PublishError> {
-        let open = store::count_open(&self.outbox.database).await?;
-        OPEN_ROWS.with_label_values(&[self.outbox.source.as_str()]).set(i64::try_from(open).unwrap_or(i64::MAX));
-        Ok(())
+    /// Notes that the number of open rows may have changed.
+    fn is_to_measure(&mut self) {
+        self.measure_at.get_or_insert_with(|| Instant::now() + MEASURE_AFTER);
+    }
+
+    async fn measure(&mut self) {
+        self.measure_at = None;
+        match store::count_open(&self.outbox.database).await {
+            Ok(open) => {
+                let open = i64::try_from(open).unwrap_or(i64::MAX);
+                OPEN_ROWS.with_label_values(&[self.outbox.source.as_str()]).set(open);
+            }
+            Err(error) => {
+                warn!(error = &error as &dyn Error, "open rows are not counted");
+                self.is_to_measure();
+            }
+        }
     }
 }
 
@@ -307,13 +340,5 @@ fn announcements(source: ServiceName) -> Pattern {
     match source {
         ServiceName::DeploymentRegistry => Pattern::GitCommitted,
         _ => Subject::GitCommittedFleet.into(),
-    }
-}
-
-/// Sleeps until a time, or for ever when there is none.
-async fn sleep_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

@@ -40,15 +40,6 @@ pub(crate) struct Foreign {
     pub last: u64,
 }
 
-/// A row as it travels.
-#[derive(Debug)]
-pub(crate) struct Payload {
-    /// The [`GitWrite`](bus::proto::GitWrite), compressed as git-writer reads it.
-    pub bytes: Bytes,
-    /// The trace of the order, if there was one.
-    pub traceparent: Option<String>,
-}
-
 /// Brings the tables of the outbox to their newest form, and makes them when there are none.
 pub(crate) async fn migrate(database: &Database) -> anyhow::Result<()> {
     database.migrate(&MIGRATIONS).await
@@ -101,38 +92,37 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Open rows after a position, in the order in which they were committed, without their payload.
-pub(crate) async fn open_rows(database: &Database, after: u64, limit: usize) -> Result<Vec<OpenRow>, StoreError> {
+/// Open rows after a position, in the order in which they were committed: at most so many, and of so many bytes in all
+/// unless the first one alone has more.
+pub(crate) async fn open_rows(
+    database: &Database,
+    after: u64,
+    max_rows: u64,
+    max_bytes: u64,
+) -> Result<Vec<OpenRow>, StoreError> {
+    // The sizes are added up before a payload is read.
     let query = ROWS.query(
-        "SELECT position, repository, number, CAST(length(payload) AS BIGINT) AS bytes FROM outbox_rows
-         WHERE position > $1
-           AND repository NOT IN (SELECT repository FROM outbox_repositories WHERE foreign_numbers = 1)
-         ORDER BY position LIMIT $2",
+        "SELECT outbox_rows.position, repository, number, traceparent, payload
+         FROM (SELECT position, bytes, sum(bytes) OVER (ORDER BY position) AS total
+               FROM (SELECT position, CAST(length(payload) AS BIGINT) AS bytes FROM outbox_rows
+                     WHERE position > $1
+                       AND repository NOT IN (SELECT repository FROM outbox_repositories WHERE foreign_numbers = 1)
+                     ORDER BY position LIMIT $2) AS page) AS sizes
+         JOIN outbox_rows ON outbox_rows.position = sizes.position
+         WHERE total <= $3 OR total = bytes
+         ORDER BY outbox_rows.position",
     );
-    let rows = query.bind(after).bind(limit as u64).fetch_all(database).await?;
+    let rows = query.bind(after).bind(max_rows).bind(max_bytes).fetch_all(database).await?;
     let read = |row: &Row| {
         Ok(OpenRow {
             position: row.number("position")?,
             repository: row.parse("repository")?,
             number: row.number("number")?,
-            bytes: row.size("bytes")?,
+            payload: row.bytes("payload")?.into(),
+            traceparent: row.optional("traceparent", Row::string)?,
         })
     };
     rows.iter().map(read).collect()
-}
-
-/// The payloads of rows by position; one that was closed meanwhile is missing.
-pub(crate) async fn payloads(database: &Database, rows: &[OpenRow]) -> Result<BTreeMap<u64, Payload>, StoreError> {
-    let mut payloads = BTreeMap::new();
-    for rows in rows.chunks(store::MAX_ROWS) {
-        let query = ROWS.query("SELECT position, payload, traceparent FROM outbox_rows WHERE position IN ");
-        for row in query.push_list(rows.iter().map(|row| row.position)).fetch_all(database).await? {
-            let payload =
-                Payload { bytes: row.bytes("payload")?.into(), traceparent: row.optional("traceparent", Row::string)? };
-            payloads.insert(row.number("position")?, payload);
-        }
-    }
-    Ok(payloads)
 }
 
 /// How many rows are open. It counts repositories and not rows, of which there may be very many while Git is away.
@@ -178,4 +168,39 @@ pub(crate) async fn close(
 pub(crate) async fn closed(database: &Database) -> Result<BTreeMap<RepositoryName, u64>, StoreError> {
     let rows = REPOSITORIES.query("SELECT repository, closed FROM outbox_repositories").fetch_all(database).await?;
     rows.iter().map(|row| Ok((row.parse("repository")?, row.number("closed")?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::on_each_database;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn open_rows_are_bounded_in_number_and_bytes_and_a_large_one_comes_alone() {
+        on_each_database(async |location| {
+            let database = Database::open(&location).await.unwrap();
+            migrate(&database).await.unwrap();
+            let mut tx = database.begin().await.unwrap();
+            for bytes in [40, 60, 1, 200, 50, 50] {
+                let place = next_place(&mut tx, &RepositoryName::Fleet).await.unwrap();
+                insert(&mut tx, &RepositoryName::Fleet, place, None, &vec![0; bytes].into()).await.unwrap();
+            }
+            tx.commit().await.unwrap();
+            for (after, rows, bytes, expected) in [
+                (0, 500, 100, vec![40, 60]),
+                (0, 500, 101, vec![40, 60, 1]),
+                (0, 1, 100, vec![40]),
+                (2, 500, 100, vec![1]),
+                (3, 500, 100, vec![200]),
+                (4, 500, 100, vec![50, 50]),
+                (6, 500, 100, vec![]),
+            ] {
+                let found = open_rows(&database, after, rows, bytes).await.unwrap();
+                let sizes: Vec<_> = found.iter().map(|row| row.payload.len()).collect();
+                assert_eq!(sizes, expected, "after {after}, {rows} rows, {bytes} bytes");
+            }
+        })
+        .await;
+    }
 }

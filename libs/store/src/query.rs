@@ -20,6 +20,9 @@ use crate::{
 /// more than 30 columns.
 pub const MAX_ROWS: usize = 1_000;
 
+/// A text that was put together stays prepared up to so many values: a few rows. A connection keeps 100 statements.
+const MAX_KEPT_VALUES: usize = 40;
+
 impl Table {
     /// Begins a query, of which errors say that it is about this table.
     pub fn query<'q>(&'static self, sql: &'static str) -> Query<'q> {
@@ -147,17 +150,18 @@ impl<'q> Query<'q> {
         DB::Arguments: sqlx::IntoArguments<DB>,
     {
         let mut arguments = DB::Arguments::default();
+        let values = self.values.len();
         for value in self.values {
             DB::add(&mut arguments, value).map_err(sqlx::Error::Encode)?;
         }
-        // A text that was put together differs with its number of rows; kept prepared, such texts would push the others
-        // out of the connection's memory.
-        let literal = matches!(self.sql, Cow::Borrowed(_));
+        // A text that was put together differs with its number of rows. Those of a few rows come again and again; the
+        // others, kept prepared, would push all out of the connection's memory.
+        let comes_again = matches!(self.sql, Cow::Borrowed(_)) || values <= MAX_KEPT_VALUES;
         let sql: SqlStr = match self.sql {
             Cow::Borrowed(text) => SqlStr::from_static(text),
             Cow::Owned(text) => AssertSqlSafe(text).into_sql_str(),
         };
-        Ok(sqlx::query_with(sql, arguments).persistent(literal))
+        Ok(sqlx::query_with(sql, arguments).persistent(comes_again))
     }
 }
 

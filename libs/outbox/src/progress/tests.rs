@@ -7,7 +7,7 @@ fn client(name: &str) -> RepositoryName {
 }
 
 fn row(position: u64, repository: &RepositoryName, number: u64) -> OpenRow {
-    OpenRow { position, repository: repository.clone(), number, bytes: 1_000 }
+    OpenRow { position, repository: repository.clone(), number, payload: Bytes::new(), traceparent: None }
 }
 
 fn numbers(batch: &Batch) -> Vec<(String, u64)> {
@@ -18,41 +18,25 @@ fn numbers(batch: &Batch) -> Vec<(String, u64)> {
 fn rows_of_several_repositories_go_together_in_their_order_and_only_once() {
     let rows = [row(1, &RepositoryName::Fleet, 1), row(2, &client("plant"), 1), row(5, &RepositoryName::Fleet, 2)];
     let mut progress = Progress::default();
-    let batch = progress.next_batch(&rows);
+    let batch = progress.next_batch(rows.to_vec());
     assert_eq!(numbers(&batch), [("fleet".into(), 1), ("clients/plant".into(), 1), ("fleet".into(), 2)]);
     progress.published(&batch);
     assert_eq!(progress.cursor(), 5);
-    assert_eq!(progress.next_batch(&[]).rows, []);
+    assert_eq!(progress.next_batch(Vec::new()).rows, []);
     assert_eq!(progress.waiting(), BTreeSet::from([RepositoryName::Fleet, client("plant")]));
-}
-
-#[test]
-fn a_batch_is_bounded_in_rows_and_bytes_and_one_large_row_goes_alone() {
-    let many: Vec<_> = (1..=600).map(|at| row(at, &RepositoryName::Fleet, at)).collect();
-    let mut progress = Progress::default();
-    let batch = progress.next_batch(&many);
-    assert_eq!((batch.rows.len(), batch.reaches), (MAX_ROWS, MAX_ROWS as u64));
-    progress.published(&batch);
-    assert_eq!(progress.next_batch(&many[MAX_ROWS..]).rows.len(), 100);
-
-    let large = |number| OpenRow { bytes: MAX_BYTES + 1, ..row(number, &RepositoryName::Fleet, number) };
-    let batch = Progress::default().next_batch(&[large(1), large(2)]);
-    assert_eq!(batch.rows, [large(1)]);
-    let batch = Progress::default().next_batch(&[row(1, &RepositoryName::Fleet, 1), large(2)]);
-    assert_eq!(batch.rows, [row(1, &RepositoryName::Fleet, 1)]);
 }
 
 #[test]
 fn rows_are_published_again_ever_more_seldom_while_git_writer_has_no_news() {
     let rows = [row(1, &RepositoryName::Fleet, 1), row(2, &client("plant"), 1)];
     let mut progress = Progress::default();
-    progress.published(&progress.next_batch(&rows));
+    progress.published(&progress.next_batch(rows.to_vec()));
     let mut again = Vec::new();
     for answer in 1..=130 {
         if progress.no_news(&RepositoryName::Fleet) {
             again.push(answer);
             assert_eq!(progress.cursor(), 0);
-            let batch = progress.next_batch(&rows);
+            let batch = progress.next_batch(rows.to_vec());
             // The other repository has done nothing to be sent again.
             assert_eq!(numbers(&batch), [("fleet".into(), 1)]);
             progress.published(&batch);
@@ -65,13 +49,22 @@ fn rows_are_published_again_ever_more_seldom_while_git_writer_has_no_news() {
 fn news_are_progress_and_end_the_wait() {
     let rows = [row(1, &RepositoryName::Fleet, 1), row(2, &RepositoryName::Fleet, 2)];
     let mut progress = Progress::default();
-    progress.published(&progress.next_batch(&rows));
+    progress.published(&progress.next_batch(rows.to_vec()));
     assert!(!progress.no_news(&RepositoryName::Fleet));
-    assert!(progress.handled(&RepositoryName::Fleet, 1));
+    assert_eq!(progress.handled(&RepositoryName::Fleet, 1), News::Progress);
     assert!(!progress.no_news(&RepositoryName::Fleet), "one answer without news after progress is no reason");
-    assert!(progress.handled(&RepositoryName::Fleet, 2));
-    assert!(!progress.handled(&RepositoryName::Fleet, 2), "known");
+    assert_eq!(progress.handled(&RepositoryName::Fleet, 2), News::Progress);
+    assert_eq!(progress.handled(&RepositoryName::Fleet, 2), News::None, "known");
     assert!(progress.waiting().is_empty());
+}
+
+#[test]
+fn a_number_that_this_process_has_not_published_is_a_surprise() {
+    let mut progress = Progress::default();
+    progress.published(&progress.next_batch(vec![row(1, &RepositoryName::Fleet, 1)]));
+    assert_eq!(progress.handled(&RepositoryName::Fleet, 2), News::Surprise);
+    assert_eq!(progress.handled(&client("plant"), 1), News::Surprise);
+    assert_eq!(progress.handled(&client("plant"), 1), News::None);
 }
 
 /// git-writer as the contract has it: handles a number only if it is the next one, and ignores all others.
@@ -106,7 +99,7 @@ proptest! {
         let mut progress = Progress::default();
         for round in 0..200 {
             let page: Vec<_> = open.iter().filter(|row| row.position > progress.cursor()).cloned().collect();
-            let batch = progress.next_batch(&page);
+            let batch = progress.next_batch(page);
             progress.published(&batch);
             if !lost.get(round).copied().unwrap_or(false) {
                 batch.rows.iter().for_each(|row| writer.take(row));
@@ -114,7 +107,7 @@ proptest! {
             for repository in progress.waiting() {
                 let handled = writer.handled.get(&repository).copied().unwrap_or(0);
                 let heard = known_by_announcement.get(round).copied().unwrap_or(true);
-                if !(heard && progress.handled(&repository, handled)) {
+                if !(heard && progress.handled(&repository, handled) != News::None) {
                     progress.no_news(&repository);
                 }
                 open.retain(|row| row.repository != repository || row.number > handled);
