@@ -1,7 +1,10 @@
 //! Requests on the bus. An order is loaded, decided, checked whole and stored in one transaction; then it is accepted,
 //! and the outbox is woken.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{
+    Arc, LazyLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use ::store::StoreError;
 use api::{
@@ -13,7 +16,7 @@ use margo::{AssignmentName, NodeId, Revision, TenantName};
 use outbox::{OrderHeader, Outbox};
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use prost::Message;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tracing::{info, instrument, warn};
 
 use crate::{
@@ -46,6 +49,8 @@ pub struct Registry {
     /// Orders are decided one after another, each on what the one before has left. It is held while the database is
     /// awaited and never while another service is, which might be slow.
     turn: Mutex<()>,
+    /// Turns that have ended: while none does, what was read before one's own turn still holds.
+    turns: AtomicU64,
     /// Tells the loop of `evaluate` to look at the nodes again, with the trace of who said so.
     pub(crate) look_again: watch::Sender<Option<String>>,
 }
@@ -53,7 +58,7 @@ pub struct Registry {
 impl Registry {
     pub fn new(tenant: TenantName, store: Store, outbox: Outbox, neighbours: Neighbours) -> Self {
         let (look_again, _) = watch::channel(None);
-        Self { tenant, store, outbox, neighbours, turn: Mutex::default(), look_again }
+        Self { tenant, store, outbox, neighbours, turn: Mutex::default(), turns: AtomicU64::new(0), look_again }
     }
 
     /// Answers `create`. Fails when the name was ever used.
@@ -66,7 +71,7 @@ impl Registry {
             return Err(OrderError::NameTaken(name).into());
         }
         let (wish, fleet) = self.check(spec).await?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn().await;
         if self.store.load(&name).await.map_err(OrderError::from)?.is_some() {
             return Err(OrderError::NameTaken(name).into());
         }
@@ -80,11 +85,14 @@ impl Registry {
         let UpdateRequest { name, revision, update } = call.body;
         let order = order(requested_by, update.reason)?;
         let revision = Revision::new(revision);
+        let turns = self.turns.load(Ordering::Acquire);
         let (held, checked) = futures::join!(self.held(&name, revision), self.check(update.spec));
-        held?;
+        let mut held = held?;
         let (wish, fleet) = checked?;
-        let _turn = self.turn.lock().await;
-        let held = self.held(&name, revision).await?;
+        let _turn = self.turn().await;
+        if self.turns.load(Ordering::Acquire) != turns {
+            held = self.held(&name, revision).await?;
+        }
         Ok(self.carry_out(domain::update(&self.tenant, held, &wish, &fleet, order)).await?)
     }
 
@@ -94,7 +102,7 @@ impl Registry {
         let requested_by = call.caller()?.name.clone();
         let RemoveRequest { name, revision, reason } = call.body;
         let order = order(requested_by, reason)?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn().await;
         let held = self.held(&name, Revision::new(revision)).await?;
         Ok(self.carry_out(domain::remove(held, order)).await?)
     }
@@ -139,7 +147,7 @@ impl Registry {
         content: AppContent,
         fleet: &Fleet,
     ) -> Result<(), OrderError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn().await;
         let Some(held) = self.store.load(name).await?.filter(|held| held.spec.app == *app) else { return Ok(()) };
         let wish = Wish::new(held.spec.clone(), content).map_err(OrderError::Invalid)?;
         let mut nodes = fleet.missing(&held);
@@ -157,6 +165,11 @@ impl Registry {
                 result => return result.map(|_| ()),
             }
         }
+    }
+
+    /// Waits for one's turn to change something.
+    async fn turn(&self) -> Turn<'_> {
+        Turn { registry: self, _alone: self.turn.lock().await }
     }
 
     /// Checks what an order means against the application and the nodes, which are asked for at the same time. Returns
@@ -236,6 +249,19 @@ impl Registry {
         let mut documents: Vec<_> = others.into_iter().map(|held| (held.id, held.document)).collect();
         documents.push((id, put.document.clone()));
         if node_fits(documents) { Ok(()) } else { Err(OrderError::NodeTooLarge(node.clone())) }
+    }
+}
+
+/// The right to change something, until it is dropped.
+struct Turn<'a> {
+    registry: &'a Registry,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Before the next turn begins. Also a turn that was given up may have changed something.
+        self.registry.turns.fetch_add(1, Ordering::Release);
     }
 }
 

@@ -1,13 +1,29 @@
 //! Questions to the services that know what an order depends on: applications, sites and nodes.
 
-use api::{AppContent, AppRef, FieldError, Node, Problem, Site};
+use api::{AppContent, AppRef, FieldError, NodeState, Problem};
 use bus::{Bus, ServiceName, Subject};
-use serde::{Serialize, de::DeserializeOwned};
+use margo::{DeviceId, NodeId, SiteName};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     domain::{Fleet, Member},
     error::OrderError,
 };
+
+/// What an order depends on of an [`api::Node`]. Everything else is passed over unread.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KnownNode {
+    name: NodeId,
+    device_id: DeviceId,
+    state: NodeState,
+}
+
+/// What an order depends on of an [`api::Site`].
+#[derive(Deserialize)]
+struct KnownSite {
+    name: SiteName,
+}
 
 /// Sends requests to app-registry and node-capabilities.
 pub struct Neighbours {
@@ -33,8 +49,8 @@ impl Neighbours {
 
     /// Asks for all sites and nodes, at the same time.
     pub async fn fleet(&self) -> Result<Fleet, OrderError> {
-        let nodes = self.ask::<_, Vec<Node>>(ServiceName::NodeCapabilities, "nodes", &());
-        let sites = self.ask::<_, Vec<Site>>(ServiceName::NodeCapabilities, "sites", &());
+        let nodes = self.ask::<_, Vec<KnownNode>>(ServiceName::NodeCapabilities, "nodes", &());
+        let sites = self.ask::<_, Vec<KnownSite>>(ServiceName::NodeCapabilities, "sites", &());
         let (nodes, sites) = futures::try_join!(nodes, sites)?;
         Ok(Fleet {
             nodes: nodes
