@@ -96,15 +96,6 @@ impl Control {
             requests: self.counters.requests.load(Ordering::Relaxed),
             failures: self.counters.failures.load(Ordering::Relaxed),
             refused: self.counters.refused.load(Ordering::Relaxed),
-            memory: memory(),
         }
     }
-}
-
-/// The proportional set size of this process: what it costs, shared pages by their share.
-fn memory() -> Option<u64> {
-    let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
-    let kib =
-        rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.map(|kib| kib * 1024)
 }

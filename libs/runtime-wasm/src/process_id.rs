@@ -33,6 +33,14 @@ impl ProcessId {
         Some(Duration::from_secs_f64(stat.cpu_ticks as f64 / ticks_per_second as f64))
     }
 
+    /// Returns the bytes of memory that the process takes, shared pages by their share (PSS); `None` when it has ended or
+    /// belongs to another user. The kernel looks at every page for that.
+    pub fn memory(self) -> Option<u64> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok().filter(|_| self.is_alive())?;
+        let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"))?;
+        Some(kib.parse::<u64>().ok()? * 1024)
+    }
+
     /// Whether the process still runs. One that has ended and was not reaped does not.
     pub fn is_alive(self) -> bool {
         stat(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
@@ -117,8 +125,10 @@ mod tests {
     async fn a_process_is_not_taken_for_another_one_with_its_number() {
         let own = ProcessId::own().unwrap();
         assert!(own.is_alive() && Process::open(own).unwrap().is_some());
+        assert!(own.memory() > Some(1 << 20) && own.cpu_time().is_some());
         let another = ProcessId { start_time: own.start_time + 1, ..own };
         assert!(!another.is_alive() && Process::open(another).unwrap().is_none());
+        assert_eq!((another.memory(), another.cpu_time()), (None, None));
     }
 
     #[tokio::test]

@@ -90,7 +90,7 @@ pub enum Command {
 pub struct Status {
     /// Whether the runner takes requests.
     pub state: RunnerState,
-    /// The process that answers, of which the kernel says how long processors have worked for it.
+    /// The process that answers. What it has used, the kernel tells whoever asks.
     #[serde(flatten)]
     pub process: ProcessId,
     /// The document for which the runner was started.
@@ -103,8 +103,6 @@ pub struct Status {
     pub failures: u64,
     /// Requests that the runner refused because too many were in work.
     pub refused: u64,
-    /// Bytes of memory of the process, shared pages by their share (PSS), where the kernel says it.
-    pub memory: Option<u64>,
 }
 
 /// Whether a runner takes requests. One that is not so far has no control socket yet.

@@ -355,7 +355,9 @@ impl WasmRuntime {
         let slot = self.slots.get(&id).ok_or_else(|| RuntimeError::Absent(id.clone()))?;
         let asked = ask(slot.folder.path(), spec::Command::Status).await;
         let status = asked.map_err(io_error(format!("asking the runner of {id}")))?;
-        Ok(Stats { cpu_time: status.process.cpu_time(), memory: status.memory })
+        let process = status.process;
+        let used = blocking(move || Ok(Stats { cpu_time: process.cpu_time(), memory: process.memory() }));
+        used.await.map_err(io_error(format!("measuring the runner of {id}")))
     }
 
     async fn logs(&self, id: WorkloadId, lines: usize) -> Result<Vec<String>, RuntimeError> {

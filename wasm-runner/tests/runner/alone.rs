@@ -123,7 +123,7 @@ async fn a_request_is_answered_with_the_parameter() {
     let status = hello.status().await.unwrap();
     assert_eq!((status.state, status.process, status.digest), (RunnerState::Running, own, hello.spec.digest));
     assert_eq!((status.listen, status.requests, status.failures), (hello.spec.listen, 1, 0));
-    assert!(status.memory > Some(0));
+    assert!(status.process.memory() > Some(0));
     let line = format!("{} {} {}\n", own.pid, own.start_time, hello.spec.digest);
     assert_eq!(fs::read_to_string(hello.file(STARTS)).unwrap(), line);
     let mode = fs::metadata(hello.file(CONTROL)).unwrap().permissions().mode();
