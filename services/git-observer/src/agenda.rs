@@ -15,11 +15,18 @@ use crate::look::Look;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
+/// How many times as long as it took a look is followed by rest. A look costs as much as its client has documents,
+/// whatever has changed, and its site as much again: orders that follow each other closely share one. The first of them
+/// never waits, and a client takes at most a quarter of the time, however fast orders for it come.
+const REST: u32 = 3;
+
 /// Clients that are to be looked at. It is lost with the process, and a new process looks at everybody.
 #[derive(Debug, Default)]
 pub struct Agenda {
-    now: BTreeMap<ClientName, Look>,
-    /// Clients at which the last look was in vain. A signal may bring such a client into `now` before its time.
+    wanted: BTreeMap<ClientName, Look>,
+    /// Clients that were looked at a moment ago, and until when they are not looked at again.
+    resting: BTreeMap<ClientName, Instant>,
+    /// Clients at which the last look was in vain. A signal may have such a client looked at before its time.
     later: BTreeMap<ClientName, Retry>,
 }
 
@@ -34,7 +41,7 @@ struct Retry {
 impl Agenda {
     /// Wants this client looked at, at least so closely: of two looks that are wanted, the closer one stays.
     pub fn add(&mut self, client: ClientName, look: Look) {
-        let held = self.now.entry(client).or_insert(look);
+        let held = self.wanted.entry(client).or_insert(look);
         *held = look.max(*held);
     }
 
@@ -42,9 +49,10 @@ impl Agenda {
         clients.iter().for_each(|client| self.add(client.clone(), look));
     }
 
-    /// When the next retry is due; `None` when nothing is to be repeated.
+    /// When the next look is due that cannot be made now; `None` when there is none.
     pub fn due(&self) -> Option<Instant> {
-        self.later.values().map(|retry| retry.at).min()
+        let rested = self.wanted.keys().filter_map(|client| self.resting.get(client)).copied();
+        rested.chain(self.later.values().map(|retry| retry.at)).min()
     }
 
     /// Takes the clients out that are to be looked at now, retries that are due included. The caller reports on each of
@@ -56,12 +64,16 @@ impl Agenda {
             let look = self.later[&client].look;
             self.add(client, look);
         }
-        std::mem::take(&mut self.now)
+        self.resting.retain(|_, until| *until > now);
+        let rests = |client: &ClientName, _: &mut Look| !self.resting.contains_key(client);
+        self.wanted.extract_if(.., rests).collect()
     }
 
-    /// Notes that a look succeeded: the next failure begins with the first, short pause.
-    pub fn done(&mut self, client: &ClientName) {
+    /// Notes that a look succeeded, which took so long and has ended now: the next one comes after a rest, and the next
+    /// failure begins with the first, short pause.
+    pub fn done(&mut self, client: &ClientName, took: Duration, now: Instant) {
         self.later.remove(client);
+        self.resting.insert(client.clone(), now + took * REST);
     }
 
     /// Notes that a look was in vain, so that it is repeated after a pause.
@@ -96,7 +108,24 @@ mod tests {
             now += Duration::from_secs(pause);
             assert_eq!(agenda.take(now).len(), 1);
         }
-        agenda.done(&plant);
+        agenda.done(&plant, Duration::ZERO, now);
         assert_eq!((agenda.due(), agenda.take(now + LAST_RETRY).len()), (None, 0));
+    }
+
+    #[test]
+    fn after_a_look_a_client_rests_while_others_are_looked_at() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let (plant, port): (ClientName, ClientName) = ("plant".parse().unwrap(), "port".parse().unwrap());
+        agenda.done(&plant, Duration::from_millis(10), now);
+        assert_eq!(agenda.due(), None, "nobody wants it looked at");
+        agenda.add(plant.clone(), Look::Changes);
+        agenda.add(port.clone(), Look::Changes);
+        assert_eq!(agenda.take(now), BTreeMap::from([(port, Look::Changes)]));
+        agenda.add(plant.clone(), Look::Everything);
+        let rested = now + Duration::from_millis(30);
+        assert_eq!(agenda.due(), Some(rested));
+        assert_eq!(agenda.take(rested - Duration::from_millis(1)), BTreeMap::new());
+        assert_eq!(agenda.take(rested), BTreeMap::from([(plant, Look::Everything)]));
+        assert_eq!(agenda.due(), None);
     }
 }

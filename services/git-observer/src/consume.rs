@@ -30,6 +30,9 @@ const LOOK_AT_EVERYTHING: Duration = Duration::from_secs(3600);
 /// How often to look whether the stream is still the same one: the server tells nobody that a stream was deleted.
 const LOOK_AT_STREAM: Duration = Duration::from_secs(5);
 
+/// The pause after the stream was not ready.
+const STREAM_RETRY: Duration = Duration::from_secs(1);
+
 /// Clients that are looked at together. Their waits for disk and network overlap; more than 50 could not publish at
 /// once, for the hub holds at most 50 open batches.
 const TOGETHER: usize = 8;
@@ -48,6 +51,8 @@ pub struct Loop {
     consumers: BTreeSet<ClientName>,
     /// Whether `fleet.git` may have brought clients that have no consumer yet.
     fleet_moved: bool,
+    /// After the stream was not ready, no look that waits for its time is made before this.
+    not_before: Instant,
 }
 
 impl Loop {
@@ -61,6 +66,7 @@ impl Loop {
             stream_in_doubt: true,
             consumers: BTreeSet::new(),
             fleet_moved: false,
+            not_before: Instant::now(),
         }
     }
 
@@ -78,6 +84,8 @@ impl Loop {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
+            // Without a connection there is nothing to do before the next one, which `connections` tell.
+            let due = self.agenda.due().filter(|_| self.bus.is_connected()).map(|due| due.max(self.not_before));
             // The first tick of an interval comes at once, so the service begins with a look at everything.
             tokio::select! {
                 biased;
@@ -96,7 +104,7 @@ impl Loop {
                     }
                     self.signalled(committed);
                 }
-                () = process::due(self.agenda.due()) => {}
+                () = process::due(due) => {}
             }
             if !self.bus.is_connected() {
                 self.readiness.not_ready("the hub is not connected");
@@ -111,6 +119,7 @@ impl Loop {
                 Err(error) => {
                     let reason = format!("{error:#}");
                     warn!(reason, "the stream DESIRED is not ready");
+                    self.not_before = Instant::now() + STREAM_RETRY;
                     self.readiness.not_ready(&reason);
                 }
             }
@@ -181,13 +190,14 @@ impl Loop {
     async fn look(&mut self) {
         let observer = &self.observer;
         let looks = stream::iter(self.agenda.take(Instant::now())).map(|(client, look)| async move {
+            let begin = Instant::now();
             let result = observer.look(&client, look).await;
-            (client, look, result)
+            (client, look, begin.elapsed(), result)
         });
         let results: Vec<_> = looks.buffer_unordered(TOGETHER).collect().await;
-        for (client, look, result) in results {
+        for (client, look, took, result) in results {
             match result {
-                Ok(()) => self.agenda.done(&client),
+                Ok(()) => self.agenda.done(&client, took, Instant::now()),
                 Err(error) => {
                     // A publication that failed may have left the new head beside old messages of nodes. A tip that was
                     // refused is looked at again, too: an operator may put it right without anybody signalling it.
