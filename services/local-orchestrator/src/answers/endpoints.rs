@@ -1,6 +1,9 @@
 //! What other services of the site ask for.
 
-use std::{error::Error, sync::Arc};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use api::{Problem, StoreAccess, WantedArtifacts};
 use bus::{Call, ServiceName, SiteVerb, Subject};
@@ -10,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    down::{InForce, artifacts::wanted},
+    down::{Artifacts, InForce},
     site::Site,
 };
 
@@ -18,6 +21,7 @@ use crate::{
 struct Answers {
     site: Arc<Site>,
     in_force: watch::Receiver<Option<Arc<InForce>>>,
+    artifacts: Mutex<Artifacts>,
 }
 
 /// Answers `svc.local-orchestrator.store` and `.artifacts` at the site until shutdown. The site is ready when others
@@ -29,7 +33,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let bus = site.bus.clone();
-    let mut service = bus.register(ServiceName::LocalOrchestrator, Arc::new(Answers { site, in_force })).await?;
+    let answers = Answers { site, in_force, artifacts: Mutex::default() };
+    let mut service = bus.register(ServiceName::LocalOrchestrator, Arc::new(answers)).await?;
     service.verb("store", store).await?;
     service.verb("artifacts", artifacts).await?;
     if let Some(()) = shutdown.run_until_cancelled(service.reachable()).await {
@@ -48,7 +53,8 @@ async fn store(answers: Arc<Answers>, _: Call<()>) -> Result<StoreAccess, Proble
 /// The artifacts that the deployments in force are made of.
 async fn artifacts(answers: Arc<Answers>, _: Call<()>) -> Result<WantedArtifacts, Problem> {
     let Some(in_force) = answers.in_force.borrow().clone() else { return Ok(WantedArtifacts::default()) };
-    disk::blocking(move || wanted(&in_force)).await.map_err(|error| {
+    let wanted = move || answers.artifacts.lock().unwrap_or_else(PoisonError::into_inner).wanted(&in_force);
+    disk::blocking(wanted).await.map_err(|error| {
         warn!(error = &error as &dyn Error, "reading what is in force");
         Problem::internal()
     })

@@ -8,7 +8,7 @@
 //! Nothing here but `roads` knows how an offer came.
 
 mod adopter;
-pub mod artifacts;
+mod artifacts;
 mod domain;
 mod in_force;
 mod journal;
@@ -19,6 +19,7 @@ mod stream;
 mod trust;
 
 pub use adopter::Adopter;
+pub use artifacts::Artifacts;
 pub use domain::{NodeDesired, Objection, Verdict};
 pub use in_force::{Adopted, InForce};
 pub use trust::Trust;
