@@ -157,7 +157,7 @@ const GROUPS: [Group; 7] = [
             "hub_memory_10k_orders_mib",
             "start_10k_orders_ms",
         ],
-        limit: minutes(9),
+        limit: minutes(10),
         measure: |effort, wanted| Box::pin(orders::measure(effort, wanted)),
     },
 ];
