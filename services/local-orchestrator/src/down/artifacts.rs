@@ -26,11 +26,20 @@ pub struct Artifacts {
 impl Artifacts {
     /// What the set in force wants, sorted, each once. Blocks.
     pub fn wanted(&mut self, in_force: &InForce) -> io::Result<WantedArtifacts> {
+        self.of_nodes(&in_force.set.nodes, |node| read(in_force, node))
+    }
+
+    fn of_nodes(
+        &mut self,
+        nodes: &BTreeMap<NodeName, NodeDesired>,
+        mut read: impl FnMut(&NodeName) -> io::Result<BTreeSet<WantedArtifact>>,
+    ) -> io::Result<WantedArtifacts> {
+        // Those that have left are forgotten, and after an error those that were not looked at.
         let mut known = mem::take(&mut self.nodes);
-        for (node, desired) in &in_force.set.nodes {
+        for (node, desired) in nodes {
             let artifacts = match known.remove(node) {
                 Some((held, artifacts)) if held == *desired => artifacts,
-                _ => read(in_force, node)?,
+                _ => read(node)?,
             };
             self.nodes.insert(node.clone(), (desired.clone(), artifacts));
         }
@@ -62,4 +71,58 @@ fn of(document: &ApplicationDeployment) -> Vec<WantedArtifact> {
         Some(WantedArtifact { name, digest: *lock.get(&component.name)? })
     });
     wanted.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use margo::Digest;
+
+    use super::*;
+
+    /// Nodes of these names, each changed at the version beside it.
+    fn nodes(nodes: &[(&str, u64)]) -> BTreeMap<NodeName, NodeDesired> {
+        let desired = |version: u64| NodeDesired {
+            version: version.try_into().unwrap(),
+            deployments: BTreeMap::from([(
+                "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+                Digest::of(&version.to_be_bytes()),
+            )]),
+        };
+        nodes.iter().map(|(name, version)| (name.parse().unwrap(), desired(*version))).collect()
+    }
+
+    fn artifact(name: &str) -> WantedArtifact {
+        WantedArtifact { name: name.to_owned(), digest: Digest::of(b"manifest") }
+    }
+
+    #[test]
+    fn only_nodes_that_changed_are_read_and_nodes_that_left_want_nothing() {
+        let mut artifacts = Artifacts::default();
+        for (set, contents, read, wanted) in [
+            (nodes(&[("lathe", 1), ("press", 1)]), "a", vec!["lathe", "press"], vec!["a"]),
+            (nodes(&[("lathe", 1), ("press", 2)]), "b", vec!["press"], vec!["a", "b"]),
+            (nodes(&[("lathe", 1), ("press", 2)]), "c", vec![], vec!["a", "b"]),
+            (nodes(&[("press", 2), ("saw", 3)]), "c", vec!["saw"], vec!["b", "c"]),
+            (nodes(&[("lathe", 1)]), "d", vec!["lathe"], vec!["d"]),
+        ] {
+            let mut were_read = Vec::new();
+            let found = artifacts.of_nodes(&set, |node| {
+                were_read.push(node.to_string());
+                Ok(BTreeSet::from([artifact(contents)]))
+            });
+            let names: Vec<_> = found.unwrap().artifacts.into_iter().map(|artifact| artifact.name).collect();
+            assert_eq!(
+                (were_read, names),
+                (read.into_iter().map(str::to_owned).collect(), wanted.into_iter().map(str::to_owned).collect())
+            );
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_read_again() {
+        let (mut artifacts, set) = (Artifacts::default(), nodes(&[("press", 1)]));
+        artifacts.of_nodes(&set, |_| Err(io::ErrorKind::Other.into())).unwrap_err();
+        let found = artifacts.of_nodes(&set, |_| Ok(BTreeSet::from([artifact("a")]))).unwrap();
+        assert_eq!(found.artifacts, [artifact("a")]);
+    }
 }
