@@ -26,7 +26,7 @@ pub(crate) struct OpenRow {
 /// What somebody says of how far Git is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum News {
-    /// It was known.
+    /// Git is where it was known to be, or this is older than what is known.
     None,
     /// Git holds more than was known, of what this process has published.
     Progress,

@@ -31,7 +31,7 @@ const ASKED_AT_ONCE: usize = 16;
 const MAX_ROWS: u64 = 500;
 const MAX_BYTES: u64 = 8 << 20;
 
-/// Announcements heard together.
+/// The most announcements that are taken note of before something is published or closed again.
 const HEARD_AT_ONCE: usize = 1_000;
 
 /// How long rows that stand in Git stay open: nobody waits for their end, so many commits share a transaction and a sync
@@ -130,6 +130,10 @@ impl Publisher {
                 ask_at = Instant::now() + jittered(ASK_INTERVAL);
             }
             let turn_at = self.turn().await;
+            // Here, where announcements that never end cannot keep it from its turn.
+            if self.measure_at.is_some_and(|at| at <= Instant::now()) {
+                self.measure().await;
+            }
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
@@ -149,7 +153,7 @@ impl Publisher {
                     self.publishing.at = Instant::now();
                 }
                 () = due(turn_at) => {}
-                () = due(self.measure_at) => self.measure().await,
+                () = due(self.measure_at) => {}
                 () = tokio::time::sleep_until(ask_at), if !self.progress.waiting().is_empty() => {
                     self.ask().await;
                     ask_at = Instant::now() + jittered(ASK_INTERVAL);
