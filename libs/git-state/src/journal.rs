@@ -117,12 +117,10 @@ impl Journal {
         }
         if self.unwritten > 0 {
             self.in_doubt = true;
-        } else {
-            // What a disk could not take it may have forgotten, so that the journal is all that is left of it.
-            if let Err(error) = self.begin_next() {
-                warn!(error = &error as &dyn Error, "the disk did not take all commits: they are written once more");
-                self.in_doubt = true;
-            }
+        } else if let Err(error) = self.begin_next() {
+            // What the disk could not take it may have forgotten, so that the journal is all that is left of it.
+            warn!(error = &error as &dyn Error, "the disk did not take all commits: they are written once more");
+            self.in_doubt = true;
         }
     }
 

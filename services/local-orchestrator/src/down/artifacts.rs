@@ -37,11 +37,11 @@ impl Artifacts {
         // Those that have left are forgotten, and after an error those that were not looked at.
         let mut known = mem::take(&mut self.nodes);
         for (node, desired) in nodes {
-            let artifacts = match known.remove(node) {
-                Some((held, artifacts)) if held == *desired => artifacts,
-                _ => read(node)?,
+            let wanted = match known.remove(node) {
+                Some(held) if held.0 == *desired => held,
+                _ => (desired.clone(), read(node)?),
             };
-            self.nodes.insert(node.clone(), (desired.clone(), artifacts));
+            self.nodes.insert(node.clone(), wanted);
         }
         let wanted: BTreeSet<_> = self.nodes.values().flat_map(|(_, artifacts)| artifacts).collect();
         Ok(WantedArtifacts { artifacts: wanted.into_iter().cloned().collect() })
