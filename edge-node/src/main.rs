@@ -20,20 +20,10 @@ struct Args {
 }
 
 fn main() -> anyhow::Result<()> {
-    #[cfg(target_env = "gnu")]
-    share_arenas();
+    process::keep_little_memory();
     // One thread: what blocks has threads of its own, and each further one would cost memory.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("starting the async runtime")?.block_on(run(Args::parse()))
-}
-
-/// Has all threads share two arenas of the C library's allocator. Otherwise each thread, of which there are more while the
-/// disk is slow, has one of its own and keeps there what it needed once: with a hundred workloads that is 4 MiB.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "the standard library has no word for it")]
-fn share_arenas() {
-    // SAFETY: mallopt takes two numbers, and no other thread runs yet. A refusal leaves the limit as it was.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {

@@ -19,6 +19,7 @@ use process::{shutdown_token, telemetry, within_grace};
 use service::{Health, health};
 
 fn main() -> ExitCode {
+    process::keep_little_memory();
     let arguments = Arguments::parse();
     let result =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime").and_then(

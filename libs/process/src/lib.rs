@@ -11,6 +11,7 @@
 //! assert!(first >= Duration::from_millis(50) && first <= Duration::from_millis(100));
 //! ```
 
+mod allocator;
 pub mod args;
 mod backoff;
 mod chain;
@@ -19,6 +20,7 @@ mod shutdown;
 mod stop_point;
 pub mod telemetry;
 
+pub use allocator::keep_little_memory;
 pub use backoff::{Backoff, jittered};
 pub use chain::chain;
 pub use due::due;
