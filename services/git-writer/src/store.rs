@@ -31,8 +31,9 @@ use crate::{
     error::StoreError,
 };
 
-/// The bytes of objects that commits may have together in memory, as far as can be told beforehand.
-const MEMORY: usize = 16 << 20;
+/// The bytes of objects that commits may have together in memory, as far as can be told beforehand. The journal takes as many
+/// once more while it writes them.
+const MEMORY: usize = 8 << 20;
 
 /// The bytes that a commit is thought to have whose repository was not used yet. A tree with ten thousand names has more,
 /// so that the first ones of such a repository take more than was meant.
