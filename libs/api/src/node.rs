@@ -158,6 +158,28 @@ pub enum Reachability {
     Unknown,
 }
 
+/// Answer to `svc.node-capabilities.members`: what there is of the targets that the request names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Members {
+    /// The named sites that exist, sorted.
+    pub sites: Vec<SiteName>,
+    /// The named nodes that exist, and all nodes of the named sites; sorted by name.
+    pub nodes: Vec<Member>,
+}
+
+/// A node, as far as an order depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// The node's name, `SITE/NODE`.
+    pub name: NodeId,
+    /// The DeviceId by which Margo documents name the node. A node has the same one for ever.
+    pub device_id: DeviceId,
+    /// Whether the node was ordered to be there.
+    pub state: NodeState,
+}
+
 /// Answer to `site.<client>.nodes`: the nodes that may connect at a site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -86,11 +86,7 @@ pub static SERVICES: [Service; 9] = [
     },
     Service {
         git: GitFolders::FleetAndClients(&["assignments", "placements"]),
-        asks: &[
-            (ServiceName::AppRegistry, "get"),
-            (ServiceName::NodeCapabilities, "nodes"),
-            (ServiceName::NodeCapabilities, "sites"),
-        ],
+        asks: &[(ServiceName::AppRegistry, "get"), (ServiceName::NodeCapabilities, "members")],
         ..row(ServiceName::DeploymentRegistry, Tier::Hub, "Orders: what is meant becomes what each node shall run")
     },
     Service {

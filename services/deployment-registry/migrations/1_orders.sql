@@ -18,6 +18,7 @@ CREATE TABLE deployments (
     id TEXT NOT NULL,
     assignment TEXT NOT NULL,
     node TEXT NOT NULL,
+    device_id TEXT NOT NULL,
     app TEXT NOT NULL,
     version TEXT NOT NULL,
     profile TEXT NOT NULL,

@@ -11,11 +11,11 @@ mod wish;
 use std::collections::BTreeMap;
 
 use api::{AppRef, AssignmentSpec, AssignmentState, FieldError};
-use margo::{AssignmentName, DeploymentId, Digest, NodeId, OrderId, Revision};
+use margo::{AssignmentName, DeploymentId, DeviceId, Digest, NodeId, OrderId, Revision};
 
 pub use self::{
     order::{Change, OrderKind, Put, check_documents, check_reason, create, place, remove, update},
-    placement::{Fleet, Member},
+    placement::Fleet,
     wish::{Wish, check_limits},
 };
 
@@ -38,6 +38,8 @@ pub struct Assignment {
 pub struct Deployment {
     /// Follows from tenant, assignment and node alone, so it stays the same through updates and a rebuild.
     pub id: DeploymentId,
+    /// The DeviceId by which the document names the node. It stays what it was when the node joined.
+    pub device: DeviceId,
     pub app: AppRef,
     pub profile: String,
     /// The revision of the assignment from which the document was made.

@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
+use api::Targets;
 use bus::trace;
 use tokio::{select, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span, warn};
 
-use crate::{error::OrderError, handler::Registry};
+use crate::{domain::Fleet, error::OrderError, handler::Registry};
 
 /// How long to wait for a signal before looking all the same, because signals may get lost.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -67,13 +68,15 @@ impl Pace {
 async fn look(registry: &Registry, pace: &mut Pace, shutdown: &CancellationToken) -> Result<(), OrderError> {
     // A node that is named had to be active at that time, so only an assignment that names sites can come to mean more.
     let names = registry.store.standing_for_sites().await?;
-    if names.is_empty() {
-        return Ok(());
-    }
-    let fleet = registry.neighbours.fleet().await?;
+    let mut fleet = Fleet::default();
     let mut failure = Ok(());
     for name in names {
         let Some(assignment) = registry.store.load(&name).await? else { continue };
+        let named = assignment.spec.targets.sites.iter();
+        let sites: Vec<_> = named.filter(|site| !fleet.sites.contains(*site)).cloned().collect();
+        if !sites.is_empty() {
+            fleet.extend(registry.neighbours.fleet(&Targets { nodes: Vec::new(), sites }).await?);
+        }
         if fleet.missing(&assignment).is_empty() {
             continue;
         }

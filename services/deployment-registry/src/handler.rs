@@ -71,11 +71,14 @@ impl Registry {
             return Err(OrderError::NameTaken(name).into());
         }
         let (wish, fleet) = self.check(spec).await?;
+        let change = domain::create(&self.tenant, name.clone(), &wish, &fleet, order);
         let _turn = self.turn().await;
-        if self.store.load(&name).await.map_err(OrderError::from)?.is_some() {
-            return Err(OrderError::NameTaken(name).into());
-        }
-        Ok(self.carry_out(domain::create(&self.tenant, name, &wish, &fleet, order)).await?)
+        let created = self.carry_out(change).await.map_err(|error| match error {
+            // Another order has come first and taken the name.
+            OrderError::Store(StoreError::Conflict { .. }) => OrderError::NameTaken(name),
+            error => error,
+        });
+        Ok(created?)
     }
 
     /// Answers `update`. Fails when the assignment is no longer at the revision that the request names.
@@ -153,7 +156,7 @@ impl Registry {
         let mut nodes = fleet.missing(&held);
         loop {
             let order = OrderHeader::of_service(ServiceName::DeploymentRegistry, None);
-            let Some(change) = domain::place(&self.tenant, held.clone(), &wish, fleet, nodes.clone(), order) else {
+            let Some(change) = domain::place(&self.tenant, held.clone(), &wish, nodes.clone(), order) else {
                 return Ok(());
             };
             match self.carry_out(change).await {
@@ -179,7 +182,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(OrderError::Invalid(errors));
         }
-        let (app, fleet) = futures::join!(self.neighbours.app(&spec.app), self.neighbours.fleet());
+        let (app, fleet) = futures::join!(self.neighbours.app(&spec.app), self.neighbours.fleet(&spec.targets));
         let fleet = fleet?;
         let mut errors = fleet.check(&spec.targets);
         let wish = app.and_then(|app| Wish::new(spec, app).map_err(OrderError::Invalid));

@@ -1,29 +1,10 @@
 //! Questions to the services that know what an order depends on: applications, sites and nodes.
 
-use api::{AppContent, AppRef, FieldError, NodeState, Problem};
+use api::{AppContent, AppRef, FieldError, Members, Problem, Targets};
 use bus::{Bus, ServiceName, Subject};
-use margo::{DeviceId, NodeId, SiteName};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    domain::{Fleet, Member},
-    error::OrderError,
-};
-
-/// What an order depends on of an [`api::Node`]. Everything else is passed over unread.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct KnownNode {
-    name: NodeId,
-    device_id: DeviceId,
-    state: NodeState,
-}
-
-/// What an order depends on of an [`api::Site`].
-#[derive(Deserialize)]
-struct KnownSite {
-    name: SiteName,
-}
+use crate::{domain::Fleet, error::OrderError};
 
 /// Sends requests to app-registry and node-capabilities.
 pub struct Neighbours {
@@ -47,17 +28,12 @@ impl Neighbours {
         })
     }
 
-    /// Asks for all sites and nodes, at the same time.
-    pub async fn fleet(&self) -> Result<Fleet, OrderError> {
-        let nodes = self.ask::<_, Vec<KnownNode>>(ServiceName::NodeCapabilities, "nodes", &());
-        let sites = self.ask::<_, Vec<KnownSite>>(ServiceName::NodeCapabilities, "sites", &());
-        let (nodes, sites) = futures::try_join!(nodes, sites)?;
+    /// Asks for the sites and nodes that targets name, and for the nodes of these sites.
+    pub async fn fleet(&self, targets: &Targets) -> Result<Fleet, OrderError> {
+        let Members { sites, nodes } = self.ask(ServiceName::NodeCapabilities, "members", targets).await?;
         Ok(Fleet {
-            nodes: nodes
-                .into_iter()
-                .map(|node| (node.name, Member { state: node.state, device: node.device_id }))
-                .collect(),
-            sites: sites.into_iter().map(|site| site.name).collect(),
+            nodes: nodes.into_iter().map(|member| (member.name.clone(), member)).collect(),
+            sites: sites.into_iter().collect(),
         })
     }
 

@@ -35,7 +35,7 @@ const MIGRATIONS: Migrations = Migrations::new(&[(1, "orders", include_str!("../
 macro_rules! deployments {
     ($rest:literal) => {
         DEPLOYMENTS.query(concat!(
-            "SELECT id, assignment, node, app, version, profile, revision, order_id, digest
+            "SELECT id, assignment, node, device_id, app, version, profile, revision, order_id, digest
              FROM deployments WHERE tenant = $1 ",
             $rest
         ))
@@ -218,7 +218,8 @@ impl Store {
             let statement = DEPLOYMENTS
                 .query(
                     "INSERT INTO deployments
-                     (tenant, id, assignment, node, app, version, profile, revision, order_id, digest, document) ",
+                     (tenant, id, assignment, node, device_id, app, version, profile, revision, order_id, digest,
+                      document) ",
                 )
                 .push_rows(nodes, |row, node| {
                     let deployment = &change.assignment.deployments[*node];
@@ -226,6 +227,7 @@ impl Store {
                         .bind(deployment.id.to_string())
                         .bind(change.assignment.name.as_str())
                         .bind(node.to_string())
+                        .bind(deployment.device.as_str())
                         .bind(deployment.app.id.as_str())
                         .bind(deployment.app.version.as_str())
                         .bind(&deployment.profile)
@@ -297,6 +299,7 @@ fn read_assignment(row: &Row) -> Result<Assignment, StoreError> {
 fn read_deployment(row: &Row) -> Result<(AssignmentName, NodeId, Deployment), StoreError> {
     let deployment = Deployment {
         id: row.parse("id")?,
+        device: row.parse("device_id")?,
         app: AppRef { id: row.parse("app")?, version: row.parse("version")? },
         profile: row.string("profile")?,
         revision: Revision::new(row.number("revision")?),

@@ -9,8 +9,8 @@ use std::{
 
 use api::{
     Accepted, AppContent, AppRef, Assignment, AssignmentSpec, AssignmentState, ByName, CreateAssignment,
-    DesiredDeployment, Handled, HandledRequest, Node, NodeState, Order, Problem, Reachability, RemoveRequest, Site,
-    Targets, UpdateAssignment, UpdateRequest,
+    DesiredDeployment, Handled, HandledRequest, Member, Members, NodeState, Order, Problem, RemoveRequest, Targets,
+    UpdateAssignment, UpdateRequest,
 };
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use bus::{
@@ -22,7 +22,7 @@ use deployment_registry::Config;
 use futures::StreamExt;
 use git_state::layout::{AssignmentFile, PlacementFile};
 use margo::{
-    ApplicationDeployment, AssignmentName, DeploymentId, Digest, Identity, ParameterValue, RepositoryName, TenantName,
+    ApplicationDeployment, AssignmentName, DeploymentId, Digest, ParameterValue, RepositoryName, SiteName, TenantName,
 };
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
@@ -33,21 +33,13 @@ use testkit::{HELLO, NatsServer, Running, ada, on_each_database, wait_for};
 use tracing::Instrument;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
-/// A public NKey of a user; its seed is nobody's.
-const KEY: &str = "UDLVVGABQKYQVN6VJP7NHSLEA45A5YLS6PNKMIZFV4BBU2HXA5IRUVAL";
-
-fn identity() -> Identity {
-    format!("nkey:{KEY}").parse().unwrap()
-}
-
 const SELF: ServiceName = ServiceName::DeploymentRegistry;
 
 /// What the neighbours know.
 #[derive(Default)]
 struct Known {
     description: String,
-    nodes: Vec<Node>,
-    sites: Vec<Site>,
+    members: Members,
 }
 
 /// What git-writer has made of the writes.
@@ -109,25 +101,11 @@ impl World {
     fn join(&self, name: &str) {
         let mut known = self.known.lock().unwrap();
         let name: margo::NodeId = name.parse().unwrap();
-        if known.sites.iter().all(|site| site.name.client() != name.client) {
-            known.sites.push(Site {
-                name: name.client.to_string().parse().unwrap(),
-                identity: identity(),
-                nodes: 1,
-                adopted_manifest_version: None,
-                last_seen: None,
-                refusals: vec![],
-            });
+        let site: SiteName = name.client.to_string().parse().unwrap();
+        if !known.members.sites.contains(&site) {
+            known.members.sites.push(site);
         }
-        known.nodes.push(Node {
-            device_id: (&name).into(),
-            name,
-            identity: identity(),
-            state: NodeState::Active,
-            reachability: Reachability::Unknown,
-            since: None,
-            capabilities: None,
-        });
+        known.members.nodes.push(Member { device_id: (&name).into(), name, state: NodeState::Active });
     }
 
     async fn start_app_registry(&mut self) {
@@ -148,11 +126,15 @@ impl World {
         let bus = self.server.connect_central(ServiceName::NodeCapabilities).await;
         let mut service = bus.register(ServiceName::NodeCapabilities, std::sync::Arc::new(())).await.unwrap();
         let known = self.known.clone();
-        let nodes = move |_, _: Call<()>| std::future::ready(Ok(known.lock().unwrap().nodes.clone()));
-        service.verb("nodes", nodes).await.unwrap();
-        let known = self.known.clone();
-        let sites = move |_, _: Call<()>| std::future::ready(Ok(known.lock().unwrap().sites.clone()));
-        service.verb("sites", sites).await.unwrap();
+        let members = move |_, call: Call<Targets>| {
+            let Targets { nodes, sites } = call.body;
+            let Members { sites: known_sites, nodes: known_nodes } = known.lock().unwrap().members.clone();
+            let clients: Vec<_> = sites.iter().map(SiteName::client).collect();
+            let meant = |member: &Member| nodes.contains(&member.name) || clients.contains(&member.name.client);
+            let sites = known_sites.into_iter().filter(|site| sites.contains(site)).collect();
+            std::future::ready(Ok(Members { sites, nodes: known_nodes.into_iter().filter(meant).collect() }))
+        };
+        service.verb("members", members).await.unwrap();
         service.reachable().await;
         self.neighbours.push(service);
     }
@@ -558,7 +540,7 @@ async fn what_was_accepted_survives_a_crash_before_it_was_published() {
 }
 
 #[tokio::test]
-async fn orders_given_at_once_are_numbered_without_gaps_and_one_of_each_revision_wins() {
+async fn orders_given_at_once_are_numbered_without_gaps_and_one_of_each_name_and_revision_wins() {
     let mut world = World::new().await;
     world.start_git_writer().await;
     let running = world.start().await;
@@ -568,14 +550,18 @@ async fn orders_given_at_once_are_numbered_without_gaps_and_one_of_each_revision
         async move { world.create(&name, spec(&["port/crane"], &["plant"])).await }
     });
     assert!(futures::future::join_all(created).await.iter().all(Result::is_ok));
+    let same_name = (0..6).map(|_| world.create("one", spec(&["port/crane"], &["plant"])));
+    let same_name = futures::future::join_all(same_name).await;
+    assert_eq!(same_name.iter().filter(|it| it.is_ok()).count(), 1);
+    assert!(same_name.iter().filter_map(|it| it.as_ref().err()).all(|problem| problem.status == 409));
     let updates = (0..6).map(|at| world.update("a0", 1, greeting(spec(&[], &["plant"]), text(&at.to_string()))));
     let updates = futures::future::join_all(updates).await;
     assert_eq!(updates.iter().filter(|it| it.is_ok()).count(), 1);
     assert!(updates.iter().filter_map(|it| it.as_ref().err()).all(|problem| problem.status == 412));
-    world.wait_until_committed(13).await;
+    world.wait_until_committed(14).await;
     // The test's git-writer has asserted that no number was left out or doubled.
     let handled = world.git.lock().unwrap().handled.clone();
-    assert_eq!(handled, BTreeMap::from([(RepositoryName::Fleet, 13), (client("plant"), 13), (client("port"), 13)]));
+    assert_eq!(handled, BTreeMap::from([(RepositoryName::Fleet, 14), (client("plant"), 14), (client("port"), 14)]));
     running.stop().await;
 }
 

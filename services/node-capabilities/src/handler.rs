@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::store::Transaction;
-use api::{AdmittedNodes, CreateNode, CreateSite, Node, NodeCreated, Problem, Site, SiteCreated};
+use api::{AdmittedNodes, CreateNode, CreateSite, Members, Node, NodeCreated, Problem, Site, SiteCreated, Targets};
 use bus::{Bus, Call, CallVerb, Caller, ServiceName, SiteVerb, Subject, proto};
 use bytes::Bytes;
 use margo::{Identity, RepositoryName, TenantName, UserNkey};
@@ -103,6 +103,11 @@ impl Registrar {
 
     pub async fn nodes(self: Arc<Self>, _: Call<()>) -> Result<Vec<Node>, Problem> {
         self.store.nodes().await.map_err(store_problem)
+    }
+
+    /// What there is of the targets of an order. The answer grows with them, and not with the fleet.
+    pub async fn members(self: Arc<Self>, call: Call<Targets>) -> Result<Members, Problem> {
+        self.store.members(&call.body).await.map_err(store_problem)
     }
 
     /// The nodes that may connect at the site that asks. NATS permissions let no other site ask on its subject.

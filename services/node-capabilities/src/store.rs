@@ -11,10 +11,14 @@
 //! **After a crash.** Whoever was added and not answered is found by name and identity when the order is repeated. A report
 //! that was not acknowledged comes again and changes nothing the second time.
 
-use ::store::{Access, Database, Migrations, Row, StoreError, Table, Transaction, json};
-use api::{AdmittedNode, CreateNode, CreateSite, Node, NodeState, Reachability, Refusal, Site};
+use std::collections::BTreeMap;
+
+use ::store::{Access, Database, MAX_ROWS, Migrations, Query, Row, StoreError, Table, Transaction, json};
+use api::{
+    AdmittedNode, CreateNode, CreateSite, Member, Members, Node, NodeState, Reachability, Refusal, Site, Targets,
+};
 use bus::report::{self, Capabilities, Position, SiteHealth};
-use margo::{ClientName, DeviceId, Identity, NodeId, TenantName};
+use margo::{ClientName, DeviceId, Identity, NodeId, SiteName, TenantName};
 
 use crate::domain::{Taken, device_id, is_newer};
 
@@ -152,6 +156,50 @@ impl Store {
         query.bind(self.tenant.as_str()).fetch_all(&self.database).await?.iter().map(read_node).collect()
     }
 
+    /// The sites and nodes that targets name, and the nodes of these sites, as far as they exist.
+    pub async fn members(&self, targets: &Targets) -> Result<Members, StoreError> {
+        let mut snapshot = self.database.snapshot().await?;
+        let mut sites = Vec::new();
+        for names in targets.sites.chunks(MAX_ROWS) {
+            let query = SITES.query("SELECT name, orchestrator FROM sites WHERE tenant = $1 AND name IN ");
+            let query = query.bind(self.tenant.as_str()).push_list(names.iter().map(SiteName::as_str));
+            for row in query.fetch_all(&mut snapshot).await? {
+                sites.push((row.parse::<SiteName>("name")?, row.parse::<ClientName>("orchestrator")?));
+            }
+        }
+        let mut nodes = BTreeMap::new();
+        let mut queries = Vec::new();
+        for clients in sites.chunks(MAX_ROWS) {
+            let clients = clients.iter().map(|(_, client)| client.as_str());
+            queries.push(self.some_members().push("client IN ").push_list(clients));
+        }
+        let mut named = BTreeMap::<&ClientName, Vec<&str>>::new();
+        for node in &targets.nodes {
+            named.entry(&node.client).or_default().push(node.node.as_str());
+        }
+        for (client, names) in &named {
+            for names in names.chunks(MAX_ROWS) {
+                let query = self.some_members().push("client = ").push_bind(client.as_str()).push(" AND node IN ");
+                queries.push(query.push_list(names.iter().copied()));
+            }
+        }
+        for query in queries {
+            for row in query.fetch_all(&mut snapshot).await? {
+                let member = read_member(&row)?;
+                nodes.insert(member.name.clone(), member);
+            }
+        }
+        let mut sites: Vec<_> = sites.into_iter().map(|(name, _)| name).collect();
+        sites.sort();
+        sites.dedup();
+        Ok(Members { sites, nodes: nodes.into_values().collect() })
+    }
+
+    /// Begins a query for members; a condition has to follow.
+    fn some_members(&self) -> Query<'_> {
+        NODES.query("SELECT client, node, device_id FROM nodes WHERE tenant = $1 AND ").bind(self.tenant.as_str())
+    }
+
     /// Keeps what a node can do, unless something newer is held.
     pub async fn record_capabilities(
         &self,
@@ -252,6 +300,12 @@ fn read_site(row: &Row) -> Result<Site, StoreError> {
         last_seen: row.optional("last_seen", Row::time)?.map(|time| time.to_string()),
         refusals: row.json("refusals")?,
     })
+}
+
+fn read_member(row: &Row) -> Result<Member, StoreError> {
+    let name = NodeId::new(row.parse("client")?, row.parse("node")?);
+    // Whoever is in the table was added and not removed.
+    Ok(Member { name, device_id: row.parse("device_id")?, state: NodeState::Active })
 }
 
 fn read_node(row: &Row) -> Result<Node, StoreError> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{AssignmentState, FieldError};
-use margo::{ApplicationDeployment, AssignmentName, DeploymentId, Digest, NodeId, Revision, TenantName};
+use margo::{ApplicationDeployment, AssignmentName, DeploymentId, DeviceId, Digest, NodeId, Revision, TenantName};
 use outbox::{OrderHeader, Verb};
 
 use super::{Assignment, Deployment, Fleet, Wish, broken};
@@ -96,17 +96,18 @@ pub fn create(tenant: &TenantName, name: AssignmentName, wish: &Wish, fleet: &Fl
         deployments: BTreeMap::new(),
     };
     let nodes = fleet.matching(&assignment.spec.targets);
-    put(tenant, Change::new(OrderKind::Create, order, None, assignment), wish, fleet, nodes)
+    put(tenant, Change::new(OrderKind::Create, order, None, assignment), wish, nodes)
 }
 
 /// A person changes what an assignment means. All nodes that have it get the new content, also those that no longer
 /// match, for targets only add.
 pub fn update(tenant: &TenantName, held: Assignment, wish: &Wish, fleet: &Fleet, order: OrderHeader) -> Change {
     let from = held.revision;
-    let mut nodes: BTreeSet<_> = held.deployments.keys().cloned().collect();
+    let placed = held.deployments.iter();
+    let mut nodes: BTreeMap<_, _> = placed.map(|(node, held)| (node.clone(), held.device.clone())).collect();
     nodes.extend(fleet.matching(&wish.spec.targets));
     let assignment = Assignment { revision: from.next(), spec: wish.spec.clone(), ..held };
-    put(tenant, Change::new(OrderKind::Update, order, Some(from), assignment), wish, fleet, nodes)
+    put(tenant, Change::new(OrderKind::Update, order, Some(from), assignment), wish, nodes)
 }
 
 /// A person takes an assignment away, from every node that has it.
@@ -128,25 +129,25 @@ pub fn place(
     tenant: &TenantName,
     held: Assignment,
     wish: &Wish,
-    fleet: &Fleet,
-    nodes: BTreeSet<NodeId>,
+    nodes: BTreeMap<NodeId, DeviceId>,
     mut order: OrderHeader,
 ) -> Option<Change> {
     let caused_by = match nodes.len() {
         0 => return None,
-        1 => format!("evaluate, {} matches", nodes.first()?),
-        count => format!("evaluate, {} and {} more match", nodes.first()?, count - 1),
+        1 => format!("evaluate, {} matches", nodes.keys().next()?),
+        count => format!("evaluate, {} and {} more match", nodes.keys().next()?, count - 1),
     };
     order.caused_by = Some(caused_by);
-    Some(put(tenant, Change::new(OrderKind::Place, order, Some(held.revision), held), wish, fleet, nodes))
+    Some(put(tenant, Change::new(OrderKind::Place, order, Some(held.revision), held), wish, nodes))
 }
 
 /// Adds to a change that these nodes get the assignment's content, with a document for each.
-fn put(tenant: &TenantName, mut change: Change, wish: &Wish, fleet: &Fleet, nodes: BTreeSet<NodeId>) -> Change {
-    for node in nodes {
-        let document = wish.document(tenant, &change.assignment.name, &node, fleet.device(&node));
+fn put(tenant: &TenantName, mut change: Change, wish: &Wish, nodes: BTreeMap<NodeId, DeviceId>) -> Change {
+    for (node, device) in nodes {
+        let document = wish.document(tenant, &change.assignment.name, &node, device.clone());
         let deployment = Deployment {
             id: DeploymentId::new(tenant, &change.assignment.name, &node),
+            device,
             app: wish.spec.app.clone(),
             profile: wish.profile().to_owned(),
             revision: change.assignment.revision,

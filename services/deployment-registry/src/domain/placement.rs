@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{AssignmentState, FieldError, NodeState, Targets};
+use api::{AssignmentState, FieldError, Member, NodeState, Targets};
 use margo::{DeviceId, NodeId, SiteName};
 
 use super::{Assignment, broken};
@@ -10,18 +10,10 @@ use super::{Assignment, broken};
 /// Wrong targets that are named one by one. A list of 10,000 typing errors would help nobody.
 const MAX_ERRORS: usize = 100;
 
-/// What the registry needs to know of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    pub state: NodeState,
-    /// The DeviceId by which documents name the node.
-    pub device: DeviceId,
-}
-
-/// The sites and nodes that node-capabilities knows.
+/// The part of the fleet that somebody has asked for: sites that exist, all of their nodes, and other nodes.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    /// All nodes, also those that are leaving or have left.
+    /// The nodes by name, also those that are leaving or have left.
     pub nodes: BTreeMap<NodeId, Member>,
     pub sites: BTreeSet<SiteName>,
 }
@@ -40,26 +32,29 @@ impl Fleet {
         nodes.chain(sites).take(MAX_ERRORS).collect()
     }
 
-    /// The DeviceId by which documents name a node. A node that is no longer known keeps the one that is made from its name.
-    pub(super) fn device(&self, node: &NodeId) -> DeviceId {
-        self.nodes.get(node).map_or_else(|| node.into(), |member| member.device.clone())
+    /// Adds another part.
+    pub fn extend(&mut self, part: Self) {
+        self.nodes.extend(part.nodes);
+        self.sites.extend(part.sites);
     }
 
-    /// The active nodes that the targets mean: those named, and all of the named sites.
-    pub(super) fn matching(&self, targets: &Targets) -> BTreeSet<NodeId> {
+    /// The active nodes that the targets mean: those named, and all of the named sites. Each comes with the DeviceId by which
+    /// documents name it.
+    pub(super) fn matching(&self, targets: &Targets) -> BTreeMap<NodeId, DeviceId> {
         let sites: BTreeSet<_> = targets.sites.iter().map(SiteName::client).collect();
         let named: BTreeSet<_> = targets.nodes.iter().collect();
-        let active = self.nodes.iter().filter(|(_, member)| member.state == NodeState::Active).map(|(node, _)| node);
-        active.filter(|node| sites.contains(&node.client) || named.contains(node)).cloned().collect()
+        let meant = |node: &NodeId| sites.contains(&node.client) || named.contains(node);
+        let active = self.nodes.iter().filter(|(_, member)| member.state == NodeState::Active);
+        active.filter(|(node, _)| meant(node)).map(|(node, member)| (node.clone(), member.device_id.clone())).collect()
     }
 
     /// The active nodes that an assignment means and that do not have it yet; none for a removed assignment.
-    pub fn missing(&self, assignment: &Assignment) -> BTreeSet<NodeId> {
+    pub fn missing(&self, assignment: &Assignment) -> BTreeMap<NodeId, DeviceId> {
         match assignment.state {
-            AssignmentState::Removed => BTreeSet::new(),
+            AssignmentState::Removed => BTreeMap::new(),
             AssignmentState::Active => {
                 let matching = self.matching(&assignment.spec.targets);
-                matching.into_iter().filter(|node| !assignment.deployments.contains_key(node)).collect()
+                matching.into_iter().filter(|(node, _)| !assignment.deployments.contains_key(node)).collect()
             }
         }
     }

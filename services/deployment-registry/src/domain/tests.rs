@@ -1,4 +1,4 @@
-use api::{AppContent, NodeState, Targets};
+use api::{AppContent, Member, NodeState, Targets};
 use margo::{ApplicationDeployment, ParameterValue, TenantName};
 use outbox::OrderHeader;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn fleet(nodes: &[(&str, NodeState)]) -> Fleet {
         .iter()
         .map(|(node, state)| {
             let node: NodeId = node.parse().unwrap();
-            (node.clone(), Member { state: *state, device: (&node).into() })
+            (node.clone(), Member { device_id: (&node).into(), name: node, state: *state })
         })
         .collect();
     let sites = nodes.keys().map(|node| node.client.to_string().parse().unwrap()).collect();
@@ -210,12 +210,12 @@ fn a_node_that_joins_is_placed_without_making_updates_stale() {
     let held = created(spec(&[], &["plant"]), &fleet(&[("plant/press", Active)]));
     let grown = fleet(&[("plant/press", Active), ("plant/saw", Active), ("port/crane", Active)]);
     let wish = wish(held.spec.clone());
-    let change = place(&tenant(), held.clone(), &wish, &grown, grown.missing(&held), order()).unwrap();
+    let change = place(&tenant(), held.clone(), &wish, grown.missing(&held), order()).unwrap();
     assert_eq!(names(change.puts.keys().cloned()), ["plant/saw"]);
     assert_eq!(change.assignment.revision, held.revision);
     assert_eq!(change.order.caused_by.as_deref(), Some("evaluate, plant/saw matches"));
     let missing = grown.missing(&change.assignment);
-    assert!(place(&tenant(), change.assignment, &wish, &grown, missing, order()).is_none(), "twice does nothing");
+    assert!(place(&tenant(), change.assignment, &wish, missing, order()).is_none(), "twice does nothing");
 }
 
 fn any_fleet() -> impl Strategy<Value = Fleet> {
@@ -252,7 +252,7 @@ proptest! {
             let held: Vec<_> = assignment.deployments.keys().cloned().collect();
             let wish = wish(assignment.spec.clone());
             let missing = fleet.missing(&assignment);
-            if let Some(change) = place(&tenant(), assignment.clone(), &wish, fleet, missing, order()) {
+            if let Some(change) = place(&tenant(), assignment.clone(), &wish, missing, order()) {
                 prop_assert!(!change.puts.is_empty() && change.removes.is_empty());
                 for node in change.puts.keys() {
                     prop_assert_eq!(fleet.nodes[node].state, Active);
@@ -281,10 +281,14 @@ proptest! {
 fn a_document_names_the_node_by_the_device_id_that_it_brought() {
     let mut foreign = fleet(&[("plant/press", Active)]);
     let device = "Gateway-1/Cell_7/~b";
-    foreign.nodes.insert("plant/press".parse().unwrap(), Member { state: Active, device: device.parse().unwrap() });
-    let wish = wish(spec(&["plant/press"], &[]));
-    let change = create(&tenant(), "hello".parse().unwrap(), &wish, &foreign, order());
-    let put = change.puts.values().next().unwrap();
-    let document = ApplicationDeployment::parse(&put.document, "d.yaml").unwrap();
-    assert_eq!(document.metadata.device_id.as_str(), device);
+    foreign.nodes.values_mut().for_each(|member| member.device_id = device.parse().unwrap());
+    let created = create(&tenant(), name(), &wish(spec(&["plant/press"], &[])), &foreign, order());
+    // An update asks for the nodes of its own targets alone, and the assignment stays on this one, too.
+    let elsewhere = wish(spec(&["port/crane"], &[]));
+    let updated = update(&tenant(), created.assignment.clone(), &elsewhere, &Fleet::default(), order());
+    for change in [created, updated] {
+        let put = change.puts.values().next().unwrap();
+        let document = ApplicationDeployment::parse(&put.document, "d.yaml").unwrap();
+        assert_eq!(document.metadata.device_id.as_str(), device);
+    }
 }

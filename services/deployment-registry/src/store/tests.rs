@@ -45,6 +45,7 @@ fn change(name: &str, from: Option<u64>, document: &[u8]) -> Change {
     let order = OrderHeader::new("ada".parse().unwrap(), None);
     let deployment = Deployment {
         id: DeploymentId::new(&TenantName::default(), &name, &node()),
+        device: "Gateway-1/cell".parse().unwrap(),
         app: app(),
         profile: "wasm".into(),
         revision,

@@ -84,6 +84,33 @@ async fn who_was_added_is_there_in_the_next_life_sorted_by_name() {
 }
 
 #[tokio::test]
+async fn of_targets_there_is_what_was_added_and_nothing_else() {
+    on_each_database(async |location| {
+        let (_, store, _) = filled(&location).await;
+        let members = async |nodes: &[&str], sites: &[&str]| {
+            let nodes = nodes.iter().map(|node| node.parse().unwrap()).collect();
+            let targets = Targets { nodes, sites: sites.iter().map(|site| site.parse().unwrap()).collect() };
+            let members = store.members(&targets).await.unwrap();
+            let sites: Vec<_> = members.sites.iter().map(ToString::to_string).collect();
+            let nodes: Vec<_> = members.nodes.iter().map(|member| member.name.to_string()).collect();
+            (sites.join(" "), nodes.join(" "))
+        };
+        let both = ["plant/saw", "plant/press"];
+        assert_eq!(members(&[], &[]).await, (String::new(), String::new()));
+        assert_eq!(members(&["plant/saw", "plant/none", "port/saw"], &[]).await, ("".into(), "plant/saw".into()));
+        assert_eq!(members(&[], &["port", "nowhere"]).await, ("port".into(), "".into()));
+        // Named once or several times, a node is one node.
+        let all = ("plant port".to_owned(), "plant/press plant/saw".to_owned());
+        assert_eq!(members(&both, &["port", "plant", "plant"]).await, all);
+        // More names than one statement takes.
+        let many: Vec<_> = (0..2 * MAX_ROWS).map(|number| format!("plant/n{number}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).chain(both).collect();
+        assert_eq!(members(&many, &[]).await, ("".into(), "plant/press plant/saw".into()));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn names_and_identities_that_are_taken_are_known_with_their_owner() {
     on_each_database(async |location| {
         let (_, store, known) = filled(&location).await;
