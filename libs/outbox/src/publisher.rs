@@ -88,17 +88,21 @@ impl Attempt {
     }
 }
 
+/// Numbers that Git shows as handled and that are not closed yet.
+struct Heard {
+    numbers: BTreeMap<RepositoryName, u64>,
+    /// When they are closed.
+    close_at: Instant,
+    /// Whether a number among them may never have been given here. Only closing tells, and until then nothing is
+    /// published.
+    surprised: bool,
+}
+
 pub(crate) struct Publisher {
     outbox: Outbox,
     bus: Bus,
     progress: Progress,
-    /// Numbers that Git shows as handled and that are not closed yet.
-    heard: BTreeMap<RepositoryName, u64>,
-    /// When they are closed; `None` when there are none.
-    close_at: Option<Instant>,
-    /// Whether a number among them may never have been given here. Only closing tells, and until then nothing is
-    /// published.
-    surprised: bool,
+    heard: Option<Heard>,
     publishing: Attempt,
     closing: Attempt,
     /// When open rows are counted again, if their number may have changed.
@@ -111,9 +115,7 @@ impl Publisher {
             outbox,
             bus,
             progress: Progress::default(),
-            heard: BTreeMap::new(),
-            close_at: None,
-            surprised: false,
+            heard: None,
             publishing: Attempt::new(),
             closing: Attempt::new(),
             measure_at: Some(Instant::now()),
@@ -138,7 +140,9 @@ impl Publisher {
                 biased;
                 () = shutdown.cancelled() => {
                     // What the service's last requests have appended, and what Git shows of all others.
-                    self.close_at = self.close_at.map(|_| Instant::now());
+                    if let Some(heard) = &mut self.heard {
+                        heard.close_at = Instant::now();
+                    }
                     self.turn().await;
                     return Ok(());
                 }
@@ -165,23 +169,34 @@ impl Publisher {
     /// Closes what was heard and publishes what is due, each when its time has come. Returns when to do that again.
     async fn turn(&mut self) -> Option<Instant> {
         let close_at = self.close_heard().await;
-        let publish_at = if self.surprised { None } else { self.publish_due().await };
+        let surprised = self.heard.as_ref().is_some_and(|heard| heard.surprised);
+        let publish_at = if surprised { None } else { self.publish_due().await };
         close_at.into_iter().chain(publish_at).min()
     }
 
     /// Closes rows up to the numbers that Git shows as handled, when it is time.
     async fn close_heard(&mut self) -> Option<Instant> {
-        if self.close_at?.max(self.closing.at) <= Instant::now() {
-            match self.close().await {
-                Ok(()) => self.closing.succeeded(),
-                Err(error) => self.closing.failed(self.outbox.source, &error),
+        let heard = self.heard.as_ref()?;
+        let at = heard.close_at.max(self.closing.at);
+        if at > Instant::now() {
+            return Some(at);
+        }
+        match self.close(&heard.numbers).await {
+            Ok(()) => {
+                self.closing.succeeded();
+                self.heard = None;
+                self.is_to_measure();
+                None
+            }
+            Err(error) => {
+                self.closing.failed(self.outbox.source, &error);
+                Some(self.closing.at)
             }
         }
-        Some(self.close_at?.max(self.closing.at))
     }
 
-    async fn close(&mut self) -> Result<(), PublishError> {
-        for foreign in store::close(&self.outbox.database, &self.heard).await? {
+    async fn close(&self, handled: &BTreeMap<RepositoryName, u64>) -> Result<(), PublishError> {
+        for foreign in store::close(&self.outbox.database, handled).await? {
             error!(
                 repository = %foreign.repository,
                 handled = foreign.handled,
@@ -190,10 +205,6 @@ impl Publisher {
                  until the right one is back"
             );
         }
-        self.heard.clear();
-        self.close_at = None;
-        self.surprised = false;
-        self.is_to_measure();
         Ok(())
     }
 
@@ -270,17 +281,16 @@ impl Publisher {
 
     /// Takes note of how far Git is. Returns whether that was news.
     fn take_note(&mut self, repository: &RepositoryName, handled: u64) -> bool {
-        let close_after = match self.progress.handled(repository, handled) {
+        let (surprised, close_after) = match self.progress.handled(repository, handled) {
             News::None => return false,
-            News::Progress => CLOSE_AFTER,
-            News::Surprise => {
-                self.surprised = true;
-                Duration::ZERO
-            }
+            News::Progress => (false, CLOSE_AFTER),
+            News::Surprise => (true, Duration::ZERO),
         };
         let close_at = Instant::now() + close_after;
-        self.close_at = Some(self.close_at.map_or(close_at, |earlier| earlier.min(close_at)));
-        self.heard.insert(repository.clone(), handled);
+        let heard = self.heard.get_or_insert_with(|| Heard { numbers: BTreeMap::new(), close_at, surprised });
+        heard.close_at = heard.close_at.min(close_at);
+        heard.surprised |= surprised;
+        heard.numbers.insert(repository.clone(), handled);
         true
     }
 
