@@ -245,9 +245,10 @@ fn lock(data: &Path) -> anyhow::Result<FolderLock> {
     lock.with_context(|| format!("{} is in use by another `edgewright up`", data.display()))
 }
 
-/// Waits until every service of this process says that it can do its work.
+/// Waits until every service of this process says that it can do its work. A look costs some microseconds, and whoever
+/// starts the platform waits for it.
 async fn ready(health: &Health) {
-    let mut look = tokio::time::interval(Duration::from_millis(50));
+    let mut look = tokio::time::interval(Duration::from_millis(5));
     while !health.is_ready() {
         look.tick().await;
     }

@@ -47,7 +47,7 @@ pub fn encode(message: &impl Message) -> Bytes {
 /// Decompresses and decodes a message. One that has more than [`MAX_PLAIN`] bytes is refused before it fills the
 /// memory.
 pub fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, DecodeError> {
-    let decoder = zstd::stream::read::Decoder::new(bytes).map_err(DecodeError::Zstd)?;
+    let decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(DecodeError::Zstd)?;
     let mut plain = Vec::new();
     decoder.take(MAX_PLAIN as u64 + 1).read_to_end(&mut plain).map_err(DecodeError::Zstd)?;
     if plain.len() > MAX_PLAIN {

@@ -23,6 +23,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The header in which a service tells another on whose behalf it asks: a [`Caller`].
 pub(crate) const CALLER: &str = "Edgewright-Caller";
 
+/// The pause before the next attempt to connect. It doubles with every second attempt, from 10 ms to 4 s: a server that has just
+/// started waits for its clients no longer than it took to start, and one that is away is not flooded.
+fn reconnect_delay(attempt: usize) -> Duration {
+    Duration::from_millis((10u64 << (attempt.saturating_sub(1) / 2).min(9)).min(4_000))
+}
+
 /// Where to connect, and as which user.
 #[derive(Clone)]
 pub struct Login {
@@ -60,9 +66,7 @@ impl Bus {
             .request_timeout(Some(REQUEST_TIMEOUT))
             // The server must not redirect the client to addresses that lie behind another network.
             .ignore_discovered_servers()
-            // The pause grows from 10 ms, doubling, to 4 s: a server that has just started is found at once, and one that
-            // is away is not flooded.
-            .reconnect_delay_callback(|attempt| Duration::from_millis((5u64 << attempt.clamp(1, 10)).min(4_000)))
+            .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
                 match &event {
                     Event::Connected => {
@@ -202,5 +206,22 @@ impl Bus {
                 Problem::unavailable(format!("the request {subject} could not be sent"))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_longer_than_the_server_was_away_nor_longer_than_four_seconds() {
+        let first = Duration::from_millis(10);
+        let (mut away, mut last) = (Duration::ZERO, first);
+        for attempt in 1..100 {
+            let pause = reconnect_delay(attempt);
+            assert!(pause >= last && pause <= away.max(first), "attempt {attempt}, after {away:?}: {pause:?}");
+            (away, last) = (away + pause, pause);
+        }
+        assert_eq!(reconnect_delay(usize::MAX), Duration::from_secs(4));
     }
 }

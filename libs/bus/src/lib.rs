@@ -63,7 +63,7 @@ pub use permission::{Permissions, SYSTEM_ACCOUNT, User};
 pub use service::Tier;
 pub use service_name::ServiceName;
 pub use subject::{CallVerb, Pattern, SiteVerb, Subject};
-pub use users::UserList;
+pub use users::{RELOAD_PAUSE, UserList};
 pub use words::InvalidSubject;
 
 /// The messages of `proto/edgewright/v1`.

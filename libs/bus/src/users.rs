@@ -1,12 +1,16 @@
 //! A server's list of users while the server runs: written anew, then read by the server.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use margo::UserNkey;
 use serde::Deserialize;
 
 use crate::{Bus, User, server::users_conf};
+
+/// The first pause before a stream or a consumer is asked for again that the server did not have. A server that reads its list
+/// of users anew, as it does when a site or node joins and after each start, is without all streams for some milliseconds.
+pub const RELOAD_PAUSE: Duration = Duration::from_millis(10);
 
 /// The list of users of one server: a file that the server's configuration includes, and the connection that has the
 /// server read it again.

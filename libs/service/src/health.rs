@@ -55,7 +55,8 @@ impl Health {
 
     /// Tells whether every service of this process is ready.
     pub fn is_ready(&self) -> bool {
-        self.report().0
+        let services = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        services.values().all(|said| said.state().is_none())
     }
 }
 

@@ -2,16 +2,13 @@
 
 use std::{error::Error, time::Duration};
 
-use bus::Bus;
+use bus::{Bus, RELOAD_PAUSE};
 use process::Backoff;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::Readiness;
-
-/// The pause after a first failure. It is short because most failures pass quickly, such as a server that restarts.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The longest pause between two lives, and so the longest time that a stream goes unread which is there again. A life
 /// that lasted longer shows that the fault had passed, so the pause after it is the shortest again.
@@ -32,7 +29,7 @@ pub async fn reopening<F: Future<Output = anyhow::Result<()>>>(
     shutdown: &CancellationToken,
     mut read: impl FnMut() -> F,
 ) {
-    let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
+    let mut backoff = Backoff::new(RELOAD_PAUSE, LONGEST_PAUSE);
     while shutdown.run_until_cancelled(bus.connected()).await.is_some() {
         let begin = Instant::now();
         let Err(failure) = read().await else { return };

@@ -7,9 +7,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context;
 use async_nats::Subscriber;
-use bus::{Bus, Subject};
+use bus::{Bus, RELOAD_PAUSE, Subject};
 use futures::{FutureExt, StreamExt, stream};
 use margo::{ClientName, RepositoryName};
+use process::Backoff;
 use service::Readiness;
 use tokio::{
     sync::mpsc,
@@ -30,7 +31,7 @@ const LOOK_AT_EVERYTHING: Duration = Duration::from_secs(3600);
 /// How often to look whether the stream is still the same one: the server tells nobody that a stream was deleted.
 const LOOK_AT_STREAM: Duration = Duration::from_secs(5);
 
-/// The pause after the stream was not ready.
+/// The longest pause before a stream that is not ready is tried again.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
 /// Clients that are looked at together. Their waits for disk and network overlap; more than 50 could not publish at
@@ -51,8 +52,9 @@ pub struct Loop {
     consumers: BTreeSet<ClientName>,
     /// Whether `fleet.git` may have brought clients that have no consumer yet.
     fleet_moved: bool,
-    /// After the stream was not ready, no look that waits for its time is made before this.
-    not_before: Instant,
+    /// When the stream is tried again that was not ready; nothing else that waits for its time comes before.
+    retry: Option<Instant>,
+    backoff: Backoff,
 }
 
 impl Loop {
@@ -66,7 +68,8 @@ impl Loop {
             stream_in_doubt: true,
             consumers: BTreeSet::new(),
             fleet_moved: false,
-            not_before: Instant::now(),
+            retry: None,
+            backoff: Backoff::new(RELOAD_PAUSE, STREAM_RETRY),
         }
     }
 
@@ -85,7 +88,7 @@ impl Loop {
         }
         loop {
             // Without a connection there is nothing to do before the next one, which `connections` tell.
-            let due = self.agenda.due().filter(|_| self.bus.is_connected()).map(|due| due.max(self.not_before));
+            let due = self.retry.or_else(|| self.agenda.due()).filter(|_| self.bus.is_connected());
             // The first tick of an interval comes at once, so the service begins with a look at everything.
             tokio::select! {
                 biased;
@@ -112,6 +115,8 @@ impl Loop {
             }
             match self.follow_stream().await {
                 Ok(()) => {
+                    self.retry = None;
+                    self.backoff.reset();
                     self.look().await;
                     self.welcome().await;
                     self.readiness.ready();
@@ -119,7 +124,7 @@ impl Loop {
                 Err(error) => {
                     let reason = format!("{error:#}");
                     warn!(reason, "the stream DESIRED is not ready");
-                    self.not_before = Instant::now() + STREAM_RETRY;
+                    self.retry = Some(Instant::now() + self.backoff.pause());
                     self.readiness.not_ready(&reason);
                 }
             }

@@ -152,7 +152,7 @@ async fn start(
 
 /// Waits for the site's server and makes its streams.
 async fn streams_are_there(site: &Site) {
-    let mut backoff = process::Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(5));
+    let mut backoff = process::Backoff::new(bus::RELOAD_PAUSE, std::time::Duration::from_secs(5));
     loop {
         site.bus.connected().await;
         match site.ensure_streams().await {
