@@ -59,7 +59,7 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
         let mut at_10k = Samples::new("signed_orders_per_second_10k");
         if both || wanted.contains(&"signed_orders_per_second_10k") {
             for _ in 0..effort.of(1, 3, 5) {
-                stage.run(effort.of(100, 500, 1_000), &mut at_10k).await?;
+                stage.run(effort.of(100, 300, 1_000), &mut at_10k).await?;
             }
         }
         results.push(memory);
@@ -70,7 +70,7 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
             platform::stop(&mut platform).await;
             let existing = Existing::of_stopped(&platform, address)?;
             let mut start = Samples::new("start_10k_orders_ms");
-            existing.measure(&mut start, effort.of(1, 7, 15)).await?;
+            existing.measure(&mut start, effort.of(1, 5, 15)).await?;
             results.push(start);
         }
     }
