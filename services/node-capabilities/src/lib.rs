@@ -3,8 +3,8 @@
 //! The service is the only writer of its database and of the hub's list of users. It adds sites and nodes as ordered: one
 //! transaction holds its rows and an outbox row for `fleet.git`; then the hub admits the site, or the site is told to admit
 //! the node. It reads `state.*.node.*.capabilities` and `state.*.health` of the hub's STATE, and answers
-//! `svc.node-capabilities.create-site`, `.sites`, `.create-node`, `.nodes`, `.members`, and `site.*.nodes`. It keeps nothing in memory
-//! that the database does not hold, so it may die at any time.
+//! `svc.node-capabilities.create-site`, `.sites`, `.create-node`, `.nodes`, `.members`, and `site.*.nodes`. It keeps
+//! nothing in memory that the database does not hold, so it may die at any time.
 
 #![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 

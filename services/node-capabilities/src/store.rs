@@ -159,19 +159,18 @@ impl Store {
     /// The sites and nodes that targets name, and the nodes of these sites, as far as they exist.
     pub async fn members(&self, targets: &Targets) -> Result<Members, StoreError> {
         let mut snapshot = self.database.snapshot().await?;
-        let mut sites = Vec::new();
+        let mut sites = BTreeMap::<SiteName, ClientName>::new();
         for names in targets.sites.chunks(MAX_ROWS) {
             let query = SITES.query("SELECT name, orchestrator FROM sites WHERE tenant = $1 AND name IN ");
             let query = query.bind(self.tenant.as_str()).push_list(names.iter().map(SiteName::as_str));
             for row in query.fetch_all(&mut snapshot).await? {
-                sites.push((row.parse::<SiteName>("name")?, row.parse::<ClientName>("orchestrator")?));
+                sites.insert(row.parse("name")?, row.parse("orchestrator")?);
             }
         }
-        let mut nodes = BTreeMap::new();
         let mut queries = Vec::new();
-        for clients in sites.chunks(MAX_ROWS) {
-            let clients = clients.iter().map(|(_, client)| client.as_str());
-            queries.push(self.some_members().push("client IN ").push_list(clients));
+        let clients: Vec<_> = sites.values().map(ClientName::as_str).collect();
+        for clients in clients.chunks(MAX_ROWS) {
+            queries.push(self.some_members().push("client IN ").push_list(clients.iter().copied()));
         }
         let mut named = BTreeMap::<&ClientName, Vec<&str>>::new();
         for node in &targets.nodes {
@@ -183,16 +182,14 @@ impl Store {
                 queries.push(query.push_list(names.iter().copied()));
             }
         }
+        let mut nodes = BTreeMap::new();
         for query in queries {
             for row in query.fetch_all(&mut snapshot).await? {
                 let member = read_member(&row)?;
                 nodes.insert(member.name.clone(), member);
             }
         }
-        let mut sites: Vec<_> = sites.into_iter().map(|(name, _)| name).collect();
-        sites.sort();
-        sites.dedup();
-        Ok(Members { sites, nodes: nodes.into_values().collect() })
+        Ok(Members { sites: sites.into_keys().collect(), nodes: nodes.into_values().collect() })
     }
 
     /// Begins a query for members; a condition has to follow.
@@ -309,12 +306,12 @@ fn read_member(row: &Row) -> Result<Member, StoreError> {
 }
 
 fn read_node(row: &Row) -> Result<Node, StoreError> {
+    let Member { name, device_id, state } = read_member(row)?;
     Ok(Node {
-        name: NodeId::new(row.parse("client")?, row.parse("node")?),
-        device_id: row.parse("device_id")?,
+        name,
+        device_id,
         identity: row.parse("identity")?,
-        // Whoever is in the table was added and not removed.
-        state: NodeState::Active,
+        state,
         reachability: read_reachability(row)?,
         since: row.optional("since", Row::time)?.map(|time| time.to_string()),
         capabilities: row.optional("capabilities", Row::json)?,

@@ -32,7 +32,7 @@ impl Fleet {
         nodes.chain(sites).take(MAX_ERRORS).collect()
     }
 
-    /// Adds another part.
+    /// Adds a part that was asked for later. What both parts hold is taken from the later one.
     pub fn extend(&mut self, part: Self) {
         self.nodes.extend(part.nodes);
         self.sites.extend(part.sites);
