@@ -24,8 +24,9 @@ pub const FIGURES: [Kind; 16] = [
          answered HTTP with the new value. It includes the transaction, the signed commits, the signed head's way to the \
          site, the stop of the old workload and the start of the new one on both nodes. Every service, NATS server and \
          agent is a process of its own on this machine. Each node is asked as soon as its new runner has noted its start, \
-         which a look every 0.2 ms finds out, and again every 0.2 ms while nobody listens. The figure of before is by an older \
-         watcher, which asked every 3 ms; by this one it was 72 ms, 13.6 times the reference.",
+         of which the kernel tells, and again every 0.2 ms while nobody listens; each order begins 100 ms after the one before \
+         is shown as installed. The figure of before is by an older watcher, \
+         which asked every 3 ms; by one that looked every 0.2 ms it was 72 ms, 13.6 times the reference.",
         Some(
             "the same component started by hand: wasm-runner alone, until its first answer, compiled code in the cache",
         ),

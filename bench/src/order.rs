@@ -14,7 +14,7 @@ use crate::{
     Effort, Samples,
     platform::{self, NODES},
     rest::{Rest, Targets, Wish},
-    watch::{first_answer, last_of},
+    watch::{Starts, first_answer, last_of},
 };
 
 /// The first orders meet cold caches; they are given and not counted.
@@ -50,13 +50,14 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         };
         let (etag, asked) = rest.etag("hello").await?;
         sleep(PAUSE).await;
-        let watchers = std::array::from_fn::<_, { NODES.len() }, _>(|node| {
-            first_answer(addresses[node], &wish.greeting, Some(starts[node].clone()), PATIENCE)
-        });
+        let mut watchers = Vec::new();
+        for (address, starts) in addresses.into_iter().zip(&starts) {
+            watchers.push(first_answer(address, &wish.greeting, Some(Starts::of(starts)?), PATIENCE));
+        }
         let begin = Instant::now();
         rest.update("hello", &etag, &wish).await?;
         let answered = begin.elapsed();
-        let done = last_of(watchers.into()).await.with_context(|| format!("order {round}"))?;
+        let done = last_of(watchers).await.with_context(|| format!("order {round}"))?;
         if round >= WARM_UP {
             order_to_wasm.values.push(milliseconds(done - begin.into_std()));
             accepted.values.push(milliseconds(answered));

@@ -4,20 +4,28 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::PathBuf,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::inotify,
+};
 use tokio::task::JoinHandle;
 
-/// Between two questions while the application still gives another answer. Each one makes a fresh instance of it: asking
-/// every 3 ms took a fifth of this machine.
+/// Between two questions while the application still gives another answer and nothing tells of a new runner. Each one
+/// makes a fresh instance of it: asking every 3 ms took a fifth of this machine.
 const ANSWERING: Duration = Duration::from_millis(50);
 
-/// Between two questions while nobody listens, and between two looks for a new runner: either costs some microseconds.
+/// Between two questions while nobody listens: it costs some microseconds.
 const SILENT: Duration = Duration::from_micros(200);
+
+/// Between two questions where a new runner is told of, should that have been missed.
+const TOLD: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// How long one answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -25,21 +33,21 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// The port of the sample application.
 pub const PORT: u16 = 8080;
 
-/// Watches this address from now on, by a thread of its own. Gives the time of the first answer that holds this text.
-/// `starts` is a file to which every new runner of the application writes just before it takes requests, if there is
-/// one: then the application is asked at once.
+/// Watches this address by a thread of its own. Gives the time of the first answer that holds this text. With `starts`, the
+/// application is not asked before a new runner has said there that it takes requests.
 pub fn first_answer(
     address: Ipv4Addr,
     wanted: &str,
-    starts: Option<PathBuf>,
+    mut starts: Option<Starts>,
     patience: Duration,
 ) -> JoinHandle<anyhow::Result<Instant>> {
     let wanted = wanted.to_owned();
     tokio::task::spawn_blocking(move || {
         let (address, begin) = (SocketAddr::from((address, PORT)), Instant::now());
-        let length = || starts.as_ref().and_then(|path| fs::metadata(path).ok()).map(|metadata| metadata.len());
+        if let Some(starts) = &mut starts {
+            starts.next()?;
+        }
         loop {
-            let before = length();
             let answer = ask(address);
             let now = Instant::now();
             if answer.as_ref().is_ok_and(|text| text.contains(&wanted)) {
@@ -48,12 +56,52 @@ pub fn first_answer(
             if now - begin > patience {
                 bail!("http://{address}/ did not answer {wanted:?} within {patience:?}; last: {answer:?}");
             }
-            sleep(SILENT);
-            while answer.is_ok() && now.elapsed() < ANSWERING && length() == before {
-                sleep(SILENT);
+            match (&answer, &mut starts) {
+                (Ok(_), Some(starts)) => starts.next()?,
+                (Ok(_), None) => sleep(ANSWERING),
+                (Err(_), _) => sleep(SILENT),
             }
         }
     })
+}
+
+/// The file to which every new runner of an application writes just before it takes requests.
+pub struct Starts {
+    path: PathBuf,
+    changes: OwnedFd,
+    /// The length of the file when it was looked at last.
+    length: u64,
+}
+
+impl Starts {
+    /// Tells of every runner that starts from now on.
+    pub fn of(path: &Path) -> anyhow::Result<Self> {
+        let changes = inotify::init(inotify::CreateFlags::CLOEXEC).context("watching files")?;
+        let watched = inotify::add_watch(&changes, path, inotify::WatchFlags::MODIFY);
+        watched.with_context(|| format!("watching {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), changes, length: length(path) })
+    }
+
+    /// Returns when the file has another length than before, and after a while also if it has not. Costs nothing
+    /// meanwhile.
+    fn next(&mut self) -> anyhow::Result<()> {
+        loop {
+            let before = std::mem::replace(&mut self.length, length(&self.path));
+            if self.length != before {
+                return Ok(());
+            }
+            let told = poll(&mut [PollFd::new(&self.changes, PollFlags::IN)], Some(&TOLD)).context("watching files")?;
+            if told == 0 {
+                return Ok(());
+            }
+            // What is written there tells no more than that something was.
+            rustix::io::read(&self.changes, &mut [0; 4096]).context("watching files")?;
+        }
+    }
+}
+
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 /// The latest of what several watchers saw.
