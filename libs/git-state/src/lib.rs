@@ -30,6 +30,7 @@ mod durable;
 mod error;
 mod journal;
 pub mod layout;
+mod loose;
 mod manifest;
 mod message;
 mod path;

@@ -6,12 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gix::{objs::Write, odb::loose};
 use identity::trust::{GIT_NAMESPACE, Untrusted, verify_with};
 use margo::RepositoryName as Name;
 use margo::{KeySet, TenantName};
 
-use crate::{CommitId, GitError, Message, journal::Object, layout};
+use crate::{CommitId, GitError, Message, journal::Object, layout, loose::LooseObjects};
 
 /// A commit is not believed, or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -102,11 +101,11 @@ impl Repository {
     /// Writes objects, also those that seem to be there. They may be lost with the next power cut.
     pub(crate) fn write(&self, objects: &[Object]) -> Result<(), GitError> {
         let error = self.error("writing an object");
-        let store = loose::Store::at(self.path.join("objects"), gix::hash::Kind::Sha1);
+        let mut store = LooseObjects::of(&self.path);
         for Object { id, kind, content } in objects {
             let kind = gix::objs::Kind::from_bytes(kind.as_bytes()).map_err(|e| error(e.into()))?;
             let id = gix::ObjectId::try_from(id.as_slice()).map_err(|e| error(e.into()))?;
-            store.write_buf_with_known_id(kind, content, id).map_err(|e| error(e.into()))?;
+            store.write(id, kind, content).map_err(|e| error(e.into()))?;
         }
         Ok(())
     }
