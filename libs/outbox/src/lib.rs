@@ -41,7 +41,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::order::{AuditSubject, Object, OrderHeader, Verb, trailer};
-use crate::publisher::Publisher;
+use crate::{progress::OpenRow, publisher::Publisher};
 
 /// The largest write, before compression: git-writer decodes no larger one.
 pub const MAX_WRITE: usize = bus::MAX_PLAIN;
@@ -69,23 +69,44 @@ impl Outbox {
         write.encoded_len() <= MAX_WRITE - ENVELOPE
     }
 
-    /// Appends a write inside the caller's transaction and returns its number. Source and number of `write` are set here;
-    /// the current trace is kept with it. Fails with [`StoreError::TooLarge`] where [`Outbox::fits`] says no.
+    /// Appends a write inside the caller's transaction and returns its number: see [`Outbox::append_all`].
     pub async fn append(
         &self,
         tx: &mut Transaction,
         repository: &RepositoryName,
-        mut write: proto::GitWrite,
+        write: proto::GitWrite,
     ) -> Result<u64, StoreError> {
-        if !Self::fits(&write) {
-            return Err(store::too_large(write.encoded_len(), MAX_WRITE - ENVELOPE));
+        let mut numbers = self.append_all(tx, vec![(repository.clone(), write)]).await?;
+        let (_, number) = numbers.pop().expect("one write has one number");
+        Ok(number)
+    }
+
+    /// Appends writes inside the caller's transaction, in this order, and returns their numbers. Source and number of a
+    /// write are set here; the current trace is kept with it. Fails with [`StoreError::TooLarge`] where [`Outbox::fits`]
+    /// says no.
+    ///
+    /// # Panics
+    ///
+    /// When two of them are for one repository.
+    pub async fn append_all(
+        &self,
+        tx: &mut Transaction,
+        writes: Vec<(RepositoryName, proto::GitWrite)>,
+    ) -> Result<Vec<(RepositoryName, u64)>, StoreError> {
+        if let Some((_, large)) = writes.iter().find(|(_, write)| !Self::fits(write)) {
+            return Err(store::too_large(large.encoded_len(), MAX_WRITE - ENVELOPE));
         }
-        let place = store::next_place(tx, repository).await?;
-        write.source = self.source.to_string();
-        write.number = place.number;
-        let payload = bus::encode(&write);
-        store::insert(tx, repository, place, bus::trace::current_text(), &payload).await?;
-        Ok(place.number)
+        let places = store::next_places(tx, writes.iter().map(|(repository, _)| repository)).await?;
+        let traceparent = bus::trace::current_text();
+        let mut rows = Vec::with_capacity(writes.len());
+        for ((repository, mut write), place) in writes.into_iter().zip(places) {
+            write.source = self.source.to_string();
+            write.number = place.number;
+            let (payload, traceparent) = (bus::encode(&write), traceparent.clone());
+            rows.push(OpenRow { position: place.position, repository, number: place.number, payload, traceparent });
+        }
+        store::insert(tx, &rows).await?;
+        Ok(rows.into_iter().map(|row| (row.repository, row.number)).collect())
     }
 
     /// Tells the publisher, after the commit of the transaction, that there is something to publish.

@@ -4,7 +4,7 @@
 //! `outbox_rows` has one row for each write that does not stand in Git yet, with the bytes that travel. Both stand in the
 //! service's database, so that one transaction decides an order and records what it writes.
 //!
-//! **Updates.** An append takes the next number of its repository and the next position over all repositories in one
+//! **Updates.** An append takes the next number of each repository and the next positions over all repositories in one
 //! statement. A cursor over positions skips nothing: a position is one more than the greatest *committed* one, and it is
 //! unique, so a transaction with a lower position has always committed before one with a higher position can. (Writers
 //! take turns anyway; the unique column holds that even if two processes used one database.) Closing deletes rows and
@@ -15,9 +15,8 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use margo::RepositoryName;
-use store::{Database, Migrations, Row, StoreError, Table, Transaction};
+use store::{Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction};
 
 use crate::progress::OpenRow;
 
@@ -59,36 +58,49 @@ pub(crate) struct Place {
     pub position: u64,
 }
 
-/// Takes the next place of a repository.
-pub(crate) async fn next_place(tx: &mut Transaction, repository: &RepositoryName) -> Result<Place, StoreError> {
-    let next = REPOSITORIES.query(
-        "INSERT INTO outbox_repositories (repository, last, position)
-         VALUES ($1, 1, (SELECT coalesce(max(position), 0) + 1 FROM outbox_repositories))
-         ON CONFLICT (repository) DO UPDATE SET last = outbox_repositories.last + 1, position = excluded.position
-         RETURNING repository, last, position",
-    );
-    let row = next.bind(repository.to_string()).fetch_one(tx).await?;
-    Ok(Place { number: row.number("last")?, position: row.number("position")? })
+/// Takes the next place of each of these repositories, in their order.
+///
+/// # Panics
+///
+/// When one of them is named twice.
+pub(crate) async fn next_places(
+    tx: &mut Transaction,
+    repositories: impl Iterator<Item = &RepositoryName>,
+) -> Result<Vec<Place>, StoreError> {
+    let repositories: Vec<_> = repositories.map(ToString::to_string).collect();
+    let mut places = BTreeMap::new();
+    for names in repositories.chunks(MAX_ROWS) {
+        let next = REPOSITORIES
+            .query("INSERT INTO outbox_repositories (repository, last, position) SELECT column1, 1, before + column2 FROM (")
+            .push_rows(names.iter().zip(1u64..), |row, (name, nth)| row.bind(name).bind(nth))
+            .push(
+                ") AS asked, (SELECT coalesce(max(position), 0) AS before FROM outbox_repositories) AS given WHERE true
+                 ON CONFLICT (repository) DO UPDATE SET last = outbox_repositories.last + 1, position = excluded.position
+                 RETURNING repository, last, position",
+            );
+        for row in next.fetch_all(&mut *tx).await? {
+            let place = Place { number: row.number("last")?, position: row.number("position")? };
+            places.insert(row.string("repository")?, place);
+        }
+    }
+    Ok(repositories.iter().map(|name| places.remove(name).expect("each repository is named once")).collect())
 }
 
-/// Adds an open row.
-pub(crate) async fn insert(
-    tx: &mut Transaction,
-    repository: &RepositoryName,
-    place: Place,
-    traceparent: Option<String>,
-    payload: &Bytes,
-) -> Result<(), StoreError> {
-    ROWS.query(
-        "INSERT INTO outbox_rows (position, repository, number, traceparent, payload) VALUES ($1, $2, $3, $4, $5)",
-    )
-    .bind(place.position)
-    .bind(repository.to_string())
-    .bind(place.number)
-    .bind(traceparent)
-    .bind(payload.as_ref())
-    .execute(tx)
-    .await?;
+/// Adds open rows.
+pub(crate) async fn insert(tx: &mut Transaction, rows: &[OpenRow]) -> Result<(), StoreError> {
+    for rows in rows.chunks(MAX_ROWS) {
+        let insert = ROWS
+            .query("INSERT INTO outbox_rows (position, repository, number, traceparent, payload) ")
+            .push_rows(rows, |values, row| {
+                values
+                    .bind(row.position)
+                    .bind(row.repository.to_string())
+                    .bind(row.number)
+                    .bind(&row.traceparent)
+                    .bind(row.payload.as_ref())
+            });
+        insert.execute(tx).await?;
+    }
     Ok(())
 }
 
@@ -177,14 +189,35 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn places_of_several_repositories_follow_the_order_in_which_they_are_asked_for() {
+        on_each_database(async |location| {
+            let database = Database::open(&location).await.unwrap();
+            migrate(&database).await.unwrap();
+            let client = |name: &str| RepositoryName::Client(name.parse().unwrap());
+            let (press, fleet, oven) = (client("press"), RepositoryName::Fleet, client("oven"));
+            let mut taken = Vec::new();
+            for asked in [vec![&press, &fleet], vec![&fleet], vec![&oven, &fleet, &press]] {
+                let mut tx = database.begin().await.unwrap();
+                let places = next_places(&mut tx, asked.into_iter()).await.unwrap();
+                taken.extend(places.iter().map(|place| (place.number, place.position)));
+                tx.commit().await.unwrap();
+            }
+            assert_eq!(taken, [(1, 1), (1, 2), (2, 3), (1, 4), (3, 5), (2, 6)]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn open_rows_are_bounded_in_number_and_bytes_and_a_large_one_comes_alone() {
         on_each_database(async |location| {
             let database = Database::open(&location).await.unwrap();
             migrate(&database).await.unwrap();
             let mut tx = database.begin().await.unwrap();
             for bytes in [40, 60, 1, 200, 50, 50] {
-                let place = next_place(&mut tx, &RepositoryName::Fleet).await.unwrap();
-                insert(&mut tx, &RepositoryName::Fleet, place, None, &vec![0; bytes].into()).await.unwrap();
+                let repository = RepositoryName::Fleet;
+                let Place { number, position } = next_places(&mut tx, [&repository].into_iter()).await.unwrap()[0];
+                let payload = vec![0; bytes].into();
+                insert(&mut tx, &[OpenRow { position, repository, number, payload, traceparent: None }]).await.unwrap();
             }
             tx.commit().await.unwrap();
             for (after, rows, bytes, expected) in [

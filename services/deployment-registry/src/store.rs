@@ -175,10 +175,7 @@ impl Store {
         let mut tx = self.database.begin().await?;
         self.replace_assignment(&mut tx, change).await?;
         self.replace_deployments(&mut tx, change).await?;
-        let mut numbers = Vec::with_capacity(writes.len());
-        for (repository, write) in writes {
-            numbers.push((repository.to_string(), self.outbox.append(&mut tx, &repository, write).await?));
-        }
+        let numbers = self.outbox.append_all(&mut tx, writes).await?;
         self.insert_order(&mut tx, change, &numbers).await?;
         tx.commit().await
     }
@@ -250,8 +247,9 @@ impl Store {
         &self,
         tx: &mut Transaction,
         change: &Change,
-        numbers: &[(String, u64)],
+        numbers: &[(RepositoryName, u64)],
     ) -> Result<(), StoreError> {
+        let numbers: Vec<_> = numbers.iter().map(|(repository, number)| (repository.to_string(), number)).collect();
         let insert = ORDERS.query(
             "INSERT INTO orders
              (position, tenant, id, kind, assignment, revision, requested_by, requested_at, reason, caused_by, trace,
