@@ -228,7 +228,10 @@ impl Remains {
         let mut journal =
             Journal { folder, disks, file, number, length: 0, unwritten: 0, emptying: None, in_doubt: false };
         if !unwritten.is_empty() {
-            journal.append(&Group { moves: unwritten })?;
+            // The older files hold all of it, so the new one need not stay; each attempt on a full disk would leave one.
+            journal.append(&Group { moves: unwritten }).inspect_err(|_| {
+                let _stays = disk::remove_if_there(&path(&journal.folder, number));
+            })?;
             journal.unwritten = journal.length;
         }
         remove_before(&journal.folder, number)
@@ -397,6 +400,20 @@ mod tests {
         journal.turn_over();
         assert!(journal.is_in_doubt(), "it is opened again, which carries over what is unwritten");
         assert_eq!(open(&home).1, ["stays", "written", "big"]);
+    }
+
+    #[test]
+    fn an_attempt_on_a_full_disk_leaves_no_file() {
+        let home = home();
+        let (mut journal, _) = open(&home);
+        journal.append(&group("one")).unwrap();
+        for _attempt in 0..3 {
+            let remains = Remains::find(home.path()).unwrap();
+            std::os::unix::fs::symlink("/dev/full", path(&journal.folder, 2)).unwrap();
+            assert!(remains.replace(vec![planned("one")]).is_err());
+            assert_eq!(numbers(&journal.folder).unwrap(), [1]);
+        }
+        assert_eq!(open(&home).1, ["one"]);
     }
 
     #[test]
