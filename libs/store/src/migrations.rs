@@ -11,7 +11,8 @@ use sqlx::{
 ///
 /// The text is SQLite's: with its column types `TEXT`, `INTEGER` and `BLOB`, and with `STRICT` and `WITHOUT ROWID`, which
 /// make SQLite check types and keep small rows beside their key. For PostgreSQL these few words are replaced; everything
-/// else has to be what both know. A text that ran anywhere is never edited again, it is followed by another one.
+/// else has to be what both know. From the first release on a text is never edited again, it is followed by another one: a
+/// database in which another text ran is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Migrations {
     /// The table that remembers which steps ran.

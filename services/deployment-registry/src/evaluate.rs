@@ -75,7 +75,13 @@ async fn look(registry: &Registry, pace: &mut Pace, shutdown: &CancellationToken
         let named = assignment.spec.targets.sites.iter();
         let sites: Vec<_> = named.filter(|site| !fleet.sites.contains(*site)).cloned().collect();
         if !sites.is_empty() {
-            fleet.extend(registry.neighbours.fleet(&Targets { nodes: Vec::new(), sites }).await?);
+            match registry.neighbours.fleet(&Targets { nodes: Vec::new(), sites }).await {
+                Ok(found) => fleet.extend(found),
+                Err(error) => {
+                    failure = Err(error);
+                    continue;
+                }
+            }
         }
         if fleet.missing(&assignment).is_empty() {
             continue;

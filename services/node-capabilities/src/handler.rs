@@ -1,4 +1,5 @@
-//! Orders to add a site or a node: each is decided and stored in one transaction, then those who wait for it are told.
+//! Requests on the bus. An order to add a site or a node is decided and stored in one transaction, then those who wait
+//! for it are told; what sites and nodes there are is answered from the database.
 
 use std::sync::Arc;
 

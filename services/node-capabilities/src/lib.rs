@@ -1,4 +1,4 @@
-//! Node capabilities: which sites, clients and nodes there are, what they can do, and whether they are heard.
+//! node-capabilities: which sites, clients and nodes there are, what they can do, and whether they are heard.
 //!
 //! The service is the only writer of its database and of the hub's list of users. It adds sites and nodes as ordered: one
 //! transaction holds its rows and an outbox row for `fleet.git`; then the hub admits the site, or the site is told to admit

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use ::store::{Access, Database, MAX_ROWS, Migrations, Query, Row, StoreError, Table, Transaction, json};
+use ::store::{Access, Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction, json};
 use api::{
     AdmittedNode, CreateNode, CreateSite, Member, Members, Node, NodeState, Reachability, Refusal, Site, Targets,
 };
@@ -26,7 +26,7 @@ static CLIENTS: Table = Table::new("clients", &["name"]);
 static SITES: Table = Table::new("sites", &["name"]);
 static NODES: Table = Table::new("nodes", &["client", "node"]);
 
-const MIGRATIONS: Migrations = Migrations::new(&[(1, "nodes", include_str!("../migrations/0001_nodes.sql"))]);
+const MIGRATIONS: Migrations = Migrations::new(&[(1, "nodes", include_str!("../migrations/1_nodes.sql"))]);
 
 /// The database of one tenant's sites and nodes.
 #[derive(Clone)]
@@ -170,17 +170,17 @@ impl Store {
         let mut queries = Vec::new();
         let clients: Vec<_> = sites.values().map(ClientName::as_str).collect();
         for clients in clients.chunks(MAX_ROWS) {
-            queries.push(self.some_members().push("client IN ").push_list(clients.iter().copied()));
+            let query = NODES.query("SELECT client, node, device_id FROM nodes WHERE tenant = $1 AND client IN ");
+            queries.push(query.bind(self.tenant.as_str()).push_list(clients.iter().copied()));
         }
-        let mut named = BTreeMap::<&ClientName, Vec<&str>>::new();
-        for node in &targets.nodes {
-            named.entry(&node.client).or_default().push(node.node.as_str());
-        }
-        for (client, names) in &named {
-            for names in names.chunks(MAX_ROWS) {
-                let query = self.some_members().push("client = ").push_bind(client.as_str()).push(" AND node IN ");
-                queries.push(query.push_list(names.iter().copied()));
-            }
+        // Found by the primary key, also where every node has a client of its own: to `(client, node) IN (…)` SQLite
+        // would read all nodes.
+        for named in targets.nodes.chunks(MAX_ROWS) {
+            let query = NODES
+                .query("SELECT client, node, device_id FROM (")
+                .push_rows(named, |row, node| row.bind(node.client.as_str()).bind(node.node.as_str()))
+                .push(") AS named JOIN nodes ON client = column1 AND node = column2 WHERE tenant = ");
+            queries.push(query.push_bind(self.tenant.as_str()));
         }
         let mut nodes = BTreeMap::new();
         for query in queries {
@@ -190,11 +190,6 @@ impl Store {
             }
         }
         Ok(Members { sites: sites.into_keys().collect(), nodes: nodes.into_values().collect() })
-    }
-
-    /// Begins a query for members; a condition has to follow.
-    fn some_members(&self) -> Query<'_> {
-        NODES.query("SELECT client, node, device_id FROM nodes WHERE tenant = $1 AND ").bind(self.tenant.as_str())
     }
 
     /// Keeps what a node can do, unless something newer is held.

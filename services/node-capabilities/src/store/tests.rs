@@ -102,8 +102,9 @@ async fn of_targets_there_is_what_was_added_and_nothing_else() {
         // Named once or several times, a node is one node.
         let all = ("plant port".to_owned(), "plant/press plant/saw".to_owned());
         assert_eq!(members(&both, &["port", "plant", "plant"]).await, all);
-        // More names than one statement takes.
-        let many: Vec<_> = (0..2 * MAX_ROWS).map(|number| format!("plant/n{number}")).collect();
+        // More names than one statement takes, of one client and of as many clients.
+        let many = (0..2 * MAX_ROWS).flat_map(|number| [format!("plant/n{number}"), format!("c{number}/saw")]);
+        let many: Vec<_> = many.collect();
         let many: Vec<_> = many.iter().map(String::as_str).chain(both).collect();
         assert_eq!(members(&many, &[]).await, ("".into(), "plant/press plant/saw".into()));
     })
