@@ -4,8 +4,8 @@
 //! and order are made by `edgectl`, with the same commands that a person uses. What exists from an earlier run goes on.
 
 use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -55,6 +55,7 @@ pub async fn run(
         data.display(),
         hub.settings.api_listen.ip(),
     );
+    check_free(hub.settings.api_listen)?;
 
     let mut tasks = Tasks::default();
     tasks.spawn("nats-server of the hub", nats_server(&args.nats_server, &hub.nats()).supervise(shutdown.clone()));
@@ -80,6 +81,19 @@ pub async fn run(
             let _ = tasks.join(shutdown).await;
             Err(error)
         }
+    }
+}
+
+/// Fails when somebody else listens here: the service would only be started again and again. Nothing of an earlier life
+/// does, since REST ends with this process.
+fn check_free(address: SocketAddr) -> anyhow::Result<()> {
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
+            "another program listens on {address}: end it, or give another address of this machine with --host, such as \
+             127.1.0.1, and another folder with --data"
+        ),
+        // Whatever else is wrong, the service says it better.
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `edgewright up`, and what its user does next.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, TcpListener},
     path::Path,
     process::{Command, Stdio},
 };
@@ -144,4 +144,15 @@ async fn up_goes_on_where_it_was_ended_even_by_a_kill() {
     platform.signal(Signal::TERM);
     assert!(platform.ended().await.success());
     falls_silent(after(here, 1)).await;
+}
+
+#[tokio::test]
+async fn up_ends_at_once_when_its_port_is_taken_and_says_what_to_do() {
+    let folder = TempDir::new().unwrap();
+    let here = loopback();
+    let _taken = TcpListener::bind((here, 8080)).unwrap();
+    let mut platform = up(folder.path(), here);
+    assert!(!platform.ended().await.success());
+    let said = platform.log();
+    assert!(said.contains(&format!("another program listens on {here}:8080")) && said.contains("--host"), "{said}");
 }
