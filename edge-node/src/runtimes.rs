@@ -1,4 +1,5 @@
-//! Which runtimes this program has. The one place that names them.
+//! Which runtimes this program has: the one place in the agent that names them. What a package may bring for a runtime is
+//! checked where packages are made and taken, in `libs/oci/src/layout` and in app-registry.
 
 use std::{net::IpAddr, path::Path, sync::Arc};
 

@@ -1,7 +1,8 @@
 //! The one table of the platform's services: what each is called, where it runs, and what of streams, repositories and
-//! other services it may touch. Bus permissions, the subcommands of `edgewright` and the lists of a hub's and a site's
-//! services are made from it, so whoever adds a service adds a row here and a crate; the compiler then asks for the one
-//! line in `edgewright` that starts it.
+//! other services it may touch. The subcommands of `edgewright`, the lists of a hub's and a site's services, and the bus
+//! permissions of central services are made from it, so whoever adds one of these adds a row here and a crate; the compiler
+//! then asks for the lines in `edgewright` that start it. What a service of a site may do at its server says its
+//! [`User`](crate::User), for it logs in there beside the site's nodes.
 
 use crate::{CallVerb, Pattern, ServiceName, SiteVerb, streams};
 

@@ -1,4 +1,4 @@
-//! What the gateway has to know; the program that starts it fills it in.
+//! What api-gateway has to know; the program that starts it fills it in.
 
 use std::{net::SocketAddr, path::PathBuf};
 

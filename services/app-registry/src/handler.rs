@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use api::{App, AppContent, AppRef, Problem, StoreAccess, UploadTicket};
-use bus::{Bus, Call, Pattern, ServiceEndpoints, ServiceName, SiteVerb};
+use bus::Call;
 use identity::random_token;
 
 use crate::{error::catalogue_problem, store::Catalogue, tickets::Tickets};
@@ -16,19 +16,9 @@ pub struct Handler {
     pub access: StoreAccess,
 }
 
-/// Answers `svc.app-registry.…` and `site.*.store`.
-pub async fn register(bus: &Bus, handler: Handler) -> anyhow::Result<ServiceEndpoints<Handler>> {
-    let mut endpoints = bus.register(ServiceName::AppRegistry, Arc::new(handler)).await?;
-    endpoints.verb("upload", Handler::upload).await?;
-    endpoints.verb("list", Handler::list).await?;
-    endpoints.verb("get", Handler::get).await?;
-    endpoints.answer("store", Pattern::Sites(SiteVerb::Store), Handler::store).await?;
-    Ok(endpoints)
-}
-
 impl Handler {
     /// Answers `upload` with a ticket. Fails with 429 when too many uploads are expected or in work.
-    async fn upload(self: Arc<Self>, call: Call<()>) -> Result<UploadTicket, Problem> {
+    pub async fn upload(self: Arc<Self>, call: Call<()>) -> Result<UploadTicket, Problem> {
         let token = random_token().map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "no ticket");
             Problem::internal()
@@ -38,17 +28,20 @@ impl Handler {
         Ok(UploadTicket { url: format!("{}/uploads/{}", self.access.url, ticket.id), token: ticket.token })
     }
 
-    async fn list(self: Arc<Self>, _: Call<()>) -> Result<Vec<App>, Problem> {
+    /// Answers `list` with the whole catalogue.
+    pub async fn list(self: Arc<Self>, _: Call<()>) -> Result<Vec<App>, Problem> {
         self.catalogue.list().await.map_err(|error| catalogue_problem(&error))
     }
 
-    async fn get(self: Arc<Self>, call: Call<AppRef>) -> Result<AppContent, Problem> {
+    /// Answers `get` with an application and its documents.
+    pub async fn get(self: Arc<Self>, call: Call<AppRef>) -> Result<AppContent, Problem> {
         let app = call.body;
         let found = self.catalogue.get(&app).await.map_err(|error| catalogue_problem(&error))?;
         found.ok_or_else(|| Problem::not_found(format!("no app {} {} in the catalogue", app.id, app.version)))
     }
 
-    async fn store(self: Arc<Self>, _: Call<()>) -> Result<StoreAccess, Problem> {
+    /// Answers `site.*.store`.
+    pub async fn store(self: Arc<Self>, _: Call<()>) -> Result<StoreAccess, Problem> {
         Ok(self.access.clone())
     }
 }

@@ -15,6 +15,7 @@ mod domain;
 mod error;
 mod git;
 mod handler;
+mod metrics;
 mod store;
 mod tickets;
 mod uploads;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use ::store::Database;
 use anyhow::{Context, ensure};
 use api::StoreAccess;
-use bus::ServiceName;
+use bus::{Bus, Pattern, ServiceEndpoints, ServiceName, SiteVerb};
 use identity::random_token;
 use margo::Digest;
 use oci::{ContentStore, RepositoryName, server::Availability};
@@ -73,7 +74,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     };
     let answered = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
-        let endpoints = handler::register(&bus, Handler { tickets, catalogue, access }).await?;
+        let endpoints = answer(&bus, Handler { tickets, catalogue, access }).await?;
         if let Some(()) = shutdown.run_until_cancelled(endpoints.reachable()).await {
             config.base.readiness.ready();
         }
@@ -82,6 +83,16 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     };
     let published = outbox.run(bus.clone(), shutdown.clone());
     process::within_grace(async { tokio::try_join!(served, answered, published).map(|_| ()) }, &shutdown).await
+}
+
+/// Answers `svc.app-registry.…` and `site.*.store` until the returned endpoints are stopped.
+async fn answer(bus: &Bus, handler: Handler) -> anyhow::Result<ServiceEndpoints<Handler>> {
+    let mut endpoints = bus.register(ServiceName::AppRegistry, Arc::new(handler)).await?;
+    endpoints.verb("upload", Handler::upload).await?;
+    endpoints.verb("list", Handler::list).await?;
+    endpoints.verb("get", Handler::get).await?;
+    endpoints.answer("store", Pattern::Sites(SiteVerb::Store), Handler::store).await?;
+    Ok(endpoints)
 }
 
 /// Who may read the store: whoever has the token that `site.*.store` answers, so every site. The token is made anew

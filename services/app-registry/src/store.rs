@@ -21,7 +21,7 @@ use outbox::Outbox;
 
 static APPS: Table = Table::new("apps", &["id", "version"]);
 
-const MIGRATIONS: Migrations = Migrations::new(&[(1, "apps", include_str!("../migrations/0001_apps.sql"))]);
+const MIGRATIONS: Migrations = Migrations::new(&[(1, "apps", include_str!("../migrations/1_apps.sql"))]);
 
 /// The catalogue. Cheap to clone.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,6 @@ use oci::{
     media,
 };
 use outbox::OrderHeader;
-use prometheus::{IntCounterVec, register_int_counter_vec};
 use service::{ProblemResponse, bearer};
 use tokio::time::timeout_at;
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -35,7 +34,7 @@ use uuid::Uuid;
 use crate::{
     domain::{self, Listed, Upload},
     error::UploadError,
-    git,
+    git, metrics,
     store::{Added, Catalogue},
     tickets::{Admitted, Tickets},
 };
@@ -45,12 +44,6 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The longest time for a whole upload: 1 GiB at 300 kB/s.
 const LONGEST: Duration = Duration::from_secs(3_600);
-
-/// Uploads that were answered, by HTTP status; refused ones are counted too.
-static UPLOADS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("edgewright_app_registry_uploads_total", "Uploads by HTTP status", &["status"])
-        .expect("the metric is registered once")
-});
 
 /// What uploads share. Cheap to clone.
 #[derive(Clone)]
@@ -171,7 +164,7 @@ async fn upload(State(uploads): State<Uploads>, Path(id): Path<Uuid>, headers: H
         Ok((status, app)) => (status, Json(app)).into_response(),
         Err(problem) => ProblemResponse::from(problem).into_response(),
     };
-    UPLOADS.with_label_values(&[response.status().as_str()]).inc();
+    metrics::UPLOADS.with_label_values(&[response.status().as_str()]).inc();
     response
 }
 

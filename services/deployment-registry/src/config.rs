@@ -1,4 +1,4 @@
-//! What the service has to know, checked by the program that starts it.
+//! What deployment-registry has to know; the program that starts it fills it in.
 
 use service::Base;
 use store::Location;

@@ -2,7 +2,7 @@
 //! and the outbox is woken.
 
 use std::sync::{
-    Arc, LazyLock,
+    Arc,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -14,7 +14,6 @@ use api::{
 use bus::{Call, CallerName, ServiceName, proto, trace};
 use margo::{AssignmentName, NodeId, Revision, TenantName};
 use outbox::{OrderHeader, Outbox};
-use prometheus::{IntCounterVec, register_int_counter_vec};
 use prost::Message;
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tracing::{info, instrument, warn};
@@ -22,7 +21,7 @@ use tracing::{info, instrument, warn};
 use crate::{
     domain::{self, Change, Fleet, Put, Wish},
     error::OrderError,
-    git,
+    git, metrics,
     neighbours::Neighbours,
     store::Store,
 };
@@ -33,12 +32,6 @@ const MAX_NODE_MESSAGE: usize = 4 << 20;
 /// What a deployment takes in the message to its node besides its document: id, digest and lengths. In bytes, rounded
 /// up.
 const ENVELOPE: usize = 160;
-
-/// Orders that were accepted since the start, by kind.
-static ORDERS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Orders that were accepted.";
-    register_int_counter_vec!("edgewright_deployment_registry_orders_total", help, &["kind"]).expect("registered once")
-});
 
 /// What the endpoints and the loop of `evaluate` share.
 pub struct Registry {
@@ -226,7 +219,7 @@ impl Registry {
         self.store.commit(&change, writes).await?;
         process::stop_point("deployment-registry.committed");
         self.outbox.wake();
-        ORDERS.with_label_values(&[change.kind.as_str()]).inc();
+        metrics::ORDERS.with_label_values(&[change.kind.as_str()]).inc();
         let Change { order, kind, assignment, puts, removes, .. } = change;
         let (kind, by, puts, removes) = (kind.as_str(), order.requested_by, puts.len(), removes.len());
         info!(order = %order.id, kind, revision = assignment.revision.get(), %by, puts, removes, "order accepted");

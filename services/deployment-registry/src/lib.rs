@@ -17,6 +17,7 @@ mod error;
 mod evaluate;
 mod git;
 mod handler;
+mod metrics;
 mod neighbours;
 mod store;
 

@@ -7,8 +7,9 @@
 //! **Updates.** There are none here. git-writer may move a branch at any time. A tip names its files for ever, so
 //! everything that is read through one [`Candidate`] belongs together; a later commit is seen by the next look.
 //!
-//! **After a crash.** git-observer leaves nothing behind, and its next life looks at every client. git-writer has the
-//! objects of a commit on the disk before a branch names it, so a tip can be read whole wherever git-writer died.
+//! **After a crash.** git-observer leaves nothing behind, and its next life looks at every client. git-writer
+//! writes the objects of a commit before a branch names it, so a tip can be read whole wherever git-writer died. A power
+//! cut may leave a tip that cannot be read until git-writer has started again; the look fails and is repeated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,10 +1,10 @@
 //! git-writer: the only writer of the repositories.
 //!
-//! Owns the stream GIT_WRITES, the log, and reads it from its begin. A row of the log is committed when its number is
+//! Owns the stream GIT_WRITES, the log, and reads it from its beginning. A row of the log is committed when its number is
 //! the next one of its source in its repository; it becomes one signed commit. The commits of a group of rows share one
-//! sync, that of a journal, and one move of each branch. The tip of each repository says in its trailer `Handled` which rows it holds, so
-//! nothing has to be remembered beside Git, and the process may die at any line. Announces `git.committed.…`, answers
-//! `svc.git-writer.handled` and `svc.git-writer.refusals`.
+//! sync, that of a journal, and one move of each branch. The tip of each repository says in its trailer `Handled` which
+//! rows it holds, so nothing has to be remembered beside Git, and the process may die at any line. Announces
+//! `git.committed.…`, answers `svc.git-writer.handled` and `svc.git-writer.refusals`.
 //!
 //! A repository that cannot be written stands still, which operators see, and is tried again; the others go on.
 

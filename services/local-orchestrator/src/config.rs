@@ -1,4 +1,4 @@
-//! What the service is told by the program that starts it, which has checked every value.
+//! What local-orchestrator has to know; the program that starts it fills it in.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Local orchestrator: the head of a site, and the only writer of its streams DESIRED, STATE and EVENTS.
+//! local-orchestrator: the head of a site, and the only writer of its streams DESIRED, STATE and EVENTS.
 //!
 //! Two connections: to the hub as the site, to the site's own server as its orchestrator.
 //! - `down`: a road brings what is desired of this site; it comes into force when it is exactly what a believed head was

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,6 @@ use oci::{
     server::{Availability, Policy},
 };
 use process::{Backoff, jittered};
-use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
 use service::BearerToken;
 use tokio::{
     sync::{Notify, Semaphore, watch},
@@ -24,6 +23,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, field::Empty, info, info_span, warn};
+
+use crate::metrics;
 
 /// The pause after a first failed pull: a store that restarts is back within seconds.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -45,16 +46,6 @@ const WAIT: Duration = Duration::from_secs(10);
 
 /// After this time a node shall ask again for an artifact that is wanted but not here.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-static PULLED: LazyLock<IntCounter> = LazyLock::new(|| {
-    register_int_counter!("edgewright_oci_fetcher_pulled_bytes_total", "Bytes pulled from the platform's store")
-        .expect("the metric is registered once")
-});
-
-static MISSING: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("edgewright_oci_fetcher_missing_artifacts", "Artifacts that are wanted and not here")
-        .expect("the metric is registered once")
-});
 
 /// Pulls into the site's store what is wanted. A clone is cheap and shares everything.
 #[derive(Clone)]
@@ -110,7 +101,7 @@ impl Fetcher {
                     } else {
                         next_look = next_look.min(Instant::now() + backoff.pause());
                     }
-                    MISSING.set(missing.len() as i64);
+                    metrics::MISSING.set(missing.len() as i64);
                     continue;
                 }
                 () = self.0.look_again.notified() => {
@@ -136,7 +127,7 @@ impl Fetcher {
                     next_look = looked + backoff.pause();
                 }
             }
-            MISSING.set(missing.len() as i64);
+            metrics::MISSING.set(missing.len() as i64);
             for artifact in &missing {
                 if in_work.insert(artifact.clone()) {
                     pulls.push(self.pull(artifact.clone()));
@@ -180,7 +171,7 @@ impl Fetcher {
         let pulled = async {
             match pulled.await {
                 Ok(bytes) => {
-                    PULLED.inc_by(bytes);
+                    metrics::PULLED.inc_by(bytes);
                     info!(bytes, "artifact pulled");
                     true
                 }

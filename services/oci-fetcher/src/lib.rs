@@ -1,4 +1,4 @@
-//! OCI fetcher: the only writer of a site's content store.
+//! oci-fetcher: the only writer of a site's content store.
 //!
 //! The service asks its LO which artifacts the adopted manifest names, pulls from the platform's store those that are
 //! missing, and serves all of them to the nodes. It looks again on every change of desired state, on every connection, when
@@ -9,6 +9,7 @@
 
 mod config;
 mod fetcher;
+mod metrics;
 
 use std::sync::Arc;
 

@@ -1,25 +1,13 @@
 //! What becomes of one batch of messages: all are decoded, stored in one transaction, and then answered.
 
-use std::{error::Error, sync::LazyLock};
+use std::error::Error;
 
 use anyhow::Context;
 use async_nats::jetstream::Message;
 use bus::{terminate, trace};
-use prometheus::{IntCounter, IntCounterVec, register_int_counter, register_int_counter_vec};
 use tracing::{info_span, warn};
 
-use crate::{decode::decode, domain::Report, store::Store};
-
-static MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let name = "edgewright_status_collector_messages_total";
-    register_int_counter_vec!(name, "Messages taken from STATE and EVENTS", &["outcome"]).expect("registered only here")
-});
-
-static LOST: LazyLock<IntCounter> = LazyLock::new(|| {
-    let name = "edgewright_status_collector_lost_transitions_total";
-    register_int_counter!(name, "Transitions that nodes dropped because their spool was full")
-        .expect("registered only here")
-});
+use crate::{decode::decode, domain::Report, metrics, store::Store};
 
 /// Stores the reports among `messages`, then acknowledges them; malformed ones go to the dead letters. When this fails,
 /// every message that is not yet acknowledged comes again.
@@ -37,7 +25,7 @@ pub async fn handle(store: &Store, messages: Vec<Message>) -> anyhow::Result<()>
             Ok(Report::Events(node, report)) => {
                 if report.lost > 0 {
                     span.in_scope(|| warn!(%node, lost = report.lost, "the node dropped transitions"));
-                    LOST.inc_by(report.lost);
+                    metrics::LOST.inc_by(report.lost);
                 }
                 events.push((node, report));
                 None
@@ -54,11 +42,11 @@ pub async fn handle(store: &Store, messages: Vec<Message>) -> anyhow::Result<()>
         match malformed {
             None => {
                 message.ack().await.map_err(anyhow::Error::from_boxed).context("acknowledging a report")?;
-                MESSAGES.with_label_values(&["stored"]).inc();
+                metrics::MESSAGES.with_label_values(&["stored"]).inc();
             }
             Some(malformed) => {
                 terminate(&message, &malformed).await?;
-                MESSAGES.with_label_values(&["malformed"]).inc();
+                metrics::MESSAGES.with_label_values(&["malformed"]).inc();
             }
         }
     }

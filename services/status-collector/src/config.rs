@@ -1,4 +1,4 @@
-//! What the service needs to know, checked by whoever starts it.
+//! What status-collector has to know; the program that starts it fills it in.
 
 use service::Base;
 use store::Location;

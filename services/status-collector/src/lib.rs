@@ -1,4 +1,4 @@
-//! Status collector: what nodes report of their deployments, now and before.
+//! status-collector: what nodes report of their deployments, now and before.
 //!
 //! The service is the only writer of its database (current status, history, refusals) and keeps the hub's streams STATE,
 //! EVENTS and DEAD_LETTERS in being. It reads `state.*.node.*.status` and `event.>`, and answers
@@ -14,6 +14,7 @@ mod decode;
 mod domain;
 mod error;
 mod handler;
+mod metrics;
 mod store;
 
 use std::sync::Arc;

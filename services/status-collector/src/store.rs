@@ -32,7 +32,7 @@ static DEPLOYMENTS: Table = Table::new("deployments", &["node", "id"]);
 static REFUSED: Table = Table::new("refusals", &["node", "place"]);
 static TRANSITIONS: Table = Table::new("history", &["node", "incarnation", "number"]);
 
-const MIGRATIONS: Migrations = Migrations::new(&[(1, "status", include_str!("../migrations/0001_status.sql"))]);
+const MIGRATIONS: Migrations = Migrations::new(&[(1, "status", include_str!("../migrations/1_status.sql"))]);
 
 /// The database of one tenant's statuses.
 #[derive(Clone)]

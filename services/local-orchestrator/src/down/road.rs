@@ -2,7 +2,8 @@
 //!
 //! A road fetches, stages, compares and asks again as its own transport demands; it verifies no signature and decides
 //! nothing. The site verifies everything that a road says, so a road may be wrong or hostile: the worst that it can do is
-//! to bring nothing.
+//! to bring nothing. `roads/` has those that the platform uses; `tests/site/folder_road.rs`, a folder with a client's
+//! commits, shows how little one needs.
 
 use std::collections::{BTreeMap, HashMap};
 

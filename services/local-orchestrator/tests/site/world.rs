@@ -221,10 +221,17 @@ impl World {
         self.publish(vec![changed, self.fleet.head()]).await;
     }
 
-    /// The site's status over HTTP.
+    /// The site's status over HTTP. While its server does not answer in time, as on a machine that is busy with other
+    /// tests, the site says so, and is asked again.
     pub async fn status(&self) -> SiteStatus {
-        let answer = self.get_status(Some(TOKEN)).await;
-        answer.json().await.unwrap()
+        wait_for("the site's status", async || {
+            let answer = self.get_status(Some(TOKEN)).await;
+            if answer.status() == reqwest::StatusCode::SERVICE_UNAVAILABLE {
+                return Err(answer.text().await);
+            }
+            Ok(answer.error_for_status().unwrap().json().await.unwrap())
+        })
+        .await
     }
 
     pub async fn get_status(&self, token: Option<&str>) -> reqwest::Response {
