@@ -25,8 +25,7 @@ pub const FIGURES: [Kind; 16] = [
          site, the stop of the old workload and the start of the new one on both nodes. Every service, NATS server and \
          agent is a process of its own on this machine. Each node is asked as soon as its new runner has noted its start, \
          of which the kernel tells, and again every 0.2 ms while nobody listens; each order begins 100 ms after the one before \
-         is shown as installed. The figure of before is by an older watcher, \
-         which asked every 3 ms; by one that looked every 0.2 ms it was 72 ms, 13.6 times the reference.",
+         is shown as installed.",
         Some(
             "the same component started by hand: wasm-runner alone, until its first answer, compiled code in the cache",
         ),
@@ -65,7 +64,7 @@ pub const FIGURES: [Kind; 16] = [
     ),
     rate(
         "signed_orders_per_second_10k",
-        "Batches of 500 orders as above, on a platform that has taken 10,000 before.",
+        "Batches of 200 orders as above, on a platform that has taken 10,000 before.",
         "`git fast-import` of the same commits, without their signatures, and one `sync`; it continues a copy of the \
          repositories, so Git, too, writes the trees anew that grow with the number of orders",
     ),
@@ -109,7 +108,7 @@ pub const FIGURES: [Kind; 16] = [
     lower(
         "idle_cpu_percent_hub",
         "%",
-        "Processor time of the hub's processes (NATS server and seven services) over 20 seconds in which nothing is ordered, \
+        "Processor time of the hub's processes (NATS server and seven services) over 15 seconds in which nothing is ordered, \
          in percent of one processor. One site with two nodes is connected.",
         Some("the hub's NATS server among them"),
     ),

@@ -80,7 +80,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
 
     let processes = platform::all_processes(&mut running);
     let mut samples = Samples::new("deployments_per_second");
-    for run in 0..effort.of(2, 7, 15) {
+    for run in 0..effort.of(2, 5, 15) {
         machine::rest(&processes).await?;
         wish.greeting = format!("Order {run}");
         let (etag, _) = rest.etag(APP).await?;

@@ -12,7 +12,7 @@ use crate::{
 
 pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let mut running = Platform::with_sample(None).await;
-    let window = Duration::from_secs(effort.of(5, 20, 60) as u64);
+    let window = Duration::from_secs(effort.of(5, 15, 60) as u64);
     machine::rest(&platform::all_processes(&mut running)).await?;
     let runners = platform::workloads(&running.node(NODES[0]));
     let agent = running.process(&format!("plant.{}", NODES[0])).id();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use tokio::time::sleep;
+use tokio::{process::Command, time::sleep};
 
 /// Ticks of a second in `/proc`: part of the kernel's interface on every architecture that we build for.
 const TICKS: f64 = 100.0;
@@ -50,6 +50,11 @@ pub async fn rest(pids: &[u32]) -> anyhow::Result<()> {
         ensure!(begin.elapsed() < PATIENCE, "the platform still works {PATIENCE:?} after the last order");
     }
     Ok(())
+}
+
+/// Has the kernel write everything to the disk.
+pub async fn sync() -> anyhow::Result<()> {
+    crate::platform::run(&mut Command::new("sync")).await.map(drop)
 }
 
 fn parse_pss(rollup: &str) -> Option<u64> {

@@ -185,6 +185,8 @@ async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<
     let wanted = wanted(only)?;
     let shutdown = process::shutdown_token()?;
     let _data = folder::for_this_run()?;
+    // What a build has left to write would be written while the first figures wait for the disk.
+    machine::sync().await?;
     let (mut measured, mut failed) = (Vec::new(), Vec::new());
     for group in &GROUPS {
         let names: BTreeSet<_> = group.figures.iter().copied().filter(|name| wanted.contains(name)).collect();

@@ -42,7 +42,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let mut accepted = Samples::new("accepted_ms");
     crate::machine::rest(&platform::all_processes(&mut running)).await?;
 
-    for round in 0..WARM_UP + effort.of(12, 120, 400) {
+    for round in 0..WARM_UP + effort.of(12, 100, 400) {
         let wish = Wish {
             app: "hello".to_owned(),
             greeting: format!("Order {round}."),

@@ -59,7 +59,7 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
         let mut at_10k = Samples::new("signed_orders_per_second_10k");
         if both || wanted.contains(&"signed_orders_per_second_10k") {
             for _ in 0..effort.of(1, 3, 5) {
-                stage.run(effort.of(100, 300, 1_000), &mut at_10k).await?;
+                stage.run(effort.of(100, 200, 1_000), &mut at_10k).await?;
             }
         }
         results.push(memory);
@@ -198,13 +198,13 @@ impl Stage {
             std::fs::write(&file, stream).with_context(|| format!("writing {}", file.display()))?;
             exports.push((self.copies.path().join(repository.replace('/', "-")), file));
         }
-        sync().await?;
+        machine::sync().await?;
         let begin = Instant::now();
         for (copy, export) in &exports {
             let stream = std::fs::File::open(export).with_context(|| format!("opening {}", export.display()))?;
             platform::run(git(copy).args(["fast-import", "--quiet", "--force"]).stdin(stream)).await?;
         }
-        sync().await?;
+        machine::sync().await?;
         Ok(begin.elapsed())
     }
 }
@@ -240,11 +240,6 @@ async fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let output = command.kill_on_drop(true).output().await.context("running git")?;
     ensure!(output.status.success(), "git failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(output.stdout)
-}
-
-/// Has the kernel write everything to the disk.
-async fn sync() -> anyhow::Result<()> {
-    platform::run(&mut Command::new("sync")).await.map(drop)
 }
 
 #[cfg(test)]

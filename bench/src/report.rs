@@ -74,7 +74,7 @@ const HEAD: &str = "# Performance\n\n\
     - Each figure is the median of several runs of the release build, and its reference is measured between these runs, on \
     the same machine. A ratio therefore says more than the figure itself, and figures of two machines do not compare.\n\
     - \"Change\" is that of the ratio where a figure is a time or a rate and has a reference, because the machine of before may \
-    have been a faster or a slower one; elsewhere it is that of the figure itself.\n\
+    have been a faster or a slower one; elsewhere it is that of the figure itself. The bars are drawn by the same measure.\n\
     - \"Worst\" is the value that 99 of 100 runs reach or better; with fewer than 100 runs it is the worst run.\n\
     - A change is **worse** or better when it is larger than 5 %; what is smaller is noise.\n\n\
     ## All figures\n\n";
@@ -102,9 +102,8 @@ fn row(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
 
 fn change(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
     let (Some(before), Some(now)) = (before, now) else { return String::new() };
-    let depends_on_the_machine = matches!(kind.unit, "ms" | "1/s");
     let (before, now) = match (before.ratio, now.ratio) {
-        (Some(before), Some(now)) if depends_on_the_machine => (before, now),
+        (Some(before), Some(now)) if depends_on_the_machine(kind) => (before, now),
         _ => (before.value, now.value),
     };
     if before == 0.0 {
@@ -118,6 +117,10 @@ fn change(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String 
     }
 }
 
+fn depends_on_the_machine(kind: &Kind) -> bool {
+    matches!(kind.unit, "ms" | "1/s")
+}
+
 fn section(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
     let better = match kind.better {
         Better::Lower => "Lower is better.",
@@ -127,22 +130,37 @@ fn section(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String
     if let Some(reference) = kind.reference {
         write!(text, "\nReference: {reference}.\n").expect("writing to a String cannot fail");
     }
-    let reference = now.or(before).and_then(|figure| figure.reference_value);
-    let bars = [
-        ("before", before.map(|figure| figure.value)),
-        ("now", now.map(|figure| figure.value)),
-        ("reference", reference),
-    ];
-    let longest = bars.iter().filter_map(|(_, value)| *value).fold(0.0, f64::max);
+    let bars = bars(kind, before, now);
+    let longest = bars.iter().map(|(_, length, _)| *length).fold(0.0, f64::max);
     text.push_str("\n```text\n");
-    for (label, value) in bars {
-        if let Some(value) = value {
-            writeln!(text, "{label:<10}{} {value} {}", bar(value, longest), kind.unit)
-                .expect("writing to a String cannot fail");
-        }
+    for (label, length, words) in bars {
+        writeln!(text, "{label:<10}{} {words}", bar(length, longest)).expect("writing to a String cannot fail");
     }
     text.push_str("```\n");
     text
+}
+
+/// Label, length and words of each bar: by the same measure as the change, so that the eye and the table say the same.
+fn bars(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> Vec<(&'static str, f64, String)> {
+    let present: Vec<_> = [("before", before), ("now", now)]
+        .into_iter()
+        .filter_map(|(label, figure)| figure.map(|figure| (label, figure)))
+        .collect();
+    let words = |value: f64| format!("{value} {}", kind.unit);
+    let ratios: Option<Vec<_>> =
+        present.iter().map(|(label, figure)| figure.ratio.map(|ratio| (*label, ratio, *figure))).collect();
+    match ratios.filter(|_| depends_on_the_machine(kind)) {
+        Some(ratios) => {
+            let words = |ratio, figure: &Figure| format!("{ratio} times the reference ({})", words(figure.value));
+            let bars = ratios.into_iter().map(|(label, ratio, figure)| (label, ratio, words(ratio, figure)));
+            bars.chain((!present.is_empty()).then(|| ("reference", 1.0, "1".to_owned()))).collect()
+        }
+        None => {
+            let bars = present.iter().map(|(label, figure)| (*label, figure.value, words(figure.value)));
+            let reference = now.or(before).and_then(|figure| figure.reference_value);
+            bars.chain(reference.map(|value| ("reference", value, words(value)))).collect()
+        }
+    }
 }
 
 /// A bar in whole cells; what is not nothing has at least one.
@@ -196,6 +214,18 @@ mod tests {
         assert_eq!(change(beside("start_ms", 100.0, 10.0), beside("start_ms", 150.0, 15.0)), "same");
         let memory = |value, reference| beside("hub_memory_10k_orders_mib", value, reference);
         assert_eq!(change(memory(100.0, 50.0), memory(150.0, 75.0)), "**worse: +50 %**");
+    }
+
+    #[test]
+    fn bars_say_what_the_change_says() {
+        let lengths = |name: &str, before: (f64, f64), now: (f64, f64)| {
+            let (before, now) = (beside(name, before.0, before.1), beside(name, now.0, now.1));
+            let bars = bars(find(name).unwrap(), Some(&before), Some(&now));
+            bars.into_iter().map(|(_, length, _)| length).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths("start_ms", (100.0, 10.0), (150.0, 50.0)), [10.0, 3.0, 1.0]);
+        assert_eq!(lengths("hub_memory_10k_orders_mib", (100.0, 10.0), (150.0, 50.0)), [100.0, 150.0, 50.0]);
+        assert!(bars(find("start_ms").unwrap(), None, None).is_empty());
     }
 
     #[test]
