@@ -102,10 +102,8 @@ fn row(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
 
 fn change(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
     let (Some(before), Some(now)) = (before, now) else { return String::new() };
-    let (before, now) = match (before.ratio, now.ratio) {
-        (Some(before), Some(now)) if depends_on_the_machine(kind) => (before, now),
-        _ => (before.value, now.value),
-    };
+    let by_ratio = by_ratio(kind, Some(before), Some(now));
+    let (before, now) = (judged(before, by_ratio), judged(now, by_ratio));
     if before == 0.0 {
         return if now == 0.0 { "same".to_owned() } else { "was 0".to_owned() };
     }
@@ -117,8 +115,13 @@ fn change(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String 
     }
 }
 
-fn depends_on_the_machine(kind: &Kind) -> bool {
-    matches!(kind.unit, "ms" | "1/s")
+/// Whether figures are judged by their ratios: those that depend on the machine, where each of them has one.
+fn by_ratio(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> bool {
+    matches!(kind.unit, "ms" | "1/s") && before.into_iter().chain(now).all(|figure| figure.ratio.is_some())
+}
+
+fn judged(figure: &Figure, by_ratio: bool) -> f64 {
+    figure.ratio.filter(|_| by_ratio).unwrap_or(figure.value)
 }
 
 fn section(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String {
@@ -142,25 +145,21 @@ fn section(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String
 
 /// Label, length and words of each bar: by the same measure as the change, so that the eye and the table say the same.
 fn bars(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> Vec<(&'static str, f64, String)> {
-    let present: Vec<_> = [("before", before), ("now", now)]
-        .into_iter()
-        .filter_map(|(label, figure)| figure.map(|figure| (label, figure)))
-        .collect();
-    let words = |value: f64| format!("{value} {}", kind.unit);
-    let ratios: Option<Vec<_>> =
-        present.iter().map(|(label, figure)| figure.ratio.map(|ratio| (*label, ratio, *figure))).collect();
-    match ratios.filter(|_| depends_on_the_machine(kind)) {
-        Some(ratios) => {
-            let words = |ratio, figure: &Figure| format!("{ratio} times the reference ({})", words(figure.value));
-            let bars = ratios.into_iter().map(|(label, ratio, figure)| (label, ratio, words(ratio, figure)));
-            bars.chain((!present.is_empty()).then(|| ("reference", 1.0, "1".to_owned()))).collect()
-        }
-        None => {
-            let bars = present.iter().map(|(label, figure)| (*label, figure.value, words(figure.value)));
-            let reference = now.or(before).and_then(|figure| figure.reference_value);
-            bars.chain(reference.map(|value| ("reference", value, words(value)))).collect()
-        }
+    let by_ratio = by_ratio(kind, before, now);
+    let with_unit = |value: f64| format!("{value} {}", kind.unit);
+    let mut bars = Vec::new();
+    for (label, figure) in [("before", before), ("now", now)] {
+        let Some(figure) = figure else { continue };
+        let words = match figure.ratio {
+            Some(ratio) if by_ratio => format!("{ratio} times the reference ({})", with_unit(figure.value)),
+            _ => with_unit(figure.value),
+        };
+        bars.push((label, judged(figure, by_ratio), words));
     }
+    if let Some(value) = now.or(before).and_then(|figure| figure.reference_value) {
+        bars.push(if by_ratio { ("reference", 1.0, "1".to_owned()) } else { ("reference", value, with_unit(value)) });
+    }
+    bars
 }
 
 /// A bar in whole cells; what is not nothing has at least one.

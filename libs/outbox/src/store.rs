@@ -86,7 +86,7 @@ pub(crate) async fn next_places(
     Ok(repositories.iter().map(|name| places.remove(name).expect("each repository is named once")).collect())
 }
 
-/// Adds open rows.
+/// Adds rows that do not stand in Git yet, at places that [`next_places`] gave in the same transaction.
 pub(crate) async fn insert(tx: &mut Transaction, rows: &[OpenRow]) -> Result<(), StoreError> {
     for rows in rows.chunks(MAX_ROWS) {
         let insert = ROWS

@@ -40,7 +40,7 @@ impl Handler {
         found.ok_or_else(|| Problem::not_found(format!("no app {} {} in the catalogue", app.id, app.version)))
     }
 
-    /// Answers `site.*.store`.
+    /// Answers `site.*.store` with where the platform's store is, and the token for reading it.
     pub async fn store(self: Arc<Self>, _: Call<()>) -> Result<StoreAccess, Problem> {
         Ok(self.access.clone())
     }
