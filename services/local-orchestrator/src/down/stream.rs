@@ -80,14 +80,10 @@ impl SiteDesired {
                     self.read().await?
                 }
             };
-            match self.write(&mirror, in_force).await? {
-                Ok(sequence) => {
-                    let (head, nodes) = (Some(in_force.set.head.clone()), in_force.set.nodes.clone());
-                    self.mirror = Some(Mirror { sequence, head, nodes });
-                    return Ok(());
-                }
-                Err(BatchError::Conflict | BatchError::NoStream) => {}
-                Err(error) => return Err(error).context("writing the site's stream DESIRED"),
+            if let Some(sequence) = self.write(&mirror, in_force).await? {
+                let (head, nodes) = (Some(in_force.set.head.clone()), in_force.set.nodes.clone());
+                self.mirror = Some(Mirror { sequence, head, nodes });
+                return Ok(());
             }
         }
         bail!("somebody else writes the site's stream DESIRED")
@@ -122,8 +118,9 @@ impl SiteDesired {
         Ok(mirror)
     }
 
-    /// Writes what differs, the head last and only upon the head that was seen. Returns the head's sequence.
-    async fn write(&self, mirror: &Mirror, in_force: &Arc<InForce>) -> anyhow::Result<Result<u64, BatchError>> {
+    /// Writes what differs, the head last and only upon the head that was seen. Returns the head's sequence, or `None`
+    /// when the stream is not what was seen: nothing is written then.
+    async fn write(&self, mirror: &Mirror, in_force: &Arc<InForce>) -> anyhow::Result<Option<u64>> {
         let set = &in_force.set;
         let version = set.head.version;
         let subject = |node: &NodeName| Subject::DesiredNode(self.site.node(node));
@@ -135,7 +132,7 @@ impl SiteDesired {
             .filter(|(node, desired)| !set.nodes.contains_key(*node) && !desired.deployments.is_empty());
         let left: Vec<_> = left.map(|(node, _)| subject(node)).collect();
         if subjects.is_empty() && left.is_empty() && mirror.head.as_ref() == Some(&set.head) {
-            return Ok(Ok(mirror.sequence));
+            return Ok(Some(mirror.sequence));
         }
         let changed = subjects.len() + left.len();
         subjects.push(Subject::DesiredHead(self.site.client.clone()));
@@ -148,11 +145,14 @@ impl SiteDesired {
         if let Some(head) = messages.pop() {
             messages.push(head.expect_last(mirror.sequence));
         }
-        let written = self.site.bus.publish_all(messages).await;
-        if written.is_ok() {
-            info!(%version, changed, "the site's nodes can read it");
+        match self.site.bus.publish_all(messages).await {
+            Ok(sequence) => {
+                info!(%version, changed, "the site's nodes can read it");
+                Ok(Some(sequence))
+            }
+            Err(BatchError::Conflict | BatchError::NoStream) => Ok(None),
+            Err(error) => Err(error).context("writing the site's stream DESIRED"),
         }
-        Ok(written)
     }
 }
 
