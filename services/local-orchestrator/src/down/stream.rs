@@ -119,7 +119,7 @@ impl SiteDesired {
     }
 
     /// Writes what differs, the head last and only upon the head that was seen. Returns the head's sequence, or `None`
-    /// when the stream is not what was seen: nothing is written then.
+    /// when the stream is not what was seen: the head is not written then, and messages of nodes may be.
     async fn write(&self, mirror: &Mirror, in_force: &Arc<InForce>) -> anyhow::Result<Option<u64>> {
         let set = &in_force.set;
         let version = set.head.version;
