@@ -113,6 +113,7 @@ impl Hub {
         let config = Config {
             base: Base {
                 bus: server.login(&collector()),
+                front: None,
                 readiness: health.service(ServiceName::StatusCollector),
                 tenant: TenantName::default(),
             },

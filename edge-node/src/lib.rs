@@ -1,7 +1,7 @@
 //! The agent of one node: the only writer of its desired state and of what it has to tell, both files on its disk.
 //!
 //! Starts what its disk says before any network is there. Then it takes newer desired state from the site's DESIRED,
-//! brings the node to it through runtimes, and reports by `report.<client>.<node>`. It may die at any line: the next
+//! brings the node to it through runtimes, and reports by `node.<client>.<node>.report`. It may die at any line: the next
 //! start reads the same files, looks at what runs, and goes on. Which runtimes there are, the program decides; this library
 //! knows none of them.
 //!

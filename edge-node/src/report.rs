@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use async_nats::HeaderMap;
-use bus::{Bus, Subject, proto, trace};
+use bus::{Bus, NodeVerb, Subject, proto, trace};
 use margo::NodeId;
 use prost::Message;
 use tokio::time::sleep;
@@ -114,7 +114,7 @@ impl Reporter {
     async fn ask_to_register(&self) -> anyhow::Result<Registration> {
         let incarnation = self.journal.with(Journal::incarnation).await?;
         let request = proto::RegisterRequest { incarnation };
-        let subject = Subject::Register(self.node.clone());
+        let subject = Subject::Node(self.node.clone(), NodeVerb::Register);
         let answer = self.bus.request(&subject, HeaderMap::new(), request.encode_to_vec().into()).await?;
         let answer = proto::RegisterAnswer::decode(answer.payload).context("decoding the answer to register")?;
         if !answer.refused.is_empty() {
@@ -189,10 +189,11 @@ impl Reporter {
         draft.request.traces = spans.encode().into();
         let waiting = self.journal.with(Journal::waiting).await?;
         draft.request.metrics = self.gauges.read(waiting);
-        let headers = if draft.trace.is_some() { trace::headers() } else { HeaderMap::new() };
+        draft.request.traceparent = draft.trace.as_ref().and_then(|_| trace::current_text()).unwrap_or_default();
         process::stop_point("edge-node.before-report");
         let body = draft.request.encode_to_vec().into();
-        let answer = match self.bus.request(&Subject::Report(self.node.clone()), headers, body).await {
+        let subject = Subject::Node(self.node.clone(), NodeVerb::Report);
+        let answer = match self.bus.request(&subject, HeaderMap::new(), body).await {
             Ok(answer) => proto::ReportAnswer::decode(answer.payload).context("decoding the answer to a report"),
             Err(problem) => Err(problem.into()),
         };
@@ -223,7 +224,7 @@ impl Reporter {
 
 /// Says every few seconds that this node lives.
 pub async fn heartbeat(bus: Bus, node: NodeId, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let subject = Subject::Alive(node);
+    let subject = Subject::Node(node, NodeVerb::Alive);
     let mut due = tokio::time::interval(HEARTBEAT);
     loop {
         tokio::select! {

@@ -108,12 +108,13 @@ impl Hub {
     }
 
     fn service_users(&self) -> anyhow::Result<Vec<(User, UserNkey)>> {
-        self.folder.public_keys(ServiceName::at(Tier::Hub).map(User::Central))
+        self.folder.public_keys(service_users())
     }
 
     /// Runs one central service until shutdown or failure.
     async fn run(&self, name: ServiceName, readiness: Readiness, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let base = Base { bus: self.login(User::Central(name))?, readiness, tenant: TenantName::default() };
+        let front = name.has_front().then(|| self.login(User::Front(name))).transpose()?;
+        let base = Base { bus: self.login(User::Central(name))?, front, readiness, tenant: TenantName::default() };
         let repositories = self.folder.path("repositories");
         match name {
             ServiceName::GitWriter => {
@@ -218,7 +219,7 @@ pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
         disk::write_private(&folder.path("keys/KEYS"), &bytes)?;
         disk::write_private(&folder.path("keys/KEYS.sig"), signature.as_bytes())?;
     }
-    let users: Vec<User> = ServiceName::at(Tier::Hub).map(User::Central).chain([User::Reloader]).collect();
+    let users: Vec<User> = service_users().chain([User::Reloader]).collect();
     folder.keep_seeds(&users)?;
     if !hub.admin_token().exists() {
         let token = api_gateway::tokens::create(&folder.path("tokens.json"), "admin", Role::Admin)?;
@@ -226,6 +227,12 @@ pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
     }
     folder.write_server("hub", hub.settings.nats_listen, &tenant, &hub.service_users()?)?;
     Ok(hub)
+}
+
+/// The users of the hub's own services: each has one, and a second one if it answers sites.
+fn service_users() -> impl Iterator<Item = User> {
+    let fronts = ServiceName::at(Tier::Hub).filter(|name| name.has_front()).map(User::Front);
+    ServiceName::at(Tier::Hub).map(User::Central).chain(fronts)
 }
 
 /// Loads the key, or makes it when the file is missing.

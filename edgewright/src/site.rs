@@ -96,8 +96,9 @@ impl Site {
         self.folder.login(user, self.settings.nats_listen)
     }
 
-    fn own_users(&self) -> [User; 2] {
-        [User::LocalOrchestrator(self.client()), User::OciFetcher(self.client())]
+    fn own_users(&self) -> [User; 3] {
+        let client = || self.client();
+        [User::LocalOrchestrator(client()), User::LocalFront(client()), User::OciFetcher(client())]
     }
 
     /// Runs one of the site's services until shutdown or failure.
@@ -109,12 +110,12 @@ impl Site {
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let SiteCredentials { tenant, site, hub, seed, root_key } = self.credentials.clone();
-        let [orchestrator, fetcher] = self.own_users();
+        let [orchestrator, front, fetcher] = self.own_users();
         let artifacts_token = self.folder.line("keys/artifacts.token")?;
         match name {
             ServiceName::OciFetcher => {
                 let config = oci_fetcher::Config {
-                    base: Base { bus: self.login(fetcher)?, readiness, tenant },
+                    base: Base { bus: self.login(fetcher)?, front: None, readiness, tenant },
                     client: self.client(),
                     data: self.folder.path("store"),
                     listen: self.settings.artifacts_listen,
@@ -124,7 +125,7 @@ impl Site {
             }
             ServiceName::LocalOrchestrator => {
                 let config = local_orchestrator::Config {
-                    base: Base { bus: self.login(orchestrator)?, readiness, tenant },
+                    base: Base { bus: self.login(orchestrator)?, front: Some(self.login(front)?), readiness, tenant },
                     hub: Login { url: hub, seed, user: User::Site(site.client()) },
                     reloader: self.login(User::Reloader)?,
                     site,

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use bus::{Bus, Login, ServiceName, Subject, User, decode, encode, proto, streams};
+use bus::{Bus, Login, NodeVerb, ServiceName, Subject, User, decode, encode, proto, streams};
 use identity::{SigningKey, trust};
 use margo::{Digest, Head, KeySet, ManifestVersion, TenantName};
 use reqwest::StatusCode;
@@ -164,13 +164,13 @@ async fn a_report_of_an_earlier_incarnation_is_refused() {
     bus.connected().await;
     // The node lost its disk: it registers anew and gets the next incarnation. Then a report of the old one comes late.
     let register = proto::RegisterRequest { incarnation: 0 };
-    let subject = Subject::Register("plant/press".parse().unwrap());
+    let subject = Subject::Node("plant/press".parse().unwrap(), NodeVerb::Register);
     let answer = request(&bus, &subject, &register).await;
     let answer: proto::RegisterAnswer = prost::Message::decode(answer).unwrap();
     assert!(answer.incarnation > 1, "{answer:?}");
     let status = proto::NodeStatus { incarnation: answer.incarnation - 1, sequence: 1 << 40, ..Default::default() };
     let report = proto::ReportRequest { status: Some(status), ..Default::default() };
-    let answer = request(&bus, &Subject::Report("plant/press".parse().unwrap()), &report).await;
+    let answer = request(&bus, &Subject::Node("plant/press".parse().unwrap(), NodeVerb::Report), &report).await;
     let answer: proto::ReportAnswer = prost::Message::decode(answer).unwrap();
     assert!(!answer.stored && answer.refused.contains("incarnation"), "{answer:?}");
     site_refuses(&platform, "incarnation").await;

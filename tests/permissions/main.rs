@@ -55,7 +55,7 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
     };
     match (subject, thief) {
         // A node reports, registers and beats for itself, and hears what is for itself.
-        (Subject::Report(_) | Subject::Register(_) | Subject::Alive(_), Thief::Node) if own => PUBLISH,
+        (Subject::Node(..), Thief::Node) if own => PUBLISH,
         (Subject::ChangedNode(_) | Subject::Call(..), Thief::Node) if own => SUBSCRIBE,
         // A site publishes its own state and events, asks for itself, and is called.
         (Subject::Status(_) | Subject::Capabilities(_) | Subject::Health(_) | Subject::Event(_), Thief::Site)
@@ -67,9 +67,7 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
         (Subject::Call(..), Thief::Site) if own => SUBSCRIBE,
         // Nobody else's, and nothing of the centre's.
         (
-            Subject::Report(_)
-            | Subject::Register(_)
-            | Subject::Alive(_)
+            Subject::Node(..)
             | Subject::ChangedNode(_)
             | Subject::Call(..)
             | Subject::Status(_)

@@ -78,10 +78,10 @@ async fn an_order_is_fetched_started_and_reported() {
 async fn dev_09_capabilities_come_with_the_first_report_and_not_again() {
     let (site, _data, _runtime, agent, _hello) = start_with_hello().await;
     let reports = site.reports();
-    let document = &reports.iter().find_map(|(report, _)| report.capabilities.as_ref()).unwrap().document;
+    let document = &reports.iter().find_map(|report| report.capabilities.as_ref()).unwrap().document;
     let document: serde_json::Value = serde_json::from_slice(document).unwrap();
     assert_eq!(document["properties"]["id"], "plant/press");
-    assert_eq!(reports.iter().filter(|(report, _)| report.capabilities.is_some()).count(), 1);
+    assert_eq!(reports.iter().filter(|report| report.capabilities.is_some()).count(), 1);
     agent.stop().await.unwrap();
 }
 

@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::HeaderMap;
-use bus::{Bus, Outgoing, Pattern, Subject, User, proto, streams};
-use futures::StreamExt;
+use bus::{Bus, Front, NodeVerb, Outgoing, Pattern, Rules, Subject, User, proto, streams};
 use margo::{ClientName, Digest, State};
 use oci::{
     ArtifactManifest, ContentStore, Descriptor, RepositoryName, media,
@@ -22,6 +21,7 @@ pub const TOKEN: &str = "a token";
 pub struct Site {
     pub nats: NatsServer,
     pub bus: Bus,
+    front: Front,
     pub artifacts: ContentStore,
     shared: Arc<Mutex<Shared>>,
     _folder: TempDir,
@@ -35,7 +35,7 @@ struct Shared {
     state_stream: String,
     answers: Answers,
     registrations: Vec<u64>,
-    reports: Vec<(proto::ReportRequest, HeaderMap)>,
+    reports: Vec<proto::ReportRequest>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +69,9 @@ fn plant() -> ClientName {
 impl Site {
     pub async fn start() -> Self {
         let local = User::LocalOrchestrator(plant());
-        let nats = NatsServer::start(&[local.clone(), User::Node(testing::node())]).await;
+        let front = User::LocalFront(plant());
+        let nats = NatsServer::start(&[local.clone(), front.clone(), User::Node(testing::node())]).await;
+        let front = Front::connect(&nats.login(&front), |_| {}).await.unwrap();
         let bus = nats.connect(&local).await;
         bus.jetstream().create_stream(streams::desired(Pattern::DesiredOf(plant()))).await.unwrap();
         let folder = TempDir::new().unwrap();
@@ -84,30 +86,31 @@ impl Site {
             registrations: Vec::new(),
             reports: Vec::new(),
         }));
-        let site = Self { nats, bus, artifacts, shared, _folder: folder, _tasks: tasks };
+        let site = Self { nats, bus, front, artifacts, shared, _folder: folder, _tasks: tasks };
         site.answer().await
     }
 
     async fn answer(mut self) -> Self {
-        let mut registrations = self.bus.subscribe(Pattern::Registrations(plant())).await.unwrap();
-        let mut reports = self.bus.subscribe(Pattern::Reports(plant())).await.unwrap();
-        self.bus.client().flush().await.unwrap();
-        let (bus, shared) = (self.bus.clone(), self.shared.clone());
+        let rules = Rules { longest: 8 << 20, ..Rules::SMALL };
+        let asks = |verb| self.front.asks(Pattern::Nodes(plant(), verb), rules);
+        let mut registrations = asks(NodeVerb::Register).await.unwrap();
+        let mut reports = asks(NodeVerb::Report).await.unwrap();
+        self.front.reachable().await;
+        let shared = self.shared.clone();
         self._tasks.spawn(async move {
             loop {
-                let (reply, answer) = tokio::select! {
-                    Some(request) = registrations.next() => {
-                        let asked = proto::RegisterRequest::decode(request.payload).unwrap();
-                        (request.reply.unwrap(), Some(shared.lock().unwrap().register(asked.incarnation)))
+                let (ask, answer) = tokio::select! {
+                    Some(ask) = registrations.next() => {
+                        let asked = proto::RegisterRequest::decode(ask.payload.clone()).unwrap();
+                        (ask, Some(shared.lock().unwrap().register(asked.incarnation)))
                     }
-                    Some(request) = reports.next() => {
-                        let report = proto::ReportRequest::decode(request.payload).unwrap();
-                        let headers = request.headers.unwrap_or_default();
-                        (request.reply.unwrap(), shared.lock().unwrap().report(report, headers))
+                    Some(ask) = reports.next() => {
+                        let report = proto::ReportRequest::decode(ask.payload.clone()).unwrap();
+                        (ask, shared.lock().unwrap().report(report))
                     }
                 };
                 if let Some(answer) = answer {
-                    bus.client().publish(reply, answer.into()).await.unwrap();
+                    ask.answer(answer.into()).await;
                 }
             }
         });
@@ -138,17 +141,17 @@ impl Site {
         self.lock().registrations.clone()
     }
 
-    pub fn reports(&self) -> Vec<(proto::ReportRequest, HeaderMap)> {
+    pub fn reports(&self) -> Vec<proto::ReportRequest> {
         self.lock().reports.clone()
     }
 
     pub fn statuses(&self) -> Vec<proto::NodeStatus> {
-        self.reports().into_iter().filter_map(|(report, _)| report.status).collect()
+        self.reports().into_iter().filter_map(|report| report.status).collect()
     }
 
     /// All transitions so far, each once.
     pub fn transitions(&self) -> Vec<proto::Transition> {
-        let events = self.reports().into_iter().filter_map(|(report, _)| report.events);
+        let events = self.reports().into_iter().filter_map(|report| report.events);
         let mut transitions: Vec<_> = events.flat_map(|events| events.transitions).collect();
         transitions.sort_by_key(|transition| transition.number);
         transitions.dedup();
@@ -164,8 +167,8 @@ impl Site {
     ) -> proto::ReportRequest {
         wait_for(what, async || {
             let reports = self.reports();
-            let found = reports.iter().skip(after).map(|(report, _)| report).find(|report| wanted(report)).cloned();
-            found.ok_or_else(|| reports.into_iter().map(|(report, _)| report).next_back())
+            let found = reports.iter().skip(after).find(|report| wanted(report)).cloned();
+            found.ok_or_else(|| reports.into_iter().next_back())
         })
         .await
     }
@@ -242,8 +245,8 @@ impl Shared {
         answer.encode_to_vec()
     }
 
-    fn report(&mut self, report: proto::ReportRequest, headers: HeaderMap) -> Option<Vec<u8>> {
-        self.reports.push((report, headers));
+    fn report(&mut self, report: proto::ReportRequest) -> Option<Vec<u8>> {
+        self.reports.push(report);
         let stored = proto::ReportAnswer {
             stored: true,
             events_stored: true,

@@ -41,7 +41,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The spans of our trace that came with reports so far, by id.
 fn spans(site: &Site) -> BTreeMap<String, Span> {
-    let requests = site.reports().into_iter().map(|(report, _)| report.traces);
+    let requests = site.reports().into_iter().map(|report| report.traces);
     let requests = requests.map(|traces| ExportTraceServiceRequest::decode(traces).unwrap());
     let scopes = requests.flat_map(|request| request.resource_spans).flat_map(|resource| resource.scope_spans);
     let ours = scopes.flat_map(|scope| scope.spans).filter(|span| hex(&span.trace_id) == TRACE);
@@ -84,7 +84,7 @@ async fn the_trace_of_an_order_goes_on_in_the_node_and_in_its_report() {
             other => panic!("an unexpected span {other}"),
         }
     }
-    let carried = site.reports().into_iter().filter_map(|(_, headers)| Some(headers.get(TRACEPARENT)?.to_string()));
+    let carried = site.reports().into_iter().map(|report| report.traceparent);
     let carried: Vec<_> = carried.filter(|it| it.contains(TRACE)).collect();
     let report = spans.values().find(|span| span.name == "report").unwrap();
     assert!(carried.contains(&format!("00-{TRACE}-{}-01", hex(&report.span_id))), "{carried:?}");

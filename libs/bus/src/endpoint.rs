@@ -6,6 +6,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use api::Problem;
 use async_nats::service::{Service, ServiceExt, endpoint::Endpoint as NatsEndpoint};
+use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -15,7 +16,7 @@ use crate::{Bus, Caller, Pattern, ServiceName, Subject, connection::CALLER, trac
 
 /// How many requests of one endpoint are in work at once; more wait in the subscription. A service's store has
 /// fewer connections, so more would not be faster.
-const CONCURRENCY: usize = 64;
+pub(crate) const CONCURRENCY: usize = 64;
 
 /// The pause before a server is asked again that has not answered whether it passes requests on.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -52,6 +53,18 @@ pub struct ServiceEndpoints<S> {
 }
 
 impl Bus {
+    /// Waits until the server has taken in every subscription that was begun. A lost connection is waited for.
+    pub(crate) async fn reachable(&self) {
+        loop {
+            self.connected().await;
+            match self.settled().await {
+                Ok(()) => return,
+                Err(error) => warn!(user = %self.user(), error = format!("{error:#}"), "not reachable yet"),
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
     /// Registers a service in the NATS service API. Every handler is then a plain function of `state` and the request.
     pub async fn register<S: Send + Sync + 'static>(
         &self,
@@ -106,14 +119,7 @@ impl<S: Send + Sync + 'static> ServiceEndpoints<S> {
     /// Waits until the server passes requests on to every endpoint that was added. Only then may a service say that it
     /// is ready: before, whoever asks is told that nobody answers. A lost connection is waited for.
     pub async fn reachable(&self) {
-        loop {
-            self.bus.connected().await;
-            match self.bus.settled().await {
-                Ok(()) => return,
-                Err(error) => warn!(service = %self.name, error = format!("{error:#}"), "not reachable yet"),
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
+        self.bus.reachable().await;
     }
 
     /// Takes no further requests, finishes those in work within a grace period, and leaves the bus.
@@ -133,7 +139,7 @@ impl<S: Send + Sync + 'static> ServiceEndpoints<S> {
 
 /// Refuses an answer that is larger than the server takes. It would be lost, and look like silence to whoever
 /// asked.
-fn fits(body: Vec<u8>, largest: usize) -> Result<Vec<u8>, Problem> {
+pub(crate) fn fits(body: Vec<u8>, largest: usize) -> Result<Vec<u8>, Problem> {
     if body.len() > largest {
         let detail =
             format!("the answer has {} bytes, more than the bus carries ({largest}); ask for less", body.len());
@@ -174,16 +180,22 @@ where
     while requests.join_next().await.is_some() {}
 }
 
-/// Sends a problem as the answer. The body is the whole problem; the headers are those of the NATS service API.
+/// Sends a problem as the answer.
 async fn respond_problem(
     request: &async_nats::service::Request,
     problem: &Problem,
 ) -> Result<(), async_nats::PublishError> {
+    let (headers, body) = problem_headers(problem);
+    request.respond_with_headers(Ok(body), headers).await
+}
+
+/// A problem as an answer. The body is the whole problem; the headers are those of the NATS service API.
+pub(crate) fn problem_headers(problem: &Problem) -> (async_nats::HeaderMap, Bytes) {
     let mut headers = async_nats::HeaderMap::new();
     headers.insert(async_nats::service::NATS_SERVICE_ERROR, problem.title.as_str());
     headers.insert(async_nats::service::NATS_SERVICE_ERROR_CODE, problem.status.to_string().as_str());
     let body = serde_json::to_vec(problem).expect("a problem is strings and numbers");
-    request.respond_with_headers(Ok(body.into()), headers).await
+    (headers, body.into())
 }
 
 async fn answer_one<T, R, F, Fut>(message: &async_nats::Message, handler: &F) -> Result<Vec<u8>, Problem>
@@ -195,9 +207,6 @@ where
 {
     let subject: Subject =
         message.subject.parse().map_err(|error: crate::InvalidSubject| Problem::bad_request(error.to_string()))?;
-    let body = if message.payload.is_empty() { b"null".as_slice() } else { &message.payload };
-    let body =
-        serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("body of {subject}: {error}")))?;
     let header = message.headers.as_ref().and_then(|headers| headers.get(CALLER));
     let caller = match header {
         None => None,
@@ -206,6 +215,25 @@ where
             Some(Caller::from_header(header.as_str()).ok_or_else(malformed)?)
         }
     };
+    answer_body(subject, &message.payload, caller, handler).await
+}
+
+/// Reads the body of a request, handles it, and returns the body of the answer.
+pub(crate) async fn answer_body<T, R, F, Fut>(
+    subject: Subject,
+    payload: &[u8],
+    caller: Option<Caller>,
+    handler: F,
+) -> Result<Vec<u8>, Problem>
+where
+    T: DeserializeOwned,
+    R: Serialize,
+    F: FnOnce(Call<T>) -> Fut,
+    Fut: Future<Output = Result<R, Problem>>,
+{
+    let body = if payload.is_empty() { b"null".as_slice() } else { payload };
+    let body =
+        serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("body of {subject}: {error}")))?;
     let answer = handler(Call { subject, body, caller }).await?;
     serde_json::to_vec(&answer).map_err(|error| {
         warn!(error = &error as &dyn Error, "answer not serialised");

@@ -10,23 +10,23 @@
 //! - [`server`] makes the configuration of a NATS server; [`UserList`] keeps its list of users while it runs.
 //! - [`streams`] has the JetStream streams with their limits and reasons.
 //! - [`Bus`] is a connection with typed requests, atomic batches and service endpoints.
+//! - [`Front`] is a service's second connection, on which it hears and answers the tier below, to each asker its share.
 //! - [`Bus::messages`] opens a durable consumer, and [`consume`] is the loop around it, which handles a message and then
 //!   answers it.
 //! - [`trace`] carries the OpenTelemetry context in message headers.
 //!
 //! ```
-//! use bus::{Subject, User};
+//! use bus::{NodeVerb, Subject, User};
 //! use margo::NodeId;
 //!
 //! let node: NodeId = "plant/press".parse()?;
-//! let report = Subject::Report(node.clone());
-//! assert_eq!(report.to_string(), "report.plant.press");
-//! assert_eq!("report.plant.press".parse::<Subject>()?, report);
+//! let report = Subject::Node(node.clone(), NodeVerb::Report);
+//! assert_eq!(report.to_string(), "node.plant.press.report");
+//! assert_eq!("node.plant.press.report".parse::<Subject>()?, report);
 //!
-//! // A node reports for itself, and for nobody else.
+//! // A node speaks for itself, and for nobody else.
 //! let permissions = User::Node(node).permissions();
-//! assert!(permissions.publish.contains(&"report.plant.press".to_owned()));
-//! assert!(!permissions.publish.iter().any(|subject| subject.contains('>')));
+//! assert!(permissions.publish.contains(&"node.plant.press.>".to_owned()));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -41,6 +41,9 @@ mod codec;
 mod connection;
 mod consume;
 mod endpoint;
+mod fair;
+mod front;
+mod inbox;
 mod last;
 mod permission;
 pub mod report;
@@ -59,10 +62,12 @@ pub use codec::{Assembler, DecodeError, MAX_PLAIN, decode, encode, into_parts};
 pub use connection::{Bus, Login};
 pub use consume::{AckKind, Handle, consume, terminate};
 pub use endpoint::{Call, ServiceEndpoints};
+pub use front::{Ask, Asks, Dropped, Front, Rules, Shares};
+pub use inbox::Asker;
 pub use permission::{Permissions, SYSTEM_ACCOUNT, User};
 pub use service::Tier;
 pub use service_name::ServiceName;
-pub use subject::{CallVerb, Pattern, SiteVerb, Subject};
+pub use subject::{CallVerb, NodeVerb, Pattern, SiteVerb, Subject};
 pub use users::{RELOAD_PAUSE, UserList};
 pub use words::InvalidSubject;
 

@@ -6,7 +6,7 @@ use std::fmt;
 
 use margo::{ClientName, NodeId};
 
-use crate::{Pattern, ServiceName, Subject, Tier, service::GitFolders, streams};
+use crate::{Asker, NodeVerb, Pattern, ServiceName, Subject, Tier, inbox, service::GitFolders, streams};
 
 /// The account for requests to the server itself, such as reloading its configuration.
 pub const SYSTEM_ACCOUNT: &str = "SYS";
@@ -16,10 +16,15 @@ pub const SYSTEM_ACCOUNT: &str = "SYS";
 pub enum User {
     /// A central service, which connects to the hub's server.
     Central(ServiceName),
+    /// The second connection of a central service that answers sites: it hears them and answers them, and can do nothing
+    /// else.
+    Front(ServiceName),
     /// The LO of a site, when it connects to the hub's server.
     Site(ClientName),
     /// The LO of a site, when it connects to its own server.
     LocalOrchestrator(ClientName),
+    /// The second connection of the LO to its own server: it hears and answers nodes, and can do nothing else.
+    LocalFront(ClientName),
     /// The oci-fetcher of a site, which connects to the site's server.
     OciFetcher(ClientName),
     /// A node, which connects to its site's server.
@@ -33,13 +38,21 @@ impl User {
     /// Returns the prefix of the inboxes in which this user receives answers.
     pub fn inbox_prefix(&self) -> String {
         match self {
-            Self::Central(service) => format!("_INBOX.{service}"),
-            Self::Site(client) => format!("_INBOX.site.{client}"),
-            Self::LocalOrchestrator(_) => format!("_INBOX.{}", ServiceName::LocalOrchestrator),
-            Self::OciFetcher(_) => format!("_INBOX.{}", ServiceName::OciFetcher),
-            Self::Node(node) => format!("_INBOX.node.{}", node.node),
+            Self::Central(service) => format!("{}.{service}", inbox::SERVICES),
+            // No client's name has this form, so a front's own inbox is nobody else's.
+            Self::Front(service) => format!("{}._{service}", inbox::SITES),
+            Self::Site(client) => Asker::Site(client.clone()).inbox_prefix(),
+            Self::LocalOrchestrator(_) => format!("{}.{}", inbox::SERVICES, ServiceName::LocalOrchestrator),
+            Self::LocalFront(_) => format!("{}._{}", inbox::NODES, ServiceName::LocalOrchestrator),
+            Self::OciFetcher(_) => format!("{}.{}", inbox::SERVICES, ServiceName::OciFetcher),
+            Self::Node(node) => Asker::Node(node.clone()).inbox_prefix(),
             Self::Reloader => "_INBOX.reloader".to_owned(),
         }
+    }
+
+    /// Tells whether this is the second connection of a service, on which it answers the tier below.
+    pub fn is_front(&self) -> bool {
+        matches!(self, Self::Front(_) | Self::LocalFront(_))
     }
 
     /// Returns everything that this user may publish and subscribe.
@@ -47,7 +60,15 @@ impl User {
         let mut may = Permissions::default();
         match self {
             Self::Central(service) => central(*service, &mut may),
+            Self::Front(service) => {
+                service.service().answers.iter().for_each(|verb| may.subscribe(Pattern::Sites(*verb)));
+                may.publish.push(format!("{}.>", inbox::SITES));
+            }
             Self::Site(client) => site(client, &mut may),
+            Self::LocalFront(client) => {
+                NodeVerb::ALL.iter().for_each(|verb| may.subscribe(Pattern::Nodes(client.clone(), *verb)));
+                may.publish.push(format!("{}.>", inbox::NODES));
+            }
             Self::LocalOrchestrator(client) => local_orchestrator(client, &mut may),
             Self::OciFetcher(client) => {
                 may.serve(ServiceName::OciFetcher);
@@ -69,8 +90,10 @@ impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Central(service) => service.fmt(f),
+            Self::Front(service) => write!(f, "{service}-front"),
             Self::Site(client) => write!(f, "site {client}"),
             Self::LocalOrchestrator(_) => ServiceName::LocalOrchestrator.fmt(f),
+            Self::LocalFront(_) => write!(f, "{}-front", ServiceName::LocalOrchestrator),
             Self::OciFetcher(_) => ServiceName::OciFetcher.fmt(f),
             Self::Node(node) => write!(f, "node {node}"),
             Self::Reloader => f.write_str("reloader"),
@@ -78,8 +101,8 @@ impl fmt::Display for User {
     }
 }
 
-/// The subjects that a user may use, by direction. The server refuses what is not listed. Answers to requests that
-/// the user received are always allowed.
+/// The subjects that a user may use, by direction. The server refuses what is not listed, also as an answer to a request:
+/// whoever answers needs the right to publish into the inboxes of those who ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     /// The subjects that the user may publish, which includes sending requests.
@@ -101,10 +124,8 @@ impl Permissions {
     fn serve(&mut self, service: ServiceName) {
         self.subscribe(Pattern::Service(service));
         self.subscribe(Pattern::Discovery);
-        // A server that reloads its configuration forgets which answers it had allowed. Requests in work would then
-        // stay unanswered, among them the request that caused the reload. Whoever publishes here has to know the
-        // random name of an inbox.
-        self.publish.push("_INBOX.>".to_owned());
+        // The services of one server trust each other; nobody else may ask them.
+        self.publish.push(format!("{}.>", inbox::SERVICES));
     }
 
     /// Allows creating and managing a stream and its consumers, reading it, and acknowledging its messages.
@@ -192,18 +213,13 @@ fn local_orchestrator(client: &ClientName, may: &mut Permissions) {
     may.publish(Pattern::EventsOf(client.clone()));
     may.publish(Pattern::CallsOf(client.clone()));
     may.publish(Pattern::Service(ServiceName::OciFetcher));
-    may.subscribe(Pattern::Reports(client.clone()));
-    may.subscribe(Pattern::Registrations(client.clone()));
-    may.subscribe(Pattern::Heartbeats(client.clone()));
     may.subscribe(Pattern::ChangedOf(client.clone()));
 }
 
 fn node(node: &NodeId, may: &mut Permissions) {
     let desired = Subject::DesiredNode(node.clone());
     may.publish.push(format!("$JS.API.DIRECT.GET.{}.{desired}", streams::DESIRED));
-    may.publish(Subject::Report(node.clone()));
-    may.publish(Subject::Register(node.clone()));
-    may.publish(Subject::Alive(node.clone()));
+    may.publish(Pattern::NodeOf(node.clone()));
     may.subscribe(Subject::ChangedNode(node.clone()));
     may.subscribe(Pattern::CallsTo(node.clone()));
 }

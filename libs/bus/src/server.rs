@@ -18,8 +18,7 @@ pub fn users_conf<'a>(users: impl IntoIterator<Item = (&'a User, &'a UserNkey)>)
             |subjects: &[String]| subjects.iter().map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ");
         writeln!(
             text,
-            "  # {user}\n  {{ nkey: {key}, permissions: {{ publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }}, \
-             allow_responses: true }} }}",
+            "  # {user}\n  {{ nkey: {key}, permissions: {{ publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }} }} }}",
             list(&may.publish),
             list(&may.subscribe),
         )

@@ -41,6 +41,8 @@ pub struct Service {
     pub owns: &'static [&'static str],
     /// The streams of other services that it reads through consumers of its own.
     pub reads: &'static [&'static str],
+    /// The requests of sites that it answers, on its front connection.
+    pub answers: &'static [SiteVerb],
     /// The requests to other services that it makes, beside those that writing in Git needs.
     pub asks: &'static [(ServiceName, &'static str)],
     /// The subjects that it may publish besides those that follow from the other fields.
@@ -52,7 +54,18 @@ pub struct Service {
 /// Makes the row of a service that does nothing but answer `svc.<its name>.…`; the table says what each may do
 /// besides.
 const fn row(name: ServiceName, tier: Tier, about: &'static str) -> Service {
-    Service { name, tier, about, git: GitFolders::None, owns: &[], reads: &[], asks: &[], publishes: &[], hears: &[] }
+    Service {
+        name,
+        tier,
+        about,
+        git: GitFolders::None,
+        owns: &[],
+        reads: &[],
+        answers: &[],
+        asks: &[],
+        publishes: &[],
+        hears: &[],
+    }
 }
 
 /// Every service of the platform, in the order in which their logs read best.
@@ -65,7 +78,8 @@ pub static SERVICES: [Service; 9] = [
     Service {
         owns: &[streams::DESIRED],
         publishes: &[Pattern::Desired],
-        hears: &[Pattern::GitCommitted, Pattern::Sites(SiteVerb::Resync)],
+        answers: &[SiteVerb::Resync],
+        hears: &[Pattern::GitCommitted],
         ..row(ServiceName::GitObserver, Tier::Hub, "Commits become desired state on the bus")
     },
     Service {
@@ -77,12 +91,12 @@ pub static SERVICES: [Service; 9] = [
         reads: &[streams::STATE],
         asks: &[(ServiceName::DeploymentRegistry, "evaluate")],
         publishes: &[Pattern::Calls(CallVerb::Admit)],
-        hears: &[Pattern::Sites(SiteVerb::Nodes)],
+        answers: &[SiteVerb::Nodes],
         ..row(ServiceName::NodeCapabilities, Tier::Hub, "Sites and nodes, and what they can do")
     },
     Service {
         git: GitFolders::Fleet(&["apps"]),
-        hears: &[Pattern::Sites(SiteVerb::Store)],
+        answers: &[SiteVerb::Store],
         ..row(ServiceName::AppRegistry, Tier::Hub, "The catalogue, and the platform's OCI store")
     },
     Service {
@@ -105,6 +119,11 @@ impl ServiceName {
         SERVICES.iter().find(|service| service.name == self).expect("a test finds every name in the table")
     }
 
+    /// Tells whether this central service answers sites, and so has a front connection.
+    pub fn has_front(self) -> bool {
+        !self.service().answers.is_empty()
+    }
+
     /// Returns the services of one tier, in the order of the table.
     pub fn at(tier: Tier) -> impl Iterator<Item = Self> {
         SERVICES.iter().filter(move |service| service.tier == tier).map(|service| service.name)
@@ -125,6 +144,14 @@ mod tests {
         owned.sort();
         owned.dedup();
         assert_eq!(owned.len(), count, "{owned:?}");
+    }
+
+    #[test]
+    fn every_request_of_a_site_is_answered_by_one_service_of_the_hub() {
+        for verb in SiteVerb::ALL {
+            let answer = |service: &&Service| service.answers.contains(verb);
+            assert_eq!(SERVICES.iter().filter(answer).map(|service| service.tier).collect::<Vec<_>>(), [Tier::Hub]);
+        }
     }
 
     #[test]

@@ -19,6 +19,18 @@ words! {
 }
 
 words! {
+    /// The requests that a node sends to its LO.
+    NodeVerb {
+        /// The node asks which life of it is the present one, and where it finds artifacts.
+        Register = "register",
+        /// The node reports: status, capabilities and transitions are to be stored.
+        Report = "report",
+        /// The heartbeat of the node. Nobody answers it.
+        Alive = "alive",
+    }
+}
+
+words! {
     /// The requests that the hub sends to a site about one of its nodes.
     CallVerb {
         /// The list of nodes that may connect has changed, and the site shall ask for it.
@@ -46,14 +58,10 @@ pub enum Subject {
     Health(ClientName),
     /// Carries the transitions of the deployments of a node (stream EVENTS).
     Event(NodeId),
-    /// A request from a node to its LO: status and transitions are to be stored.
-    Report(NodeId),
-    /// A request from a node to its LO: the node asks for its incarnation.
-    Register(NodeId),
-    /// The heartbeat of a node, which its LO hears.
-    Alive(NodeId),
     /// A request from an LO to the hub.
     Site(ClientName, SiteVerb),
+    /// A request from a node to its LO.
+    Node(NodeId, NodeVerb),
     /// A message from the hub to an LO about a node, or from the LO to the node.
     Call(NodeId, CallVerb),
     /// Carries one order for `fleet.git` (stream GIT_WRITES).
@@ -116,9 +124,7 @@ impl Subject {
             | Self::Status(node)
             | Self::Capabilities(node)
             | Self::Event(node)
-            | Self::Report(node)
-            | Self::Register(node)
-            | Self::Alive(node)
+            | Self::Node(node, _)
             | Self::Call(node, _) => Some(&node.client),
             Self::GitWriteFleet | Self::GitCommittedFleet | Self::Service(..) => None,
         }
@@ -136,10 +142,8 @@ impl fmt::Display for Subject {
             Self::Capabilities(NodeId { client, node }) => write!(f, "state.{client}.node.{node}.capabilities"),
             Self::Health(client) => write!(f, "state.{client}.health"),
             Self::Event(NodeId { client, node }) => write!(f, "event.{client}.node.{node}"),
-            Self::Report(NodeId { client, node }) => write!(f, "report.{client}.{node}"),
-            Self::Register(NodeId { client, node }) => write!(f, "register.{client}.{node}"),
-            Self::Alive(NodeId { client, node }) => write!(f, "alive.{client}.{node}"),
             Self::Site(client, verb) => write!(f, "site.{client}.{verb}"),
+            Self::Node(NodeId { client, node }, verb) => write!(f, "node.{client}.{node}.{verb}"),
             Self::Call(NodeId { client, node }, verb) => write!(f, "call.{client}.{node}.{verb}"),
             Self::GitWriteFleet => f.write_str("git.write.fleet"),
             Self::GitWriteClient(client) => write!(f, "git.write.client.{client}"),
@@ -171,10 +175,8 @@ impl FromStr for Subject {
             ["state", c, "node", n, "capabilities"] => Self::Capabilities(node(c, n)?),
             ["state", c, "health"] => Self::Health(client(c)?),
             ["event", c, "node", n] => Self::Event(node(c, n)?),
-            ["report", c, n] => Self::Report(node(c, n)?),
-            ["register", c, n] => Self::Register(node(c, n)?),
-            ["alive", c, n] => Self::Alive(node(c, n)?),
             ["site", c, verb] => Self::Site(client(c)?, verb.parse().map_err(|_| invalid())?),
+            ["node", c, n, verb] => Self::Node(node(c, n)?, verb.parse().map_err(|_| invalid())?),
             ["call", c, n, verb] => Self::Call(node(c, n)?, verb.parse().map_err(|_| invalid())?),
             ["git", "write", "fleet"] => Self::GitWriteFleet,
             ["git", "write", "client", c] => Self::GitWriteClient(client(c)?),
@@ -226,16 +228,14 @@ pub enum Pattern {
     Events,
     /// `event.<client>.>`: the transitions of one client's nodes.
     EventsOf(ClientName),
-    /// `report.<client>.*`: the reports of one client's nodes.
-    Reports(ClientName),
-    /// `register.<client>.*`: the registrations of one client's nodes.
-    Registrations(ClientName),
-    /// `alive.<client>.*`: the heartbeats of one client's nodes.
-    Heartbeats(ClientName),
     /// `site.<client>.>`: all requests of one LO to the hub.
     SiteOf(ClientName),
     /// `site.*.<verb>`: one kind of request, of all LOs to the hub.
     Sites(SiteVerb),
+    /// `node.<client>.<node>.>`: all requests of one node to its LO.
+    NodeOf(NodeId),
+    /// `node.<client>.*.<verb>`: one kind of request, of all nodes of a client to its LO.
+    Nodes(ClientName, NodeVerb),
     /// `call.*.*.<verb>`: one kind of request to all sites.
     Calls(CallVerb),
     /// `call.<client>.>`: all requests of the hub to one site.
@@ -269,11 +269,10 @@ impl fmt::Display for Pattern {
             Self::AllHealth => f.write_str("state.*.health"),
             Self::Events => f.write_str("event.>"),
             Self::EventsOf(client) => write!(f, "event.{client}.>"),
-            Self::Reports(client) => write!(f, "report.{client}.*"),
-            Self::Registrations(client) => write!(f, "register.{client}.*"),
-            Self::Heartbeats(client) => write!(f, "alive.{client}.*"),
             Self::SiteOf(client) => write!(f, "site.{client}.>"),
             Self::Sites(verb) => write!(f, "site.*.{verb}"),
+            Self::NodeOf(NodeId { client, node }) => write!(f, "node.{client}.{node}.>"),
+            Self::Nodes(client, verb) => write!(f, "node.{client}.*.{verb}"),
             Self::Calls(verb) => write!(f, "call.*.*.{verb}"),
             Self::CallsOf(client) => write!(f, "call.{client}.>"),
             Self::CallsTo(NodeId { client, node }) => write!(f, "call.{client}.{node}.>"),
@@ -313,15 +312,13 @@ impl Subject {
             Self::Capabilities(node.clone()),
             Self::Health(client.clone()),
             Self::Event(node.clone()),
-            Self::Report(node.clone()),
-            Self::Register(node.clone()),
-            Self::Alive(node.clone()),
             Self::GitWriteFleet,
             Self::GitWriteClient(client.clone()),
             Self::GitCommittedFleet,
             Self::GitCommittedClient(client.clone()),
         ];
         all.extend(SiteVerb::ALL.iter().map(|verb| Self::Site(client.clone(), *verb)));
+        all.extend(NodeVerb::ALL.iter().map(|verb| Self::Node(node.clone(), *verb)));
         all.extend(CallVerb::ALL.iter().map(|verb| Self::Call(node.clone(), *verb)));
         all.extend(ServiceName::ALL.iter().map(|service| Self::service(*service, "list")));
         for subject in &all {
@@ -334,10 +331,8 @@ impl Subject {
                 | Self::Capabilities(_)
                 | Self::Health(_)
                 | Self::Event(_)
-                | Self::Report(_)
-                | Self::Register(_)
-                | Self::Alive(_)
                 | Self::Site(..)
+                | Self::Node(..)
                 | Self::Call(..)
                 | Self::GitWriteFleet
                 | Self::GitWriteClient(_)
@@ -373,6 +368,8 @@ mod tests {
             "svc.git-writer.>",
             "svc.nobody.get",
             "site.plant.delete",
+            "node.plant.press.delete",
+            "node.plant.report",
             "git.write.client.>",
             "state.plant.node.press",
         ] {

@@ -27,12 +27,12 @@ struct Said {
     not_ready: Option<String>,
     /// Whether the connection is up without which the service cannot work. It is not the connection itself, because
     /// that must end with the service that made it.
-    needs: Option<watch::Receiver<bool>>,
+    needs: Vec<watch::Receiver<bool>>,
 }
 
 impl Said {
     fn state(&self) -> Option<String> {
-        let lost = self.needs.as_ref().is_some_and(|up| !*up.borrow() || up.has_changed().is_err());
+        let lost = self.needs.iter().any(|up| !*up.borrow() || up.has_changed().is_err());
         self.not_ready.clone().or_else(|| lost.then(|| "not connected to NATS".to_owned()))
     }
 }
@@ -81,7 +81,12 @@ impl Readiness {
     /// Says that the service cannot work while this connection is lost. A connection that an earlier life of the
     /// service named no longer counts.
     pub fn needs(&self, bus: &Bus) {
-        self.change(|said| said.needs = Some(bus.up()));
+        self.change(|said| said.needs = vec![bus.up()]);
+    }
+
+    /// Has the service count as not ready while this connection is lost, too.
+    pub fn also_needs(&self, bus: &Bus) {
+        self.change(|said| said.needs.push(bus.up()));
     }
 
     fn set(&self, state: Option<String>) {

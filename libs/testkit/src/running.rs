@@ -22,8 +22,33 @@ impl Running {
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
+        Self::start_with(name, bus, None, run)
+    }
+
+    /// Does the same for a service that answers the tier below, and has this way to its server for that.
+    pub fn start_with_front<F>(
+        name: ServiceName,
+        bus: Login,
+        front: Login,
+        run: impl FnOnce(Base, CancellationToken) -> F,
+    ) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        Self::start_with(name, bus, Some(front), run)
+    }
+
+    fn start_with<F>(
+        name: ServiceName,
+        bus: Login,
+        front: Option<Login>,
+        run: impl FnOnce(Base, CancellationToken) -> F,
+    ) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
         let (health, shutdown) = (Health::default(), CancellationToken::new());
-        let base = Base { bus, readiness: health.service(name), tenant: TenantName::default() };
+        let base = Base { bus, front, readiness: health.service(name), tenant: TenantName::default() };
         let task = tokio::spawn(run(base, shutdown.clone()));
         Self { health, shutdown, task }
     }

@@ -66,7 +66,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let uploads = Uploads::new(tickets.clone(), catalogue.clone(), content.clone());
     let router = uploads.router().merge(oci::server::router(content, readers));
     let access = StoreAccess { url: url.trim_end_matches('/').to_owned(), token };
-    let bus = config.base.connect().await?;
+    let (bus, front) = (config.base.connect().await?, config.base.connect_front().await?);
 
     let served = async {
         info!(%address, "uploads and the store are served");
@@ -74,8 +74,11 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     };
     let answered = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
-        let endpoints = answer(&bus, Handler { tickets, catalogue, access }).await?;
-        if let Some(()) = shutdown.run_until_cancelled(endpoints.reachable()).await {
+        let handler = Arc::new(Handler { tickets, catalogue, access });
+        let endpoints = answer(&bus, handler.clone()).await?;
+        let _sites = front.answer(Pattern::Sites(SiteVerb::Store), handler, Handler::store).await?;
+        let reachable = async { tokio::join!(endpoints.reachable(), front.reachable()) };
+        if shutdown.run_until_cancelled(reachable).await.is_some() {
             config.base.readiness.ready();
         }
         shutdown.cancelled().await;
@@ -85,13 +88,12 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     process::within_grace(async { tokio::try_join!(served, answered, published).map(|_| ()) }, &shutdown).await
 }
 
-/// Answers `svc.app-registry.…` and `site.*.store` until the returned endpoints are stopped.
-async fn answer(bus: &Bus, handler: Handler) -> anyhow::Result<ServiceEndpoints<Handler>> {
-    let mut endpoints = bus.register(ServiceName::AppRegistry, Arc::new(handler)).await?;
+/// Answers `svc.app-registry.…` until the returned endpoints are stopped.
+async fn answer(bus: &Bus, handler: Arc<Handler>) -> anyhow::Result<ServiceEndpoints<Handler>> {
+    let mut endpoints = bus.register(ServiceName::AppRegistry, handler).await?;
     endpoints.verb("upload", Handler::upload).await?;
     endpoints.verb("list", Handler::list).await?;
     endpoints.verb("get", Handler::get).await?;
-    endpoints.answer("store", Pattern::Sites(SiteVerb::Store), Handler::store).await?;
     Ok(endpoints)
 }
 

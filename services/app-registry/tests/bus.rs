@@ -40,7 +40,8 @@ impl Hub {
     async fn start_in(folder: TempDir, database: Location) -> Self {
         let [gateway, writer] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(User::Central);
         let site = User::Site("plant".parse().unwrap());
-        let roles = [gateway.clone(), writer.clone(), site.clone(), User::Central(ServiceName::AppRegistry)];
+        let own = [User::Central(ServiceName::AppRegistry), User::Front(ServiceName::AppRegistry)];
+        let roles = [&[gateway.clone(), writer.clone(), site.clone()], own.as_slice()].concat();
         let server = NatsServer::start(&roles).await;
         let (gateway, writer) = (server.connect(&gateway).await, server.connect(&writer).await);
         let site = server.connect(&site).await;
@@ -53,7 +54,8 @@ impl Hub {
     async fn launch(&mut self) {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let login = self.server.login(&User::Central(ServiceName::AppRegistry));
-        let running = Running::start(ServiceName::AppRegistry, login, |base, shutdown| {
+        let front = self.server.login(&User::Front(ServiceName::AppRegistry));
+        let running = Running::start_with_front(ServiceName::AppRegistry, login, front, |base, shutdown| {
             let config = Config {
                 base,
                 database: self.database.clone(),

@@ -42,7 +42,7 @@ const RESYNCS: usize = 64;
 /// read; a lost hub is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let root = PublicKey::parse(&config.root_key).context("reading the root key")?;
-    let bus = config.base.connect().await?;
+    let (bus, front) = (config.base.connect().await?, config.base.connect_front().await?);
     let store = Store { folder: config.repositories, tenant: config.base.tenant };
     let refusals = Refusals::default();
     let hub = Hub::new(bus.clone());
@@ -51,9 +51,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     // Subscribed before the first look, so that no commit falls between the two.
     let signals = bus.subscribe(Pattern::GitCommitted).await?;
     let answers = Arc::new(Answers { hub: hub.clone(), store: store.clone(), refusals: refusals.clone(), resynced });
-    let mut endpoints = bus.register(ServiceName::GitObserver, answers).await?;
+    let mut endpoints = bus.register(ServiceName::GitObserver, answers.clone()).await?;
     endpoints.verb("refusals", Answers::refusals).await?;
-    endpoints.answer("resync", Pattern::Sites(SiteVerb::Resync), Answers::resync).await?;
+    let _sites = front.answer(Pattern::Sites(SiteVerb::Resync), answers, Answers::resync).await?;
 
     let observer = Observer { hub, store, root, refusals, keys: Default::default() };
     Loop::new(observer, bus, config.base.readiness).run(signals, resyncs, &shutdown).await?;

@@ -50,7 +50,8 @@ impl World {
     async fn new() -> Self {
         start_traces();
         let services = [ServiceName::GitObserver, ServiceName::GitWriter, ServiceName::ApiGateway];
-        let roles: Vec<_> = services.into_iter().map(central).chain([site()]).collect();
+        let roles: Vec<_> =
+            services.into_iter().map(central).chain([User::Front(ServiceName::GitObserver), site()]).collect();
         let server = NatsServer::start(&roles).await;
         let folder = TempDir::new().unwrap();
         let [root, key] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
@@ -62,7 +63,8 @@ impl World {
 
     async fn ready(&self) -> Running {
         let login = self.server.login(&central(ServiceName::GitObserver));
-        let running = Running::start(ServiceName::GitObserver, login, |base, shutdown| {
+        let front = self.server.login(&User::Front(ServiceName::GitObserver));
+        let running = Running::start_with_front(ServiceName::GitObserver, login, front, |base, shutdown| {
             let (repositories, root_key) = (self.folder.path().to_owned(), self.root.public().to_string());
             git_observer::run(git_observer::Config { base, repositories, root_key }, shutdown)
         });

@@ -1,6 +1,6 @@
 //! local-orchestrator: the head of a site, and the only writer of its streams DESIRED, STATE and EVENTS.
 //!
-//! Two connections: to the hub as the site, to the site's own server as its orchestrator.
+//! Three connections: to the hub as the site, and to the site's own server as its orchestrator and as the front that nodes ask.
 //! - `down`: a road brings what is desired of this site; it comes into force when it is exactly what a believed head was
 //!   signed for, and the site's DESIRED is written from it.
 //! - `up`: stores the reports of its nodes, and relays them.
@@ -77,12 +77,13 @@ async fn start(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     // Readiness needs the site's own server alone: being without the hub is normal.
-    let (bus, hub) = (config.base.connect().await?, Bus::connect(&config.hub).await?);
+    let (bus, front) = (config.base.connect().await?, config.base.connect_front().await?);
+    let hub = Bus::connect(&config.hub).await?;
     let reloader = Bus::connect(&config.reloader).await?;
     let data = &config.data;
     disk::make_private_folder(data).with_context(|| format!("making {}", data.display()))?;
     let adopted = Adopted::open(data)?;
-    let site = Site::new(config.base.tenant, config.site, bus, hub);
+    let site = Site::new(config.base.tenant, config.site, bus, front, hub);
 
     let in_force = adopted.watch();
     let pulses = Pulses::new(config.unreachable_after);

@@ -87,7 +87,7 @@ mod tests {
     fn the_last_twenty_different_refusals_are_kept() {
         let refusals = Refusals::new();
         for number in 0..30 {
-            refusals.add("report.plant.press", &format!("sequence {number}"));
+            refusals.add("node.plant.press.report", &format!("sequence {number}"));
             refusals.add("desired.plant.head", "forged");
         }
         let list = refusals.list();

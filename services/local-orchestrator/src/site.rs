@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context, bail};
-use bus::{Bus, Pattern, streams};
+use bus::{Bus, Front, Pattern, streams};
 use margo::{ClientName, NodeId, NodeName, SiteName, TenantName};
 use tokio::sync::Mutex;
 use tracing::info;
@@ -19,6 +19,8 @@ pub struct Site {
     pub client: ClientName,
     /// The connection to the site's own server.
     pub bus: Bus,
+    /// The connection to the site's own server on which nodes are heard and answered.
+    pub front: Front,
     /// The connection to the hub, which may be away for days.
     pub hub: Bus,
     /// What the site did not accept.
@@ -28,12 +30,13 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new(tenant: TenantName, name: SiteName, bus: Bus, hub: Bus) -> Arc<Self> {
+    pub fn new(tenant: TenantName, name: SiteName, bus: Bus, front: Front, hub: Bus) -> Arc<Self> {
         Arc::new(Self {
             tenant,
             client: name.client(),
             name,
             bus,
+            front,
             hub,
             refusals: Refusals::new(),
             state_stream: RwLock::default(),

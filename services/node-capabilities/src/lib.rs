@@ -37,7 +37,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let tenant = config.base.tenant.clone();
     let store = Store::open(database.clone(), tenant.clone()).await.context("preparing the database of nodes")?;
     let outbox = Outbox::open(ServiceName::NodeCapabilities, database).await?;
-    let (bus, reloader) = (config.base.connect().await?, Bus::connect(&config.reloader).await?);
+    let (bus, front) = (config.base.connect().await?, config.base.connect_front().await?);
+    let reloader = Bus::connect(&config.reloader).await?;
     let reloader_key = identity::nats::public_key(&config.reloader.seed).context("reading the reloader's seed")?;
     let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
     let (joined, joins) = mpsc::channel(1);
@@ -52,6 +53,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         root_key: config.root_key,
     });
     let endpoints = answer(&bus, &registrar).await?;
+    let _sites = front.answer(Pattern::Sites(SiteVerb::Nodes), registrar.clone(), Registrar::admitted).await?;
     let orders_ended = CancellationToken::new();
     let orders = async {
         shutdown.cancelled().await;
@@ -76,6 +78,5 @@ async fn answer(bus: &Bus, registrar: &Arc<Registrar>) -> anyhow::Result<Service
     endpoints.verb("sites", Registrar::sites).await?;
     endpoints.verb("nodes", Registrar::nodes).await?;
     endpoints.verb("members", Registrar::members).await?;
-    endpoints.answer("admitted", Pattern::Sites(SiteVerb::Nodes), Registrar::admitted).await?;
     Ok(endpoints)
 }

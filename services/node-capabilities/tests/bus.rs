@@ -34,21 +34,21 @@ fn press() -> NodeId {
 
 /// The services at the hub that these tests play, and the one that they test.
 fn services() -> Vec<User> {
-    [
+    let services = [
         ServiceName::NodeCapabilities,
         ServiceName::ApiGateway,
         ServiceName::StatusCollector,
         ServiceName::GitWriter,
         ServiceName::DeploymentRegistry,
-    ]
-    .map(User::Central)
-    .to_vec()
+    ];
+    services.map(User::Central).into_iter().chain([User::Front(ServiceName::NodeCapabilities)]).collect()
 }
 
 fn start(server: &NatsServer, database: &Location) -> Running {
     let user = |role: User| (role.clone(), public_key(&server.login(&role).seed).unwrap());
     let login = server.login(&User::Central(ServiceName::NodeCapabilities));
-    Running::start(ServiceName::NodeCapabilities, login, |base, shutdown| {
+    let front = server.login(&User::Front(ServiceName::NodeCapabilities));
+    Running::start_with_front(ServiceName::NodeCapabilities, login, front, |base, shutdown| {
         let config = Config {
             base,
             database: database.clone(),

@@ -27,6 +27,9 @@ pub(super) const MAX_TRANSITIONS: usize = 10_000;
 /// Metrics in one report; a report with more is malformed.
 pub(super) const MAX_METRICS: usize = 500;
 
+/// Bytes of a `traceparent`: the form that W3C fixed has 55.
+pub(super) const MAX_TRACEPARENT: usize = 64;
+
 /// Bytes of a capabilities document. Real ones have one or two thousand.
 pub(super) const MAX_CAPABILITIES: usize = 256 << 10;
 

@@ -5,7 +5,7 @@ use prost::Message as _;
 
 use super::{
     Events, Malformed, Position, Status, capabilities,
-    limits::{MAX_METRICS, at_most, decode, field},
+    limits::{MAX_METRICS, MAX_TRACEPARENT, at_most, decode, field},
 };
 use crate::proto;
 
@@ -24,12 +24,18 @@ pub struct Request {
     pub traces: Bytes,
     /// The metrics that the node reports, 500 at most.
     pub metrics: Vec<proto::Metric>,
+    /// The trace that the node reports in (`traceparent`); empty when it names none.
+    pub traceparent: String,
 }
 
-/// Reads `report.<client>.<node>`: everything that can be checked without knowing the node.
+/// Reads `node.<client>.<node>.report`: everything that can be checked without knowing the node.
 pub fn request(payload: &[u8]) -> Result<Request, Malformed> {
     let raw: proto::ReportRequest = decode(payload)?;
     at_most("metrics", raw.metrics.len(), MAX_METRICS)?;
+    let traceparent = raw.traceparent;
+    if traceparent.len() > MAX_TRACEPARENT {
+        return Err(field("traceparent", format!("{} bytes are more than {MAX_TRACEPARENT}", traceparent.len())));
+    }
     let raw_status = raw.status.ok_or_else(|| field("status", "is missing"))?;
     let status = raw_status.encode_to_vec().into();
     let position = Status::try_from(raw_status)?.position;
@@ -56,7 +62,7 @@ pub fn request(payload: &[u8]) -> Result<Request, Malformed> {
             Some(bytes)
         }
     };
-    Ok(Request { position, status, capabilities, events, traces: raw.traces, metrics: raw.metrics })
+    Ok(Request { position, status, capabilities, events, traces: raw.traces, metrics: raw.metrics, traceparent })
 }
 
 #[cfg(test)]
@@ -101,6 +107,8 @@ mod tests {
         assert_eq!(error, "capabilities.incarnation: is 3, and the status's is 2");
         let metrics = vec![proto::Metric::default(); MAX_METRICS + 1];
         assert!(read(&proto::ReportRequest { metrics, ..report() }).unwrap_err().starts_with("metrics: "));
+        let traceparent = "0".repeat(MAX_TRACEPARENT + 1);
+        assert!(read(&proto::ReportRequest { traceparent, ..report() }).unwrap_err().starts_with("traceparent: "));
     }
 
     #[test]

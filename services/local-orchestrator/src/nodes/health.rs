@@ -6,8 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bus::{BatchError, Outgoing, Pattern, Subject, proto};
-use futures::StreamExt;
+use bus::{Asker, BatchError, NodeVerb, Outgoing, Pattern, Rules, Shares, Subject, proto};
 use margo::NodeName;
 use process::Backoff;
 use prost::Message as _;
@@ -23,6 +22,9 @@ use crate::{down::InForce, refusals::wall_clock, site::Site};
 
 /// The longest time between two messages that say how the site is.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
+
+/// Heartbeats are empty, and one of a node is as good as many.
+const HEARTBEATS: Rules = Rules { longest: 0, shares: Shares { each: 1, bytes: 1 << 20 }, answered: false };
 
 /// The heartbeats of all nodes.
 pub struct Pulses {
@@ -72,7 +74,7 @@ pub async fn run(
     mut in_force: watch::Receiver<Option<Arc<InForce>>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut heartbeats = site.bus.subscribe(Pattern::Heartbeats(site.client.clone())).await?;
+    let mut heartbeats = site.front.asks(Pattern::Nodes(site.client.clone(), NodeVerb::Alive), HEARTBEATS).await?;
     let mut connections = site.bus.connections();
     let mut refusals = site.refusals.changes();
     let mut backoff = Backoff::new(Duration::from_millis(200), SIGN_OF_LIFE);
@@ -84,7 +86,7 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             heartbeat = heartbeats.next() => {
                 let Some(heartbeat) = heartbeat else { anyhow::bail!("the subscription to heartbeats ended") };
-                if let Ok(Subject::Alive(id)) = heartbeat.subject.parse() {
+                if let Asker::Node(id) = &heartbeat.asker {
                     pulses.heard(&id.node);
                 }
                 continue;

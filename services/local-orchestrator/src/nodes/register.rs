@@ -1,10 +1,10 @@
-//! `register.<client>.<node>`: which incarnation a node is, and where it finds artifacts.
+//! `node.<client>.<node>.register`: which incarnation a node is, and where it finds artifacts.
 
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context;
-use bus::{Bus, Pattern, Subject, proto, report::MAX_COUNTER, streams, trace};
-use futures::StreamExt;
+use bus::{Ask, Asker, Bus, NodeVerb, Pattern, Rules, Shares, Subject, proto, report::MAX_COUNTER, streams};
+use futures::{StreamExt, stream};
 use margo::NodeName;
 use prost::Message as _;
 use tokio::sync::Mutex;
@@ -19,6 +19,9 @@ use crate::site::Site;
 
 /// Registrations in work at once: after a lost disk each has to ask the hub.
 const CONCURRENCY: usize = 16;
+
+/// A registration is one number. A node asks again only when it was not answered.
+const REGISTRATIONS: Rules = Rules { longest: 1 << 10, shares: Shares { each: 2, bytes: 4 << 20 }, answered: true };
 
 /// Which incarnation a node is.
 pub enum Decided {
@@ -47,33 +50,30 @@ pub struct Registrar {
 impl Registrar {
     /// Answers the registrations of the site's nodes until shutdown, several at a time.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let requests = self.site.bus.subscribe(Pattern::Registrations(self.site.client.clone())).await?;
-        requests
+        let pattern = Pattern::Nodes(self.site.client.clone(), NodeVerb::Register);
+        let asks = self.site.front.asks(pattern, REGISTRATIONS).await?;
+        stream::unfold(asks, async |mut asks| Some((asks.next().await?, asks)))
             .take_until(shutdown.cancelled_owned())
-            .for_each_concurrent(CONCURRENCY, async |request| {
-                let span = info_span!("register", subject = %request.subject, trace_id = tracing::field::Empty);
-                trace::continue_from(&span, request.headers.as_ref());
-                self.handle(request).instrument(span).await;
+            .for_each_concurrent(CONCURRENCY, async |ask| {
+                let span = info_span!("register", subject = %ask.subject);
+                self.handle(ask).instrument(span).await;
             })
             .await;
         Ok(())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "an answer goes to the subject that the request names")]
-    async fn handle(&self, request: async_nats::Message) {
-        let (Some(reply), Ok(Subject::Register(id))) = (request.reply.clone(), request.subject.parse()) else { return };
-        let mut answer = match proto::RegisterRequest::decode(request.payload.clone()) {
+    async fn handle(&self, ask: Ask) {
+        let Asker::Node(id) = &ask.asker else { return };
+        let mut answer = match proto::RegisterRequest::decode(ask.payload.clone()) {
             Ok(asked) if asked.incarnation <= MAX_COUNTER => self.answer(&id.node, asked.incarnation).await,
             Ok(asked) => refused(format!("incarnation {} is none", asked.incarnation)),
             Err(error) => refused(format!("the request does not decode: {error}")),
         };
         if !answer.refused.is_empty() {
-            self.site.refusals.add(&request.subject, &answer.refused);
+            self.site.refusals.add(&ask.subject.to_string(), &answer.refused);
         }
         answer.state_stream = self.site.state_stream();
-        if let Err(error) = self.site.bus.client().publish(reply, answer.encode_to_vec().into()).await {
-            warn!(error = &error as &dyn Error, "registration not answered");
-        }
+        ask.answer(answer.encode_to_vec().into()).await;
     }
 
     async fn answer(&self, node: &NodeName, presented: u64) -> proto::RegisterAnswer {

@@ -1,15 +1,14 @@
-//! `report.<client>.<node>`: reports of many nodes become batches of the site's streams, then answers.
+//! `node.<client>.<node>.report`: reports of many nodes become batches of the site's streams, then answers.
 
 use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
-use async_nats::{HeaderMap, Subscriber};
+use async_nats::HeaderMap;
 use bus::{
-    BatchError, Outgoing, Pattern, Subject, proto,
-    report::{self, Position},
+    Ask, Asker, Asks, BatchError, NodeVerb, Outgoing, Pattern, Rules, Shares, Subject, proto,
+    report::{self, MAX_REPORT, Position},
     streams, trace,
 };
 use bytes::Bytes;
-use futures::StreamExt;
 use margo::{NodeId, NodeName};
 use process::Backoff;
 use prost::Message as _;
@@ -33,19 +32,23 @@ const ROUND: usize = 400;
 /// Bytes of one round, so that large reports do not pile up in memory.
 const ROUND_BYTES: usize = 32 << 20;
 
+/// A node has one report in work, and may ask once more when it waited in vain.
+const REPORTS: Rules =
+    Rules { longest: MAX_REPORT, shares: Shares { each: 2, bytes: 2 * ROUND_BYTES }, answered: true };
+
 /// A busy stream is asked again so often before the node is told to come back.
 const ATTEMPTS: usize = 4;
 
 /// One request as it came.
 struct Incoming {
     node: NodeId,
-    request: async_nats::Message,
+    ask: Ask,
 }
 
 /// A report that will be stored.
 struct Accepted {
     node: NodeName,
-    reply: async_nats::Subject,
+    ask: Ask,
     position: Position,
     event: Option<Outgoing>,
     state: Vec<Outgoing>,
@@ -89,7 +92,8 @@ impl Reporter {
 
     /// Stores and answers until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let mut requests = self.site.bus.subscribe(Pattern::Reports(self.site.client.clone())).await?;
+        let mut requests =
+            self.site.front.asks(Pattern::Nodes(self.site.client.clone(), NodeVerb::Report), REPORTS).await?;
         loop {
             let round = tokio::select! {
                 biased;
@@ -105,7 +109,7 @@ impl Reporter {
     }
 
     /// Reports of different nodes that come at about the same time. None: the subscription ended.
-    async fn collect(&mut self, requests: &mut Subscriber) -> Vec<Incoming> {
+    async fn collect(&mut self, requests: &mut Asks) -> Vec<Incoming> {
         let mut round: Vec<Incoming> = Vec::new();
         let mut bytes = 0;
         let mut until = None;
@@ -117,9 +121,9 @@ impl Reporter {
                         None => requests.next().await,
                         Some(until) => timeout_at(until, requests.next()).await.unwrap_or(None),
                     };
-                    let Some(request) = request else { break };
-                    let Ok(Subject::Report(node)) = request.subject.parse() else { continue };
-                    Incoming { node, request }
+                    let Some(ask) = request else { break };
+                    let Asker::Node(node) = ask.asker.clone() else { continue };
+                    Incoming { node, ask }
                 }
             };
             // A node's reports must be stored one after another.
@@ -128,7 +132,7 @@ impl Reporter {
                 break;
             }
             until.get_or_insert_with(|| Instant::now() + COLLECT);
-            bytes += incoming.request.payload.len();
+            bytes += incoming.ask.payload.len();
             round.push(incoming);
         }
         round
@@ -156,31 +160,30 @@ impl Reporter {
             }
             let answer = proto::ReportAnswer { stored, events_stored, ..proto::ReportAnswer::default() };
             debug!(parent: &report.span, sequence = report.position.sequence, stored, events_stored, "report");
-            self.answer(report.reply, answer).await;
+            self.answer(&report.ask, answer).await;
         }
     }
 
     /// A report that may be stored; any other is answered here.
-    async fn check(&mut self, Incoming { node: id, request }: Incoming) -> Option<Accepted> {
-        let reply = request.reply.clone()?;
-        let span = info_span!("report", node = %id, trace_id = tracing::field::Empty);
-        trace::continue_from(&span, request.headers.as_ref());
+    async fn check(&mut self, Incoming { node: id, ask }: Incoming) -> Option<Accepted> {
         self.pulses.heard(&id.node);
-        let report = match report::request(&request.payload) {
+        let report = match report::request(&ask.payload) {
             Ok(report) => report,
             Err(malformed) => {
                 let reason = format!("the report is malformed: {}", process::chain(&malformed));
-                return self.refuse(&request, reply, &reason).await;
+                return self.refuse(&ask, &reason).await;
             }
         };
+        let span = info_span!("report", node = %id, trace_id = tracing::field::Empty);
+        trace::continue_from_text(&span, &report.traceparent);
         let position = report.position;
         let incarnation = match self.incarnations.get(&id.node) {
             Some(incarnation) => incarnation,
             // The node has been connected since before we lost our disk.
             None => match self.registrar.decide(&id.node, position.incarnation).await {
                 Decided::Incarnation(incarnation) => incarnation,
-                Decided::Refused(reason) => return self.refuse(&request, reply, &reason).await,
-                Decided::NotReady => return self.not_now(reply).await,
+                Decided::Refused(reason) => return self.refuse(&ask, &reason).await,
+                Decided::NotReady => return self.not_now(&ask).await,
             },
         };
         let held = match self.stored.get(&id.node) {
@@ -189,21 +192,21 @@ impl Reporter {
                 Ok(position) => *self.stored.entry(id.node.clone()).or_insert(Stored { position, events: false }),
                 Err(error) => {
                     warn!(node = %id, error = format!("{error:#}"), "report not stored");
-                    return self.not_now(reply).await;
+                    return self.not_now(&ask).await;
                 }
             },
         };
         if let Err(out_of_turn) = turn::check(incarnation, held.position, position) {
-            return self.refuse(&request, reply, &out_of_turn.to_string()).await;
+            return self.refuse(&ask, &out_of_turn.to_string()).await;
         }
         if held.position == position && held.events {
             // Stored before; only the answer was lost.
             let answer = proto::ReportAnswer { stored: true, events_stored: true, ..proto::ReportAnswer::default() };
-            self.answer(reply, answer).await;
+            self.answer(&ask, answer).await;
             return None;
         }
         let headers = span.in_scope(trace::headers);
-        Some(accept(id, reply, report, headers, span))
+        Some(accept(id, ask, report, headers, span))
     }
 
     /// The position of the node's report that the site's stream holds.
@@ -244,41 +247,33 @@ impl Reporter {
         false
     }
 
-    async fn refuse(
-        &self,
-        request: &async_nats::Message,
-        reply: async_nats::Subject,
-        reason: &str,
-    ) -> Option<Accepted> {
+    async fn refuse(&self, ask: &Ask, reason: &str) -> Option<Accepted> {
         metrics::REPORTS.with_label_values(&[self.site.client.as_str(), "refused"]).inc();
-        self.site.refusals.add(&request.subject, reason);
-        self.answer(reply, proto::ReportAnswer { refused: reason.to_owned(), ..proto::ReportAnswer::default() }).await;
+        self.site.refusals.add(&ask.subject.to_string(), reason);
+        self.answer(ask, proto::ReportAnswer { refused: reason.to_owned(), ..proto::ReportAnswer::default() }).await;
         None
     }
 
     /// Neither stored nor refused: the node comes again.
-    async fn not_now(&self, reply: async_nats::Subject) -> Option<Accepted> {
+    async fn not_now(&self, ask: &Ask) -> Option<Accepted> {
         metrics::REPORTS.with_label_values(&[self.site.client.as_str(), "failed"]).inc();
-        self.answer(reply, proto::ReportAnswer::default()).await;
+        self.answer(ask, proto::ReportAnswer::default()).await;
         None
     }
 
-    #[expect(clippy::disallowed_methods, reason = "an answer goes to the subject that the request names")]
-    async fn answer(&self, reply: async_nats::Subject, mut answer: proto::ReportAnswer) {
+    async fn answer(&self, ask: &Ask, mut answer: proto::ReportAnswer) {
         answer.state_stream = self.site.state_stream();
-        if let Err(error) = self.site.bus.client().publish(reply, answer.encode_to_vec().into()).await {
-            warn!(error = &error as &dyn Error, "report not answered");
-        }
+        ask.answer(answer.encode_to_vec().into()).await;
     }
 }
 
-fn accept(id: NodeId, reply: async_nats::Subject, report: report::Request, headers: HeaderMap, span: Span) -> Accepted {
-    let report::Request { position, status, capabilities, events, traces, metrics } = report;
+fn accept(id: NodeId, ask: Ask, report: report::Request, headers: HeaderMap, span: Span) -> Accepted {
+    let report::Request { position, status, capabilities, events, traces, metrics, .. } = report;
     let outgoing =
         |subject: Subject, payload: Bytes| Outgoing { headers: headers.clone(), ..Outgoing::new(subject, payload) };
     let event = events.map(|payload| outgoing(Subject::Event(id.clone()), payload));
     let status = outgoing(Subject::Status(id.clone()), status);
     let capabilities = capabilities.map(|payload| outgoing(Subject::Capabilities(id.clone()), payload));
     let state = [status].into_iter().chain(capabilities).collect();
-    Accepted { node: id.node, reply, position, event, state, traces, metrics, span }
+    Accepted { node: id.node, ask, position, event, state, traces, metrics, span }
 }

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use api::Reachability;
-use bus::{Bus, Subject, streams};
+use bus::{Bus, NodeVerb, Subject, streams};
 use testkit::{connect, wait_for};
 
 use crate::world::{Node, TOKEN, World, last, node, report};
@@ -52,7 +52,7 @@ async fn incarnations_rise_with_every_lost_disk_and_never_fall() {
     assert_eq!(press.registered(0).await, 2);
     let refused = press.register(1).await.unwrap();
     assert_eq!((refused.incarnation, refused.refused.as_str()), (0, "incarnation 1 is over, 2 is in force"));
-    world.refused("register.plant.press", "incarnation 1 is over").await;
+    world.refused("node.plant.press.register", "incarnation 1 is over").await;
     world.kill().await;
     world.start().await;
     assert_eq!(press.registered(0).await, 3);
@@ -100,7 +100,7 @@ async fn a_silent_node_becomes_unreachable_and_a_heartbeat_brings_it_back() {
     is(&world, "lathe", Reachability::Unknown).await;
     is(&world, "press", Reachability::Unreachable).await;
     wait_for("a heartbeat to be heard", async || {
-        press.bus.signal(&Subject::Alive(press.id.clone()), "".into()).await.unwrap();
+        press.bus.signal(&Subject::Node(press.id.clone(), NodeVerb::Alive), "".into()).await.unwrap();
         match reachability(&world, "press").await {
             Some(Reachability::Reachable) => Ok(()),
             other => Err(other),
@@ -155,7 +155,7 @@ async fn a_node_goes_on_when_the_site_s_server_was_restarted() {
     wait_for("a report to be stored", async || {
         sequence += 1;
         let body = prost::Message::encode_to_vec(&report(1, sequence)).into();
-        press.bus.request(&Subject::Report(press.id.clone()), Default::default(), body).await
+        press.bus.request(&Subject::Node(press.id.clone(), NodeVerb::Report), Default::default(), body).await
     })
     .await;
     world.order("press", Some("a: 1\n")).await;

@@ -1,7 +1,7 @@
 //! Node → site → hub: reports are stored, refused, relayed.
 
 use async_nats::jetstream::stream::Config as StreamConfig;
-use bus::{Bus, Pattern, Subject, proto, streams};
+use bus::{Bus, NodeVerb, Pattern, Subject, proto, streams};
 use prost::Message as _;
 use testkit::wait_for;
 
@@ -97,7 +97,7 @@ async fn reports_go_up_as_before_when_the_site_s_server_was_started_again() {
         if !press.bus.is_connected() {
             return Err("not connected".to_owned());
         }
-        let subject = Subject::Report(press.id.clone());
+        let subject = Subject::Node(press.id.clone(), NodeVerb::Report);
         let body = report(1, 2).encode_to_vec();
         match press.bus.request(&subject, Default::default(), body.into()).await {
             Ok(answer) if proto::ReportAnswer::decode(answer.payload.clone()).unwrap().stored => Ok(()),
@@ -121,7 +121,7 @@ async fn reports_of_another_life_overtaken_and_malformed_ones_are_refused_and_li
     assert_eq!(press.report(&report(2, 1)).await.refused, "the report has sequence 1, 2 is stored");
     assert!(press.report_bytes(b"no report".to_vec()).await.refused.starts_with("the report is malformed"));
     for reason in ["incarnation 1, 2 is in force", "sequence 1, 2 is stored", "malformed"] {
-        world.refused("report.plant.press", reason).await;
+        world.refused("node.plant.press.report", reason).await;
     }
     assert_eq!(reported(&world.at_site, "press").await, Some(2));
     // The order of reports is not forgotten with the process.

@@ -16,7 +16,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
     message::StreamMessage,
 };
-use bus::{Bus, Login, Outgoing, Pattern, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto, streams};
+use bus::{Bus, Front, Login, NodeVerb, Outgoing, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
 use identity::nats::{generate, public_key};
 use local_orchestrator::{Config, Road};
 use margo::{ClientName, NodeId};
@@ -25,6 +25,7 @@ use service::Base;
 use tempfile::TempDir;
 use testkit::{NatsServer, Proxy, Running, connect, start_traces, wait_for};
 use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::fleet::Fleet;
 
@@ -36,6 +37,24 @@ pub fn plant() -> ClientName {
 
 pub fn node(name: &str) -> NodeId {
     NodeId::new(plant(), name.parse().unwrap())
+}
+
+/// The site's own services at its server.
+fn own_users() -> [User; 3] {
+    [User::LocalOrchestrator(plant()), User::LocalFront(plant()), User::OciFetcher(plant())]
+}
+
+/// Answers a request of sites in the place of a central service.
+async fn answer<R, F, Fut>(hub: &NatsServer, service: ServiceName, verb: SiteVerb, handler: F) -> AbortOnDropHandle<()>
+where
+    R: serde::Serialize + Send + 'static,
+    F: Fn(Arc<()>, bus::Call<()>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<R, api::Problem>> + Send + 'static,
+{
+    let front = Front::connect(&hub.login(&User::Front(service)), |_| {}).await.unwrap();
+    let answers = front.answer(Pattern::Sites(verb), Arc::new(()), handler).await.unwrap();
+    front.reachable().await;
+    answers
 }
 
 /// The last message of a subject.
@@ -67,27 +86,25 @@ pub struct World {
     capabilities: Bus,
     address: Option<SocketAddr>,
     running: Option<Running>,
-    _services: Vec<ServiceEndpoints<()>>,
+    _services: Vec<AbortOnDropHandle<()>>,
 }
 
 impl World {
     /// Everything but the local orchestrator runs.
     pub async fn new() -> Self {
         start_traces();
-        let central = [
-            ServiceName::GitObserver,
-            ServiceName::StatusCollector,
-            ServiceName::NodeCapabilities,
-            ServiceName::AppRegistry,
-        ];
+        let central = [ServiceName::GitObserver, ServiceName::StatusCollector, ServiceName::NodeCapabilities];
         let mut roles: Vec<_> = central.into_iter().map(User::Central).collect();
+        roles.extend(
+            [ServiceName::GitObserver, ServiceName::NodeCapabilities, ServiceName::AppRegistry].map(User::Front),
+        );
         roles.push(User::Site(plant()));
         let hub = NatsServer::start(&roles).await;
-        let site = NatsServer::start(&[User::LocalOrchestrator(plant()), User::OciFetcher(plant())]).await;
+        let site = NatsServer::start(&own_users()).await;
         let line = Proxy::start(&hub.url()).await;
-        let [observer, collector, capabilities, apps] = {
-            let [a, b, c, d] = central.map(|service| hub.connect_central(service));
-            [a.await, b.await, c.await, d.await]
+        let [observer, collector, capabilities] = {
+            let [a, b, c] = central.map(|service| hub.connect_central(service));
+            [a.await, b.await, c.await]
         };
         let at_site = site.connect(&User::LocalOrchestrator(plant())).await;
         collector.jetstream().create_stream(streams::events_at_hub()).await.unwrap();
@@ -97,7 +114,6 @@ impl World {
         let admitted: Arc<Mutex<Vec<AdmittedNode>>> = Arc::default();
         let resyncs: Arc<AtomicU64> = Arc::default();
         let mut services = Vec::new();
-        let mut service = observer.register(ServiceName::GitObserver, std::sync::Arc::new(())).await.unwrap();
         let (asking, counting) = (observer.clone(), resyncs.clone());
         let resync = move |_, _: bus::Call<()>| {
             let (observer, resyncs) = (asking.clone(), counting.clone());
@@ -107,23 +123,15 @@ impl World {
                 Ok(())
             }
         };
-        service.answer("resync", Pattern::Sites(SiteVerb::Resync), resync).await.unwrap();
-        service.reachable().await;
-        services.push(service);
-        let mut service = capabilities.register(ServiceName::NodeCapabilities, std::sync::Arc::new(())).await.unwrap();
+        services.push(answer(&hub, ServiceName::GitObserver, SiteVerb::Resync, resync).await);
         let nodes = admitted.clone();
         let list = move |_, _: bus::Call<()>| {
             let nodes = nodes.lock().unwrap().clone();
             async move { Ok(AdmittedNodes { nodes }) }
         };
-        service.answer("nodes", Pattern::Sites(SiteVerb::Nodes), list).await.unwrap();
-        service.reachable().await;
-        services.push(service);
-        let mut service = apps.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
+        services.push(answer(&hub, ServiceName::NodeCapabilities, SiteVerb::Nodes, list).await);
         let store = async |_, _: bus::Call<()>| Ok(StoreAccess { url: "http://store".into(), token: "secret".into() });
-        service.answer("store", Pattern::Sites(SiteVerb::Store), store).await.unwrap();
-        service.reachable().await;
-        services.push(service);
+        services.push(answer(&hub, ServiceName::AppRegistry, SiteVerb::Store, store).await);
 
         Self {
             hub,
@@ -154,8 +162,7 @@ impl World {
     }
 
     fn config(&self, base: Base) -> Config {
-        let own_users = [User::LocalOrchestrator(plant()), User::OciFetcher(plant())]
-            .map(|role| (role.clone(), public_key(&self.site.login(&role).seed).unwrap()));
+        let own_users = own_users().map(|role| (role.clone(), public_key(&self.site.login(&role).seed).unwrap()));
         Config {
             base,
             hub: Login { url: self.line.url(), ..self.hub.login(&User::Site(plant())) },
@@ -179,7 +186,8 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.address = Some(listener.local_addr().unwrap());
         let login = self.site.login(&User::LocalOrchestrator(plant()));
-        let running = Running::start(ServiceName::LocalOrchestrator, login, |base, stop| {
+        let front = self.site.login(&User::LocalFront(plant()));
+        let running = Running::start_with_front(ServiceName::LocalOrchestrator, login, front, |base, stop| {
             let (config, roads) = (self.config(base), self.roads.as_ref().map(|make| make()));
             async move {
                 match roads {
@@ -337,7 +345,10 @@ impl Node {
 
     pub async fn register(&self, incarnation: u64) -> Result<proto::RegisterAnswer, api::Problem> {
         let body = proto::RegisterRequest { incarnation }.encode_to_vec();
-        let answer = self.bus.request(&Subject::Register(self.id.clone()), Default::default(), body.into()).await?;
+        let answer = self
+            .bus
+            .request(&Subject::Node(self.id.clone(), NodeVerb::Register), Default::default(), body.into())
+            .await?;
         Ok(proto::RegisterAnswer::decode(answer.payload).unwrap())
     }
 
@@ -355,7 +366,8 @@ impl Node {
     }
 
     pub async fn report_bytes(&self, body: Vec<u8>) -> proto::ReportAnswer {
-        let answer = self.bus.request(&Subject::Report(self.id.clone()), Default::default(), body.into()).await;
+        let answer =
+            self.bus.request(&Subject::Node(self.id.clone(), NodeVerb::Report), Default::default(), body.into()).await;
         proto::ReportAnswer::decode(answer.unwrap().payload).unwrap()
     }
 }
