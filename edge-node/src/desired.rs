@@ -53,6 +53,13 @@ pub enum DesiredError {
     /// The version is zero or too large.
     #[error(transparent)]
     Version(#[from] margo::InvalidId),
+    /// The message is about another node.
+    #[error("the message is for node {found}, not for {wanted}")]
+    OtherNode {
+        /// The node that the message names, cut to 130 characters.
+        found: String,
+        wanted: NodeId,
+    },
     /// Somebody tries to bring back an older state, or a road lags behind (DEV-14).
     #[error("version {offered} is older than version {held} in force")]
     Older { held: ManifestVersion, offered: ManifestVersion },
@@ -103,7 +110,11 @@ impl DesiredError {
     /// Whether somebody may be trying to have this node run what it should not (DEV-14, DEV-15).
     pub fn is_security_event(&self) -> bool {
         match self {
-            Self::Older { .. } | Self::Conflict(_) | Self::Digest { .. } | Self::OtherDevice { .. } => true,
+            Self::OtherNode { .. }
+            | Self::Older { .. }
+            | Self::Conflict(_)
+            | Self::Digest { .. }
+            | Self::OtherDevice { .. } => true,
             Self::Malformed(_)
             | Self::Version(_)
             | Self::Twice(_)
@@ -116,6 +127,10 @@ impl DesiredError {
 
 /// Verifies what arrived and compares it with what is in force.
 pub fn decide(node: &NodeId, held: Option<&Desired>, offered: &proto::DesiredNode) -> Result<Decision, DesiredError> {
+    if (offered.client.as_str(), offered.node.as_str()) != (node.client.as_str(), node.node.as_str()) {
+        let found = format!("{}/{}", offered.client, offered.node).chars().take(130).collect();
+        return Err(DesiredError::OtherNode { found, wanted: node.clone() });
+    }
     let version = ManifestVersion::try_from(offered.version)?;
     if let Some(held) = held.filter(|held| held.version > version) {
         return Err(DesiredError::Older { held: held.version, offered: version });

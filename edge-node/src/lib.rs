@@ -1,12 +1,11 @@
 //! The agent of one node: the only writer of its desired state and of what it has to tell, both files on its disk.
 //!
-//! Starts what its disk says before any network is there. Then it takes newer desired state from the site's DESIRED,
-//! brings the node to it through runtimes, and reports by `node.<client>.<node>.report`. It may die at any line: the next
+//! Starts what its disk says before any network is there. Then it asks its site for newer desired state, brings the node to it through runtimes, and reports by `node.<client>.<node>.report`. It may die at any line: the next
 //! start reads the same files, looks at what runs, and goes on. Which runtimes there are, the program decides; this library
 //! knows none of them.
 //!
 //! ```text
-//!  site DESIRED ─► feed ─► reconciler ─► worker ─► runtime      data/desired.json   what is in force
+//!  site ─► feed ─────────► reconciler ─► worker ─► runtime      data/desired.json   what is in force
 //!                           │  ▲  ▲                  │          data/journal/       what is to be told
 //!                           │  │  └──── observer ◄───┘          data/store/         content by digest
 //!                           │  └─ artifacts ◄─ site             data/<runtime>/     what a runtime keeps
@@ -47,7 +46,10 @@ use bus::Bus;
 use disk::FolderLock;
 use oci::ContentStore;
 use runtime::Runtime;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -91,6 +93,7 @@ pub async fn run(
     // Returns at once; the server may be away for days.
     let bus = Bus::connect(&bus).await?;
 
+    let (held, holds) = watch::channel(0);
     let mut reconciler = Reconciler::new(Parts {
         node: node.clone(),
         file: file.clone(),
@@ -98,6 +101,7 @@ pub async fn run(
         artifacts: Artifacts::new(store, site.clone()),
         journal: journal.clone(),
         gauges: gauges.clone(),
+        held,
     });
     match load(&file, &node)? {
         Some(desired) => {
@@ -115,7 +119,7 @@ pub async fn run(
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
     tasks.spawn(reconciler.run(offered, stop.clone()));
-    tasks.spawn(feed::run(bus.clone(), node.clone(), candidates, stop.clone()));
+    tasks.spawn(feed::run(bus.clone(), node.clone(), holds, candidates, stop.clone()));
     tasks.spawn(reporter.run(stop.clone()));
     tasks.spawn(report::heartbeat(bus, node.clone(), stop.clone()));
     tasks.spawn(capabilities::run(look, node, runtimes, journal, stop.clone()));

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use margo::{DeploymentId, Digest, NodeId, State};
 use runtime::{Call, Runtime, WorkloadId};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -76,6 +76,8 @@ pub struct Parts {
     /// Where statuses are recorded for the reporter.
     pub journal: Arc<Journal>,
     pub gauges: Arc<Gauges>,
+    /// Is told the version in force, so that the site need not send it again.
+    pub held: watch::Sender<u64>,
 }
 
 /// A desired state in force, and how its components are run.
@@ -101,6 +103,7 @@ pub struct Reconciler {
     artifacts: Artifacts,
     journal: Arc<Journal>,
     gauges: Arc<Gauges>,
+    held: watch::Sender<u64>,
     force: Option<Force>,
     actual: Actual,
     blind: Blind,
@@ -120,7 +123,7 @@ pub struct Reconciler {
 impl Reconciler {
     /// A reconciler with nothing in force: it stops nothing until it knows what shall run.
     pub fn new(parts: Parts) -> Self {
-        let Parts { node, file, runtimes, artifacts, journal, gauges } = parts;
+        let Parts { node, file, runtimes, artifacts, journal, gauges, held } = parts;
         let now = Instant::now();
         Self {
             node,
@@ -129,6 +132,7 @@ impl Reconciler {
             artifacts,
             journal,
             gauges,
+            held,
             force: None,
             actual: Actual::new(),
             blind: Blind::new(),
@@ -160,6 +164,7 @@ impl Reconciler {
         let wanted = force.resolution.values().flatten().map(|resolved| (&resolved.id, &resolved.digest)).collect();
         self.artifacts.retain(&wanted);
         self.attempts.retain(&wanted);
+        self.held.send_replace(force.desired.version.get());
         self.force = Some(force);
     }
 

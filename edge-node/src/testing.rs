@@ -68,5 +68,12 @@ pub fn entry(deployment: &ApplicationDeployment) -> proto::DesiredDeployment {
 }
 
 pub fn message(version: u64, deployments: Vec<proto::DesiredDeployment>) -> proto::DesiredNode {
-    proto::DesiredNode { version, deployments }
+    let node = node();
+    proto::DesiredNode {
+        version,
+        deployments,
+        client: node.client.to_string(),
+        node: node.node.to_string(),
+        identity: Default::default(),
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use margo::{DeploymentId, Digest, Head, ManifestList, TenantName};
+use margo::{DeploymentId, Digest, Head, ManifestList, NodeEntry, TenantName};
 use serde::Deserialize;
 
 use crate::{
@@ -252,11 +252,17 @@ struct AssignmentFile {
     parameters: BTreeMap<String, String>,
 }
 
+/// The path of the file of an assignment in `fleet.git`: `printf %s NAME | sha256sum` tells its folders.
+pub fn fanned_out(folder: &str, name: &str) -> String {
+    let digest = Digest::of(name.as_bytes()).hex();
+    format!("{folder}/{}/{}/{name}.yaml", &digest[..2], &digest[2..3])
+}
+
 /// The files of `fleet.git` hold the last wish of every assignment, and no other assignment.
 fn files(fleet: &Repository, histories: &Histories<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, history) in histories {
-        let path = format!("assignments/{name}.yaml");
+        let path = fanned_out("assignments", name);
         let bytes = fleet.files.get(&path).map_or(b"".as_slice(), Vec::as_slice);
         let right = serde_saphyr::from_slice(bytes).is_ok_and(|file: AssignmentFile| {
             let state = if history.content.is_some() { "active" } else { "removed" };
@@ -267,16 +273,19 @@ fn files(fleet: &Repository, histories: &Histories<'_>) -> Vec<Finding> {
         if !right {
             findings.push(Finding::WrongFile { path, found: String::from_utf8_lossy(bytes).into_owned() });
         }
-        let path = format!("placements/{name}.yaml");
+        let path = fanned_out("placements", name);
         if history.content.is_some() != fleet.files.contains_key(&path) {
             let found = if history.content.is_some() { "nothing" } else { "a placement of what was removed" };
             findings.push(Finding::WrongFile { path, found: found.to_owned() });
         }
     }
-    let names = fleet.files.keys().filter_map(|path| path.strip_prefix("assignments/")?.strip_suffix(".yaml"));
+    let names = fleet
+        .files
+        .keys()
+        .filter_map(|path| path.strip_prefix("assignments/")?.strip_suffix(".yaml")?.rsplit('/').next());
     let unknown = names.filter(|name| !histories.contains_key(name));
     findings.extend(unknown.map(|name| Finding::WrongFile {
-        path: format!("assignments/{name}.yaml"),
+        path: fanned_out("assignments", name),
         found: "an assignment without an order".to_owned(),
     }));
     findings
@@ -334,7 +343,12 @@ struct DocumentParameter {
 /// The path of a document in its site's repository.
 pub fn document_path(node: &str, deployment: &str) -> String {
     let node = node.split_once('/').map_or(node, |(_, node)| node);
-    format!("nodes/{node}/{deployment}.yaml")
+    format!("{}/{deployment}.yaml", node_folder(node))
+}
+
+/// The folder of a node in its site's repository: `printf %s NAME | sha256sum` tells the one above.
+pub fn node_folder(node: &str) -> String {
+    format!("nodes/{}/{node}", &Digest::of(node.as_bytes()).hex()[..2])
 }
 
 /// A site's repository has exactly the documents that are wished, its head is their summary, and it is in force.
@@ -359,11 +373,10 @@ fn documents(name: &str, site: &Site, wished: &BTreeMap<String, Wished<'_>>) -> 
     let unwanted = unwanted.map(|(path, ..)| (*path).clone());
     findings.extend(unwanted.map(|path| Finding::UnwantedDocument { site: name.to_owned(), path }));
 
-    let list: ManifestList =
-        documents.into_iter().map(|(_, (node, deployment), bytes)| (node, deployment, Digest::of(bytes))).collect();
+    let list = list(files);
     let head = files.get("head").and_then(|bytes| Head::parse(bytes).ok());
     match head {
-        Some(head) if head.list == list.digest() && head.client.as_str() == name => {
+        Some(head) if Some(head.list) == list.map(|list| list.digest()) && head.client.as_str() == name => {
             let expected = head.version.get();
             if site.in_force != Some(expected) {
                 findings.push(Finding::NotInForce { site: name.to_owned(), expected, found: site.in_force });
@@ -379,8 +392,27 @@ fn documents(name: &str, site: &Site, wished: &BTreeMap<String, Wished<'_>>) -> 
 
 /// The node and the deployment of a document's path; `None` for other files.
 fn entry(path: &str) -> Option<(margo::NodeName, DeploymentId)> {
-    let (node, file) = path.strip_prefix("nodes/")?.split_once('/')?;
+    let [_, node, file] = path.strip_prefix("nodes/")?.splitn(3, '/').collect::<Vec<_>>()[..] else { return None };
     Some((node.parse().ok()?, file.strip_suffix(".yaml")?.parse().ok()?))
+}
+
+/// The list that these files make; `None` when a version is missing.
+pub fn list(files: &BTreeMap<String, Vec<u8>>) -> Option<ManifestList> {
+    let mut nodes: BTreeMap<margo::NodeName, NodeEntry> = BTreeMap::new();
+    let versions = files.iter().filter(|(path, _)| path.starts_with("nodes/") && path.ends_with("/VERSION"));
+    for (path, version) in versions {
+        let folder = path.strip_suffix("/VERSION")?;
+        let version: u64 = std::str::from_utf8(version).ok()?.trim_end().parse().ok()?;
+        let identity = files.get(&format!("{folder}/NODE")).map(|bytes| Digest::of(bytes));
+        let entry = NodeEntry { identity, version: version.try_into().ok()?, deployments: BTreeMap::new() };
+        nodes.insert(folder.rsplit('/').next()?.parse().ok()?, entry);
+    }
+    for (path, bytes) in files {
+        if let Some((node, deployment)) = entry(path) {
+            nodes.get_mut(&node)?.deployments.insert(deployment, Digest::of(bytes));
+        }
+    }
+    Some(nodes.into_iter().collect())
 }
 
 /// The interface lists every assignment as it stands in Git, and each order as one that does.

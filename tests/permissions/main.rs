@@ -57,6 +57,7 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
         // A node reports, registers and beats for itself, and hears what is for itself.
         (Subject::Node(..), Thief::Node) if own => PUBLISH,
         (Subject::ChangedNode(_) | Subject::Call(..), Thief::Node) if own => SUBSCRIBE,
+        (Subject::ChangedHead(_) | Subject::ChangedNode(_), Thief::Site) if own => SUBSCRIBE,
         // A site publishes its own state and events, asks for itself, and is called.
         (Subject::Status(_) | Subject::Capabilities(_) | Subject::Health(_) | Subject::Event(_), Thief::Site)
             if own =>
@@ -78,8 +79,8 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
             | Subject::DesiredHead(_)
             | Subject::DesiredNode(_)
             | Subject::ChangedHead(_)
-            | Subject::GitWriteFleet
-            | Subject::GitWriteClient(_)
+            | Subject::GitWriteFleet(_)
+            | Subject::GitWriteClient(..)
             | Subject::GitCommittedFleet
             | Subject::GitCommittedClient(_)
             | Subject::Service(..),
@@ -93,15 +94,15 @@ fn server_interfaces(thief: Thief) -> Vec<(String, bool)> {
     let direct = |stream: &str, subject: Subject| format!("$JS.API.DIRECT.GET.{stream}.{subject}");
     let (own, neighbour, stranger) = (press(), oven(), other());
     let mut cells = vec![
-        (direct("DESIRED", Subject::DesiredNode(own.clone())), true),
-        (direct("DESIRED", Subject::DesiredNode(neighbour.clone())), thief == Thief::Site),
+        (direct("DESIRED", Subject::DesiredNode(own.clone())), false),
+        (direct("DESIRED", Subject::DesiredNode(neighbour.clone())), false),
         (direct("DESIRED", Subject::DesiredNode(stranger.clone())), false),
-        (direct("DESIRED", Subject::DesiredHead(own.client.clone())), thief == Thief::Site),
+        (direct("DESIRED", Subject::DesiredHead(own.client.clone())), false),
         (direct("DESIRED", Subject::DesiredHead(stranger.client.clone())), false),
         (direct("STATE", Subject::Status(own.clone())), thief == Thief::Site),
         (direct("STATE", Subject::Status(stranger)), false),
-        ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant".into(), thief == Thief::Site),
-        ("$JS.ACK.DESIRED.plant.1.1.1.1.0".into(), thief == Thief::Site),
+        ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant".into(), false),
+        ("$JS.ACK.DESIRED.plant.1.1.1.1.0".into(), false),
         ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.other".into(), false),
         ("$JS.ACK.DESIRED.other.1.1.1.1.0".into(), false),
         // `multi_last` names its subjects in the payload, where no permission limits them.

@@ -179,21 +179,3 @@ pub struct Member {
     /// Whether the node was ordered to be there.
     pub state: NodeState,
 }
-
-/// Answer to `site.<client>.nodes`: the nodes that may connect at a site.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AdmittedNodes {
-    /// All nodes that may connect, sorted by name.
-    pub nodes: Vec<AdmittedNode>,
-}
-
-/// One node that may connect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AdmittedNode {
-    /// The node's name within its site.
-    pub name: margo::NodeName,
-    /// What the node proves to hold when it connects.
-    pub identity: Identity,
-}

@@ -21,9 +21,9 @@ pub enum DecodeError {
     /// The bytes are not compressed with zstd, or end too early.
     #[error("decompressing the message")]
     Zstd(#[source] std::io::Error),
-    /// The message has more than [`MAX_PLAIN`] bytes when it is decompressed. Decompression stops there.
-    #[error("the message is larger than {MAX_PLAIN} bytes when decompressed")]
-    TooLarge,
+    /// The message has more than this many bytes when it is decompressed. Decompression stops there.
+    #[error("the message is larger than {0} bytes when decompressed")]
+    TooLarge(usize),
     /// The decompressed bytes are not the protobuf message that was asked for.
     #[error("decoding the message")]
     Proto(#[from] prost::DecodeError),
@@ -47,11 +47,16 @@ pub fn encode(message: &impl Message) -> Bytes {
 /// Decompresses and decodes a message. One that has more than [`MAX_PLAIN`] bytes is refused before it fills the
 /// memory.
 pub fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, DecodeError> {
+    decode_within(bytes, MAX_PLAIN)
+}
+
+/// Does the same for a message that has at most so many bytes when it is decompressed.
+pub fn decode_within<M: Message + Default>(bytes: &[u8], longest: usize) -> Result<M, DecodeError> {
     let decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(DecodeError::Zstd)?;
     let mut plain = Vec::new();
-    decoder.take(MAX_PLAIN as u64 + 1).read_to_end(&mut plain).map_err(DecodeError::Zstd)?;
-    if plain.len() > MAX_PLAIN {
-        return Err(DecodeError::TooLarge);
+    decoder.take(longest as u64 + 1).read_to_end(&mut plain).map_err(DecodeError::Zstd)?;
+    if plain.len() > longest {
+        return Err(DecodeError::TooLarge(longest));
     }
     Ok(M::decode(plain.as_slice())?)
 }
@@ -117,6 +122,7 @@ mod tests {
         let message = DesiredNode {
             version: 7,
             deployments: vec![DesiredDeployment { id: "x".into(), digest: "y".into(), document: "z".into() }],
+            ..DesiredNode::default()
         };
         assert_eq!(decode::<DesiredNode>(&encode(&message)).unwrap(), message);
     }
@@ -125,7 +131,7 @@ mod tests {
     fn a_bomb_is_refused_before_it_fills_the_memory() {
         let bomb = zstd::bulk::compress(&vec![0; MAX_PLAIN + 1], 19).unwrap();
         assert!(bomb.len() < 10_000);
-        assert!(matches!(decode::<DesiredNode>(&bomb), Err(DecodeError::TooLarge)));
+        assert!(matches!(decode::<DesiredNode>(&bomb), Err(DecodeError::TooLarge(_))));
         assert!(matches!(decode::<DesiredNode>(b"not zstd"), Err(DecodeError::Zstd(_))));
     }
 

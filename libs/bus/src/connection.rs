@@ -188,6 +188,18 @@ impl Bus {
         })
     }
 
+    /// Sends a request as [`Bus::request`] does, and gives up as soon as the connection was lost meanwhile: its answer is lost
+    /// with it, and would be waited for in vain.
+    pub async fn ask(&self, subject: &Subject, body: Bytes) -> Result<async_nats::Message, Problem> {
+        let mut connections = self.connections();
+        connections.mark_unchanged();
+        let lost = || Problem::unavailable(format!("the connection was lost while {subject} was asked"));
+        tokio::select! {
+            answer = self.request(subject, HeaderMap::new(), body) => answer,
+            _ = connections.changed() => Err(lost()),
+        }
+    }
+
     /// Sends a request with bytes as its body and returns the answer. Failures of the transport become problems.
     pub async fn request(
         &self,

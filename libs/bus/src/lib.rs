@@ -58,7 +58,7 @@ mod words;
 
 pub use batch::{BatchError, MAX_BATCH, Outgoing, more_follow};
 pub use caller::{Caller, CallerName, InvalidCallerName, Role};
-pub use codec::{Assembler, DecodeError, MAX_PLAIN, decode, encode, into_parts};
+pub use codec::{Assembler, DecodeError, MAX_PLAIN, decode, decode_within, encode, into_parts};
 pub use connection::{Bus, Login};
 pub use consume::{AckKind, Handle, consume, terminate};
 pub use endpoint::{Call, ServiceEndpoints};

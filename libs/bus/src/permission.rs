@@ -161,11 +161,11 @@ fn central(name: ServiceName, may: &mut Permissions) {
     match service.git {
         GitFolders::None => {}
         GitFolders::Fleet(_) => {
-            may.publish(Subject::GitWriteFleet);
+            may.publish(Subject::GitWriteFleet(name));
             may.subscribe(Subject::GitCommittedFleet);
         }
         GitFolders::FleetAndClients(_) => {
-            may.publish(Pattern::GitWrites);
+            may.publish(Pattern::GitWritesOf(name));
             may.subscribe(Pattern::GitCommitted);
         }
     }
@@ -189,17 +189,14 @@ fn central(name: ServiceName, may: &mut Permissions) {
     }
 }
 
-/// Allows the LO what a site needs at the hub. It may pull from its own consumer and acknowledge, read its own last
-/// values by subject, publish its own state and events, be called, and ask. It gets no stream or consumer API, and
-/// no `multi_last`, because the subjects of that request stand in its payload, where no permission limits them.
+/// Allows the LO what a site needs at the hub: to ask below its own prefix, and to hear its own signals and calls. A site has no
+/// JetStream: whoever may use one of its subjects could have the server publish anywhere, in the place of an answer.
 fn site(client: &ClientName, may: &mut Permissions) {
-    may.publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{}.{client}", streams::DESIRED));
-    may.publish.push(format!("$JS.ACK.{}.{client}.>", streams::DESIRED));
-    may.publish.push(format!("$JS.API.DIRECT.GET.{}.{}", streams::DESIRED, Pattern::DesiredOf(client.clone())));
-    may.publish.push(format!("$JS.API.DIRECT.GET.{}.{}", streams::STATE, Pattern::StateOf(client.clone())));
     may.publish(Pattern::StateOf(client.clone()));
     may.publish(Pattern::EventsOf(client.clone()));
+    may.publish.push(format!("$JS.API.DIRECT.GET.{}.{}", streams::STATE, Pattern::StateOf(client.clone())));
     may.publish(Pattern::SiteOf(client.clone()));
+    may.subscribe(Pattern::ChangedOf(client.clone()));
     may.subscribe(Pattern::CallsOf(client.clone()));
 }
 
@@ -212,13 +209,13 @@ fn local_orchestrator(client: &ClientName, may: &mut Permissions) {
     may.publish(Pattern::StateOf(client.clone()));
     may.publish(Pattern::EventsOf(client.clone()));
     may.publish(Pattern::CallsOf(client.clone()));
+    may.publish(Pattern::ChangedOf(client.clone()));
     may.publish(Pattern::Service(ServiceName::OciFetcher));
     may.subscribe(Pattern::ChangedOf(client.clone()));
 }
 
+/// The same for a node at its site.
 fn node(node: &NodeId, may: &mut Permissions) {
-    let desired = Subject::DesiredNode(node.clone());
-    may.publish.push(format!("$JS.API.DIRECT.GET.{}.{desired}", streams::DESIRED));
     may.publish(Pattern::NodeOf(node.clone()));
     may.subscribe(Subject::ChangedNode(node.clone()));
     may.subscribe(Pattern::CallsTo(node.clone()));

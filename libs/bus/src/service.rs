@@ -4,7 +4,7 @@
 //! then asks for the lines in `edgewright` that start it. What a service of a site may do at its server says its
 //! [`User`](crate::User), for it logs in there beside the site's nodes.
 
-use crate::{CallVerb, Pattern, ServiceName, SiteVerb, streams};
+use crate::{Pattern, ServiceName, SiteVerb, streams};
 
 /// The part of the platform in which a service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,8 @@ pub static SERVICES: [Service; 9] = [
     },
     Service {
         owns: &[streams::DESIRED],
-        publishes: &[Pattern::Desired],
-        answers: &[SiteVerb::Resync],
+        publishes: &[Pattern::Desired, Pattern::Changed],
+        answers: &[SiteVerb::Desired],
         hears: &[Pattern::GitCommitted],
         ..row(ServiceName::GitObserver, Tier::Hub, "Commits become desired state on the bus")
     },
@@ -87,11 +87,9 @@ pub static SERVICES: [Service; 9] = [
         ..row(ServiceName::StatusCollector, Tier::Hub, "Reports become status and history")
     },
     Service {
-        git: GitFolders::Fleet(&["sites", "clients", "nodes"]),
+        git: GitFolders::FleetAndClients(&["sites", "clients", "nodes"]),
         reads: &[streams::STATE],
         asks: &[(ServiceName::DeploymentRegistry, "evaluate")],
-        publishes: &[Pattern::Calls(CallVerb::Admit)],
-        answers: &[SiteVerb::Nodes],
         ..row(ServiceName::NodeCapabilities, Tier::Hub, "Sites and nodes, and what they can do")
     },
     Service {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
 use crate::Pattern;
 
@@ -44,20 +44,9 @@ fn last_values(name: &str, pattern: Pattern) -> Config {
     Config { max_messages_per_subject: 1, allow_direct: true, ..stream(name, vec![pattern.to_string()]) }
 }
 
-/// DESIRED, at the hub and at a site, keeps the last value of each subject. The server republishes the headers
-/// after it has stored a message, so that a signal never comes before what it announces.
+/// DESIRED, at the hub and at a site, keeps the last value of each subject.
 pub fn desired(pattern: Pattern) -> Config {
-    Config {
-        republish: Some(Republish {
-            source: Pattern::Desired.to_string(),
-            destination: Pattern::Changed.to_string(),
-            headers_only: true,
-        }),
-        // Each client has one consumer. The server's own default of 1,000 is less than the number of clients that are
-        // promised.
-        max_consumers: 5_000,
-        ..last_values(DESIRED, pattern)
-    }
+    last_values(DESIRED, pattern)
 }
 
 /// STATE, at the hub and at a site, keeps the last value of each subject.

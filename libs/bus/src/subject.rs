@@ -9,10 +9,8 @@ use crate::{InvalidSubject, ServiceName, words::words};
 words! {
     /// The requests that an LO sends to the hub.
     SiteVerb {
-        /// The site has lost its copy of the desired state, and asks for its consumer to be created again.
-        Resync = "resync",
-        /// The site asks which nodes may connect to it.
-        Nodes = "nodes",
+        /// The site asks what its client shall run: the newest head, or parts of the commit that a head names.
+        Desired = "desired",
         /// The site asks where it can read the platform's artifacts.
         Store = "store",
     }
@@ -23,6 +21,8 @@ words! {
     NodeVerb {
         /// The node asks which life of it is the present one, and where it finds artifacts.
         Register = "register",
+        /// The node asks what it shall run.
+        Desired = "desired",
         /// The node reports: status, capabilities and transitions are to be stored.
         Report = "report",
         /// The heartbeat of the node. Nobody answers it.
@@ -33,8 +33,8 @@ words! {
 words! {
     /// The requests that the hub sends to a site about one of its nodes.
     CallVerb {
-        /// The list of nodes that may connect has changed, and the site shall ask for it.
-        Admit = "admit",
+        /// Somebody asks whether the node can be reached.
+        Ping = "ping",
     }
 }
 
@@ -45,10 +45,9 @@ pub enum Subject {
     DesiredHead(ClientName),
     /// Carries the whole desired state of a node (stream DESIRED).
     DesiredNode(NodeId),
-    /// Tells that the head has changed, so that hearers look again. The server sends it, without a body.
+    /// Tells that the head has changed, so that hearers look again. It has no body.
     ChangedHead(ClientName),
-    /// Tells that the node's desired state has changed, so that hearers look again. The server sends it, without a
-    /// body.
+    /// Tells that the node's desired state has changed, so that hearers look again. It has no body.
     ChangedNode(NodeId),
     /// Carries the state of all deployments of a node (stream STATE).
     Status(NodeId),
@@ -64,10 +63,10 @@ pub enum Subject {
     Node(NodeId, NodeVerb),
     /// A message from the hub to an LO about a node, or from the LO to the node.
     Call(NodeId, CallVerb),
-    /// Carries one order for `fleet.git` (stream GIT_WRITES).
-    GitWriteFleet,
-    /// Carries one order for a client's repository (stream GIT_WRITES).
-    GitWriteClient(ClientName),
+    /// Carries one order of this source for `fleet.git` (stream GIT_WRITES). Permissions bind the source.
+    GitWriteFleet(ServiceName),
+    /// Carries one order of this source for a client's repository (stream GIT_WRITES).
+    GitWriteClient(ServiceName, ClientName),
     /// Tells that `fleet.git` has a new commit, so that hearers look again.
     GitCommittedFleet,
     /// Tells that a client's repository has a new commit, so that hearers look again.
@@ -82,11 +81,11 @@ impl Subject {
         Self::Service(service, verb.to_owned())
     }
 
-    /// Returns the subject on which writes to this repository are sent to git-writer.
-    pub fn git_write(repository: &RepositoryName) -> Self {
+    /// Returns the subject on which writes of this source to this repository are sent to git-writer.
+    pub fn git_write(source: ServiceName, repository: &RepositoryName) -> Self {
         match repository {
-            RepositoryName::Fleet => Self::GitWriteFleet,
-            RepositoryName::Client(client) => Self::GitWriteClient(client.clone()),
+            RepositoryName::Fleet => Self::GitWriteFleet(source),
+            RepositoryName::Client(client) => Self::GitWriteClient(source, client.clone()),
         }
     }
 
@@ -101,8 +100,8 @@ impl Subject {
     /// Returns the repository that a write or an announcement is about. It is `None` for other subjects.
     pub fn repository(&self) -> Option<RepositoryName> {
         match self {
-            Self::GitWriteFleet | Self::GitCommittedFleet => Some(RepositoryName::Fleet),
-            Self::GitWriteClient(client) | Self::GitCommittedClient(client) => {
+            Self::GitWriteFleet(_) | Self::GitCommittedFleet => Some(RepositoryName::Fleet),
+            Self::GitWriteClient(_, client) | Self::GitCommittedClient(client) => {
                 Some(RepositoryName::Client(client.clone()))
             }
             _ => None,
@@ -117,7 +116,7 @@ impl Subject {
             | Self::ChangedHead(client)
             | Self::Health(client)
             | Self::Site(client, _)
-            | Self::GitWriteClient(client)
+            | Self::GitWriteClient(_, client)
             | Self::GitCommittedClient(client) => Some(client),
             Self::DesiredNode(node)
             | Self::ChangedNode(node)
@@ -126,7 +125,7 @@ impl Subject {
             | Self::Event(node)
             | Self::Node(node, _)
             | Self::Call(node, _) => Some(&node.client),
-            Self::GitWriteFleet | Self::GitCommittedFleet | Self::Service(..) => None,
+            Self::GitWriteFleet(_) | Self::GitCommittedFleet | Self::Service(..) => None,
         }
     }
 }
@@ -145,8 +144,8 @@ impl fmt::Display for Subject {
             Self::Site(client, verb) => write!(f, "site.{client}.{verb}"),
             Self::Node(NodeId { client, node }, verb) => write!(f, "node.{client}.{node}.{verb}"),
             Self::Call(NodeId { client, node }, verb) => write!(f, "call.{client}.{node}.{verb}"),
-            Self::GitWriteFleet => f.write_str("git.write.fleet"),
-            Self::GitWriteClient(client) => write!(f, "git.write.client.{client}"),
+            Self::GitWriteFleet(source) => write!(f, "git.write.{source}.fleet"),
+            Self::GitWriteClient(source, client) => write!(f, "git.write.{source}.client.{client}"),
             Self::GitCommittedFleet => f.write_str("git.committed.fleet"),
             Self::GitCommittedClient(client) => write!(f, "git.committed.client.{client}"),
             Self::Service(service, verb) => write!(f, "svc.{service}.{verb}"),
@@ -160,6 +159,7 @@ impl FromStr for Subject {
     fn from_str(raw: &str) -> Result<Self, InvalidSubject> {
         let invalid = || InvalidSubject::of(raw);
         let client = |token: &str| token.parse::<ClientName>().map_err(|_| invalid());
+        let service = |token: &str| token.parse::<ServiceName>().map_err(|_| invalid());
         let node = |client: &str, node: &str| {
             let client = client.parse().map_err(|_| invalid())?;
             let node = node.parse().map_err(|_| invalid())?;
@@ -178,13 +178,11 @@ impl FromStr for Subject {
             ["site", c, verb] => Self::Site(client(c)?, verb.parse().map_err(|_| invalid())?),
             ["node", c, n, verb] => Self::Node(node(c, n)?, verb.parse().map_err(|_| invalid())?),
             ["call", c, n, verb] => Self::Call(node(c, n)?, verb.parse().map_err(|_| invalid())?),
-            ["git", "write", "fleet"] => Self::GitWriteFleet,
-            ["git", "write", "client", c] => Self::GitWriteClient(client(c)?),
+            ["git", "write", source, "fleet"] => Self::GitWriteFleet(service(source)?),
+            ["git", "write", source, "client", c] => Self::GitWriteClient(service(source)?, client(c)?),
             ["git", "committed", "fleet"] => Self::GitCommittedFleet,
             ["git", "committed", "client", c] => Self::GitCommittedClient(client(c)?),
-            ["svc", service, verb] if is_verb(verb) => {
-                Self::Service(service.parse().map_err(|_| invalid())?, verb.to_owned())
-            }
+            ["svc", name, verb] if is_verb(verb) => Self::Service(service(name)?, verb.to_owned()),
             _ => return Err(invalid()),
         })
     }
@@ -244,6 +242,8 @@ pub enum Pattern {
     CallsTo(NodeId),
     /// `git.write.>`: writes to all repositories.
     GitWrites,
+    /// `git.write.<source>.>`: writes of one source to all repositories.
+    GitWritesOf(ServiceName),
     /// `git.committed.>`: announcements of commits to all repositories.
     GitCommitted,
     /// `svc.<service>.>`: all requests to one service.
@@ -277,6 +277,7 @@ impl fmt::Display for Pattern {
             Self::CallsOf(client) => write!(f, "call.{client}.>"),
             Self::CallsTo(NodeId { client, node }) => write!(f, "call.{client}.{node}.>"),
             Self::GitWrites => f.write_str("git.write.>"),
+            Self::GitWritesOf(source) => write!(f, "git.write.{source}.>"),
             Self::GitCommitted => f.write_str("git.committed.>"),
             Self::Service(service) => write!(f, "svc.{service}.>"),
             Self::Services => f.write_str("svc.>"),
@@ -312,8 +313,8 @@ impl Subject {
             Self::Capabilities(node.clone()),
             Self::Health(client.clone()),
             Self::Event(node.clone()),
-            Self::GitWriteFleet,
-            Self::GitWriteClient(client.clone()),
+            Self::GitWriteFleet(ServiceName::DeploymentRegistry),
+            Self::GitWriteClient(ServiceName::DeploymentRegistry, client.clone()),
             Self::GitCommittedFleet,
             Self::GitCommittedClient(client.clone()),
         ];
@@ -334,8 +335,8 @@ impl Subject {
                 | Self::Site(..)
                 | Self::Node(..)
                 | Self::Call(..)
-                | Self::GitWriteFleet
-                | Self::GitWriteClient(_)
+                | Self::GitWriteFleet(_)
+                | Self::GitWriteClient(..)
                 | Self::GitCommittedFleet
                 | Self::GitCommittedClient(_)
                 | Self::Service(..) => {}
@@ -371,6 +372,8 @@ mod tests {
             "node.plant.press.delete",
             "node.plant.report",
             "git.write.client.>",
+            "git.write.fleet",
+            "git.write.nobody.fleet",
             "state.plant.node.press",
         ] {
             assert!(bad.parse::<Subject>().is_err(), "{bad}");

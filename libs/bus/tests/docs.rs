@@ -14,7 +14,8 @@ fn kinds(open: char, close: char) -> BTreeSet<String> {
         named => named
             .to_string()
             .replace("the-client", &format!("{open}client{close}"))
-            .replace("the-node", &format!("{open}node{close}")),
+            .replace("the-node", &format!("{open}node{close}"))
+            .replace("git.write.deployment-registry", &format!("git.write.{open}service{close}")),
     };
     Subject::one_of_each(&node).into_iter().map(of_kind).collect()
 }
@@ -33,5 +34,5 @@ fn the_manual_names_every_subject() {
 fn the_asyncapi_file_names_every_subject() {
     let kinds = kinds('{', '}');
     assert_eq!(missing("asyncapi.yaml", &kinds, |kind| format!("address: {kind}\n")), Vec::<String>::new());
-    assert!(kinds.contains("desired.{client}.node.{node}") && kinds.contains("git.write.client.{client}"), "{kinds:?}");
+    assert!(kinds.contains("desired.{client}.node.{node}") && kinds.contains("git.write.{service}.client.{client}"), "{kinds:?}");
 }

@@ -8,8 +8,8 @@ use std::{
 
 use api::{AssignmentState, NodeState};
 use margo::{
-    AppId, AppVersion, AssignmentName, ClientName, ComponentName, DeploymentId, DeviceId, Digest, Identity, NodeId,
-    NodeName, ParameterValue, RepositoryName, SiteName, TenantName,
+    AppId, AppVersion, AssignmentName, ClientName, ComponentName, DeploymentId, DeviceId, Digest, Identity, NodeFolder,
+    NodeId, NodeName, ParameterValue, RepositoryName, SiteName, TenantName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,14 +79,21 @@ pub fn node(node: &NodeId) -> String {
     format!("nodes/{}/{}.yaml", node.client, node.node)
 }
 
-/// Path in `fleet.git` of an [`AssignmentFile`].
+/// Path in `fleet.git` of an [`AssignmentFile`]: in a folder by the sha256 of the name, as `printf %s NAME | sha256sum` shows
+/// it, so that the cost of a commit does not follow the number of names.
 pub fn assignment(name: &AssignmentName) -> String {
-    format!("assignments/{name}.yaml")
+    format!("assignments/{}/{name}.yaml", folder_of(name))
 }
 
-/// Path in `fleet.git` of a [`PlacementFile`].
+/// Path in `fleet.git` of a [`PlacementFile`], in a folder as that of its assignment.
 pub fn placement(name: &AssignmentName) -> String {
-    format!("placements/{name}.yaml")
+    format!("placements/{}/{name}.yaml", folder_of(name))
+}
+
+/// The first two hex digits of the sha256 of a name, and the third one below.
+fn folder_of(name: &AssignmentName) -> String {
+    let digest = Digest::of(name.as_str().as_bytes()).hex();
+    format!("{}/{}", &digest[..2], &digest[2..3])
 }
 
 /// The trailer of every commit that gives, for each source of writes, the number of its last row that stands in the
@@ -108,19 +115,24 @@ pub const KEYS: &str = "KEYS";
 /// Path in a client's repository of the signature of [`KEYS`] by the tenant's root key.
 pub const KEYS_SIGNATURE: &str = "KEYS.sig";
 
+/// Path in a client's repository of who a node is: a [`margo::NodeIdentity`].
+pub fn node_identity(node: &NodeName) -> String {
+    format!("nodes/{}/{node}/NODE", NodeFolder::of(node))
+}
+
 /// Path in a client's repository of the manifest's version at which this node last changed.
 pub fn node_version(node: &NodeName) -> String {
-    format!("nodes/{node}/VERSION")
+    format!("nodes/{}/{node}/VERSION", NodeFolder::of(node))
 }
 
 /// Path in a client's repository of a deployment's document: the exact bytes that every road carries.
 pub fn document(node: &NodeName, deployment: &DeploymentId) -> String {
-    format!("nodes/{node}/{deployment}.yaml")
+    format!("nodes/{}/{node}/{deployment}.yaml", NodeFolder::of(node))
 }
 
 /// Path in a client's repository of a summary of a deployment for readers. Nothing acts on it.
 pub fn summary(node: &NodeName, deployment: &DeploymentId) -> String {
-    format!("nodes/{node}/{deployment}.json")
+    format!("nodes/{}/{node}/{deployment}.json", NodeFolder::of(node))
 }
 
 /// Returns the YAML bytes of a document of `fleet.git`.
@@ -184,6 +196,9 @@ pub struct NodeFile {
     pub device_id: DeviceId,
     /// The identity that the site accepts when the node connects.
     pub identity: Identity,
+    /// The identities that the node had before, the oldest first. They never come into force again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<Identity>,
     /// Whether the node was ordered to be there.
     pub state: NodeState,
     /// Labels that people gave to the node.
@@ -191,7 +206,7 @@ pub struct NodeFile {
     pub labels: BTreeMap<String, String>,
 }
 
-/// `assignments/<name>.yaml`: what people ordered.
+/// `assignments/<2>/<1>/<name>.yaml`: what people ordered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AssignmentFile {
@@ -219,7 +234,7 @@ pub struct AssignmentFile {
     pub sites: Vec<SiteName>,
 }
 
-/// `placements/<name>.yaml`: what the system decided about an assignment.
+/// `placements/<2>/<1>/<name>.yaml`: what the system decided about an assignment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlacementFile {
@@ -256,5 +271,13 @@ mod tests {
         let states = [AssignmentState::Active, AssignmentState::Removed];
         assert_eq!(states.map(|state| word(&state)), ["active", "removed"]);
         assert_eq!(word(&AppSource::Upload), "upload");
+    }
+
+    #[test]
+    fn names_stand_in_folders_that_sha256sum_tells() {
+        // printf %s press | sha256sum
+        assert_eq!(node_version(&"press".parse().unwrap()), "nodes/84/press/VERSION");
+        assert_eq!(assignment(&"press".parse().unwrap()), "assignments/84/2/press.yaml");
+        assert_eq!(placement(&"press".parse().unwrap()), "placements/84/2/press.yaml");
     }
 }

@@ -39,7 +39,7 @@ mod repository;
 mod series;
 mod writer;
 
-pub use commit_id::CommitId;
+pub use commit_id::{CommitId, InvalidCommitId};
 pub use error::GitError;
 pub use manifest::{InvalidManifest, Manifest, NodeManifest};
 pub use message::{MAX_LINE, Message};

@@ -8,13 +8,15 @@
 //!
 //! ```
 //! use margo::{AssignmentName, ClientName, DeploymentId, NodeId, TenantName};
-//! use margo::{Digest, Head, ManifestList, ManifestVersion};
+//! use margo::{Digest, Head, ManifestList, ManifestVersion, NodeEntry};
 //!
 //! let tenant = TenantName::default();
 //! let node: NodeId = "plant/press".parse()?;
 //! let assignment: AssignmentName = "hello".parse()?;
 //! let deployment = DeploymentId::new(&tenant, &assignment, &node);
-//! let list = ManifestList::from_iter([(node.node, deployment, Digest::of(b"id: hello\n"))]);
+//! let deployments = [(deployment, Digest::of(b"id: hello\n"))].into();
+//! let entry = NodeEntry { identity: None, version: ManifestVersion::FIRST, deployments };
+//! let list = ManifestList::from_iter([(node.node, entry)]);
 //!
 //! let client: ClientName = "plant".parse()?;
 //! let head = Head { tenant, client, version: ManifestVersion::FIRST, list: list.digest() };
@@ -30,8 +32,10 @@ mod digest;
 mod document;
 mod id;
 mod identity;
+mod list;
 mod manifest;
 mod name;
+mod node_identity;
 mod order;
 mod parameter;
 mod parameter_check;
@@ -49,10 +53,12 @@ pub use digest::{Digest, InvalidDigest};
 pub use document::{DocumentError, Extensions, MAX_DOCUMENT};
 pub use id::{DeploymentId, DeviceId, InvalidId, ManifestVersion, NodeId};
 pub use identity::{Identity, InvalidIdentity, InvalidNkey, UserNkey};
-pub use manifest::{Head, KeySet, ManifestError, ManifestList};
+pub use list::{InvalidNodeFolder, ManifestList, NodeEntry, NodeFolder, parse_folder, parse_top};
+pub use manifest::{Head, KeySet, ManifestError};
 pub use name::{
     AppId, AppVersion, AssignmentName, ClientName, ComponentName, InvalidName, NodeName, SiteName, TenantName,
 };
+pub use node_identity::NodeIdentity;
 pub use order::{InvalidOrderId, OrderId, Revision};
 pub use parameter::{ParameterValue, Target};
 pub use parameter_check::{ParameterError, check_parameters};

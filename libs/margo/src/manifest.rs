@@ -1,58 +1,10 @@
-//! The desired state of one client in short: the list of its documents, the head that is signed, and the keys that
-//! sign it.
+//! The desired state of one client in short: the head that is signed for its list, and the keys that sign it.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{fmt::Write, str::FromStr};
 
-use crate::{ClientName, DeploymentId, Digest, ManifestVersion, NodeName, TenantName};
+use crate::{ClientName, Digest, ManifestVersion, TenantName};
 
-/// The digest of every document that one client has to carry out, by node and deployment. It is always sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ManifestList(BTreeMap<(NodeName, DeploymentId), Digest>);
-
-impl ManifestList {
-    /// Adds one entry. A second one for the same deployment of a node replaces the first, whose digest is returned.
-    pub fn insert(&mut self, node: NodeName, deployment: DeploymentId, digest: Digest) -> Option<Digest> {
-        self.0.insert((node, deployment), digest)
-    }
-
-    /// Takes the entry of a node's deployment out and returns its digest; `None` when there is no such entry.
-    pub fn remove(&mut self, node: &NodeName, deployment: DeploymentId) -> Option<Digest> {
-        self.0.remove(&(node.clone(), deployment))
-    }
-
-    /// Computes the sha256 that a head names. It covers one line `node deployment digest` for each entry, in sorted
-    /// order.
-    pub fn digest(&self) -> Digest {
-        let mut text = String::new();
-        for ((node, deployment), digest) in &self.0 {
-            writeln!(text, "{node} {deployment} {digest}").expect("writing to a String cannot fail");
-        }
-        Digest::of(text.as_bytes())
-    }
-
-    /// Returns the entries, sorted by node and then by deployment.
-    pub fn iter(&self) -> impl Iterator<Item = (&NodeName, DeploymentId, Digest)> {
-        self.0.iter().map(|((node, deployment), digest)| (node, *deployment, *digest))
-    }
-
-    /// Returns how many deployments are desired.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Tells whether no deployment is desired.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl FromIterator<(NodeName, DeploymentId, Digest)> for ManifestList {
-    fn from_iter<T: IntoIterator<Item = (NodeName, DeploymentId, Digest)>>(entries: T) -> Self {
-        Self(entries.into_iter().map(|(node, id, digest)| ((node, id), digest)).collect())
-    }
-}
-
-/// The text is not a head or not a set of keys. The message names the line and what it must be.
+/// The text is not a head, a set of keys, a text of a list or a NODE file. The message names the line and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{document} is not valid: line {line}: {rule}")]
 pub struct ManifestError {
@@ -63,35 +15,50 @@ pub struct ManifestError {
 
 /// Reads lines of the form `key value` in a fixed order. What is signed has only one form, so that nobody can vary
 /// it.
-struct Lines<'a> {
+pub(crate) struct Lines<'a> {
     document: &'static str,
     lines: std::str::Lines<'a>,
     at: usize,
 }
 
 impl<'a> Lines<'a> {
-    fn new(document: &'static str, bytes: &'a [u8]) -> Result<Self, ManifestError> {
-        let error = |rule: &str| ManifestError { document, line: 0, rule: rule.into() };
-        if bytes.len() > 64 << 10 {
-            return Err(error("larger than 64 KiB"));
+    pub(crate) fn new(document: &'static str, bytes: &'a [u8], longest: usize) -> Result<Self, ManifestError> {
+        let error = |rule: String| ManifestError { document, line: 0, rule };
+        if bytes.len() > longest {
+            return Err(error(format!("larger than {} KiB", longest >> 10)));
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| error("not UTF-8"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| error("not UTF-8".to_owned()))?;
         Ok(Self { document, lines: text.lines(), at: 0 })
     }
 
-    fn error(&self, rule: impl Into<String>) -> ManifestError {
+    pub(crate) fn error(&self, rule: impl Into<String>) -> ManifestError {
         ManifestError { document: self.document, line: self.at, rule: rule.into() }
     }
 
-    fn next(&mut self, key: &str) -> Result<&'a str, ManifestError> {
+    pub(crate) fn next(&mut self, key: &str) -> Result<&'a str, ManifestError> {
         self.at += 1;
         let found = self.lines.next().and_then(|line| line.strip_prefix(key)?.strip_prefix(' '));
         found.ok_or_else(|| self.error(format!("must be {key:?} and a value")))
     }
 
-    fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Result<T, ManifestError> {
+    pub(crate) fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Result<T, ManifestError> {
         let value = self.next(key)?;
         value.parse().map_err(|error: T::Err| self.error(error.to_string()))
+    }
+
+    /// Tells whether the next line begins so.
+    pub(crate) fn next_is(&self, beginning: &str) -> bool {
+        self.lines.clone().next().is_some_and(|line| line.starts_with(beginning))
+    }
+
+    /// Reads a line of a name and a digest; `None` after the last line.
+    pub(crate) fn pair<T: FromStr<Err: std::fmt::Display>>(&mut self) -> Result<Option<(T, Digest)>, ManifestError> {
+        let Some(line) = self.lines.next() else { return Ok(None) };
+        self.at += 1;
+        let (name, digest) = line.split_once(' ').ok_or_else(|| self.error("must be a name and a digest"))?;
+        let name = name.parse().map_err(|error: T::Err| self.error(error.to_string()))?;
+        let digest = digest.parse().map_err(|error: crate::InvalidDigest| self.error(error.to_string()))?;
+        Ok(Some((name, digest)))
     }
 }
 
@@ -105,7 +72,7 @@ pub struct Head {
     pub client: ClientName,
     /// The manifest's version; a client refuses one that is lower than the version it holds.
     pub version: ManifestVersion,
-    /// The digest of the whole list, as [`ManifestList::digest`] computes it.
+    /// The digest of the whole list, as [`crate::ManifestList::digest`] computes it.
     pub list: Digest,
 }
 
@@ -113,14 +80,14 @@ impl Head {
     /// Returns the bytes that are signed (SSH signature namespace `edgewright-head`).
     pub fn to_bytes(&self) -> Vec<u8> {
         let Self { tenant, client, version, list } = self;
-        format!("edgewright-head v1\ntenant {tenant}\nclient {client}\nversion {version}\nlist {list}\n").into_bytes()
+        format!("edgewright-head v2\ntenant {tenant}\nclient {client}\nversion {version}\nlist {list}\n").into_bytes()
     }
 
     /// Reads what [`Head::to_bytes`] wrote. It fails on any other spelling of the same content.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let mut lines = Lines::new("head", bytes)?;
-        if lines.next("edgewright-head")? != "v1" {
-            return Err(lines.error("must be v1"));
+        let mut lines = Lines::new("head", bytes, 64 << 10)?;
+        if lines.next("edgewright-head")? != "v2" {
+            return Err(lines.error("must be v2"));
         }
         let (tenant, client) = (lines.parse("tenant")?, lines.parse("client")?);
         let version: u64 = lines.parse("version")?;
@@ -154,7 +121,7 @@ impl KeySet {
 
     /// Reads what [`KeySet::to_bytes`] wrote. It fails on any other spelling of the same content.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let mut lines = Lines::new("KEYS", bytes)?;
+        let mut lines = Lines::new("KEYS", bytes, 64 << 10)?;
         if lines.next("edgewright-keys")? != "v1" {
             return Err(lines.error("must be v1"));
         }
@@ -180,7 +147,7 @@ mod tests {
             tenant: TenantName::default(),
             client: "plant".parse().unwrap(),
             version: ManifestVersion::FIRST,
-            list: ManifestList::default().digest(),
+            list: Digest::of(b""),
         }
     }
 
@@ -190,7 +157,7 @@ mod tests {
         assert_eq!(Head::parse(&bytes).unwrap(), head());
         let text = String::from_utf8(bytes).unwrap();
         for changed in [
-            text.replace("v1", "v2"),
+            text.replace("v2", "v1"),
             text.replace("client plant\n", ""),
             text.replace("version 1", "version 01"),
             text.replace("version 1", "version 0"),
@@ -207,19 +174,5 @@ mod tests {
         let set = KeySet { tenant: TenantName::default(), number: 7, keys: vec!["ssh-ed25519 AAAA".into()] };
         assert_eq!(KeySet::parse(&set.to_bytes()).unwrap(), set);
         assert!(KeySet::parse(&KeySet { keys: vec![], ..set }.to_bytes()).is_err());
-    }
-
-    #[test]
-    fn the_list_s_digest_depends_on_every_entry_and_not_on_the_order_of_arrival() {
-        let entry = |node: &str, seed: &[u8]| {
-            let node: NodeName = node.parse().unwrap();
-            let id = "00000000-0000-4000-8000-000000000001".parse().unwrap();
-            (node, id, Digest::of(seed))
-        };
-        let one: ManifestList = [entry("a", b"1"), entry("b", b"2")].into_iter().collect();
-        let other: ManifestList = [entry("b", b"2"), entry("a", b"1")].into_iter().collect();
-        let changed: ManifestList = [entry("a", b"1"), entry("b", b"3")].into_iter().collect();
-        assert_eq!(one.digest(), other.digest());
-        assert_ne!(one.digest(), changed.digest());
     }
 }

@@ -46,7 +46,7 @@ use crate::{progress::OpenRow, publisher::Publisher};
 /// The largest write, before compression: git-writer decodes no larger one.
 pub const MAX_WRITE: usize = bus::MAX_PLAIN;
 
-/// Room for what [`Outbox::append`] adds to a write: source and number.
+/// Room for what [`Outbox::append`] adds to a write: its number.
 const ENVELOPE: usize = 256;
 
 /// The outbox of one source. Cheap to clone.
@@ -100,7 +100,6 @@ impl Outbox {
         let traceparent = bus::trace::current_text();
         let mut rows = Vec::with_capacity(writes.len());
         for ((repository, mut write), place) in writes.into_iter().zip(places) {
-            write.source = self.source.to_string();
             write.number = place.number;
             let (payload, traceparent) = (bus::encode(&write), traceparent.clone());
             rows.push(OpenRow { position: place.position, repository, number: place.number, payload, traceparent });

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error, sync::LazyLock, time::Duration};
 use ::store::StoreError;
 use anyhow::Context;
 use api::{Handled, HandledRequest, Problem};
-use bus::{BatchError, Bus, MAX_BATCH, Outgoing, Pattern, ServiceName, Subject, proto, trace};
+use bus::{BatchError, Bus, MAX_BATCH, Outgoing, Pattern, ServiceName, Subject, proto, service::GitFolders, trace};
 use futures::StreamExt;
 use margo::RepositoryName;
 use process::{Backoff, due, jittered};
@@ -245,7 +245,11 @@ impl Publisher {
                 if let Some(traceparent) = &row.traceparent {
                     headers.insert(trace::TRACEPARENT, traceparent.as_str());
                 }
-                messages.push(Outgoing { subject: Subject::git_write(&row.repository), headers, payload: part });
+                messages.push(Outgoing {
+                    subject: Subject::git_write(self.outbox.source, &row.repository),
+                    headers,
+                    payload: part,
+                });
             }
         }
         let count = messages.len();
@@ -349,10 +353,10 @@ async fn ask_one(bus: &Bus, source: ServiceName, repository: &RepositoryName) ->
     Ok(answer.handled.get(source.as_str()).copied().unwrap_or(0))
 }
 
-/// Only deployment-registry writes to clients' repositories; the others may not listen to them either.
+/// Who writes to `fleet.git` alone may not listen to the repositories of clients either.
 fn announcements(source: ServiceName) -> Pattern {
-    match source {
-        ServiceName::DeploymentRegistry => Pattern::GitCommitted,
-        _ => Subject::GitCommittedFleet.into(),
+    match source.service().git {
+        GitFolders::FleetAndClients(_) => Pattern::GitCommitted,
+        GitFolders::Fleet(_) | GitFolders::None => Subject::GitCommittedFleet.into(),
     }
 }

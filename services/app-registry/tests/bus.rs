@@ -181,7 +181,7 @@ async fn an_upload_becomes_an_app_a_commit_and_content() {
         if let [write] = &writes[..] { Ok(write.clone()) } else { Err(writes) }
     })
     .await;
-    assert_eq!((write.source.as_str(), write.number, write.author.as_str()), ("app-registry", 1, "ada"));
+    assert_eq!((write.number, write.author.as_str()), (1, "ada"));
     let Some(proto::git_write::Change::Fleet(change)) = write.change else { panic!("a change of fleet.git") };
     let paths: Vec<_> = change.files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["apps/hello/1.0.0/margo.yaml", "apps/hello/1.0.0/origin.yaml"]);

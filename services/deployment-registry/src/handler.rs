@@ -268,7 +268,8 @@ fn node_fits(documents: Vec<(margo::DeploymentId, Vec<u8>)>) -> bool {
         digest: margo::Digest::of(&document).to_string(),
         document: document.into(),
     });
-    let message = proto::DesiredNode { version: u64::MAX, deployments: deployments.collect() };
+    let message =
+        proto::DesiredNode { version: u64::MAX, deployments: deployments.collect(), ..proto::DesiredNode::default() };
     message.encoded_len() <= bus::MAX_PLAIN && bus::encode(&message).len() <= MAX_NODE_MESSAGE
 }
 

@@ -311,10 +311,10 @@ async fn an_order_becomes_writes_of_fleet_and_of_each_client_it_touches() {
         assert_eq!((trailers["Order"], trailers["Trace-Id"]), (accepted.order.as_str(), trace.as_str()));
         assert_eq!((trailers["Assignment"], trailers["Reason"]), ("greeter", "the night shift"));
     }
-    let assignment: AssignmentFile = file(order, "assignments/greeter.yaml").unwrap();
+    let assignment: AssignmentFile = file(order, &git_state::layout::assignment(&"greeter".parse().unwrap())).unwrap();
     assert_eq!((assignment.revision, assignment.state), (1, AssignmentState::Active));
     assert_eq!(assignment.parameters["greeting"], text("Hi"));
-    let placement: PlacementFile = file(order, "placements/greeter.yaml").unwrap();
+    let placement: PlacementFile = file(order, &git_state::layout::placement(&"greeter".parse().unwrap())).unwrap();
     assert_eq!(placement.nodes.len(), 3);
     assert!(placement.nodes.values().all(|it| it.order == accepted.order && it.profile == "wasm" && it.revision == 1));
 
@@ -367,8 +367,15 @@ async fn an_update_and_a_removal_follow_the_revision_that_a_person_has_seen() {
         assert_eq!(world.wait_until_committed(3).await[0].kind, "remove");
         let commits = world.commits();
         let (_, fleet) = commits.iter().rfind(|(repository, _)| *repository == RepositoryName::Fleet).unwrap();
-        assert_eq!(file::<AssignmentFile>(fleet, "assignments/greeter.yaml").unwrap().state, AssignmentState::Removed);
-        assert_eq!(file::<PlacementFile>(fleet, "placements/greeter.yaml"), None, "deleted");
+        assert_eq!(
+            file::<AssignmentFile>(fleet, &git_state::layout::assignment(&"greeter".parse().unwrap())).unwrap().state,
+            AssignmentState::Removed
+        );
+        assert_eq!(
+            file::<PlacementFile>(fleet, &git_state::layout::placement(&"greeter".parse().unwrap())),
+            None,
+            "deleted"
+        );
         let (_, plant) = commits.iter().rfind(|(repository, _)| *repository == client("plant")).unwrap();
         let Some(Change::Client(change)) = &plant.change else { panic!("{plant:?}") };
         assert_eq!((change.puts.len(), change.removes.len()), (0, 2));
@@ -490,7 +497,13 @@ async fn a_node_that_joins_a_site_gets_what_stands_for_the_site() {
     let [.., (RepositoryName::Fleet, fleet), (_, plant)] = &commits[..] else { panic!("{commits:#?}") };
     assert_eq!(fleet.author, "deployment-registry");
     assert_eq!(trailers(fleet)["Caused-By"], "evaluate, plant/oven matches");
-    assert_eq!(file::<PlacementFile>(fleet, "placements/everywhere.yaml").unwrap().nodes.len(), 3);
+    assert_eq!(
+        file::<PlacementFile>(fleet, &git_state::layout::placement(&"everywhere".parse().unwrap()))
+            .unwrap()
+            .nodes
+            .len(),
+        3
+    );
     let Some(Change::Client(change)) = &plant.change else { panic!("{plant:?}") };
     assert_eq!(change.puts.iter().map(|put| put.node.as_str()).collect::<Vec<_>>(), ["oven"]);
 

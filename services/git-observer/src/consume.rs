@@ -3,7 +3,7 @@
 //! A signal only says "look again": what the look finds decides. A lost signal costs time and nothing else, for every
 //! client is looked at on each new connection and every hour.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::Subscriber;
@@ -40,7 +40,7 @@ const TOGETHER: usize = 8;
 
 /// Keeps the stream as the repositories want it. What it holds in memory is found again by looking at the hub.
 pub struct Loop {
-    observer: Observer,
+    observer: Arc<Observer>,
     bus: Bus,
     readiness: Readiness,
     agenda: Agenda,
@@ -48,17 +48,13 @@ pub struct Loop {
     stream: Option<String>,
     /// Whether the stream may be another one by now.
     stream_in_doubt: bool,
-    /// Clients that are known to have a consumer on that stream.
-    consumers: BTreeSet<ClientName>,
-    /// Whether `fleet.git` may have brought clients that have no consumer yet.
-    fleet_moved: bool,
     /// When the stream is tried again that was not ready; nothing else that waits for its time comes before.
     retry: Option<Instant>,
     backoff: Backoff,
 }
 
 impl Loop {
-    pub fn new(observer: Observer, bus: Bus, readiness: Readiness) -> Self {
+    pub fn new(observer: Arc<Observer>, bus: Bus, readiness: Readiness) -> Self {
         Self {
             observer,
             bus,
@@ -66,18 +62,16 @@ impl Loop {
             agenda: Agenda::default(),
             stream: None,
             stream_in_doubt: true,
-            consumers: BTreeSet::new(),
-            fleet_moved: false,
             retry: None,
             backoff: Backoff::new(RELOAD_PAUSE, STREAM_RETRY),
         }
     }
 
-    /// Looks at clients on signals, on resyncs and when it is time, until shutdown. Fails only when `signals` end.
+    /// Looks at clients on signals, when a site asks about one, and when it is time, until shutdown. Fails only when `signals` end.
     pub async fn run(
         mut self,
         mut signals: Subscriber,
-        mut resyncs: mpsc::Receiver<ClientName>,
+        mut wanted: mpsc::Receiver<ClientName>,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let mut connections = self.bus.connections();
@@ -96,7 +90,7 @@ impl Loop {
                 Ok(()) = connections.changed() => self.stream = None,
                 _ = everything.tick() => self.stream = None,
                 _ = stream.tick() => self.stream_in_doubt = true,
-                Some(client) = resyncs.recv() => self.agenda.add(client, Look::Everything),
+                Some(client) = wanted.recv() => self.agenda.add(client, Look::Changes),
                 signal = signals.next() => {
                     let signal = signal.context("the subscription to git.committed.> ended")?;
                     let mut committed: BTreeSet<_> = repository(&signal).into_iter().collect();
@@ -118,7 +112,6 @@ impl Loop {
                     self.retry = None;
                     self.backoff.reset();
                     self.look().await;
-                    self.welcome().await;
                     self.readiness.ready();
                 }
                 Err(error) => {
@@ -131,36 +124,16 @@ impl Loop {
         }
     }
 
-    /// Notes which repositories were committed to.
+    /// Notes which repositories were committed to. A new client is signalled by its own first commit.
     fn signalled(&mut self, committed: BTreeSet<RepositoryName>) {
         for repository in committed {
-            match repository {
-                RepositoryName::Client(client) => {
-                    self.fleet_moved |= !self.consumers.contains(&client);
-                    self.agenda.add(client, Look::Changes);
-                }
-                RepositoryName::Fleet => self.fleet_moved = true,
+            if let RepositoryName::Client(client) = repository {
+                self.agenda.add(client, Look::Changes);
             }
         }
     }
 
-    /// Makes consumers for clients that are new. Their LOs ask until they have one, so the looks at clients that have
-    /// one come first.
-    async fn welcome(&mut self) {
-        if !std::mem::take(&mut self.fleet_moved) {
-            return;
-        }
-        let made = match self.clients().await {
-            Ok(clients) => self.ensure_consumers(&clients).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = made {
-            warn!(error = format!("{error:#}"), "no consumers for new clients yet");
-            self.stream = None;
-        }
-    }
-
-    /// Makes the stream and all consumers, and puts every client on the agenda, unless the stream is still the one that
+    /// Makes the stream, and puts every client on the agenda, unless the stream is still the one that
     /// was filled last.
     async fn follow_stream(&mut self) -> anyhow::Result<()> {
         if self.stream.is_some() && (!self.stream_in_doubt || self.observer.hub.identity().await? == self.stream) {
@@ -169,8 +142,6 @@ impl Loop {
         }
         let identity = self.observer.hub.ensure_stream().await?;
         let clients = self.clients().await?;
-        self.consumers.clear();
-        self.ensure_consumers(&clients).await?;
         self.agenda.add_all(&clients, Look::Everything);
         (self.stream, self.stream_in_doubt) = (Some(identity), false);
         Ok(())
@@ -179,16 +150,6 @@ impl Loop {
     async fn clients(&self) -> anyhow::Result<BTreeSet<ClientName>> {
         let store = self.observer.store.clone();
         spawn_blocking(move || store.clients()).await.context("listing clients")?
-    }
-
-    async fn ensure_consumers(&mut self, clients: &BTreeSet<ClientName>) -> anyhow::Result<()> {
-        for client in clients {
-            if !self.consumers.contains(client) {
-                self.observer.hub.ensure_consumer(client).await?;
-                self.consumers.insert(client.clone());
-            }
-        }
-        Ok(())
     }
 
     /// Looks at all clients that are due, several at a time.

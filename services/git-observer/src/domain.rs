@@ -8,7 +8,7 @@ use identity::{
     PublicKey,
     trust::{Untrusted, verify_head, verify_keys},
 };
-use margo::{ClientName, Digest, Head, KeySet, NodeName, TenantName};
+use margo::{ClientName, Digest, Head, KeySet, ManifestList, NodeName, TenantName};
 
 /// Why a tip is not published. What was published before stays in force until a later tip is good.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +61,10 @@ pub struct Believed {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tip {
     pub head: Believed,
-    /// What each node shall run.
+    /// Who each node is, and what it shall run.
     pub nodes: BTreeMap<NodeName, NodeManifest>,
+    /// The same by digest: what the head was signed for.
+    pub list: ManifestList,
 }
 
 impl Trust<'_> {
@@ -90,18 +92,20 @@ impl Trust<'_> {
             keys: file(layout::KEYS)?,
             keys_signature: file(layout::KEYS_SIGNATURE)?,
             commit: commit.to_owned(),
+            list: Default::default(),
         };
-        let (head, keys) = self.believe(message, held)?;
+        let (mut head, keys) = self.believe(message, held)?;
         signed_by(&keys).map_err(UntrustedTip::Commit)?;
         let manifest = Manifest::read(files)?;
         if manifest.version != head.head.version {
             return Err(UntrustedTip::Version { head: head.head.version.get(), files: manifest.version.get() });
         }
-        let list = manifest.list().digest();
-        if list != head.head.list {
-            return Err(UntrustedTip::List { head: head.head.list, files: list });
+        let list = manifest.list();
+        if list.digest() != head.head.list {
+            return Err(UntrustedTip::List { head: head.head.list, files: list.digest() });
         }
-        Ok(Tip { head, nodes: manifest.nodes })
+        head.message.list = list.top_text().into_bytes().into();
+        Ok(Tip { head, nodes: manifest.nodes, list })
     }
 }
 
@@ -128,16 +132,23 @@ impl Tip {
 
     /// The message that tells a node what to run. A node that the repository does not know has left, and shall run
     /// nothing.
-    pub fn message(&self, node: &NodeName) -> proto::DesiredNode {
-        let Some(node) = self.nodes.get(node) else {
-            return proto::DesiredNode { version: self.head.head.version.get(), deployments: Vec::new() };
+    pub fn message(&self, name: &NodeName) -> proto::DesiredNode {
+        let (client, node) = (self.head.head.client.to_string(), name.to_string());
+        let nothing = proto::DesiredNode { client, node, ..proto::DesiredNode::default() };
+        let Some(node) = self.nodes.get(name) else {
+            return proto::DesiredNode { version: self.head.head.version.get(), ..nothing };
         };
         let deployment = |(id, document): (&margo::DeploymentId, &Vec<u8>)| proto::DesiredDeployment {
             id: id.to_string(),
             digest: Digest::of(document).to_string(),
             document: document.clone().into(),
         };
-        proto::DesiredNode { version: node.version.get(), deployments: node.documents.iter().map(deployment).collect() }
+        proto::DesiredNode {
+            version: node.version.get(),
+            deployments: node.documents.iter().map(deployment).collect(),
+            identity: node.identity.clone().unwrap_or_default().into(),
+            ..nothing
+        }
     }
 
     /// Whether a node's message on the bus has to be replaced.

@@ -1,4 +1,5 @@
-//! The stream DESIRED at the hub, and a consumer for each client: the only file that makes, reads and writes them.
+//! The stream DESIRED at the hub: the only file that makes, reads and writes it. Sites do not read it; the platform's own
+//! services and third parties do.
 //!
 //! **Layout.** One message for each node with all that the node shall run, and one for each client with the signed
 //! head. The stream keeps the last message of each subject.
@@ -15,18 +16,14 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use async_nats::jetstream::{
     ErrorCode,
-    consumer::{AckPolicy, DeliverPolicy, pull},
     context::GetStreamErrorKind,
     message::StreamMessage,
     stream::{Config, Stream},
 };
 use bus::{Bus, Outgoing, Pattern, Subject, proto, streams};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use margo::{ClientName, NodeId, NodeName};
-
-/// Messages of one client that may be delivered and not yet acknowledged. An LO acknowledges what it has staged, so
-/// this only has to exceed the nodes of the largest site: the server's default of 1,000 would not.
-const MAX_ACK_PENDING: i64 = 20_000;
 
 /// Messages that are read from the stream at once.
 const READS: usize = 32;
@@ -97,26 +94,9 @@ impl Hub {
         self.bus.jetstream().get_stream_no_info(streams::DESIRED).await.context("using the stream DESIRED")
     }
 
-    /// Makes the consumer that this client's LO pulls from; leaves one that is there as it is.
-    pub async fn ensure_consumer(&self, client: &ClientName) -> anyhow::Result<()> {
-        let config = pull::Config {
-            durable_name: Some(client.to_string()),
-            filter_subject: Pattern::DesiredOf(client.clone()).to_string(),
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            ack_policy: AckPolicy::Explicit,
-            max_ack_pending: MAX_ACK_PENDING,
-            ..pull::Config::default()
-        };
-        let created = self.stream().await?.create_consumer(config).await;
-        created.with_context(|| format!("creating the consumer of {client}"))?;
-        Ok(())
-    }
-
-    /// Makes the consumer anew, so that everything is delivered again.
-    pub async fn recreate_consumer(&self, client: &ClientName) -> anyhow::Result<()> {
-        // A consumer that is not there need not be deleted; any other failure shows up when the next line makes it.
-        let _ = self.stream().await?.delete_consumer(client.as_str()).await;
-        self.ensure_consumer(client).await
+    /// Tells the client's site to look again.
+    pub async fn changed(&self, client: &ClientName) -> anyhow::Result<()> {
+        self.bus.signal(&Subject::ChangedHead(client.clone()), Bytes::new()).await
     }
 
     pub async fn head(&self, client: &ClientName) -> anyhow::Result<Stored<proto::DesiredHead>> {
@@ -179,14 +159,12 @@ impl Hub {
 /// replicas, is left to the operator.
 fn have_the_same_form(found: &Config, wanted: &Config) -> bool {
     let form = |config: &Config| {
-        let republish = config.republish.clone();
-        let republish = republish.map(|republish| (republish.source, republish.destination, republish.headers_only));
         (
             config.subjects.clone(),
             config.max_messages_per_subject,
             config.allow_direct,
             config.allow_atomic_publish,
-            republish,
+            config.republish.is_some(),
         )
     };
     form(found) == form(wanted)

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     error::Error,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::Context;
@@ -11,7 +11,7 @@ use bus::{proto, trace};
 use identity::PublicKey;
 use margo::{ClientName, NodeName};
 use process::stop_point;
-use tokio::task::spawn_blocking;
+use tokio::{sync::mpsc, task::spawn_blocking};
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     hub::{Hub, Stored},
     metrics,
     refusals::Refusals,
+    snapshot::{Snapshot, Snapshots},
     store::{Candidate, Store},
 };
 
@@ -53,6 +54,10 @@ pub struct Observer {
     /// the bus tells the number too; this memory is for the time after the stream was deleted, and ends with the
     /// process.
     pub keys: Mutex<BTreeMap<ClientName, u64>>,
+    /// What sites are answered from.
+    pub snapshots: Mutex<Snapshots>,
+    /// Clients that a site asked about before they were looked at.
+    pub wanted: mpsc::Sender<ClientName>,
 }
 
 impl Observer {
@@ -84,6 +89,8 @@ impl Observer {
         self.hold_keys(client, tip.head.keys);
 
         let since = tip.since(published.as_ref())?;
+        // Before anything is published: sites are answered from the commit, and whoever dies in between signals again.
+        self.tell(client, &candidate, &tip).await;
         let nodes = match (look, since) {
             (Look::Changes, None) => return Ok(()),
             (Look::Changes, Some(since)) => {
@@ -101,6 +108,48 @@ impl Observer {
         Ok(())
     }
 
+    /// Takes this tip as what the client's site is answered from, and tells the site to look again.
+    async fn tell(&self, client: &ClientName, candidate: &Candidate, tip: &Tip) {
+        let commit = candidate.commit();
+        if self.newest(client).as_ref() == Some(&commit) {
+            return;
+        }
+        let before = self.snapshots().newest_snapshot(client);
+        let snapshot = Snapshot::of(tip.clone(), candidate.traceparent.clone(), before.as_deref());
+        self.snapshots().advance(client, Arc::new(snapshot));
+        stop_point("git-observer.before-signal");
+        if let Err(error) = self.hub.changed(client).await {
+            // The site asks when it connects again, and every hour.
+            warn!(%client, error = format!("{error:#}"), "the site is not told of a change");
+        }
+    }
+
+    /// What sites are answered from.
+    pub fn snapshots(&self) -> MutexGuard<'_, Snapshots> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The commit of the newest head of a client that was believed; `None` before the first look.
+    pub fn newest(&self, client: &ClientName) -> Option<String> {
+        self.snapshots().newest(client).map(str::to_owned)
+    }
+
+    /// Has a client looked at that a site asked about.
+    pub fn want(&self, client: &ClientName) {
+        // A full queue holds others that a site asked about, and this one comes again.
+        let _ = self.wanted.try_send(client.clone());
+    }
+
+    /// Makes the snapshot of a commit that a site names. Nobody has to believe it: the site checks every byte. Blocks.
+    pub fn read_snapshot(&self, client: &ClientName, commit: &str) -> anyhow::Result<Option<Arc<Snapshot>>> {
+        let Some(candidate) = self.store.candidate_at(client, commit)? else { return Ok(None) };
+        let trust = Trust { root: &self.root, tenant: &self.store.tenant, client };
+        let tip = trust.check(&candidate.commit(), &candidate.files, 0, |keys| candidate.verify(keys))?;
+        let snapshot = Arc::new(Snapshot::of(tip, candidate.traceparent, None));
+        self.snapshots().keep(client, snapshot.clone());
+        Ok(Some(snapshot))
+    }
+
     /// Messages of nodes that are on the bus in another form than the tip wants them, as the tip wants them.
     async fn differing(
         &self,
@@ -115,7 +164,7 @@ impl Observer {
     }
 
     /// Publishes messages of nodes and then the head, if the head on the bus is still the one at `sequence`. The head
-    /// goes along also when only a node's message had to be put right: it is the signal on which the LO looks again.
+    /// goes along also when only a node's message had to be put right, so that nobody overtakes that.
     async fn publish(
         &self,
         client: &ClientName,

@@ -22,6 +22,19 @@ use git_state::{CommitId, Repository, VerifyError, layout};
 use margo::RepositoryName;
 use margo::{ClientName, KeySet, TenantName};
 
+/// One commit of a client's repository, to read files of it.
+pub struct At {
+    repository: Repository,
+    id: CommitId,
+}
+
+impl At {
+    /// One file of the commit; `None` when the commit does not have it.
+    pub fn file(&self, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        Ok(self.repository.file(self.id, path)?)
+    }
+}
+
 /// The repositories of one tenant.
 #[derive(Clone)]
 pub struct Store {
@@ -51,8 +64,8 @@ impl Candidate {
 }
 
 impl Store {
-    /// Every client that needs a consumer: those with a repository, and those that `fleet.git` knows and that are not
-    /// retired, for they may get a repository any time.
+    /// Every client: those with a repository, and those that `fleet.git` knows and that are not retired, for they may get a
+    /// repository any time.
     pub fn clients(&self) -> anyhow::Result<BTreeSet<ClientName>> {
         let mut clients: BTreeSet<_> =
             layout::clients(&self.folder, &self.tenant).context("listing the repositories")?.into_iter().collect();
@@ -66,13 +79,30 @@ impl Store {
         Ok(clients)
     }
 
+    /// A commit of a client's repository; `None` when the text is no id of a commit, or when there is no repository.
+    pub fn at(&self, client: &ClientName, commit: &str) -> anyhow::Result<Option<At>> {
+        let Ok(id) = commit.parse::<CommitId>() else { return Ok(None) };
+        Ok(self.repository(client)?.map(|repository| At { repository, id }))
+    }
+
+    fn repository(&self, client: &ClientName) -> anyhow::Result<Option<Repository>> {
+        Ok(Repository::open(&self.folder, &self.tenant, &RepositoryName::Client(client.clone()))?)
+    }
+
     /// The tip of a client's repository; `None` before the first commit.
     pub fn candidate(&self, client: &ClientName) -> anyhow::Result<Option<Candidate>> {
-        let Some(repository) = Repository::open(&self.folder, &self.tenant, &RepositoryName::Client(client.clone()))?
-        else {
-            return Ok(None);
-        };
+        let Some(repository) = self.repository(client)? else { return Ok(None) };
         let Some(id) = repository.tip()? else { return Ok(None) };
+        Self::read(repository, id)
+    }
+
+    /// The same of another commit, which may be any of the client's repository.
+    pub fn candidate_at(&self, client: &ClientName, commit: &str) -> anyhow::Result<Option<Candidate>> {
+        let Some(At { repository, id }) = self.at(client, commit)? else { return Ok(None) };
+        Self::read(repository, id)
+    }
+
+    fn read(repository: Repository, id: CommitId) -> anyhow::Result<Option<Candidate>> {
         let traceparent = repository.message(id)?.trailer(layout::TRACEPARENT_TRAILER).map(str::to_owned);
         let files = repository.files(id)?;
         Ok(Some(Candidate { repository, id, files, traceparent }))

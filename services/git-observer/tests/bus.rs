@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeMap, process::Command, sync::Mutex};
 
-use async_nats::jetstream::consumer::{Consumer, pull};
 use bus::{Bus, Outgoing, ServiceName, SiteVerb, Subject, User, proto, streams};
 use futures::StreamExt;
 use git_state::{Draft, FileChange, Manifest, Message, Repository, Series, Writer, layout};
@@ -14,7 +13,8 @@ use identity::{
     trust::{self, HEAD_NAMESPACE, sign_keys},
 };
 use jiff::Timestamp;
-use margo::{ClientName, Head, KeySet, ManifestVersion, NodeId, RepositoryName, TenantName};
+use margo::{ClientName, Head, KeySet, ManifestVersion, NodeFolder, NodeId, NodeName, RepositoryName, TenantName};
+use proto::desired_part::Part;
 use tempfile::TempDir;
 use testkit::{NatsServer, Running, start_traces, wait_for};
 
@@ -80,8 +80,9 @@ impl World {
             Manifest::read(&files).map_or(ManifestVersion::FIRST, |manifest| manifest.version.next().unwrap());
         files.insert(layout::VERSION.to_owned(), format!("{version}\n").into_bytes());
         for (node, document) in documents {
-            files.insert(format!("nodes/{node}/VERSION"), format!("{version}\n").into_bytes());
-            files.insert(format!("nodes/{node}/{ID}.yaml"), document.as_bytes().to_vec());
+            let node = node.parse().unwrap();
+            files.insert(layout::node_version(&node), format!("{version}\n").into_bytes());
+            files.insert(layout::document(&node, &ID.parse().unwrap()), document.as_bytes().to_vec());
         }
         let list = Manifest::read(&files).unwrap().list().digest();
         let head = Head { tenant: TenantName::default(), client: plant(), version, list }.to_bytes();
@@ -158,14 +159,16 @@ impl World {
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// The hub as the site's LO sees it, with no more permissions than that.
+/// The hub as a reader of its stream sees it.
 struct Lo {
     bus: Bus,
+    /// The last message of the stream that was looked at.
+    read: Mutex<u64>,
 }
 
 impl Lo {
     async fn connect(world: &World) -> Self {
-        Self { bus: world.server.connect(&site()).await }
+        Self { bus: world.server.connect_central(ServiceName::GitObserver).await, read: Mutex::new(0) }
     }
 
     async fn get<M: prost::Message + Default>(&self, subject: Subject) -> Option<M> {
@@ -201,19 +204,21 @@ impl Lo {
         Some(String::from_utf8(message.deployments.first()?.document.to_vec()).unwrap())
     }
 
-    /// Subjects of the next messages of its consumer, acknowledged.
+    /// Subjects of the next messages of the stream.
     async fn pull(&self, count: usize) -> Vec<String> {
-        let request = format!("$JS.API.CONSUMER.MSG.NEXT.{}.plant", streams::DESIRED);
+        let stream = self.bus.jetstream().get_stream(streams::DESIRED).await.unwrap();
         let mut subjects = Vec::new();
-        for _ in 0..count {
-            let inbox = self.bus.client().new_inbox();
-            let mut answers = self.bus.client().subscribe(inbox.clone()).await.unwrap();
-            let body = r#"{"batch":1,"expires":30000000000}"#;
-            self.bus.client().publish_with_reply(request.clone(), inbox, body.into()).await.unwrap();
-            let message = answers.next().await.unwrap();
-            assert!(!message.payload.is_empty(), "{message:?}");
-            self.bus.client().publish(message.reply.clone().unwrap(), "+ACK".into()).await.unwrap();
-            subjects.push(message.subject.to_string());
+        while subjects.len() < count {
+            let next = *self.read.lock().unwrap() + 1;
+            let message = wait_for("a message", async || {
+                let last = stream.get_info().await.unwrap().state.last_sequence;
+                if last < next { Err(last) } else { Ok(stream.get_raw_message(next).await) }
+            });
+            // A newer value of the same subject has replaced it.
+            if let Ok(message) = message.await {
+                subjects.push(message.subject.to_string());
+            }
+            *self.read.lock().unwrap() = next;
         }
         subjects
     }
@@ -299,7 +304,7 @@ async fn a_tip_that_nobody_vouches_for_is_refused_and_the_last_good_state_stays(
     reset();
 
     let mut wrong_document = world.files(&[("press", "id: announced")]);
-    wrong_document.insert(format!("nodes/press/{ID}.yaml"), b"id: other".to_vec());
+    wrong_document.insert(layout::document(&"press".parse().unwrap(), &ID.parse().unwrap()), b"id: other".to_vec());
     world.commit(wrong_document);
     world.signal().await;
     world.wait_for_refusal(&lo, "the head names the list", 1).await;
@@ -376,7 +381,7 @@ async fn what_is_not_as_the_repository_says_is_put_right() {
     // Whoever has git-observer's credentials can write this; nobody signed it.
     let owner = world.server.connect_central(ServiceName::GitObserver).await;
     let deployment = proto::DesiredDeployment { id: ID.into(), document: "id: evil".into(), ..Default::default() };
-    let evil = proto::DesiredNode { version: 99, deployments: vec![deployment] };
+    let evil = proto::DesiredNode { version: 99, deployments: vec![deployment], ..Default::default() };
     let head = proto::DesiredHead { head: "no head".into(), ..Default::default() };
     let messages = vec![
         Outgoing::new(Subject::DesiredNode(node("press")), bus::encode(&evil)),
@@ -396,42 +401,85 @@ async fn what_is_not_as_the_repository_says_is_put_right() {
     running.stop().await;
 }
 
+/// The site's connection to the hub, which asks.
+async fn ask(site: &Bus, ask: proto::DesiredAsk) -> proto::DesiredAnswer {
+    let subject = Subject::Site(plant(), SiteVerb::Desired);
+    let answer = site.request(&subject, Default::default(), prost::Message::encode_to_vec(&ask).into()).await.unwrap();
+    bus::decode_within(&answer.payload, 2 << 20).unwrap()
+}
+
+/// The newest head, as soon as the service has looked at the client.
+async fn newest(site: &Bus, held: u64) -> proto::DesiredAnswer {
+    wait_for("the newest head", async || {
+        let answer = ask(site, proto::DesiredAsk { held, ..Default::default() }).await;
+        if answer.outcome() == proto::DesiredOutcome::Found { Ok(answer) } else { Err(answer.outcome()) }
+    })
+    .await
+}
+
+fn contents(answer: &proto::DesiredAnswer) -> Vec<String> {
+    answer.pieces.iter().map(|piece| String::from_utf8(piece.content.to_vec()).unwrap()).collect()
+}
+
 #[tokio::test]
-async fn a_site_that_lost_its_copy_gets_everything_again() {
+async fn a_site_is_told_of_a_change_and_its_ask_is_answered_with_what_changed() {
     let world = World::new().await;
-    world.put(&[("press", "id: a")]);
+    world.put(&[("press", "id: a"), ("saw", "id: b")]);
     let running = world.ready().await;
-    let lo = Lo::connect(&world).await;
-    lo.wait_for_version(1).await;
-    let everything = ["desired.plant.node.press", "desired.plant.head"];
-    assert_eq!(lo.pull(2).await, everything);
-    let () = lo.bus.call(&Subject::Site(plant(), SiteVerb::Resync), &(), None).await.unwrap();
-    assert_eq!(lo.pull(2).await, everything);
+    let site = world.server.connect(&site()).await;
+    let mut signals = site.subscribe(Subject::ChangedHead(plant())).await.unwrap();
+    let first = newest(&site, 0).await;
+    assert_eq!(Head::parse(&first.head.unwrap().head).unwrap().version.get(), 1);
+
+    world.put(&[("saw", "id: c")]);
+    world.signal().await;
+    signals.next().await.unwrap();
+    let second = newest(&site, 1).await;
+    let list =
+        Manifest::read(&world.repository.files(world.repository.tip().unwrap().unwrap()).unwrap()).unwrap().list();
+    let head = second.head.clone().unwrap();
+    assert_eq!(head.list, list.top_text());
+    let saw: NodeName = "saw".parse().unwrap();
+    let folder = list.folder_text(NodeFolder::of(&saw)).unwrap();
+    assert_eq!(contents(&second), [folder, list.get(&saw).unwrap().to_text(), "id: c".to_owned()]);
+    assert_eq!(second.traceparent, TRACEPARENT);
+    assert_eq!(second.node_traces["saw"], TRACEPARENT);
     running.stop().await;
 }
 
 #[tokio::test]
-async fn a_client_gets_its_consumer_before_its_first_deployment() {
+async fn parts_are_answered_from_the_commit_that_the_ask_names_while_heads_move_on() {
     let world = World::new().await;
-    let fleet = world.writer.lock().unwrap().open_or_create(&RepositoryName::Fleet).unwrap();
-    let file = layout::ClientFile {
-        name: "farm".parse().unwrap(),
-        identity: margo::Identity::Nkey(identity::nats::generate().1),
-        state: api::NodeState::Active,
-    };
-    let change =
-        FileChange { path: layout::client(&file.name).try_into().unwrap(), content: Some(layout::to_yaml(&file)) };
+    let large = "x".repeat(2 << 20);
+    world.put(&[("press", &large), ("saw", "id: b")]);
     let running = world.ready().await;
-    let message = Message::new("add site farm").with("Handled", "node-capabilities=1");
-    let draft = Draft { author: "ada", message: &message, changes: &[change], at: Timestamp::now() };
-    world.write(&fleet, draft);
-    let writer = world.server.connect_central(ServiceName::GitWriter).await;
-    writer.signal(&Subject::GitCommittedFleet, "".into()).await.unwrap();
-
-    let owner = world.server.connect_central(ServiceName::GitObserver).await;
-    let stream = owner.jetstream().get_stream(streams::DESIRED).await.unwrap();
-    let consumer: Consumer<pull::Config> = wait_for("the consumer", async || stream.get_consumer("farm").await).await;
-    assert_eq!(consumer.cached_info().config.filter_subject, "desired.farm.>");
+    let site = world.server.connect(&site()).await;
+    let commit = newest(&site, 0).await.head.unwrap().commit;
+    let document = |node: &str, offset| {
+        let name = proto::DocumentName { node: node.into(), deployment: ID.into() };
+        proto::DesiredPart { part: Some(Part::Document(name)), offset }
+    };
+    let mut found = String::new();
+    for number in 0.. {
+        // A restart, or whatever else makes it forget, costs time and nothing else.
+        world.put(&[("press", &format!("id: {number}"))]);
+        world.signal().await;
+        let parts = vec![document("press", found.len() as u64), document("saw", 0)];
+        let answer = ask(&site, proto::DesiredAsk { commit: commit.clone(), parts, ..Default::default() }).await;
+        assert_eq!(answer.outcome(), proto::DesiredOutcome::Found);
+        assert_eq!(answer.pieces[0].size, large.len() as u64);
+        found.push_str(&contents(&answer)[0]);
+        if let Some(piece) = answer.pieces.get(1) {
+            assert_eq!((&found, &piece.content[..]), (&large, &b"id: b"[..]));
+            break;
+        }
+    }
+    for (commit, part) in
+        [("no commit", document("saw", 0)), (&commit, document("none", 0)), (&commit, document("saw", 9))]
+    {
+        let ask_for = proto::DesiredAsk { commit: commit.to_owned(), parts: vec![part], ..Default::default() };
+        assert_eq!(ask(&site, ask_for).await.outcome(), proto::DesiredOutcome::Gone);
+    }
     running.stop().await;
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use bus::ServiceName;
 use git_state::{FileChange, InvalidPath, Message, TreePath, layout};
-use margo::{DeploymentId, Digest, InvalidId, InvalidName, ManifestList, ManifestVersion, NodeName, RepositoryName};
+use margo::{
+    DeploymentId, Digest, InvalidId, InvalidName, ManifestError, ManifestList, ManifestVersion, NodeEntry, NodeName,
+    RepositoryName,
+};
 
 /// Trailers that git-writer sets itself. A source that sends one of them would forge how far a repository is, so they
 /// are taken out of what sources send.
@@ -32,8 +35,23 @@ pub struct Row {
 pub enum Edits {
     /// Files of `fleet.git`, whose content the source has decided on.
     Files(Vec<FileChange>),
-    /// Deployments of one client; git-writer makes the files of the client's repository from them.
-    Deployments(Vec<DeploymentEdit>),
+    /// Nodes and deployments of one client; git-writer makes the files of the client's repository from them.
+    Client(ClientEdits),
+}
+
+/// What changes in a client's repository. Without any edit, only its version rises.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientEdits {
+    pub nodes: Vec<NodeEdit>,
+    pub deployments: Vec<DeploymentEdit>,
+}
+
+/// Who a node is from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEdit {
+    pub node: NodeName,
+    /// The exact bytes of the file NODE.
+    pub identity: Vec<u8>,
 }
 
 /// A deployment on one node that is to be put, replaced or removed.
@@ -61,6 +79,12 @@ pub enum ImpossibleEdits {
     /// A file is in a folder that another source writes.
     #[error("{source_name} does not write {path}")]
     Foreign { source_name: ServiceName, path: TreePath },
+    /// The source does not write what the row holds for a client's repository.
+    #[error("{source_name} does not write {what}")]
+    ForeignEdit { source_name: ServiceName, what: &'static str },
+    /// The bytes are no NODE file.
+    #[error(transparent)]
+    Identity(#[from] ManifestError),
     /// The name of a node breaks the rules for names.
     #[error(transparent)]
     Node(#[from] InvalidName),
@@ -156,25 +180,39 @@ pub fn next_version(held: Option<ManifestVersion>) -> Result<ManifestVersion, In
 }
 
 /// Carries out edits on a client's list under the given version. Returns the files to be changed, except those that are
-/// signed. `VERSION` rises with every row, also with one that changes nothing; the version of a node only when a
-/// document of the node becomes another one.
-pub fn carry_out(edits: &[DeploymentEdit], version: ManifestVersion, list: &mut ManifestList) -> Vec<FileChange> {
+/// signed. `VERSION` rises with every row, also with one that changes nothing; the version of a node only when its identity or
+/// a document of the node becomes another one.
+pub fn carry_out(edits: &ClientEdits, version: ManifestVersion, list: &mut ManifestList) -> Vec<FileChange> {
     let mut files = Vec::new();
-    let mut touched = BTreeMap::new();
-    for DeploymentEdit { node, deployment, content } in edits {
-        let after = content.as_ref().map(|(document, _)| Digest::of(document));
-        let before = match after {
-            Some(digest) => list.insert(node.clone(), *deployment, digest),
-            None => list.remove(node, *deployment),
-        };
-        *touched.entry(node).or_insert(false) |= before != after;
+    let mut touched: BTreeMap<&NodeName, NodeEntry> = BTreeMap::new();
+    let held = |list: &ManifestList, node: &NodeName| match list.get(node) {
+        Some(entry) => NodeEntry::clone(entry),
+        None => NodeEntry { identity: None, version, deployments: BTreeMap::new() },
+    };
+    for NodeEdit { node, identity } in &edits.nodes {
+        touched.entry(node).or_insert_with(|| held(list, node)).identity = Some(Digest::of(identity));
+        files.push(file(&layout::node_identity(node), Some(identity.clone())));
+    }
+    for DeploymentEdit { node, deployment, content } in &edits.deployments {
+        let entry = touched.entry(node).or_insert_with(|| held(list, node));
+        match content {
+            Some((document, _)) => drop(entry.deployments.insert(*deployment, Digest::of(document))),
+            None => drop(entry.deployments.remove(deployment)),
+        }
         let (document, summary) = content.clone().unzip();
         files.push(file(&layout::document(node, deployment), document));
         files.push(file(&layout::summary(node, deployment), summary));
     }
     let number = || Some(format!("{version}\n").into_bytes());
-    for (node, _) in touched.into_iter().filter(|(_, changed)| *changed) {
-        files.push(file(&layout::node_version(node), number()));
+    for (node, entry) in touched {
+        let changed = match list.get(node) {
+            Some(held) => **held != entry,
+            None => entry.identity.is_some() || !entry.deployments.is_empty(),
+        };
+        if changed {
+            list.put(node.clone(), NodeEntry { version, ..entry });
+            files.push(file(&layout::node_version(node), number()));
+        }
     }
     files.push(file(layout::VERSION, number()));
     files

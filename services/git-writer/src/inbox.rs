@@ -8,8 +8,9 @@ use async_nats::jetstream::{
     message::Message,
     stream::Stream,
 };
-use bus::{Assembler, Pattern};
+use bus::{Assembler, Pattern, Subject};
 use futures::{FutureExt, StreamExt};
+use margo::RepositoryName;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -93,12 +94,17 @@ impl Inbox {
         group.bytes += message.payload.len();
         group.more_follow = bus::more_follow(message.headers.as_ref());
         let first = *self.first.get_or_insert(sequence);
-        let repository = message.subject.parse::<bus::Subject>().ok().and_then(|subject| subject.repository());
-        let row = repository.ok_or_else(|| Undecodable::Subject(message.subject.to_string())).and_then(|repository| {
+        let named = match message.subject.parse() {
+            Ok(Subject::GitWriteFleet(source)) => Some((source, RepositoryName::Fleet)),
+            Ok(Subject::GitWriteClient(source, client)) => Some((source, RepositoryName::Client(client))),
+            Ok(_) | Err(_) => None,
+        };
+        let named = named.ok_or_else(|| Undecodable::Subject(message.subject.to_string()));
+        let row = named.and_then(|(source, repository)| {
             let Some(payload) = self.assembler.take(message.headers.as_ref(), message.payload)? else {
                 return Ok(None);
             };
-            let row = decode::row(bus::decode(&payload)?)?;
+            let row = decode::row(source, bus::decode(&payload)?)?;
             Ok(Some(Queued { row, repository, sequence: first, headers: message.headers }))
         });
         match row {

@@ -293,7 +293,7 @@ impl Store {
         let mut message = row.message.clone();
         let (version, changes) = match (name, edits) {
             (RepositoryName::Fleet, Edits::Files(files)) => (None, files.clone()),
-            (RepositoryName::Client(client), Edits::Deployments(edits)) => {
+            (RepositoryName::Client(client), Edits::Client(edits)) => {
                 let version = domain::next_version(version).map_err(StoreError::Version)?;
                 let mut files = domain::carry_out(edits, version, list);
                 files.extend(self.sign(client, version, list)?);

@@ -71,7 +71,7 @@ impl World {
     async fn publish(&self, rows: Vec<(RepositoryName, proto::GitWrite)>) {
         let parts = rows.into_iter().flat_map(|(name, write)| {
             bus::into_parts(bus::encode(&write)).into_iter().map(move |(headers, payload)| Outgoing {
-                subject: Subject::git_write(&name),
+                subject: Subject::git_write(SOURCE, &name),
                 headers,
                 payload,
             })
@@ -122,16 +122,12 @@ fn plant() -> RepositoryName {
     RepositoryName::Client("plant".parse().unwrap())
 }
 
+/// The service in whose place these tests order.
+const SOURCE: ServiceName = ServiceName::DeploymentRegistry;
+
 fn row(number: u64, change: proto::git_write::Change) -> proto::GitWrite {
     let trailers = vec![proto::Trailer { key: "Order".into(), value: format!("order-{number}") }];
-    proto::GitWrite {
-        source: ServiceName::DeploymentRegistry.to_string(),
-        number,
-        author: "ada".into(),
-        subject: format!("row {number}"),
-        trailers,
-        change: Some(change),
-    }
+    proto::GitWrite { number, author: "ada".into(), subject: format!("row {number}"), trailers, change: Some(change) }
 }
 
 fn assignment(number: u64) -> (RepositoryName, proto::GitWrite) {
@@ -147,7 +143,7 @@ fn deployment(number: u64, document: impl Into<Vec<u8>>) -> (RepositoryName, pro
         document: document.into().into(),
         summary: "{}".into(),
     };
-    let change = proto::ClientChange { puts: vec![put], removes: vec![] };
+    let change = proto::ClientChange { puts: vec![put], ..Default::default() };
     (plant(), row(number, proto::git_write::Change::Client(change)))
 }
 
@@ -175,7 +171,7 @@ async fn rows_become_signed_commits_that_say_how_far_they_are() {
     let head = trust::verify_head(&keys, &"plant".parse().unwrap(), &files["head"], &files["head.sig"]).unwrap();
     let manifest = Manifest::read(&files).unwrap();
     assert_eq!((head.version.get(), head.list), (2, manifest.list().digest()));
-    assert_eq!(files[&format!("nodes/press/{PRESS}.yaml")], b"id: b");
+    assert_eq!(files[&format!("nodes/84/press/{PRESS}.yaml")], b"id: b");
 
     let trailers: Vec<_> = repository.message(tip).unwrap().trailers().map(|(key, _)| key.to_owned()).collect();
     assert_eq!(trailers, ["Order", "Manifest-Version", "Traceparent", "Handled"]);
@@ -194,7 +190,7 @@ async fn the_trace_of_a_row_goes_on_in_its_commit() {
     let running = world.ready().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let (name, write) = deployment(1, "id: a");
-    let mut message = Outgoing::new(Subject::git_write(&name), bus::encode(&write));
+    let mut message = Outgoing::new(Subject::git_write(SOURCE, &name), bus::encode(&write));
     message.headers.insert("traceparent", format!("00-{trace}-00f067aa0ba902b7-01").as_str());
     world.source.publish_batch(vec![message]).await.unwrap();
     world.wait_until_handled(&plant(), 1).await;
@@ -285,7 +281,7 @@ async fn a_large_row_comes_in_parts() {
     world.wait_until_handled(&plant(), 1).await;
     let repository = world.open(&plant()).await;
     let tip = repository.tip().unwrap().unwrap();
-    assert_eq!(repository.file(tip, &format!("nodes/press/{PRESS}.yaml")).unwrap().unwrap(), document);
+    assert_eq!(repository.file(tip, &format!("nodes/84/press/{PRESS}.yaml")).unwrap().unwrap(), document);
     running.stop().await;
 }
 
@@ -293,13 +289,13 @@ async fn a_large_row_comes_in_parts() {
 async fn a_message_that_cannot_be_read_is_listed_and_the_next_goes_on() {
     let world = World::new().await;
     let running = world.ready().await;
-    let garbage = Outgoing::new(Subject::git_write(&plant()), "no write".into());
+    let garbage = Outgoing::new(Subject::git_write(SOURCE, &plant()), "no write".into());
     world.source.publish_batch(vec![garbage]).await.unwrap();
     world.publish(vec![deployment(1, "1")]).await;
     world.wait_until_handled(&plant(), 1).await;
     let refusals = world.refusals().await;
     assert_eq!(refusals.len(), 1, "{refusals:?}");
-    assert_eq!(refusals[0].subject, "git.write.client.plant");
+    assert_eq!(refusals[0].subject, "git.write.deployment-registry.client.plant");
     running.stop().await;
 }
 
@@ -354,7 +350,7 @@ async fn the_log_and_its_server_may_be_lost() {
     world.source.connected().await;
     wait_for("the row to be published", async || {
         let (name, write) = deployment(2, "2");
-        world.source.publish_batch(vec![Outgoing::new(Subject::git_write(&name), bus::encode(&write))]).await
+        world.source.publish_batch(vec![Outgoing::new(Subject::git_write(SOURCE, &name), bus::encode(&write))]).await
     })
     .await;
     world.wait_until_handled(&plant(), 2).await;
@@ -363,7 +359,7 @@ async fn the_log_and_its_server_may_be_lost() {
     owner.jetstream().delete_stream(streams::GIT_WRITES).await.unwrap();
     wait_for("the log to be there again", async || {
         let (name, write) = deployment(3, "3");
-        world.source.publish_batch(vec![Outgoing::new(Subject::git_write(&name), bus::encode(&write))]).await
+        world.source.publish_batch(vec![Outgoing::new(Subject::git_write(SOURCE, &name), bus::encode(&write))]).await
     })
     .await;
     world.wait_until_handled(&plant(), 3).await;

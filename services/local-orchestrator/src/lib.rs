@@ -7,8 +7,8 @@
 //! - `nodes`: who may connect, which life of a node is the present one, who is heard.
 //! - `answers`: `svc.local-orchestrator.store` and `.artifacts` at the site, and `GET /api/v1/status` without the hub.
 //!
-//! Its folder holds what is in force with the number of the newest KEYS, what is staged, the incarnations and the list of
-//! nodes. It may die at any line, and lose that folder or any stream: the next look puts it right.
+//! Its folder holds what is in force with the number of the newest KEYS, what was fetched of the next set, and the incarnations.
+//! It may die at any line, and lose that folder or any stream: the next look puts it right.
 //!
 //! The road is the bus; tests take others by [`run_by`].
 
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::down::{
     NodeDesired, Objection, Verdict,
-    road::{Documents, Offer, Road, SignedHead, Traces},
+    road::{Documents, Offer, Road, SignedHead, Traces, Wanted},
 };
 use crate::{
     answers::View,
@@ -100,9 +100,8 @@ async fn start(
     let trust = Trust::new(&config.root_key, site.tenant.clone(), site.client.clone())?;
     let roads = roads(&site, &adopted, data)?;
     let adopter = Adopter::new(site.clone(), trust, adopted, roads)?;
-    let list_file = data.join("nodes.json");
     let admission =
-        Admission::open(site.clone(), pulses.clone(), reloader, config.users_file, config.own_users, list_file)?;
+        Admission::new(site.clone(), pulses.clone(), reloader, config.users_file, config.own_users, in_force.clone());
     let reporter = Reporter::new(site.clone(), incarnations.clone(), registrar.clone(), pulses.clone(), telemetry);
     let view = View {
         site: site.clone(),
@@ -127,6 +126,7 @@ async fn start(
         }
         () = streams_are_there(&site) => {
             parts.spawn(adopter.run(stop.clone()));
+            parts.spawn(nodes::answer_desired(site.clone(), in_force.clone(), stop.clone()));
             parts.spawn(registrar.run(stop.clone()));
             parts.spawn(reporter.run(stop.clone()));
             parts.spawn(nodes::watch(site.clone(), pulses, in_force.clone(), stop.clone()));

@@ -21,8 +21,7 @@ const EXPIRES: Duration = Duration::from_secs(120);
 /// How long after its end a request may be answered before it counts as lost.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// A group is complete when nothing came for so long: what was stored together is handled together. Whoever can tell the
-/// last message of a group waits for nothing ([`Pull::ending_with`]).
+/// A group is complete when nothing came for so long: what was stored together is handled together.
 const LULL: Duration = Duration::from_millis(5);
 
 pub enum Pulled {
@@ -40,8 +39,6 @@ pub struct Pull {
     consumer: String,
     open: Option<Request>,
     group: Vec<Message>,
-    /// Whether nothing can follow this message that belongs with it.
-    ends: fn(&Message) -> bool,
     /// Else a consumer that is gone would be asked in a tight loop.
     not_before: Instant,
     backoff: Backoff,
@@ -58,12 +55,7 @@ impl Pull {
     pub fn new(bus: Bus, stream: &'static str, consumer: impl Into<String>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         let (consumer, not_before) = (consumer.into(), Instant::now());
-        Self { bus, stream, consumer, open: None, group: Vec::new(), ends: |_| false, not_before, backoff }
-    }
-
-    /// The same with groups that are complete as soon as this holds of a message.
-    pub fn ending_with(self, ends: fn(&Message) -> bool) -> Self {
-        Self { ends, ..self }
+        Self { bus, stream, consumer, open: None, group: Vec::new(), not_before, backoff }
     }
 
     /// Asks anew at once: after a new connection the server knows nothing of an open request.
@@ -94,16 +86,6 @@ impl Pull {
                 }
             }
         }
-    }
-
-    /// Takes the messages that wait now, and waits for no others.
-    pub async fn now(&mut self) -> anyhow::Result<Pulled> {
-        if self.group.is_empty() {
-            self.ask(json!({ "batch": GROUP, "max_bytes": GROUP_BYTES, "no_wait": true })).await?;
-        }
-        let pulled = self.gather(SLACK).await?;
-        self.open = None;
-        Ok(pulled)
     }
 
     #[expect(
@@ -139,11 +121,7 @@ impl Pull {
             let Some(status) = message.status.filter(|status| status.as_u16() != 200) else {
                 open.left -= 1;
                 let message = Message { message, context: self.bus.jetstream().clone() };
-                let complete = (self.ends)(&message);
                 self.group.push(message);
-                if complete {
-                    return Ok(self.take());
-                }
                 continue;
             };
             self.open = None;

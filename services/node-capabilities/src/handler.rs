@@ -4,10 +4,9 @@
 use std::sync::Arc;
 
 use ::store::Transaction;
-use api::{AdmittedNodes, CreateNode, CreateSite, Members, Node, NodeCreated, Problem, Site, SiteCreated, Targets};
-use bus::{Bus, Call, CallVerb, Caller, ServiceName, SiteVerb, Subject, proto};
-use bytes::Bytes;
-use margo::{Identity, RepositoryName, TenantName, UserNkey};
+use api::{CreateNode, CreateSite, Members, Node, NodeCreated, Problem, Site, SiteCreated, Targets};
+use bus::{Bus, Call, Caller, ServiceName, Subject};
+use margo::{Identity, TenantName, UserNkey};
 use outbox::{OrderHeader, Outbox};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +28,6 @@ pub struct Registrar {
     pub users: HubUsers,
     /// The public key of the user that has the hub reload its configuration; nobody else may have it.
     pub reloader_key: UserNkey,
-    pub bus: Bus,
     /// Has deployments evaluated when a node joined. There is room for one, because an evaluation that has not begun will see
     /// every node that was added before it.
     pub joined: mpsc::Sender<Span>,
@@ -60,7 +58,7 @@ impl Registrar {
         })
     }
 
-    /// Adds a node. What this answers is durable; the site lets the node in as soon as it hears of it.
+    /// Adds a node. What this answers is durable; the site lets the node in as soon as it has the commit that names it.
     pub async fn create_node(self: Arc<Self>, call: Call<CreateNode>) -> Result<NodeCreated, Problem> {
         let requested_by = call.caller()?.name.clone();
         let node = call.body;
@@ -72,19 +70,16 @@ impl Registrar {
             self.store.insert_node(&mut tx, &node).await.map_err(store_problem)?;
         }
         self.commit(tx, git::add_node(&node, &order)).await?;
-        let admit = Subject::Call(node.name.clone(), CallVerb::Admit);
-        if let Err(error) = self.bus.signal(&admit, Bytes::new()).await {
-            // A site that did not hear this asks by itself when it connects.
-            warn!(node = %node.name, error = &*error as &dyn std::error::Error, "the site was not told of its new node");
-        }
         // A full queue holds an evaluation that has not begun, and that will see this node, too.
         let _ = self.joined.try_send(Span::current());
         Ok(NodeCreated { order: order.id.to_string(), name: node.name })
     }
 
-    /// Commits an order with its write for Git.
-    async fn commit(&self, mut tx: Transaction, write: proto::GitWrite) -> Result<(), Problem> {
-        self.outbox.append(&mut tx, &RepositoryName::Fleet, write).await.map_err(store_problem)?;
+    /// Commits an order with its writes for Git.
+    async fn commit(&self, mut tx: Transaction, writes: git::Writes) -> Result<(), Problem> {
+        for (repository, write) in writes {
+            self.outbox.append(&mut tx, &repository, write).await.map_err(store_problem)?;
+        }
         tx.commit().await.map_err(store_problem)?;
         self.outbox.wake();
         Ok(())
@@ -109,16 +104,6 @@ impl Registrar {
     /// What there is of the targets of an order. The answer grows with them, and not with the fleet.
     pub async fn members(self: Arc<Self>, call: Call<Targets>) -> Result<Members, Problem> {
         self.store.members(&call.body).await.map_err(store_problem)
-    }
-
-    /// The nodes that may connect at the site that asks. NATS permissions let no other site ask on its subject.
-    pub async fn admitted(self: Arc<Self>, call: Call<()>) -> Result<AdmittedNodes, Problem> {
-        let Subject::Site(client, SiteVerb::Nodes) = call.subject else {
-            return Err(Problem::bad_request(format!("{} asks for no nodes", call.subject)));
-        };
-        // An empty list would have the site turn all its nodes away.
-        let unknown = || Problem::not_found(format!("client {client} does not exist"));
-        Ok(AdmittedNodes { nodes: self.store.admitted(&client).await.map_err(store_problem)?.ok_or_else(unknown)? })
     }
 }
 

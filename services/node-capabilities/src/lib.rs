@@ -1,10 +1,9 @@
 //! node-capabilities: which sites, clients and nodes there are, what they can do, and whether they are heard.
 //!
 //! The service is the only writer of its database and of the hub's list of users. It adds sites and nodes as ordered: one
-//! transaction holds its rows and an outbox row for `fleet.git`; then the hub admits the site, or the site is told to admit
-//! the node. It reads `state.*.node.*.capabilities` and `state.*.health` of the hub's STATE, and answers
-//! `svc.node-capabilities.create-site`, `.sites`, `.create-node`, `.nodes`, `.members`, and `site.*.nodes`. It keeps
-//! nothing in memory that the database does not hold, so it may die at any time.
+//! transaction holds its rows and two outbox rows, for `fleet.git` and for the client's repository, whose signed head admits a
+//! node at its site; then the hub admits the site. It reads `state.*.node.*.capabilities` and `state.*.health` of the hub's STATE, and answers
+//! `svc.node-capabilities.create-site`, `.sites`, `.create-node`, `.nodes` and `.members`. It keeps nothing in memory that the database does not hold, so it may die at any time.
 
 #![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
@@ -22,7 +21,7 @@ use std::sync::Arc;
 
 use ::store::Database;
 use anyhow::Context;
-use bus::{Bus, Pattern, ServiceEndpoints, ServiceName, SiteVerb};
+use bus::{Bus, ServiceEndpoints, ServiceName};
 pub use config::Config;
 use outbox::Outbox;
 use tokio::sync::mpsc;
@@ -37,8 +36,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let tenant = config.base.tenant.clone();
     let store = Store::open(database.clone(), tenant.clone()).await.context("preparing the database of nodes")?;
     let outbox = Outbox::open(ServiceName::NodeCapabilities, database).await?;
-    let (bus, front) = (config.base.connect().await?, config.base.connect_front().await?);
-    let reloader = Bus::connect(&config.reloader).await?;
+    let (bus, reloader) = (config.base.connect().await?, Bus::connect(&config.reloader).await?);
     let reloader_key = identity::nats::public_key(&config.reloader.seed).context("reading the reloader's seed")?;
     let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
     let (joined, joins) = mpsc::channel(1);
@@ -47,13 +45,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         store: store.clone(),
         outbox: outbox.clone(),
         reloader_key,
-        bus: bus.clone(),
         joined,
         hub_url: config.hub_url,
         root_key: config.root_key,
     });
     let endpoints = answer(&bus, &registrar).await?;
-    let _sites = front.answer(Pattern::Sites(SiteVerb::Nodes), registrar.clone(), Registrar::admitted).await?;
     let orders_ended = CancellationToken::new();
     let orders = async {
         shutdown.cancelled().await;

@@ -14,9 +14,7 @@
 use std::collections::BTreeMap;
 
 use ::store::{Access, Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction, json};
-use api::{
-    AdmittedNode, CreateNode, CreateSite, Member, Members, Node, NodeState, Reachability, Refusal, Site, Targets,
-};
+use api::{CreateNode, CreateSite, Member, Members, Node, NodeState, Reachability, Refusal, Site, Targets};
 use bus::report::{self, Capabilities, Position, SiteHealth};
 use margo::{ClientName, DeviceId, Identity, NodeId, SiteName, TenantName};
 
@@ -121,19 +119,6 @@ impl Store {
         let query = CLIENTS.query("SELECT name, identity FROM clients WHERE tenant = $1 ORDER BY name");
         let rows = query.bind(self.tenant.as_str()).fetch_all(&self.database).await?;
         rows.iter().map(|row| Ok((row.parse("name")?, row.parse("identity")?))).collect()
-    }
-
-    /// Who may connect at a client's site, sorted by name; `None` when nobody added this client.
-    pub async fn admitted(&self, client: &ClientName) -> Result<Option<Vec<AdmittedNode>>, StoreError> {
-        let mut snapshot = self.database.snapshot().await?;
-        if !self.client_exists(&mut snapshot, client).await? {
-            return Ok(None);
-        }
-        let query =
-            NODES.query("SELECT client, node, identity FROM nodes WHERE tenant = $1 AND client = $2 ORDER BY node");
-        let query = query.bind(self.tenant.as_str()).bind(client.as_str());
-        let read = |row: &Row| Ok(AdmittedNode { name: row.parse("node")?, identity: row.parse("identity")? });
-        query.fetch_all(&mut snapshot).await?.iter().map(read).collect::<Result<_, _>>().map(Some)
     }
 
     /// Every site, sorted by name.

@@ -4,11 +4,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use api::{
-    AdmittedNodes, CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated,
-};
+use api::{CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated};
 use async_nats::jetstream::consumer::pull;
-use bus::{Bus, Call, Login, Outgoing, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
+use bus::{Bus, Call, Login, Outgoing, Pattern, ServiceName, Subject, User, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
 use identity::nats::{generate, public_key};
@@ -41,14 +39,13 @@ fn services() -> Vec<User> {
         ServiceName::GitWriter,
         ServiceName::DeploymentRegistry,
     ];
-    services.map(User::Central).into_iter().chain([User::Front(ServiceName::NodeCapabilities)]).collect()
+    services.map(User::Central).to_vec()
 }
 
 fn start(server: &NatsServer, database: &Location) -> Running {
     let user = |role: User| (role.clone(), public_key(&server.login(&role).seed).unwrap());
     let login = server.login(&User::Central(ServiceName::NodeCapabilities));
-    let front = server.login(&User::Front(ServiceName::NodeCapabilities));
-    Running::start_with_front(ServiceName::NodeCapabilities, login, front, |base, shutdown| {
+    Running::start(ServiceName::NodeCapabilities, login, |base, shutdown| {
         let config = Config {
             base,
             database: database.clone(),
@@ -161,10 +158,21 @@ async fn read(owner: &Bus, stream: &str) -> pull::Stream {
 }
 
 async fn next_write(writes: &mut pull::Stream) -> proto::GitWrite {
+    next_write_to(writes, Subject::GitWriteFleet(ServiceName::NodeCapabilities)).await
+}
+
+async fn next_write_to(writes: &mut pull::Stream, subject: Subject) -> proto::GitWrite {
     let message = next(writes).await.unwrap();
-    assert_eq!(message.subject.as_str(), Subject::GitWriteFleet.to_string());
+    assert_eq!(message.subject.as_str(), subject.to_string());
     message.ack().await.unwrap();
     bus::decode(&message.payload).unwrap()
+}
+
+/// The next write for the repository of the site.
+async fn next_change(writes: &mut pull::Stream) -> (proto::GitWrite, proto::ClientChange) {
+    let write = next_write_to(writes, Subject::GitWriteClient(ServiceName::NodeCapabilities, plant())).await;
+    let Some(proto::git_write::Change::Client(change)) = write.change.clone() else { panic!("no change of a client") };
+    (write, change)
 }
 
 fn trailers(write: &proto::GitWrite) -> BTreeMap<&str, &str> {
@@ -192,7 +200,7 @@ async fn a_site_may_connect_once_it_was_added_and_not_before() {
 }
 
 #[tokio::test]
-async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
+async fn deployments_are_evaluated_for_a_new_node() {
     let stage = Stage::set().await;
     let registry = stage.server.connect_central(ServiceName::DeploymentRegistry).await;
     let (evaluated, mut evaluations) = mpsc::channel(8);
@@ -204,19 +212,8 @@ async fn the_site_hears_of_its_new_node_and_deployments_are_evaluated() {
     endpoints.verb("evaluate", evaluate).await.unwrap();
     endpoints.reachable().await;
 
-    let (seed, key) = generate();
-    stage.add_site(&key).await.unwrap();
-    let site = connect(&stage.site_login(&seed)).await;
-    let mut calls = site.subscribe(Pattern::CallsOf(plant())).await.unwrap();
-    let admitted =
-        async || -> AdmittedNodes { site.call(&Subject::Site(plant(), SiteVerb::Nodes), &(), None).await.unwrap() };
-    assert_eq!(admitted().await.nodes, []);
-
-    let (_, node_key) = generate();
-    stage.add_node(press(), &node_key).await.unwrap();
-    assert_eq!(next(&mut calls).await.subject.as_str(), "call.plant.press.admit");
-    let nodes = admitted().await.nodes;
-    assert_eq!((nodes[0].name.as_str(), &nodes[0].identity), ("press", &Identity::Nkey(node_key)));
+    stage.add_site(&generate().1).await.unwrap();
+    stage.add_node(press(), &generate().1).await.unwrap();
     let actor = tokio::time::timeout(PATIENCE, evaluations.recv()).await.unwrap();
     assert_eq!(actor.as_deref(), Some("node-capabilities"));
     stage.service.stop().await;
@@ -262,12 +259,16 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         let service = start(&stage.server, &stage.database);
 
         let write = next_write(&mut writes).await;
-        assert_eq!((write.source.as_str(), write.number, write.author.as_str()), ("node-capabilities", 1, "ada"));
+        assert_eq!((write.number, write.author.as_str()), (1, "ada"));
         assert_eq!(trailers(&write)["Order"], site.order);
         assert_eq!(trailers(&write)["Requested-By"], "ada");
         assert!(!trailers(&write).contains_key("Reason"));
         assert_eq!(file::<SiteFile>(&write, "sites/plant.yaml").orchestrator, plant());
         assert_eq!(file::<ClientFile>(&write, "clients/plant.yaml").identity, Identity::Nkey(site_key));
+        // The first version of a client is empty, and there before anybody asks.
+        let (write, change) = next_change(&mut writes).await;
+        assert_eq!((write.number, change), (1, proto::ClientChange::default()));
+        assert_eq!(trailers(&write)["Order"], site.order);
 
         let write = next_write(&mut writes).await;
         assert_eq!((write.number, write.subject.as_str()), (2, "add node plant/press"));
@@ -276,8 +277,13 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         let node: NodeFile = file(&write, "nodes/plant/press.yaml");
         assert_eq!(
             (node.device_id.as_str(), node.identity, node.state),
-            ("plant/press", Identity::Nkey(node_key), NodeState::Active)
+            ("plant/press", Identity::Nkey(node_key.clone()), NodeState::Active)
         );
+        let (write, change) = next_change(&mut writes).await;
+        assert_eq!((write.number, change.nodes.len()), (2, 1));
+        let identity = margo::NodeIdentity::parse(&change.nodes[0].identity).unwrap();
+        assert_eq!(identity.identity, Some(Identity::Nkey(node_key)));
+        assert_eq!((change.nodes[0].node.as_str(), identity.device.as_str()), ("press", "plant/press"));
         service.stop().await;
     })
     .await;

@@ -66,7 +66,7 @@ fn document(app: &str, greeting: &str) -> Vec<u8> {
 
 fn assignment_file(name: &str, revision: u64, state: &str, greeting: &str) -> (String, Vec<u8>) {
     let text = format!("name: {name}\nrevision: {revision}\nstate: {state}\nparameters:\n  greeting: {greeting}\n");
-    (format!("assignments/{name}.yaml"), text.into_bytes())
+    (fanned_out("assignments", name), text.into_bytes())
 }
 
 /// A site's repository with these documents, and the head that sums them up.
@@ -81,8 +81,11 @@ fn site(name: &str, documents: &[(&str, &str, Vec<u8>)], commits: Vec<Commit>) -
 /// Writes the head that the documents of a site have.
 fn sum_up(name: &str, site: &mut Site) {
     let files = &mut site.repository.files;
-    let documents = files.iter().filter_map(|(path, bytes)| Some((entry(path)?, Digest::of(bytes))));
-    let list: ManifestList = documents.map(|((node, id), digest)| (node, id, digest)).collect();
+    let nodes: Vec<_> = files.keys().filter_map(|path| Some(entry(path)?.0)).collect();
+    for node in nodes {
+        files.insert(format!("{}/VERSION", node_folder(node.as_str())), b"4\n".to_vec());
+    }
+    let list = list(files).unwrap();
     let (tenant, client) = (TenantName::default(), name.parse().unwrap());
     let head = Head { tenant, client, version: 4.try_into().unwrap(), list: list.digest() };
     files.insert("head".to_owned(), head.to_bytes());
@@ -137,7 +140,7 @@ fn evidence() -> Evidence {
         assignment_file("shared-2", 1, "active", "dora 1"),
     ]);
     for name in ["ada-1", "shared-2"] {
-        files.insert(format!("placements/{name}.yaml"), b"nodes".to_vec());
+        files.insert(fanned_out("placements", name), b"nodes".to_vec());
     }
     let order = |commit: &Commit, revision| Order {
         id: commit.order.clone(),
@@ -313,17 +316,17 @@ fn a_wrong_last_wish_in_the_files_of_the_fleet() {
         assignment_file("ada-2", 3, "active", "ada 3"),
     ];
     for (_, bytes) in old {
-        let path = "assignments/ada-1.yaml".to_owned();
+        let path = fanned_out("assignments", "ada-1");
         let wrong = Finding::WrongFile { path: path.clone(), found: String::from_utf8(bytes.clone()).unwrap() };
         assert_eq!(found(|evidence| drop(evidence.fleet.files.insert(path, bytes))), [wrong]);
     }
-    for path in ["assignments/shared-1.yaml", "placements/ada-1.yaml"] {
-        let found = found(|evidence| drop(evidence.fleet.files.remove(path)));
-        assert!(matches!(found.as_slice(), [Finding::WrongFile { path: named, .. }] if named == path), "{found:?}");
+    for path in [fanned_out("assignments", "shared-1"), fanned_out("placements", "ada-1")] {
+        let found = found(|evidence| drop(evidence.fleet.files.remove(&path)));
+        assert!(matches!(found.as_slice(), [Finding::WrongFile { path: named, .. }] if *named == path), "{found:?}");
     }
-    for path in ["assignments/mallory.yaml", "placements/shared-1.yaml"] {
-        let found = found(|evidence| drop(evidence.fleet.files.insert(path.to_owned(), vec![])));
-        assert!(matches!(found.as_slice(), [Finding::WrongFile { path: named, .. }] if named == path), "{found:?}");
+    for path in [fanned_out("assignments", "mallory"), fanned_out("placements", "shared-1")] {
+        let found = found(|evidence| drop(evidence.fleet.files.insert(path.clone(), vec![])));
+        assert!(matches!(found.as_slice(), [Finding::WrongFile { path: named, .. }] if *named == path), "{found:?}");
     }
 }
 

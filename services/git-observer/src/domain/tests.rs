@@ -24,10 +24,10 @@ impl World {
     fn files(&self, version: u64, document: &str, keys: u64) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::from([
             ("VERSION".to_owned(), format!("{version}\n").into_bytes()),
-            ("nodes/press/VERSION".to_owned(), format!("{version}\n").into_bytes()),
-            (format!("nodes/press/{ID}.yaml"), document.as_bytes().to_vec()),
-            ("nodes/saw/VERSION".to_owned(), b"1\n".to_vec()),
-            (format!("nodes/saw/{ID}.yaml"), b"saw".to_vec()),
+            ("nodes/84/press/VERSION".to_owned(), format!("{version}\n").into_bytes()),
+            (format!("nodes/84/press/{ID}.yaml"), document.as_bytes().to_vec()),
+            ("nodes/df/saw/VERSION".to_owned(), b"1\n".to_vec()),
+            (format!("nodes/df/saw/{ID}.yaml"), b"saw".to_vec()),
         ]);
         let head = Head {
             tenant: TenantName::default(),
@@ -67,13 +67,13 @@ fn only_files_that_the_head_is_about_are_published() {
         files.insert(path.to_owned(), content.to_vec());
         world.check(&files, 0).unwrap_err()
     };
-    assert!(matches!(changed(&format!("nodes/press/{ID}.yaml"), b"other"), UntrustedTip::List { .. }));
+    assert!(matches!(changed(&format!("nodes/84/press/{ID}.yaml"), b"other"), UntrustedTip::List { .. }));
     assert!(matches!(changed("VERSION", b"4\n"), UntrustedTip::Version { head: 3, files: 4 }));
     assert!(matches!(
         changed("head", &world.files(4, "x", 2)["head"]),
         UntrustedTip::Untrusted(Untrusted::Signature("head"))
     ));
-    assert!(matches!(changed("nodes/press/VERSION", b"9\n"), UntrustedTip::Manifest(_)));
+    assert!(matches!(changed("nodes/84/press/VERSION", b"9\n"), UntrustedTip::Manifest(_)));
     let mut without = files.clone();
     without.remove("KEYS.sig");
     assert!(matches!(world.check(&without, 0), Err(UntrustedTip::Missing("KEYS.sig"))));

@@ -33,6 +33,16 @@ struct Client {
 impl Client {
     /// Commits one row; returns the files that it changes.
     fn commit(&mut self, edits: &[DeploymentEdit]) -> Vec<FileChange> {
+        self.carry_out(&ClientEdits { deployments: edits.to_vec(), nodes: Vec::new() })
+    }
+
+    /// The same of a row that says who a node is.
+    fn admit(&mut self, on: &str, identity: &margo::NodeIdentity) -> Vec<FileChange> {
+        let nodes = vec![NodeEdit { node: node(on), identity: identity.to_bytes() }];
+        self.carry_out(&ClientEdits { nodes, deployments: Vec::new() })
+    }
+
+    fn carry_out(&mut self, edits: &ClientEdits) -> Vec<FileChange> {
         let version = next_version(self.version).unwrap();
         let changes = carry_out(edits, version, &mut self.list);
         self.version = Some(version);
@@ -91,12 +101,25 @@ fn only_a_node_whose_documents_changed_gets_the_new_version() {
     client.commit(&[put("a", 1, "x"), put("b", 1, "y"), remove("c", 1)]);
     let files = &client.files;
     assert_eq!(files["VERSION"], b"2\n");
-    assert_eq!((&files["nodes/a/VERSION"][..], &files["nodes/b/VERSION"][..]), (&b"1\n"[..], &b"2\n"[..]));
-    assert!(!files.contains_key("nodes/c/VERSION"));
+    let version = |on: &str| layout::node_version(&node(on));
+    assert_eq!((&files[&version("a")][..], &files[&version("b")][..]), (&b"1\n"[..], &b"2\n"[..]));
+    assert!(!files.contains_key(&version("c")));
     // The version of a node stays when its last deployment goes.
     client.commit(&[remove("a", 1)]);
-    assert_eq!(client.files["nodes/a/VERSION"], b"3\n");
-    assert_eq!(client.files.keys().filter(|path| path.starts_with("nodes/a/")).count(), 1);
+    assert_eq!(client.files[&version("a")], b"3\n");
+    assert_eq!(client.files.keys().filter(|path| path.contains("/a/")).count(), 1);
+}
+
+#[test]
+fn who_a_node_is_changes_its_version_and_stands_in_the_list_also_without_deployments() {
+    let mut client = Client::default();
+    let identity = margo::NodeIdentity { device: "plant/a".parse().unwrap(), identity: None, former: Vec::new() };
+    client.admit("a", &identity);
+    assert_eq!(client.files[&layout::node_version(&node("a"))], b"1\n");
+    assert_eq!(client.list.get(&node("a")).unwrap().identity, Some(Digest::of(&identity.to_bytes())));
+    client.admit("a", &identity);
+    assert_eq!(client.files[&layout::node_version(&node("a"))], b"1\n", "nothing changed");
+    assert_eq!(Manifest::read(&client.files).unwrap().list(), client.list);
 }
 
 #[test]

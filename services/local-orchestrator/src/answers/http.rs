@@ -64,11 +64,11 @@ impl View {
         let site = &self.site;
         let in_force = self.in_force.borrow().clone();
         let mut names: BTreeSet<NodeName> = self.pulses.nodes();
-        let desired_nodes = in_force.as_ref().map(|in_force| &in_force.set.nodes);
-        names.extend(desired_nodes.into_iter().flat_map(|nodes| nodes.keys().cloned()));
+        let list = in_force.as_ref().map(|in_force| &in_force.set.list);
+        names.extend(list.into_iter().flat_map(|list| list.nodes().map(|(node, _)| node.clone())));
         let mut nodes = Vec::with_capacity(names.len());
         for node in names {
-            let desired = desired_nodes.and_then(|nodes| nodes.get(&node));
+            let desired = list.and_then(|list| list.get(&node));
             nodes.push(SiteNodeStatus {
                 reachability: reachability(self.pulses.reachability(&node)),
                 incarnation: self.incarnations.get(&node).unwrap_or(0),

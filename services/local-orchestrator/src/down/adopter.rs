@@ -6,17 +6,13 @@
 //!
 //! A disk or a server in trouble ends nothing: the offer is kept and tried again, and until then what was in force stays.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use bus::{MAX_PLAIN, RELOAD_PAUSE, Subject, streams};
 use bytes::Bytes;
 use futures::future::select_all;
-use margo::{Digest, NodeName};
+use margo::{Digest, NodeIdentity, NodeName};
 use process::{Backoff, due};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +22,7 @@ use super::{
     domain::{DesiredSet, NodeDesired, Objection, Verdict, judge},
     in_force::{Adopted, InForce, Next},
     message,
-    road::{Documents, Offer, Road},
+    road::{Documents, Offer, Road, Wanted},
     stream::SiteDesired,
     trust::Trust,
 };
@@ -142,7 +138,7 @@ impl Adopter {
         if in_force.is_none() && self.adopted.floor(None).is_none() {
             self.find_floor().await?;
         }
-        let set = DesiredSet { head: believed.head, nodes: offer.nodes.clone() };
+        let set = DesiredSet { head: believed.head, list: offer.list.clone() };
         let verdict = judge(self.adopted.held(in_force.as_deref()), &set, offer.complete);
         if verdict == Verdict::Adopt {
             return self.adopt(road, offer, set, believed.keys, in_force).await;
@@ -171,7 +167,7 @@ impl Adopter {
         keys: u64,
         before: Option<Arc<InForce>>,
     ) -> anyhow::Result<Verdict> {
-        let gathered = self.gather(road, &set, before).await;
+        let gathered = self.gather(road, &set, before.clone()).await;
         if !matches!(gathered, Ok(Gathered::Messages(_))) {
             self.adopted.abandon().await.context("forgetting what is not adopted")?;
         }
@@ -188,6 +184,8 @@ impl Adopter {
         process::stop_point("local-orchestrator.adopted");
         info!(%version, commit = in_force.commit, road, "adopted");
         self.tell_version();
+        // Nodes are answered from what is in force, so they need not wait for the stream.
+        tell_nodes(&self.site, &in_force, before.as_deref()).await;
         self.bring_site(Ok(())).await;
         Ok(Verdict::Adopt)
     }
@@ -215,16 +213,25 @@ impl Adopter {
             if documents.values().map(Bytes::len).sum::<usize>() > MAX_PLAIN {
                 return Ok(Gathered::Nothing(Verdict::Refuse(Objection::TooLarge(node.clone()))));
             }
-            let Some(message) = message::encode(desired, &documents) else {
+            let identity = desired.identity.as_ref().and_then(|digest| documents.get(digest));
+            let identity = match identity.map(|bytes| NodeIdentity::parse(bytes)).transpose() {
+                Ok(identity) => identity,
+                Err(error) => {
+                    let objection = Objection::Identity { node: node.clone(), reason: error.to_string() };
+                    return Ok(Gathered::Nothing(Verdict::Refuse(objection)));
+                }
+            };
+            let Some(message) = message::encode(&self.site.node(node), desired, &documents) else {
                 return Ok(Gathered::Nothing(Verdict::Incomplete));
             };
             size += message.len();
-            portion.push((node.clone(), message));
+            portion.push(((node.clone(), identity), message));
             if size >= PORTION || changed.peek().is_none() {
                 size = 0;
-                let (nodes, messages): (Vec<NodeName>, Vec<Bytes>) = portion.drain(..).unzip();
+                let (nodes, messages): (Vec<_>, Vec<Bytes>) = portion.drain(..).unzip();
                 let put = self.adopted.put(messages).await.context("keeping documents")?;
-                places.extend(nodes.into_iter().zip(put));
+                let put = nodes.into_iter().zip(put).map(|((node, identity), place)| (node, (place, identity)));
+                places.extend(put);
             }
         }
         Ok(Gathered::Messages(places))
@@ -245,9 +252,12 @@ impl Adopter {
             // What cannot be read is fetched like anything that is not there.
             documents = held.and_then(|held| message::documents(&held.payload).ok()).unwrap_or_default();
         }
-        let named: BTreeSet<Digest> = desired.deployments.values().copied().collect();
-        documents.retain(|digest, _| named.contains(digest));
-        let missing: Vec<_> = named.into_iter().filter(|digest| !documents.contains_key(digest)).collect();
+        let wanted = |deployment, digest| Wanted { node: node.clone(), deployment, digest };
+        let identity = desired.identity.iter().map(|digest| wanted(None, *digest));
+        let named = desired.deployments.iter().map(|(id, digest)| wanted(Some(*id), *digest));
+        let named: BTreeMap<Digest, Wanted> = identity.chain(named).map(|wanted| (wanted.digest, wanted)).collect();
+        documents.retain(|digest, _| named.contains_key(digest));
+        let missing: Vec<_> = named.into_values().filter(|wanted| !documents.contains_key(&wanted.digest)).collect();
         if missing.is_empty() {
             return Ok(Fetched::All(documents));
         }
@@ -258,7 +268,7 @@ impl Adopter {
                 return Ok(Fetched::NotAll);
             }
         }
-        for digest in &missing {
+        for Wanted { digest, .. } in &missing {
             match documents.get(digest) {
                 Some(document) if Digest::of(document) == *digest => {}
                 Some(_) => return Ok(Fetched::Wrong),
@@ -295,6 +305,20 @@ impl Adopter {
     }
 }
 
+/// Tells the nodes that changed, and the site's own services, to look again. Whoever does not hear it asks by itself.
+async fn tell_nodes(site: &Site, in_force: &InForce, before: Option<&InForce>) {
+    let earlier = before.map(|before| &before.set);
+    let gone = before.iter().flat_map(|before| before.set.list.nodes()).map(|(node, _)| node);
+    let gone = gone.filter(|node| in_force.set.list.get(node).is_none());
+    let changed = in_force.set.changed_since(earlier).map(|(node, _)| node).chain(gone);
+    let changed = changed.map(|node| Subject::ChangedNode(site.node(node)));
+    for subject in changed.chain([Subject::ChangedHead(site.client.clone())]) {
+        if let Err(error) = site.bus.signal(&subject, Bytes::new()).await {
+            warn!(%subject, error = format!("{error:#}"), "not told of a change");
+        }
+    }
+}
+
 /// The next offer, and which of the roads made it.
 async fn next(roads: &mut [Box<dyn Road>]) -> (usize, Offer) {
     let (offer, road, _) = select_all(roads.iter_mut().map(|road| road.next())).await;
@@ -303,8 +327,8 @@ async fn next(roads: &mut [Box<dyn Road>]) -> (usize, Offer) {
 
 /// What becomes of the messages of an offer.
 enum Gathered {
-    /// Their places in the file, by node.
-    Messages(BTreeMap<NodeName, super::journal::Place>),
+    /// Their places in the file, and who the nodes are, by node.
+    Messages(BTreeMap<NodeName, (super::journal::Place, Option<NodeIdentity>)>),
     /// There is no set to be adopted.
     Nothing(Verdict),
 }

@@ -26,12 +26,12 @@ pub struct Artifacts {
 impl Artifacts {
     /// What the set in force wants, sorted, each once. Blocks.
     pub fn wanted(&mut self, in_force: &InForce) -> io::Result<WantedArtifacts> {
-        self.of_nodes(&in_force.set.nodes, |node| read(in_force, node))
+        self.of_nodes(in_force.set.list.nodes(), |node| read(in_force, node))
     }
 
-    fn of_nodes(
+    fn of_nodes<'a>(
         &mut self,
-        nodes: &BTreeMap<NodeName, NodeDesired>,
+        nodes: impl Iterator<Item = (&'a NodeName, &'a NodeDesired)>,
         mut read: impl FnMut(&NodeName) -> io::Result<BTreeSet<WantedArtifact>>,
     ) -> io::Result<WantedArtifacts> {
         // Those that have left are forgotten, and after an error those that were not looked at.
@@ -75,18 +75,16 @@ fn of(document: &ApplicationDeployment) -> Vec<WantedArtifact> {
 
 #[cfg(test)]
 mod tests {
-    use margo::Digest;
+    use margo::{Digest, NodeEntry};
 
     use super::*;
 
     /// Nodes of these names, each changed at the version beside it.
     fn nodes(nodes: &[(&str, u64)]) -> BTreeMap<NodeName, NodeDesired> {
-        let desired = |version: u64| NodeDesired {
-            version: version.try_into().unwrap(),
-            deployments: BTreeMap::from([(
-                "00000000-0000-4000-8000-000000000001".parse().unwrap(),
-                Digest::of(&version.to_be_bytes()),
-            )]),
+        let desired = |version: u64| -> NodeDesired {
+            let id = "00000000-0000-4000-8000-000000000001".parse().unwrap();
+            let deployments = BTreeMap::from([(id, Digest::of(&version.to_be_bytes()))]);
+            NodeEntry { identity: None, version: version.try_into().unwrap(), deployments }.into()
         };
         nodes.iter().map(|(name, version)| (name.parse().unwrap(), desired(*version))).collect()
     }
@@ -106,7 +104,7 @@ mod tests {
             (nodes(&[("lathe", 1)]), "d", vec!["lathe"], vec!["d"]),
         ] {
             let mut were_read = Vec::new();
-            let found = artifacts.of_nodes(&set, |node| {
+            let found = artifacts.of_nodes(set.iter(), |node| {
                 were_read.push(node.to_string());
                 Ok(BTreeSet::from([artifact(contents)]))
             });
@@ -121,8 +119,8 @@ mod tests {
     #[test]
     fn what_could_not_be_read_is_read_again() {
         let (mut artifacts, set) = (Artifacts::default(), nodes(&[("press", 1)]));
-        artifacts.of_nodes(&set, |_| Err(io::ErrorKind::Other.into())).unwrap_err();
-        let found = artifacts.of_nodes(&set, |_| Ok(BTreeSet::from([artifact("a")]))).unwrap();
+        artifacts.of_nodes(set.iter(), |_| Err(io::ErrorKind::Other.into())).unwrap_err();
+        let found = artifacts.of_nodes(set.iter(), |_| Ok(BTreeSet::from([artifact("a")]))).unwrap();
         assert_eq!(found.artifacts, [artifact("a")]);
     }
 }

@@ -1,38 +1,25 @@
 //! Whether what a road offers may come into force. No disk, no bus, no clock.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{cmp::Ordering, sync::Arc};
 
-use margo::{DeploymentId, Digest, Head, ManifestList, ManifestVersion, NodeName};
+use margo::{Head, ManifestList, ManifestVersion, NodeEntry, NodeName};
 
-/// What one node shall run, by digest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeDesired {
-    /// Manifest version at which this node last changed.
-    pub version: ManifestVersion,
-    /// The deployments of the node, each with the digest of its document.
-    pub deployments: BTreeMap<DeploymentId, Digest>,
-}
+/// Who one node is and what it shall run, by digest.
+pub type NodeDesired = Arc<NodeEntry>;
 
 /// A believed head and a list, which may or may not belong together. "The set in force" is one that does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredSet {
     /// The head; its signatures were verified before.
     pub head: Head,
-    /// What each node shall run.
-    pub nodes: BTreeMap<NodeName, NodeDesired>,
+    /// Who each node is, and what it shall run.
+    pub list: ManifestList,
 }
 
 impl DesiredSet {
-    fn list(&self) -> ManifestList {
-        let entries = self.nodes.iter().flat_map(|(node, desired)| {
-            desired.deployments.iter().map(|(deployment, digest)| (node.clone(), *deployment, *digest))
-        });
-        entries.collect()
-    }
-
     /// Whether the list is exactly the one that the head was signed for.
     pub fn is_whole(&self) -> bool {
-        self.list().digest() == self.head.list
+        self.list.digest() == self.head.list
     }
 
     /// The nodes that differ from those of another set, with what they shall run.
@@ -40,9 +27,13 @@ impl DesiredSet {
         &'a self,
         earlier: Option<&'a Self>,
     ) -> impl Iterator<Item = (&'a NodeName, &'a NodeDesired)> {
-        self.nodes.iter().filter(move |(node, desired)| {
-            let before = earlier.and_then(|earlier| earlier.nodes.get(*node));
-            before != Some(*desired)
+        let folders = self.list.folders().filter(move |folder| {
+            let before = earlier.and_then(|earlier| earlier.list.folder_digest(*folder));
+            before != self.list.folder_digest(*folder)
+        });
+        folders.flat_map(|folder| self.list.folder(folder)).filter_map(move |(node, desired, _)| {
+            let before = earlier.and_then(|earlier| earlier.list.get(node));
+            (before != Some(desired)).then_some((node, desired))
         })
     }
 }
@@ -109,13 +100,21 @@ pub enum Objection {
         /// The version of this node in the set in force.
         held: ManifestVersion,
     },
+    /// The NODE file of a node says nothing.
+    #[error("node {node}: {reason}")]
+    Identity {
+        /// The node that nobody can tell who it is.
+        node: NodeName,
+        /// What is wrong with the file.
+        reason: String,
+    },
     /// A node's documents are more than one message can carry.
     #[error("the documents of node {0} are larger than {max} bytes", max = bus::MAX_PLAIN)]
     TooLarge(NodeName),
 }
 
-/// The one decision. The list binds every document to the signed head; the version of a node is not in the list, so it
-/// is checked here. `complete`: the road has nothing more to bring for this head.
+/// The one decision. The list binds every document, every identity and every node's version to the signed head; that versions
+/// rise is checked here, for the nodes that changed. `complete`: the road has nothing more to bring for this head.
 pub fn judge(held: Held<'_>, offered: &DesiredSet, complete: bool) -> Verdict {
     let version = offered.head.version;
     if let Some(floor) = held.floor {
@@ -133,13 +132,13 @@ pub fn judge(held: Held<'_>, offered: &DesiredSet, complete: bool) -> Verdict {
     if !offered.is_whole() {
         return if complete { Verdict::Refuse(Objection::NotWhole(version)) } else { Verdict::Incomplete };
     }
-    for (node, desired) in &offered.nodes {
+    for (node, desired) in offered.changed_since(held.set) {
         let (node, node_version) = (node.clone(), desired.version);
         if node_version > version {
             return Verdict::Refuse(Objection::Ahead { node, version: node_version, head: version });
         }
-        if let Some(before) = held.set.and_then(|set| set.nodes.get(&node))
-            && before.deployments != desired.deployments
+        if let Some(before) = held.set.and_then(|set| set.list.get(&node))
+            && (&before.deployments, &before.identity) != (&desired.deployments, &desired.identity)
             && before.version >= node_version
         {
             return Verdict::Refuse(Objection::NotRisen { node, version: node_version, held: before.version });

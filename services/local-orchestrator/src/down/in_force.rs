@@ -25,13 +25,13 @@ use std::{
 use anyhow::{Context, anyhow};
 use bus::{Subject, proto};
 use bytes::Bytes;
-use margo::{DeploymentId, Digest, Head, ManifestVersion, NodeName};
+use margo::{DeploymentId, Digest, Head, ManifestVersion, NodeEntry, NodeIdentity, NodeName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
-    domain::{DesiredSet, Held, NodeDesired},
+    domain::{DesiredSet, Held},
     journal::{Journal, Place},
     road::{SignedHead, Traces},
 };
@@ -48,6 +48,8 @@ pub struct InForce {
     pub commit: String,
     /// The name of the road that brought it.
     pub road: String,
+    /// Who each node is that was admitted, or once was.
+    pub identities: BTreeMap<NodeName, NodeIdentity>,
     head: Kept,
     nodes: BTreeMap<NodeName, Kept>,
     file: Arc<File>,
@@ -123,6 +125,9 @@ struct Adoption {
 #[derive(Serialize, Deserialize)]
 struct NodeRecord {
     version: u64,
+    /// The text of the NODE file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
     deployments: BTreeMap<DeploymentId, Digest>,
     message: Kept,
 }
@@ -139,8 +144,8 @@ pub struct Next {
     pub road: &'static str,
     /// The traces that the orders came in.
     pub traces: Traces,
-    /// The messages of the nodes that changed.
-    pub messages: BTreeMap<NodeName, Place>,
+    /// The messages of the nodes that changed, and who these nodes are.
+    pub messages: BTreeMap<NodeName, (Place, Option<NodeIdentity>)>,
 }
 
 /// The owner of what is in force: the only writer of the file, of the number of KEYS and of what others see.
@@ -247,14 +252,21 @@ impl Adopted {
         };
         let before = self.in_force();
         let Traces { head: trace_of_head, nodes: traces } = traces;
-        let changed = messages.into_iter().filter_map(|(node, place)| {
-            let desired = set.nodes.get(&node)?;
+        let mut identities = before.as_ref().map(|before| before.identities.clone()).unwrap_or_default();
+        let changed = messages.into_iter().filter_map(|(node, (place, identity))| {
+            let desired = set.list.get(&node)?;
             let trace = traces.get(&node).or(trace_of_head.as_ref()).cloned();
             let (version, deployments) = (desired.version.get(), desired.deployments.clone());
-            Some((node, NodeRecord { version, deployments, message: Kept { place, trace } }))
+            let text = identity.as_ref().map(|identity| String::from_utf8_lossy(&identity.to_bytes()).into_owned());
+            match identity {
+                Some(identity) => drop(identities.insert(node.clone(), identity)),
+                None => drop(identities.remove(&node)),
+            }
+            Some((node, NodeRecord { version, identity: text, deployments, message: Kept { place, trace } }))
         });
         let changed = changed.collect();
-        let gone = |node: &&NodeName| !set.nodes.contains_key(*node);
+        identities.retain(|node, _| set.list.get(node).is_some());
+        let gone = |node: &&NodeName| set.list.get(node).is_none();
         let adoption = Adoption {
             road: road.to_owned(),
             commit,
@@ -262,7 +274,7 @@ impl Adopted {
             message: Kept { place, trace: trace_of_head },
             anew: before.is_none(),
             changed,
-            left: before.iter().flat_map(|before| before.set.nodes.keys().filter(gone)).cloned().collect(),
+            left: before.iter().flat_map(|before| before.nodes.keys().filter(gone)).cloned().collect(),
         };
         let keys = keys.max(self.keys);
         let record = Record { keys, adopted: Some(adoption) };
@@ -278,10 +290,10 @@ impl Adopted {
         self.floor = None;
         let Some(adoption) = record.adopted else { return Err(io::Error::other("a record of an adoption")) };
         let mut nodes = before.map(|before| before.nodes.clone()).unwrap_or_default();
-        nodes.retain(|node, _| set.nodes.contains_key(node));
+        nodes.retain(|node, _| set.list.get(node).is_some());
         nodes.extend(adoption.changed.into_iter().map(|(node, record)| (node, record.message)));
         let Adoption { road, commit, message: head, .. } = adoption;
-        let in_force = Arc::new(InForce { set, commit, road, head, nodes, file });
+        let in_force = Arc::new(InForce { set, commit, road, identities, head, nodes, file });
         self.view.send_replace(Some(in_force.clone()));
         Ok(in_force)
     }
@@ -345,8 +357,11 @@ fn relocate(in_force: &InForce, places: &[Place]) -> Adoption {
     let moved: BTreeMap<_, _> = in_force.nodes.iter().map(|(node, kept)| (node.clone(), at(kept))).collect();
     let message = at(&in_force.head);
     let changed = moved.into_iter().filter_map(|(node, message)| {
-        let NodeDesired { version, deployments } = in_force.set.nodes.get(&node)?.clone();
-        Some((node, NodeRecord { version: version.get(), deployments, message }))
+        let desired = in_force.set.list.get(&node)?;
+        let identity = in_force.identities.get(&node);
+        let identity = identity.map(|identity| String::from_utf8_lossy(&identity.to_bytes()).into_owned());
+        let (version, deployments) = (desired.version.get(), desired.deployments.clone());
+        Some((node, NodeRecord { version, identity, deployments, message }))
     });
     Adoption {
         road: in_force.road.clone(),
@@ -363,17 +378,21 @@ fn relocate(in_force: &InForce, places: &[Place]) -> Adoption {
 fn restore(adoption: Adoption, file: Arc<File>) -> anyhow::Result<InForce> {
     let Adoption { road, commit, head, message, changed, .. } = adoption;
     let head = Head::parse(head.as_bytes()).context("reading the head in force")?;
-    let mut set = DesiredSet { head, nodes: BTreeMap::new() };
-    let mut nodes = BTreeMap::new();
-    for (node, NodeRecord { version, deployments, message }) in changed {
+    let (mut entries, mut nodes, mut identities) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    for (node, NodeRecord { version, identity, deployments, message }) in changed {
         let version = ManifestVersion::try_from(version)?;
-        set.nodes.insert(node.clone(), NodeDesired { version, deployments });
+        let digest = identity.as_ref().map(|identity| Digest::of(identity.as_bytes()));
+        if let Some(identity) = identity {
+            identities.insert(node.clone(), NodeIdentity::parse(identity.as_bytes())?);
+        }
+        entries.push((node.clone(), NodeEntry { identity: digest, version, deployments }));
         nodes.insert(node, message);
     }
+    let set = DesiredSet { head, list: entries.into_iter().collect() };
     if !set.is_whole() {
         return Err(anyhow!("the list is not the one that the head was signed for"));
     }
-    Ok(InForce { set, commit, road, head: message, nodes, file })
+    Ok(InForce { set, commit, road, identities, head: message, nodes, file })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bus::{DecodeError, proto};
 use bytes::Bytes;
-use margo::{Digest, Head, InvalidId};
+use margo::{Digest, Head, InvalidId, NodeEntry, NodeId};
 
 use super::{
     domain::NodeDesired,
@@ -45,29 +45,33 @@ pub fn claimed(payload: &[u8]) -> Option<Head> {
     Head::parse(&head(payload).ok()?.head).ok()
 }
 
-/// Reads the message of a node, and computes the digest of every document: what is written beside them is a claim.
+/// Reads the message of a node, and computes the digests of its NODE file and of every document: what is written beside them
+/// is a claim.
 pub fn node(payload: &[u8]) -> Result<NodeDesired, Flaw> {
     desired(&bus::decode(payload)?)
 }
 
-/// The documents in the message of a node, by their computed digests.
+/// The documents and the NODE file in the message of a node, by their computed digests.
 pub fn documents(payload: &[u8]) -> Result<Documents, Flaw> {
     let message: proto::DesiredNode = bus::decode(payload)?;
-    Ok(message
-        .deployments
-        .into_iter()
-        .map(|deployment| (Digest::of(&deployment.document), deployment.document))
-        .collect())
+    let contents = message.deployments.into_iter().map(|deployment| deployment.document).chain([message.identity]);
+    Ok(contents.map(|content| (Digest::of(&content), content)).collect())
 }
 
-/// Makes the message of a node, as nodes read it. Returns `None` when a document is missing.
-pub fn encode(desired: &NodeDesired, documents: &HashMap<Digest, Bytes>) -> Option<Bytes> {
+/// Makes the message of a node, as nodes read it. Returns `None` when a document or the NODE file is missing.
+pub fn encode(id: &NodeId, desired: &NodeDesired, documents: &HashMap<Digest, Bytes>) -> Option<Bytes> {
     let deployment = |(id, digest): (&margo::DeploymentId, &Digest)| {
         let document = documents.get(digest)?.clone();
         Some(proto::DesiredDeployment { id: id.to_string(), digest: digest.to_string(), document })
     };
     let deployments = desired.deployments.iter().map(deployment).collect::<Option<_>>()?;
-    Some(bus::encode(&proto::DesiredNode { version: desired.version.get(), deployments }))
+    let identity = match &desired.identity {
+        Some(digest) => documents.get(digest)?.clone(),
+        None => Bytes::new(),
+    };
+    let NodeId { client, node } = id;
+    let (client, node) = (client.to_string(), node.to_string());
+    Some(bus::encode(&proto::DesiredNode { version: desired.version.get(), deployments, client, node, identity }))
 }
 
 fn desired(message: &proto::DesiredNode) -> Result<NodeDesired, Flaw> {
@@ -82,20 +86,21 @@ fn desired(message: &proto::DesiredNode) -> Result<NodeDesired, Flaw> {
             return Err(Flaw::Twice(deployment.id.clone()));
         }
     }
-    Ok(NodeDesired { version: message.version.try_into()?, deployments })
+    let identity = (!message.identity.is_empty()).then(|| Digest::of(&message.identity));
+    Ok(NodeEntry { identity, version: message.version.try_into()?, deployments }.into())
 }
 
 impl From<proto::DesiredHead> for SignedHead {
     fn from(message: proto::DesiredHead) -> Self {
-        let proto::DesiredHead { head, head_signature, keys, keys_signature, commit } = message;
-        Self { head, head_signature, keys, keys_signature, commit }
+        let proto::DesiredHead { head, head_signature, keys, keys_signature, commit, list } = message;
+        Self { head, head_signature, keys, keys_signature, commit, list }
     }
 }
 
 impl From<SignedHead> for proto::DesiredHead {
     fn from(signed: SignedHead) -> Self {
-        let SignedHead { head, head_signature, keys, keys_signature, commit } = signed;
-        Self { head, head_signature, keys, keys_signature, commit }
+        let SignedHead { head, head_signature, keys, keys_signature, commit, list } = signed;
+        Self { head, head_signature, keys, keys_signature, commit, list }
     }
 }
 
@@ -110,7 +115,8 @@ mod tests {
             digest: Digest::of(&document).to_string(),
             document: document.into(),
         };
-        proto::DesiredNode { version: 7, deployments: vec![deployment] }
+        let (client, node, identity) = ("plant".to_owned(), "press".to_owned(), b"who".as_slice().into());
+        proto::DesiredNode { version: 7, deployments: vec![deployment], client, node, identity }
     }
 
     #[test]
@@ -136,8 +142,10 @@ mod tests {
     fn what_nodes_read_depends_on_the_documents_alone() {
         let payload = bus::encode(&message());
         let (desired, mut documents) = (node(&payload).unwrap(), documents(&payload).unwrap());
-        assert_eq!(encode(&desired, &documents).unwrap(), payload);
-        documents.clear();
-        assert_eq!(encode(&desired, &documents), None);
+        let id = "plant/press".parse().unwrap();
+        assert_eq!(encode(&id, &desired, &documents).unwrap(), payload);
+        assert_eq!(desired.identity, Some(Digest::of(b"who")));
+        documents.remove(&Digest::of(b"who"));
+        assert_eq!(encode(&id, &desired, &documents), None);
     }
 }

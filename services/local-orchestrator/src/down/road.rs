@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use margo::{Digest, NodeName};
+use margo::{DeploymentId, Digest, ManifestList, NodeName};
 
-use super::domain::{NodeDesired, Verdict};
+use super::domain::Verdict;
 
 /// A head as it travels, with what it takes to believe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct SignedHead {
     pub keys_signature: Bytes,
     /// The commit that all this stands in, for people. Nobody signed it.
     pub commit: String,
+    /// The top text of the list, whose digest the head names.
+    pub list: Bytes,
 }
 
 /// A head and the list that a road has for it.
@@ -33,8 +35,8 @@ pub struct SignedHead {
 pub struct Offer {
     /// The head, with the signatures and KEYS by which it is believed.
     pub head: SignedHead,
-    /// The list: what each node of the client shall run, by digest.
-    pub nodes: BTreeMap<NodeName, NodeDesired>,
+    /// The list: who each node of the client is, and what it shall run, by digest.
+    pub list: ManifestList,
     /// Whether this is all that the road will ever have for this head. Then a list that is not the head's is refused;
     /// otherwise the site waits for a better one.
     pub complete: bool,
@@ -51,8 +53,19 @@ pub struct Traces {
     pub nodes: BTreeMap<NodeName, String>,
 }
 
-/// The bytes of documents, each under the digest that its road gives for it.
+/// The bytes of documents and of NODE files, each under the digest that its road gives for it.
 pub type Documents = HashMap<Digest, Bytes>;
+
+/// A document or a NODE file that the site lacks: what it is of, and its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The node that the file is of.
+    pub node: NodeName,
+    /// The deployment whose document is wanted; `None` for the NODE file.
+    pub deployment: Option<DeploymentId>,
+    /// The digest that its bytes must have.
+    pub digest: Digest,
+}
 
 /// A way by which a manifest reaches this site. Several may be in use at once; the site takes the newest.
 pub trait Road: Send {
@@ -64,9 +77,9 @@ pub trait Road: Send {
     /// transport are the road's own: it logs them, and tries again after a while.
     fn next(&mut self) -> BoxFuture<'_, Offer>;
 
-    /// The bytes of documents of the last offer. Those that the road does not have now may be missing; an error says that
-    /// the road has to be asked again. The site computes every digest itself.
-    fn documents(&mut self, wanted: Vec<Digest>) -> BoxFuture<'_, anyhow::Result<Documents>>;
+    /// The bytes of documents and NODE files of the last offer. Those that the road does not have now may be missing; an error
+    /// says that the road has to be asked again. The site computes every digest itself.
+    fn documents(&mut self, wanted: Vec<Wanted>) -> BoxFuture<'_, anyhow::Result<Documents>>;
 
     /// Hears what became of the last offer. After [`Verdict::Adopt`] the offer is in force and durable, so that the road
     /// may forget what it staged.

@@ -1,10 +1,11 @@
-//! The site's stream DESIRED: what its nodes read. Written from the set in force and from nothing else, and only after
-//! that set is durable.
+//! The site's stream DESIRED: what is in force, for the site's own readers; nodes are answered directly. Written from the set
+//! in force and from nothing else, and only after that set is durable.
 //!
 //! **Layout.** One message for each node with all that it shall run, and one with the signed head. The stream keeps the
 //! last message of each subject. A node that left the manifest has a message with no deployments.
 //!
-//! **Updates.** A change costs one batch. What the stream holds is remembered after each write, and the head goes last
+//! **Updates.** A change is published as `bus::Bus::publish_all` does: many messages in one batch, a few one by one. What the
+//! stream holds is remembered after each write, and the head goes last
 //! and only upon the head that was seen: if somebody else wrote, or the stream was made anew, the batch is refused, and
 //! the stream is looked at whole. So the round trips that look for streams and compare heads are made on a timer
 //! ([`SiteDesired::look`]) and not on the way of an order.
@@ -18,7 +19,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use anyhow::{Context, bail};
 use bus::{BatchError, Outgoing, Pattern, Subject, proto, streams, trace};
 use futures::{StreamExt, TryStreamExt};
-use margo::{Head, ManifestVersion, NodeName};
+use margo::{Head, ManifestVersion, NodeId, NodeName};
 use tracing::{info, info_span};
 
 use super::{
@@ -81,7 +82,8 @@ impl SiteDesired {
                 }
             };
             if let Some(sequence) = self.write(&mirror, in_force).await? {
-                let (head, nodes) = (Some(in_force.set.head.clone()), in_force.set.nodes.clone());
+                let nodes = in_force.set.list.nodes().map(|(node, desired)| (node.clone(), desired.clone())).collect();
+                let head = Some(in_force.set.head.clone());
                 self.mirror = Some(Mirror { sequence, head, nodes });
                 return Ok(());
             }
@@ -124,19 +126,19 @@ impl SiteDesired {
         let set = &in_force.set;
         let version = set.head.version;
         let subject = |node: &NodeName| Subject::DesiredNode(self.site.node(node));
-        let changed = set.nodes.iter().filter(|(node, desired)| mirror.nodes.get(*node) != Some(*desired));
+        let changed = set.list.nodes().filter(|(node, desired)| mirror.nodes.get(*node) != Some(*desired));
         let mut subjects: Vec<_> = changed.map(|(node, _)| subject(node)).collect();
         let left = mirror
             .nodes
             .iter()
-            .filter(|(node, desired)| !set.nodes.contains_key(*node) && !desired.deployments.is_empty());
-        let left: Vec<_> = left.map(|(node, _)| subject(node)).collect();
+            .filter(|(node, desired)| set.list.get(node).is_none() && !desired.deployments.is_empty());
+        let left: Vec<_> = left.map(|(node, _)| self.site.node(node)).collect();
         if subjects.is_empty() && left.is_empty() && mirror.head.as_ref() == Some(&set.head) {
             return Ok(Some(mirror.sequence));
         }
         let changed = subjects.len() + left.len();
         subjects.push(Subject::DesiredHead(self.site.client.clone()));
-        let mut messages: Vec<_> = left.into_iter().map(|subject| nothing(subject, version)).collect();
+        let mut messages: Vec<_> = left.into_iter().map(|node| nothing(node, version)).collect();
         let source = in_force.clone();
         let served = disk::blocking(move || subjects.into_iter().map(|subject| read(&source, subject)).collect());
         let served: Vec<(Subject, Served)> =
@@ -162,9 +164,10 @@ fn read(in_force: &InForce, subject: Subject) -> io::Result<(Subject, Served)> {
 }
 
 /// What a node is told that no longer stands in the manifest.
-fn nothing(subject: Subject, version: ManifestVersion) -> Outgoing {
-    let nothing = proto::DesiredNode { version: version.get(), deployments: Vec::new() };
-    Outgoing::new(subject, bus::encode(&nothing))
+fn nothing(id: NodeId, version: ManifestVersion) -> Outgoing {
+    let (client, node) = (id.client.to_string(), id.node.to_string());
+    let nothing = proto::DesiredNode { version: version.get(), client, node, ..proto::DesiredNode::default() };
+    Outgoing::new(Subject::DesiredNode(id), bus::encode(&nothing))
 }
 
 /// A message of the set in force, in the trace that it came in.

@@ -57,7 +57,14 @@ mod tests {
         let head = Head { tenant, client, version: ManifestVersion::FIRST, list: Digest::of(b"") }.to_bytes();
         let head_signature = writer.sign(HEAD_NAMESPACE, &head).unwrap().into();
         let (keys, keys_signature) = (keys.into(), keys_signature.into());
-        SignedHead { head: head.into(), head_signature, keys, keys_signature, commit: String::new() }
+        SignedHead {
+            head: head.into(),
+            head_signature,
+            keys,
+            keys_signature,
+            commit: String::new(),
+            list: Default::default(),
+        }
     }
 
     fn trust(root: &SigningKey) -> Trust {

@@ -1,15 +1,15 @@
 //! Hub → site: what comes into force, what is refused, and the ways back from losses.
 
-use std::{fs, sync::atomic::Ordering};
+use std::fs;
 
-use bus::{Outgoing, Subject, proto, streams};
-use futures::StreamExt;
+use bus::{Subject, proto, streams};
 use identity::trust::HEAD_NAMESPACE;
+use proto::desired_part::Part;
 use testkit::wait_for;
 
 use crate::{
-    fleet::{Fleet, head_message},
-    world::{World, last, make_consumer, make_desired, node, plant},
+    fleet::Fleet,
+    world::{World, last, node, plant},
 };
 
 #[tokio::test]
@@ -26,17 +26,34 @@ async fn an_order_reaches_the_site_and_only_what_changed_is_written() {
     let sequence =
         async |name| last(&world.at_site, streams::DESIRED, &Subject::DesiredNode(node(name))).await.unwrap().sequence;
     assert_eq!((sequence("press").await, sequence("lathe").await), (1, 3));
-    assert_eq!(world.resyncs.load(Ordering::SeqCst), 0);
     world.stop().await;
+}
+
+#[tokio::test]
+async fn only_texts_and_documents_that_differ_are_fetched() {
+    let mut world = World::started().await;
+    for name in ["press", "lathe", "saw"] {
+        world.order(name, Some(name)).await;
+    }
+    world.adopted(3).await;
+    world.observer.told().asks.clear();
+    world.order("saw", Some("another")).await;
+    world.adopted(4).await;
+    let asks = world.observer.told().asks.clone();
+    let parts: Vec<_> = asks.into_iter().flat_map(|ask| ask.parts).map(|part| part.part.unwrap()).collect();
+    let id = crate::fleet::deployment().to_string();
+    let saw = || "saw".to_owned();
+    let folder = margo::NodeFolder::of(&"saw".parse().unwrap()).to_string();
+    let document = proto::DocumentName { node: saw(), deployment: id };
+    assert_eq!(parts, [Part::Folder(folder), Part::Node(saw()), Part::Document(document)]);
 }
 
 #[tokio::test]
 async fn the_trace_of_an_order_goes_on_at_the_site() {
     let mut world = World::started().await;
-    let mut changed = world.fleet.order("press", Some("a: 1\n"));
     let sent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    changed.headers.insert("traceparent", sent);
-    world.publish(vec![changed, world.fleet.head()]).await;
+    world.fleet.order("press", Some("a: 1\n"));
+    world.observer.tell(&world.fleet, &world.fleet.head_parts(), sent).await;
     world.adopted(1).await;
     let message = last(&world.at_site, streams::DESIRED, &Subject::DesiredNode(node("press"))).await.unwrap();
     let found = message.headers.get("traceparent").unwrap().as_str();
@@ -45,20 +62,18 @@ async fn the_trace_of_an_order_goes_on_at_the_site() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_is_refused_and_the_last_good_state_stays_in_force() {
+async fn a_changed_document_is_refused_and_the_last_good_state_stays_in_force() {
     let mut world = World::started().await;
     world.order("press", Some("a: 1\n")).await;
     world.adopted(1).await;
-    let good = world.fleet.clone();
     world.fleet.order("press", Some("a: 2\n"));
-    let name = "press".parse().unwrap();
-    world.fleet.nodes.get_mut(&name).unwrap().deployments[0].document = "a: evil\n".into();
-    world.publish(vec![world.fleet.node("press"), world.fleet.head()]).await;
-    world.refused("desired.plant.node.press", "has the digest").await;
+    let mut evil = world.fleet.clone();
+    evil.nodes.get_mut(&"press".parse().unwrap()).unwrap().deployments[0].document = "a: evil\n".into();
+    world.publish(&evil, &world.fleet.head_parts()).await;
+    world.refused("desired.plant.head", "version 2 is not whole").await;
     assert_eq!(world.document("press").await.unwrap(), "a: 1\n");
     assert_eq!(world.status().await.manifest_version, Some(1));
     // The next version is adopted as if nothing had been.
-    world.fleet = Fleet { version: 2, ..good };
     world.order("press", Some("a: 3\n")).await;
     world.adopted(3).await;
     assert_eq!(world.document("press").await.unwrap(), "a: 3\n");
@@ -71,32 +86,31 @@ async fn heads_that_are_not_believed_are_refused_with_their_reason() {
     world.order("press", Some("a: 1\n")).await;
     world.adopted(1).await;
 
-    let next = world.fleet.order("press", Some("a: 2\n"));
+    world.fleet.order("press", Some("a: 2\n"));
     let mut forged = world.fleet.head_parts();
     forged.head_signature = world.fleet.root.sign(HEAD_NAMESPACE, &forged.head).unwrap().into();
-    world.publish(vec![next, head_message(&plant(), &forged)]).await;
+    world.publish(&world.fleet, &forged).await;
     world.refused("desired.plant.head", "head is not signed by a key in KEYS").await;
 
     let other = Fleet { client: "other".parse().unwrap(), ..world.fleet.clone() };
-    world.publish(vec![head_message(&plant(), &other.head_parts())]).await;
+    world.publish(&other, &other.head_parts()).await;
     world.refused("desired.plant.head", "is of default/other, not of default/plant").await;
 
-    let lower = Fleet { keys_number: 4, ..world.fleet.clone() };
-    world.publish(vec![lower.head()]).await;
+    let lower = Fleet { keys_number: 4, version: 3, ..world.fleet.clone() };
+    world.publish(&lower, &lower.head_parts()).await;
     world.refused("desired.plant.head", "KEYS has number 4, number 5 is held").await;
 
-    let stranger = Fleet { root: Fleet::new("plant").root, ..world.fleet.clone() };
-    world.publish(vec![stranger.head()]).await;
+    let stranger = Fleet { root: Fleet::new("plant").root, version: 4, ..world.fleet.clone() };
+    world.publish(&stranger, &stranger.head_parts()).await;
     world.refused("desired.plant.head", "not signed by the tenant's root key").await;
 
     assert_eq!(world.document("press").await.unwrap(), "a: 1\n");
     // The number outlives the process.
     world.kill().await;
     world.start().await;
-    world.publish(vec![lower.head()]).await;
+    world.publish(&lower, &lower.head_parts()).await;
     world.refused("desired.plant.head", "KEYS has number 4, number 5 is held").await;
-    // What belongs to the believed head has been staged all along.
-    world.publish(vec![world.fleet.head()]).await;
+    world.publish(&world.fleet, &world.fleet.head_parts()).await;
     world.adopted(2).await;
     assert_eq!(world.document("press").await.unwrap(), "a: 2\n");
 }
@@ -105,87 +119,122 @@ async fn heads_that_are_not_believed_are_refused_with_their_reason() {
 async fn an_older_version_and_another_list_of_the_same_version_are_refused() {
     let mut world = World::started().await;
     world.order("press", Some("a: 1\n")).await;
+    let older = world.fleet.clone();
     world.order("press", Some("a: 2\n")).await;
     world.adopted(2).await;
-    let older = Fleet { version: 1, ..world.fleet.clone() };
-    world.publish(vec![older.head()]).await;
+    world.publish(&older, &older.head_parts()).await;
     world.refused("desired.plant.head", "version 1 is older than version 2").await;
-    let mut conflict = Fleet { version: 1, ..world.fleet.clone() };
-    let other = conflict.order("press", Some("a: other\n"));
-    world.publish(vec![other, conflict.head()]).await;
+    let mut conflict = older;
+    conflict.order("press", Some("a: other\n"));
+    world.publish(&conflict, &conflict.head_parts()).await;
     world.refused("desired.plant.head", "conflict: version 2 is in force with another list").await;
     assert_eq!(world.document("press").await.unwrap(), "a: 2\n");
 }
 
 #[tokio::test]
-async fn a_message_that_does_not_decode_is_refused_and_harms_nothing() {
+async fn a_head_that_says_nothing_harms_nothing() {
     let mut world = World::started().await;
     world.order("press", Some("a: 1\n")).await;
     world.adopted(1).await;
-    let dead_letters = world.collector.jetstream().create_stream(streams::dead_letters()).await.unwrap();
-    world.publish(vec![Outgoing::new(Subject::DesiredNode(node("press")), "no message".into())]).await;
-    world.publish(vec![Outgoing::new(Subject::DesiredHead(plant()), "no head".into())]).await;
-    world.refused("desired.plant.node.press", "does not decode").await;
-    world.refused("desired.plant.head", "does not decode").await;
-    wait_for("two dead letters", async || match dead_letters.get_info().await.unwrap().state.messages {
-        2 => Ok(()),
-        other => Err(other),
-    })
-    .await;
-    assert_eq!(world.document("press").await.unwrap(), "a: 1\n");
+    let nothing = proto::DesiredHead { head: "no head".into(), ..world.fleet.head_parts() };
+    world.publish(&world.fleet, &nothing).await;
+    world.refused("desired.plant.head", "head is not valid").await;
     world.order("press", Some("a: 2\n")).await;
     world.adopted(2).await;
 }
 
 #[tokio::test]
-async fn a_lost_set_in_force_is_noticed_and_filled_again() {
+async fn a_lost_set_in_force_is_filled_again() {
     let mut world = World::started().await;
     world.order("press", Some("a: 1\n")).await;
     world.order("lathe", Some("b: 1\n")).await;
     world.adopted(2).await;
     world.kill().await;
     fs::remove_file(world.data_folder().join("in-force")).unwrap();
-    // Only what changes is sent; the other node's message was acknowledged long ago.
     world.order("lathe", Some("b: 2\n")).await;
     world.start().await;
     world.adopted(3).await;
-    assert_eq!(world.resyncs.load(Ordering::SeqCst), 1);
     assert_eq!(world.document("press").await.unwrap(), "a: 1\n");
 }
 
 #[tokio::test]
-async fn what_was_staged_when_the_process_died_is_not_asked_for_again() {
-    let mut world = World::started().await;
-    world.order("press", Some("a: 1\n")).await;
-    world.adopted(1).await;
-    let changed = world.fleet.order("press", Some("a: 2\n"));
-    world.publish(vec![changed]).await;
-    let staged = world.data_folder().join("staging/desired.plant.node.press");
-    wait_for("the message to be staged", async || if staged.exists() { Ok(()) } else { Err("nothing") }).await;
-    world.kill().await;
-    world.publish(vec![world.fleet.head()]).await;
+async fn a_site_fetches_everything_while_orders_go_on() {
+    let mut world = World::new().await;
+    for number in 0..30 {
+        world.fleet.order(&format!("n{number}"), Some(&format!("{number}: {}\n", "x".repeat(3_000))));
+    }
+    // Smaller than a document, so that each takes several answers and an order comes between any two.
+    world.observer.told().page = 1_000;
+    world.publish(&world.fleet, &world.fleet.head_parts()).await;
     world.start().await;
-    world.adopted(2).await;
-    assert_eq!(world.document("press").await.unwrap(), "a: 2\n");
-    assert_eq!(world.resyncs.load(Ordering::SeqCst), 0);
-    wait_for("the staging folder to be empty", async || if staged.exists() { Err("staged") } else { Ok(()) }).await;
-}
-
-#[tokio::test]
-async fn a_message_that_stays_away_is_asked_for_and_nothing_is_adopted_until_it_comes() {
-    let mut world = World::started().await;
-    world.order("press", Some("a: 1\n")).await;
-    world.adopted(1).await;
-    let changed = world.fleet.order("press", Some("a: 2\n"));
-    world.publish(vec![world.fleet.head()]).await;
-    wait_for("everything to be asked for", async || match world.resyncs.load(Ordering::SeqCst) {
-        0 => Err(0),
-        count => Ok(count),
+    let mut asked = 0;
+    let first = wait_for("the first version to be in force while others come", async || {
+        let now = world.observer.told().asks.len();
+        if now > asked {
+            asked = now;
+            world.order("n0", Some(&format!("{now}: {}\n", "x".repeat(3_000)))).await;
+        }
+        world.status().await.manifest_version.ok_or(asked)
     })
     .await;
-    assert_eq!(world.document("press").await.unwrap(), "a: 1\n");
-    world.publish(vec![changed]).await;
+    let asks = world.observer.told().asks.clone();
+    let adopted = asks.iter().filter(|ask| ask.commit == format!("commit-{first}")).count();
+    assert!(adopted > 90, "{adopted} asks of the first commit, of {}", asks.len());
+    world.observer.told().page = 1 << 20;
+    world.observer.signal().await;
+    world.adopted(world.fleet.version).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_asked_for_again() {
+    let mut world = World::started().await;
+    world.order("press", Some("a: 1\n")).await;
+    world.adopted(1).await;
+    world.observer.told().silent = 1;
+    world.order("press", Some("a: 2\n")).await;
+    wait_for("the ask that gets no answer", async || match world.observer.told().silent {
+        0 => Ok(()),
+        left => Err(left),
+    })
+    .await;
+    // What is in flight when the connection is lost is not waited for.
+    world.line.cut();
+    world.line.open();
     world.adopted(2).await;
+}
+
+#[tokio::test]
+async fn what_was_fetched_when_the_process_died_is_not_fetched_again() {
+    let mut world = World::new().await;
+    let large = |byte: &str| byte.repeat(3 << 20);
+    for (name, byte) in [("press", "a"), ("lathe", "b"), ("saw", "c")] {
+        world.fleet.order(name, Some(&large(byte)));
+    }
+    world.publish(&world.fleet, &world.fleet.head_parts()).await;
+    world.start().await;
+    let fetched = world.data_folder().join("fetched");
+    wait_for("a document to be kept on the disk", async || {
+        let kept =
+            fs::read_dir(&fetched).unwrap().filter(|file| file.as_ref().unwrap().metadata().unwrap().len() > 1 << 20);
+        let kept = kept.count();
+        if kept > 0 || world.status().await.manifest_version.is_some() { Ok(()) } else { Err(kept) }
+    })
+    .await;
+    world.kill().await;
+    let whole = |world: &World| fs::read_dir(world.data_folder().join("fetched")).unwrap().count();
+    let kept = whole(&world);
+    world.observer.told().asks.clear();
+    world.start().await;
+    world.adopted(3).await;
+    let asks = world.observer.told().asks.clone();
+    let parts = asks.iter().flat_map(|ask| &ask.parts).filter(|part| part.offset == 0);
+    let documents = parts.filter(|part| matches!(part.part, Some(Part::Document(_)))).count();
+    assert!(documents <= 3 * (3 - kept.min(1)), "{documents} documents were asked for, {kept} were there");
+    wait_for("the folder to be empty", async || match whole(&world) {
+        0 => Ok(()),
+        left => Err(left),
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -196,24 +245,7 @@ async fn a_site_that_lost_its_whole_disk_comes_back_by_itself() {
     world.kill().await;
     world.lose_disk();
     world.start().await;
-    wait_for("the version to be in force again", async || match world.status().await.manifest_version {
-        Some(1) => Ok(()),
-        other => Err(other),
-    })
-    .await;
-    assert_eq!(world.resyncs.load(Ordering::SeqCst), 1);
-    world.order("press", Some("a: 2\n")).await;
-    world.adopted(2).await;
-}
-
-#[tokio::test]
-async fn a_hub_that_lost_its_stream_is_followed_again() {
-    let mut world = World::started().await;
-    world.order("press", Some("a: 1\n")).await;
     world.adopted(1).await;
-    world.observer.jetstream().delete_stream(streams::DESIRED).await.unwrap();
-    make_desired(&world.observer).await;
-    world.publish(vec![world.fleet.node("press"), world.fleet.head()]).await;
     world.order("press", Some("a: 2\n")).await;
     world.adopted(2).await;
 }
@@ -259,43 +291,34 @@ async fn orders_given_while_the_line_is_cut_or_stalled_arrive_afterwards() {
 }
 
 #[tokio::test]
-async fn messages_that_were_taken_and_never_acknowledged_are_asked_for_again() {
-    let mut world = World::new().await;
-    world.order("press", Some("a: 1\n")).await;
-    // Somebody took them and died: the consumer holds them back until the acknowledgement is overdue.
-    let site = world.hub.connect(&bus::User::Site(plant())).await;
-    let inbox = site.client().new_inbox();
-    let mut taken = site.client().subscribe(inbox.clone()).await.unwrap();
-    let pull = "$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant";
-    site.client().publish_with_reply(pull, inbox, r#"{"batch":2}"#.into()).await.unwrap();
-    taken.next().await.unwrap();
-    taken.next().await.unwrap();
-    world.start().await;
-    world.adopted(1).await;
-}
-
-#[tokio::test]
-async fn a_consumer_that_is_gone_is_made_again() {
-    let mut world = World::started().await;
-    world.order("press", Some("a: 1\n")).await;
-    world.adopted(1).await;
-    let stream = world.observer.jetstream().get_stream_no_info(streams::DESIRED).await.unwrap();
-    stream.delete_consumer("plant").await.unwrap();
-    world.order("press", Some("a: 2\n")).await;
-    world.adopted(2).await;
-    make_consumer(&world.observer).await;
-    world.order("press", Some("a: 3\n")).await;
-    world.adopted(3).await;
-}
-
-#[tokio::test]
-async fn a_node_that_left_the_manifest_runs_nothing() {
+async fn a_node_that_shall_run_nothing_is_told_so() {
     let mut world = World::started().await;
     world.order("press", Some("a: 1\n")).await;
     world.adopted(1).await;
     world.order("press", None).await;
     world.adopted(2).await;
-    assert_eq!(world.desired("press").await.unwrap(), proto::DesiredNode { version: 2, deployments: vec![] });
+    let desired = world.desired("press").await.unwrap();
+    assert_eq!((desired.version, desired.deployments.len()), (2, 0));
+    assert_eq!((desired.client.as_str(), desired.node.as_str()), ("plant", "press"));
+}
+
+#[tokio::test]
+async fn a_node_asks_for_what_it_shall_run_and_is_told_only_what_it_does_not_have() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    world.adopted(1).await;
+    let mut signals = press.bus.subscribe(Subject::ChangedNode(press.id.clone())).await.unwrap();
+    press.bus.client().flush().await.unwrap();
+    let first = press.desired(0).await;
+    assert_eq!(first.outcome(), proto::DesiredOutcome::Found);
+    let first: proto::DesiredNode = bus::decode(&first.message).unwrap();
+    assert_eq!((first.version, first.deployments.len()), (1, 0));
+    assert_eq!(press.desired(1).await.outcome(), proto::DesiredOutcome::Held);
+    world.order("press", Some("a: 1\n")).await;
+    futures::StreamExt::next(&mut signals).await.unwrap();
+    let next: proto::DesiredNode = bus::decode(&press.desired(1).await.message).unwrap();
+    assert_eq!((next.version, next.node.as_str()), (2, "press"));
+    assert_eq!(next.deployments[0].document, "a: 1\n");
 }
 
 #[tokio::test]

@@ -1,14 +1,17 @@
-//! What git-writer and git-observer would make of orders: signed heads and node messages.
+//! What git-writer and git-observer would make of orders: signed heads, and what nodes shall run.
 
 use std::collections::BTreeMap;
 
-use bus::{Outgoing, Subject, proto};
+use bus::proto;
 use git_state::layout;
 use identity::{
     SigningKey,
     trust::{HEAD_NAMESPACE, sign_keys},
 };
-use margo::{ClientName, DeploymentId, Digest, Head, KeySet, ManifestList, NodeId, NodeName, TenantName};
+use margo::{
+    ClientName, DeploymentId, Digest, Head, Identity, KeySet, ManifestList, NodeEntry, NodeIdentity, NodeName,
+    TenantName, UserNkey,
+};
 
 /// The desired state of one client, and the keys that sign it.
 #[derive(Clone)]
@@ -33,12 +36,25 @@ impl Fleet {
         Self { root, writer, keys_number: 1, client, version: 0, nodes: BTreeMap::new() }
     }
 
-    /// The next version: this node runs this document, or nothing. Gives the node's message.
-    pub fn order(&mut self, node: &str, document: Option<&str>) -> Outgoing {
+    /// The next version: this node runs this document, or nothing.
+    pub fn order(&mut self, node: &str, document: Option<&str>) {
+        let deployments = deployments(document);
+        self.change(node, |message| message.deployments = deployments);
+    }
+
+    /// The next version: this node may connect with this key.
+    pub fn admit(&mut self, node: &str, key: UserNkey) {
+        let device = format!("{}/{node}", self.client).parse().unwrap();
+        let identity = NodeIdentity { device, identity: Some(Identity::Nkey(key)), former: Vec::new() };
+        self.change(node, |message| message.identity = identity.to_bytes().into());
+    }
+
+    fn change(&mut self, node: &str, change: impl FnOnce(&mut proto::DesiredNode)) {
         self.version += 1;
-        let message = proto::DesiredNode { version: self.version, deployments: deployments(document) };
-        self.nodes.insert(node.parse().unwrap(), message);
-        self.node(node)
+        let message = self.nodes.entry(node.parse().unwrap()).or_default();
+        change(message);
+        (message.client, message.node) = (self.client.to_string(), node.to_owned());
+        message.version = self.version;
     }
 
     /// The files of the client's repository, with a head of these parts.
@@ -52,6 +68,9 @@ impl Fleet {
         ]);
         for (node, message) in &self.nodes {
             files.insert(layout::node_version(node), format!("{}\n", message.version).into_bytes());
+            if !message.identity.is_empty() {
+                files.insert(layout::node_identity(node), message.identity.to_vec());
+            }
             for deployment in &message.deployments {
                 let path = layout::document(node, &deployment.id.parse().unwrap());
                 files.insert(path, deployment.document.to_vec());
@@ -67,22 +86,24 @@ impl Fleet {
         self
     }
 
-    /// The message of a node as it stands.
-    pub fn node(&self, node: &str) -> Outgoing {
-        let name: NodeName = node.parse().unwrap();
-        let payload = bus::encode(&self.nodes[&name]);
-        Outgoing::new(Subject::DesiredNode(NodeId::new(self.client.clone(), name)), payload)
+    /// The list that these nodes make.
+    pub fn list(&self) -> ManifestList {
+        let entry = |message: &proto::DesiredNode| NodeEntry {
+            identity: (!message.identity.is_empty()).then(|| Digest::of(&message.identity)),
+            version: message.version.try_into().unwrap(),
+            deployments: message
+                .deployments
+                .iter()
+                .map(|it| (it.id.parse().unwrap(), it.digest.parse().unwrap()))
+                .collect(),
+        };
+        self.nodes.iter().map(|(node, message)| (node.clone(), entry(message))).collect()
     }
 
-    /// The parts of the head's message, for tests that change one.
+    /// The message of the head that vouches for this state of the fleet.
     pub fn head_parts(&self) -> proto::DesiredHead {
         let tenant = TenantName::default();
-        let mut list = ManifestList::default();
-        for (node, message) in &self.nodes {
-            for it in &message.deployments {
-                list.insert(node.clone(), it.id.parse().unwrap(), it.digest.parse().unwrap());
-            }
-        }
+        let list = self.list();
         let keys =
             KeySet { tenant: tenant.clone(), number: self.keys_number, keys: vec![self.writer.public().to_string()] };
         let (keys, keys_signature) = sign_keys(&self.root, &keys).unwrap();
@@ -94,12 +115,8 @@ impl Fleet {
             keys: keys.into(),
             keys_signature: keys_signature.into(),
             commit: format!("commit-{}", self.version),
+            list: list.top_text().into(),
         }
-    }
-
-    /// The message of the head that vouches for this state of the fleet.
-    pub fn head(&self) -> Outgoing {
-        head_message(&self.client, &self.head_parts())
     }
 }
 
@@ -110,9 +127,4 @@ fn deployments(document: Option<&str>) -> Vec<proto::DesiredDeployment> {
         document: document.to_owned().into(),
     };
     document.into_iter().map(deployment).collect()
-}
-
-/// A head's message of these parts.
-pub fn head_message(client: &ClientName, parts: &proto::DesiredHead) -> Outgoing {
-    Outgoing::new(Subject::DesiredHead(client.clone()), bus::encode(parts))
 }

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use git_state::{CommitId, Manifest, Repository, layout};
-use local_orchestrator::{Documents, NodeDesired, Offer, Road, SignedHead, Traces, Verdict};
+use local_orchestrator::{Documents, Offer, Road, SignedHead, Traces, Verdict, Wanted};
 use margo::{ClientName, Digest, RepositoryName, TenantName};
 use tokio::time::sleep;
 
@@ -41,22 +41,16 @@ impl FolderRoad {
             keys: file(layout::KEYS)?,
             keys_signature: file(layout::KEYS_SIGNATURE)?,
             commit: tip.to_string(),
+            list: Default::default(),
         };
         let manifest = Manifest::read(&files).unwrap();
-        self.documents.clear();
-        let mut nodes = std::collections::BTreeMap::new();
-        for (node, of) in manifest.nodes {
-            let mut desired = NodeDesired { version: of.version, deployments: Default::default() };
-            for (id, document) in of.documents {
-                let digest = Digest::of(&document);
-                desired.deployments.insert(id, digest);
-                self.documents.insert(digest, document.into());
-            }
-            nodes.insert(node, desired);
-        }
+        let list = manifest.list();
+        let head = SignedHead { list: list.top_text().into(), ..head };
+        let contents = manifest.nodes.into_values().flat_map(|node| node.documents.into_values().chain(node.identity));
+        self.documents = contents.map(|content| (Digest::of(&content), content.into())).collect();
         let trace = repository.message(tip).unwrap().trailer(layout::TRACEPARENT_TRAILER).map(str::to_owned);
         self.offered = Some(tip);
-        Some(Offer { head, nodes, complete: true, traces: Traces { head: trace, ..Traces::default() } })
+        Some(Offer { head, list, complete: true, traces: Traces { head: trace, ..Traces::default() } })
     }
 }
 
@@ -77,8 +71,8 @@ impl Road for FolderRoad {
         .boxed()
     }
 
-    fn documents(&mut self, wanted: Vec<Digest>) -> BoxFuture<'_, anyhow::Result<Documents>> {
-        let found = wanted.into_iter().filter_map(|digest| Some((digest, self.documents.get(&digest)?.clone())));
+    fn documents(&mut self, wanted: Vec<Wanted>) -> BoxFuture<'_, anyhow::Result<Documents>> {
+        let found = wanted.into_iter().filter_map(|it| Some((it.digest, self.documents.get(&it.digest)?.clone())));
         std::future::ready(Ok(found.collect())).boxed()
     }
 

@@ -7,6 +7,7 @@ mod commits;
 mod fleet;
 mod folder_road;
 mod nodes;
+mod observer;
 mod reports;
 mod roads;
 mod world;

@@ -133,11 +133,11 @@ async fn the_status_needs_its_token_and_tells_what_the_site_knows() {
     assert_eq!(world.status().await.manifest_version, None);
     let press = world.node("press").await;
     world.order("press", Some("a: 1\n")).await;
-    world.adopted(1).await;
+    world.adopted(2).await;
     assert!(press.report(&report(1, 1)).await.stored);
     let status = world.status().await;
     assert!(status.hub_connected);
-    assert_eq!((status.site.as_str(), status.commit.as_deref()), ("plant", Some("commit-1")));
+    assert_eq!((status.site.as_str(), status.commit.as_deref()), ("plant", Some("commit-2")));
     let [press] = &status.nodes[..] else { panic!("{status:?}") };
     assert_eq!((press.incarnation, press.desired, press.installed), (1, 1, 1));
     assert_eq!(press.reachability, Reachability::Reachable);
@@ -159,5 +159,5 @@ async fn a_node_goes_on_when_the_site_s_server_was_restarted() {
     })
     .await;
     world.order("press", Some("a: 1\n")).await;
-    world.adopted(1).await;
+    world.adopted(2).await;
 }

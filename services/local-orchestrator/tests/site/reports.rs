@@ -28,7 +28,7 @@ async fn count(bus: &Bus, stream: &str) -> u64 {
 
 #[tokio::test]
 async fn reports_of_many_nodes_are_stored_and_relayed_once() {
-    let world = World::started().await;
+    let mut world = World::started().await;
     let names: Vec<_> = (0..8).map(|at| format!("n{at}")).collect();
     let mut nodes = Vec::new();
     for name in &names {
@@ -169,8 +169,9 @@ async fn a_full_queue_keeps_statuses_going_and_says_so() {
 
 #[tokio::test]
 async fn a_hub_that_lost_its_state_gets_all_last_values_again() {
-    let world = World::started().await;
-    let (press, lathe) = (world.node("press").await, world.node("lathe").await);
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    let lathe = world.node("lathe").await;
     assert!(press.report(&report(1, 1)).await.stored);
     relayed(&world, "press", 1).await;
     assert!(lathe.report(&report(1, 1)).await.stored);
@@ -192,7 +193,7 @@ async fn a_hub_that_lost_its_state_gets_all_last_values_again() {
 
 #[tokio::test]
 async fn a_site_that_lost_its_state_says_so_in_every_answer() {
-    let world = World::started().await;
+    let mut world = World::started().await;
     let press = world.node("press").await;
     let before = press.report(&report(1, 1)).await.state_stream;
     world.at_site.jetstream().delete_stream(streams::STATE).await.unwrap();

@@ -2,15 +2,14 @@
 
 use std::{collections::BTreeMap, fs};
 
-use bus::{Outgoing, Subject, proto, streams};
+use bus::{Subject, proto, streams};
 use identity::trust::HEAD_NAMESPACE;
 use local_orchestrator::Road;
-use margo::NodeName;
 use testkit::wait_for;
 
 use crate::{
     commits::Commits,
-    fleet::{Fleet, head_message},
+    fleet::Fleet,
     folder_road::FolderRoad,
     world::{World, last, node, plant},
 };
@@ -26,8 +25,6 @@ struct Route {
     world: World,
     by: By,
     commits: Commits,
-    /// What was published on the bus last.
-    published: BTreeMap<NodeName, proto::DesiredNode>,
     /// What the scenario has noted at its steps, in which the roads must not differ.
     seen: Vec<Seen>,
 }
@@ -52,24 +49,16 @@ impl Route {
             let road = move || Box::new(FolderRoad::new(folder.clone(), plant())) as Box<dyn Road>;
             world.roads = Some(Box::new(move || vec![road()]));
         }
-        Self { world, by, commits, published: BTreeMap::new(), seen: Vec::new() }
+        Self { world, by, commits, seen: Vec::new() }
     }
 
     /// Commits this state of the fleet under this head, and publishes it as git-observer would, when the road is the bus.
     async fn bring(&mut self, fleet: &Fleet, head: &proto::DesiredHead) {
         let trace = format!("00-{:032x}-{:016x}-01", fleet.version + 1, 1);
         let commit = self.commits.commit(fleet.files(head), &trace).to_string();
-        if self.by == By::Folder {
-            return;
+        if self.by == By::Bus {
+            self.world.observer.tell(fleet, &proto::DesiredHead { commit, ..head.clone() }, &trace).await;
         }
-        let changed = fleet.nodes.iter().filter(|(node, message)| self.published.get(*node) != Some(message));
-        let mut messages: Vec<Outgoing> = changed.map(|(node, _)| fleet.node(node.as_str())).collect();
-        messages.push(head_message(&plant(), &proto::DesiredHead { commit, ..head.clone() }));
-        for message in &mut messages {
-            message.headers.insert("traceparent", trace.as_str());
-        }
-        self.published = fleet.nodes.clone();
-        self.world.publish(messages).await;
     }
 
     /// One order: this node runs this document, or nothing.

@@ -1,22 +1,11 @@
 //! A hub and a site on real servers, with the users and permissions of production. The test plays the central services
 //! and the nodes; the local orchestrator is the real one.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use api::{AdmittedNode, AdmittedNodes, SiteStatus, StoreAccess};
-use async_nats::jetstream::{
-    consumer::{AckPolicy, DeliverPolicy, pull},
-    message::StreamMessage,
-};
-use bus::{Bus, Front, Login, NodeVerb, Outgoing, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
+use api::{SiteStatus, StoreAccess};
+use async_nats::jetstream::message::StreamMessage;
+use bus::{Bus, Front, Login, NodeVerb, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
 use identity::nats::{generate, public_key};
 use local_orchestrator::{Config, Road};
 use margo::{ClientName, NodeId};
@@ -27,7 +16,7 @@ use testkit::{NatsServer, Proxy, Running, connect, start_traces, wait_for};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::fleet::Fleet;
+use crate::{fleet::Fleet, observer::Observer};
 
 pub const TOKEN: &str = "status-token";
 
@@ -73,65 +62,37 @@ pub struct World {
     pub line: Proxy,
     pub data: TempDir,
     pub fleet: Fleet,
-    pub observer: Bus,
+    pub observer: Observer,
     pub collector: Bus,
     /// The site's server, as the LO.
     pub at_site: Bus,
-    pub admitted: Arc<Mutex<Vec<AdmittedNode>>>,
-    pub resyncs: Arc<AtomicU64>,
     pub unreachable_after: Duration,
     pub otlp_endpoint: Option<String>,
     /// Makes the roads at each start; `None` stands for the road of the bus.
     pub roads: Option<MakeRoads>,
-    capabilities: Bus,
     address: Option<SocketAddr>,
     running: Option<Running>,
-    _services: Vec<AbortOnDropHandle<()>>,
+    _store: AbortOnDropHandle<()>,
 }
 
 impl World {
     /// Everything but the local orchestrator runs.
     pub async fn new() -> Self {
         start_traces();
-        let central = [ServiceName::GitObserver, ServiceName::StatusCollector, ServiceName::NodeCapabilities];
+        let central = [ServiceName::GitObserver, ServiceName::StatusCollector];
         let mut roles: Vec<_> = central.into_iter().map(User::Central).collect();
-        roles.extend(
-            [ServiceName::GitObserver, ServiceName::NodeCapabilities, ServiceName::AppRegistry].map(User::Front),
-        );
+        roles.extend([ServiceName::GitObserver, ServiceName::AppRegistry].map(User::Front));
         roles.push(User::Site(plant()));
         let hub = NatsServer::start(&roles).await;
         let site = NatsServer::start(&own_users()).await;
         let line = Proxy::start(&hub.url()).await;
-        let [observer, collector, capabilities] = {
-            let [a, b, c] = central.map(|service| hub.connect_central(service));
-            [a.await, b.await, c.await]
-        };
+        let collector = hub.connect_central(ServiceName::StatusCollector).await;
+        let observer = Observer::start(&hub).await;
         let at_site = site.connect(&User::LocalOrchestrator(plant())).await;
         collector.jetstream().create_stream(streams::events_at_hub()).await.unwrap();
         make_state(&collector).await;
-        make_desired(&observer).await;
-
-        let admitted: Arc<Mutex<Vec<AdmittedNode>>> = Arc::default();
-        let resyncs: Arc<AtomicU64> = Arc::default();
-        let mut services = Vec::new();
-        let (asking, counting) = (observer.clone(), resyncs.clone());
-        let resync = move |_, _: bus::Call<()>| {
-            let (observer, resyncs) = (asking.clone(), counting.clone());
-            async move {
-                resyncs.fetch_add(1, Ordering::SeqCst);
-                make_consumer(&observer).await;
-                Ok(())
-            }
-        };
-        services.push(answer(&hub, ServiceName::GitObserver, SiteVerb::Resync, resync).await);
-        let nodes = admitted.clone();
-        let list = move |_, _: bus::Call<()>| {
-            let nodes = nodes.lock().unwrap().clone();
-            async move { Ok(AdmittedNodes { nodes }) }
-        };
-        services.push(answer(&hub, ServiceName::NodeCapabilities, SiteVerb::Nodes, list).await);
         let store = async |_, _: bus::Call<()>| Ok(StoreAccess { url: "http://store".into(), token: "secret".into() });
-        services.push(answer(&hub, ServiceName::AppRegistry, SiteVerb::Store, store).await);
+        let store = answer(&hub, ServiceName::AppRegistry, SiteVerb::Store, store).await;
 
         Self {
             hub,
@@ -142,15 +103,12 @@ impl World {
             observer,
             collector,
             at_site,
-            admitted,
-            resyncs,
             unreachable_after: Duration::from_secs(15),
             otlp_endpoint: None,
             roads: None,
-            capabilities,
             address: None,
             running: None,
-            _services: services,
+            _store: store,
         }
     }
 
@@ -218,15 +176,15 @@ impl World {
         std::fs::remove_dir_all(self.data_folder()).unwrap();
     }
 
-    /// Publishes a batch as git-observer.
-    pub async fn publish(&self, messages: Vec<Outgoing>) {
-        self.observer.publish_batch(messages).await.unwrap();
+    /// The hub has this head, and a commit with the files of this fleet.
+    pub async fn publish(&self, fleet: &Fleet, head: &proto::DesiredHead) {
+        self.observer.tell(fleet, head, "").await;
     }
 
-    /// One order, published: this node runs this document, or nothing.
+    /// One order: this node runs this document, or nothing.
     pub async fn order(&mut self, node: &str, document: Option<&str>) {
-        let changed = self.fleet.order(node, document);
-        self.publish(vec![changed, self.fleet.head()]).await;
+        self.fleet.order(node, document);
+        self.publish(&self.fleet, &self.fleet.head_parts()).await;
     }
 
     /// The site's status over HTTP. While its server does not answer in time, as on a machine that is busy with other
@@ -286,45 +244,20 @@ impl World {
         Some(String::from_utf8(desired.deployments.first()?.document.to_vec()).unwrap())
     }
 
-    /// Makes a node's credentials, and has the hub admit it.
-    pub async fn admit(&self, name: &str) -> Login {
+    /// Makes a node's credentials, and admits it by the next version.
+    pub async fn admit(&mut self, name: &str) -> Login {
         let (seed, key) = generate();
-        let id = node(name);
-        self.admitted
-            .lock()
-            .unwrap()
-            .push(AdmittedNode { name: id.node.clone(), identity: margo::Identity::Nkey(key) });
-        let signal = Subject::Call(id.clone(), bus::CallVerb::Admit);
-        self.capabilities.signal(&signal, "".into()).await.unwrap();
-        self.capabilities.client().flush().await.unwrap();
-        Login { url: self.site.url(), seed, user: User::Node(id) }
+        self.fleet.admit(name, key);
+        self.publish(&self.fleet, &self.fleet.head_parts()).await;
+        Login { url: self.site.url(), seed, user: User::Node(node(name)) }
     }
 
     /// An admitted, connected and registered node.
-    pub async fn node(&self, name: &str) -> Node {
+    pub async fn node(&mut self, name: &str) -> Node {
         let node = Node::connect(name, &self.admit(name).await).await;
         node.registered(0).await;
         node
     }
-}
-
-pub async fn make_consumer(observer: &Bus) {
-    let stream = observer.jetstream().get_stream_no_info(streams::DESIRED).await.unwrap();
-    let _ = stream.delete_consumer("plant").await;
-    let config = pull::Config {
-        durable_name: Some("plant".to_owned()),
-        filter_subject: Pattern::DesiredOf(plant()).to_string(),
-        deliver_policy: DeliverPolicy::LastPerSubject,
-        ack_policy: AckPolicy::Explicit,
-        ..pull::Config::default()
-    };
-    stream.create_consumer(config).await.unwrap();
-}
-
-/// DESIRED with the site's consumer, as git-observer makes it.
-pub async fn make_desired(observer: &Bus) {
-    observer.jetstream().create_stream(streams::desired(Pattern::Desired)).await.unwrap();
-    make_consumer(observer).await;
 }
 
 /// STATE, as status-collector makes it.
@@ -359,6 +292,14 @@ impl Node {
             other => Err(other),
         })
         .await
+    }
+
+    /// What the site answers when the node asks what it shall run, and has this version.
+    pub async fn desired(&self, held: u64) -> proto::NodeDesiredAnswer {
+        let ask = proto::NodeDesiredAsk { protocol: 1, held }.encode_to_vec();
+        let subject = Subject::Node(self.id.clone(), NodeVerb::Desired);
+        let answer = self.bus.request(&subject, Default::default(), ask.into()).await.unwrap();
+        proto::NodeDesiredAnswer::decode(answer.payload).unwrap()
     }
 
     pub async fn report(&self, report: &proto::ReportRequest) -> proto::ReportAnswer {

@@ -1,4 +1,6 @@
-use margo::{ClientName, TenantName};
+use std::collections::BTreeMap;
+
+use margo::{ClientName, DeploymentId, Digest, TenantName};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,8 +25,8 @@ fn set(number: u64, nodes: impl IntoIterator<Item = (NodeName, NodeDesired)>) ->
         version: version(number),
         list: Digest::of(b""),
     };
-    let mut set = DesiredSet { head, nodes: nodes.into_iter().collect() };
-    set.head.list = set.list().digest();
+    let mut set = DesiredSet { head, list: nodes.into_iter().collect() };
+    set.head.list = set.list.digest();
     set
 }
 
@@ -35,7 +37,7 @@ fn decide(in_force: Option<&DesiredSet>, offered: &DesiredSet) -> Verdict {
 
 fn runs(number: u64, document: &str) -> NodeDesired {
     let deployments = BTreeMap::from([(deployment(1), Digest::of(document.as_bytes()))]);
-    NodeDesired { version: version(number), deployments }
+    NodeEntry { identity: None, version: version(number), deployments }.into()
 }
 
 #[test]
@@ -50,8 +52,8 @@ fn a_whole_set_above_the_one_in_force_is_adopted_and_then_rests() {
 #[test]
 fn a_set_in_which_nothing_is_desired_is_adopted() {
     let held = set(1, [(node(1), runs(1, "a"))]);
-    let nothing = NodeDesired { version: version(2), deployments: BTreeMap::new() };
-    assert_eq!(decide(Some(&held), &set(2, [(node(1), nothing)])), Verdict::Adopt);
+    let nothing = NodeEntry { identity: None, version: version(2), deployments: BTreeMap::new() };
+    assert_eq!(decide(Some(&held), &set(2, [(node(1), nothing.into())])), Verdict::Adopt);
 }
 
 #[test]
@@ -66,12 +68,12 @@ fn the_same_version_with_another_list_is_a_conflict_also_when_it_is_not_whole() 
     let held = set(5, [(node(1), runs(5, "a"))]);
     let mut other = set(5, [(node(1), runs(5, "b"))]);
     assert_eq!(decide(Some(&held), &other), Verdict::Refuse(Objection::Conflict(version(5))));
-    other.nodes.clear();
+    other.list = ManifestList::default();
     assert_eq!(decide(Some(&held), &other), Verdict::Refuse(Objection::Conflict(version(5))));
 }
 
 #[test]
-fn a_node_s_version_is_not_signed_and_must_make_sense() {
+fn a_node_s_version_must_make_sense() {
     let held = set(5, [(node(1), runs(5, "a"))]);
     let ahead = set(6, [(node(1), runs(7, "b"))]);
     assert!(matches!(decide(Some(&held), &ahead), Verdict::Refuse(Objection::Ahead { .. })));
@@ -82,7 +84,7 @@ fn a_node_s_version_is_not_signed_and_must_make_sense() {
 #[test]
 fn what_is_not_whole_waits_until_the_road_has_nothing_more() {
     let mut offered = set(5, [(node(1), runs(5, "a")), (node(2), runs(5, "a"))]);
-    offered.nodes.remove(&node(2));
+    offered.list.remove(&node(2));
     assert_eq!(judge(Held::default(), &offered, false), Verdict::Incomplete);
     assert_eq!(judge(Held::default(), &offered, true), Verdict::Refuse(Objection::NotWhole(version(5))));
 }
@@ -102,8 +104,9 @@ fn a_site_that_lost_its_set_goes_back_to_no_older_version() {
 fn only_what_differs_counts_as_changed() {
     let held = set(1, [(node(1), runs(1, "a")), (node(2), runs(1, "a"))]);
     let next = set(2, [(node(1), runs(1, "a")), (node(2), runs(2, "b")), (node(3), runs(2, "a"))]);
-    let changed: Vec<_> = next.changed_since(Some(&held)).map(|(name, _)| name.clone()).collect();
-    assert_eq!(changed, [node(2), node(3)]);
+    let changed: std::collections::BTreeSet<_> =
+        next.changed_since(Some(&held)).map(|(name, _)| name.clone()).collect();
+    assert_eq!(changed, [node(2), node(3)].into());
     assert_eq!(next.changed_since(None).count(), 3);
 }
 
@@ -116,7 +119,7 @@ enum Message {
 
 /// The messages that lead from one manifest to the next: what changed, and the head.
 fn difference(from: &DesiredSet, to: &DesiredSet) -> Vec<Message> {
-    let changed = to.nodes.iter().filter(|(node, desired)| from.nodes.get(*node) != Some(*desired));
+    let changed = to.list.nodes().filter(|(node, desired)| from.list.get(node) != Some(*desired));
     let mut messages: Vec<_> = changed.map(|(node, desired)| Message::Node(node.clone(), desired.clone())).collect();
     messages.push(Message::Head(to.head.clone()));
     messages
@@ -149,7 +152,7 @@ proptest! {
     fn no_order_of_arrival_adopts_a_mixed_set(
         (history, order) in histories().prop_flat_map(|history| {
             let mut messages = vec![];
-            let mut before = DesiredSet { nodes: BTreeMap::new(), ..history[0].clone() };
+            let mut before = DesiredSet { list: ManifestList::default(), ..history[0].clone() };
             for manifest in &history {
                 messages.extend(difference(&before, manifest));
                 before = manifest.clone();
@@ -158,19 +161,18 @@ proptest! {
         })
     ) {
         let mut head = None;
-        let mut nodes = BTreeMap::new();
+        let mut list = ManifestList::default();
         let mut in_force: Option<DesiredSet> = None;
         for message in order {
             match message {
-                Message::Node(node, desired) => { nodes.insert(node, desired); }
+                Message::Node(node, desired) => list.put(node, desired),
                 Message::Head(arrived) => head = Some(arrived),
             }
             let Some(head) = head.clone() else { continue };
-            let offered = DesiredSet { head, nodes: nodes.clone() };
+            let offered = DesiredSet { head, list: list.clone() };
             if decide(in_force.as_ref(), &offered) == Verdict::Adopt {
-                let list = |manifest: &DesiredSet| manifest.list();
                 let signed = history.iter().find(|set| set.head == offered.head).unwrap();
-                prop_assert_eq!(list(&offered), list(signed));
+                prop_assert_eq!(&offered.list, &signed.list);
                 prop_assert!(in_force.is_none_or(|held| held.head.version < offered.head.version));
                 in_force = Some(offered);
             }
@@ -180,18 +182,18 @@ proptest! {
     /// In the order in which they were published, every version is adopted.
     #[test]
     fn what_arrives_in_order_is_adopted_version_by_version(history in histories()) {
-        let mut staged = DesiredSet { nodes: BTreeMap::new(), ..history[0].clone() };
+        let mut staged = DesiredSet { list: ManifestList::default(), ..history[0].clone() };
         let mut in_force: Option<DesiredSet> = None;
         for manifest in history {
             for message in difference(&staged.clone(), &manifest) {
                 match message {
-                    Message::Node(node, desired) => { staged.nodes.insert(node, desired); }
+                    Message::Node(node, desired) => staged.list.put(node, desired),
                     Message::Head(arrived) => staged.head = arrived,
                 }
             }
             prop_assert_eq!(decide(in_force.as_ref(), &staged), Verdict::Adopt);
             in_force = Some(staged.clone());
-            prop_assert_eq!(staged.nodes.clone(), manifest.nodes);
+            prop_assert_eq!(staged.list.clone(), manifest.list);
         }
     }
 }

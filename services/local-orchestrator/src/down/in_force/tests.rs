@@ -11,16 +11,12 @@ fn set(version: u64, nodes: &[(&str, u64)]) -> DesiredSet {
     let id: DeploymentId = "00000000-0000-4000-8000-000000000001".parse().unwrap();
     let desired = |(name, at): &(&str, u64)| {
         let deployments = BTreeMap::from([(id, Digest::of(format!("{name} {at}").as_bytes()))]);
-        (node(name), NodeDesired { version: (*at).try_into().unwrap(), deployments })
+        (node(name), NodeEntry { identity: None, version: (*at).try_into().unwrap(), deployments })
     };
-    let nodes: BTreeMap<_, _> = nodes.iter().map(desired).collect();
-    let list: margo::ManifestList = nodes
-        .iter()
-        .flat_map(|(node, desired)| desired.deployments.iter().map(|(id, digest)| (node.clone(), *id, *digest)))
-        .collect();
+    let list: margo::ManifestList = nodes.iter().map(desired).collect();
     let (tenant, client) = (TenantName::default(), "plant".parse().unwrap());
     let head = Head { tenant, client, version: version.try_into().unwrap(), list: list.digest() };
-    DesiredSet { head, nodes }
+    DesiredSet { head, list }
 }
 
 async fn adopt(adopted: &mut Adopted, set: DesiredSet, keys: u64) {
@@ -35,8 +31,9 @@ async fn adopt(adopted: &mut Adopted, set: DesiredSet, keys: u64) {
         keys: Bytes::new(),
         keys_signature: Bytes::new(),
         commit: format!("commit {}", set.head.version),
+        list: Bytes::new(),
     };
-    let messages = names.into_iter().map(|(node, _)| node).zip(places).collect();
+    let messages = names.into_iter().zip(places).map(|((node, _), place)| (node, (place, None))).collect();
     let traces = Traces { head: Some(format!("trace {}", set.head.version)), ..Traces::default() };
     adopted.bring_into_force(Next { set, head: signed, keys, road: "test", traces, messages }).await.unwrap();
 }

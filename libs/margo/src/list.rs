@@ -1,0 +1,361 @@
+//! What a manifest names, as sorted texts of digests in three levels: one text for each node, one for each folder of nodes,
+//! and the top text, whose digest the signed head names.
+//!
+//! So one change costs three small texts, however many nodes there are; whoever holds most of a list fetches only the texts
+//! that differ; and a stranger checks every line with `sha256sum`:
+//!
+//! ```text
+//! nodes/84/press          84                        (top)
+//! NODE sha256:…           84/press sha256:…         49/ sha256:…
+//! VERSION 7                                         84/ sha256:…
+//! 9db79949-… sha256:…
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+    str::FromStr,
+    sync::Arc,
+};
+
+use crate::{DeploymentId, Digest, ManifestError, ManifestVersion, NodeName, manifest::Lines};
+
+/// The folder of a node in its client's repository: the first two hex digits of the sha256 of its name, as
+/// `printf %s NAME | sha256sum` shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeFolder(u8);
+
+impl NodeFolder {
+    /// How many folders there are at most.
+    pub const COUNT: usize = 256;
+
+    /// Returns the folder of this node.
+    pub fn of(node: &NodeName) -> Self {
+        Self(Digest::of(node.as_str().as_bytes()).as_bytes()[0])
+    }
+}
+
+impl fmt::Display for NodeFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}", self.0)
+    }
+}
+
+/// The text is no folder of nodes. It holds the first 10 characters of the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("folder {0:?} is not valid: two lower-case hex digits")]
+pub struct InvalidNodeFolder(String);
+
+impl FromStr for NodeFolder {
+    type Err = InvalidNodeFolder;
+
+    fn from_str(raw: &str) -> Result<Self, InvalidNodeFolder> {
+        let folder = u8::from_str_radix(raw, 16).ok().map(Self).filter(|folder| folder.to_string() == raw);
+        folder.ok_or_else(|| InvalidNodeFolder(raw.chars().take(10).collect()))
+    }
+}
+
+/// What one node shall run and who it is, by digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The digest of the file NODE, which says who the node is ([`crate::NodeIdentity`]). `None` while nobody was admitted
+    /// under this name.
+    pub identity: Option<Digest>,
+    /// The version of the manifest at which this node last changed.
+    pub version: ManifestVersion,
+    /// The deployments of the node, each with the digest of its document.
+    pub deployments: BTreeMap<DeploymentId, Digest>,
+}
+
+impl NodeEntry {
+    /// Returns the node's text.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let written: fmt::Result = (|| {
+            if let Some(identity) = self.identity {
+                writeln!(text, "NODE {identity}")?;
+            }
+            writeln!(text, "VERSION {}", self.version)?;
+            self.deployments.iter().try_for_each(|(id, digest)| writeln!(text, "{id} {digest}"))
+        })();
+        written.expect("writing to a String cannot fail");
+        text
+    }
+
+    /// Reads what [`NodeEntry::to_text`] wrote. It fails on any other spelling of the same content.
+    pub fn parse(text: &[u8]) -> Result<Self, ManifestError> {
+        let mut lines = Lines::new("node's text", text, MAX_NODE_TEXT)?;
+        let identity = if lines.next_is("NODE ") { Some(lines.parse("NODE")?) } else { None };
+        let version: u64 = lines.parse("VERSION")?;
+        let version = version.try_into().map_err(|error: crate::InvalidId| lines.error(error.to_string()))?;
+        let mut deployments = BTreeMap::new();
+        while let Some((id, digest)) = lines.pair()? {
+            deployments.insert(id, digest);
+        }
+        let entry = Self { identity, version, deployments };
+        if entry.to_text().as_bytes() == text { Ok(entry) } else { Err(lines.error("must be sorted and end there")) }
+    }
+}
+
+/// The most bytes of a node's text: 500 deployments of 109 bytes each, and room for versions of this software that allow
+/// more.
+const MAX_NODE_TEXT: usize = 256 << 10;
+
+/// The most bytes of a folder's text: 10,000 nodes of one folder.
+const MAX_FOLDER_TEXT: usize = 2 << 20;
+
+/// Reads a folder's text: the digest of the text of each of its nodes. It fails unless every node belongs into this folder, and
+/// on any other spelling of the same content.
+pub fn parse_folder(folder: NodeFolder, text: &[u8]) -> Result<BTreeMap<NodeName, Digest>, ManifestError> {
+    let mut lines = Lines::new("folder's text", text, MAX_FOLDER_TEXT)?;
+    let mut nodes = BTreeMap::new();
+    while let Some((name, digest)) = lines.pair::<String>()? {
+        let node = name.strip_prefix(&format!("{folder}/")).and_then(|node| node.parse::<NodeName>().ok());
+        let node = node.filter(|node| NodeFolder::of(node) == folder);
+        let node =
+            node.ok_or_else(|| lines.error(format!("must be {folder}/ and the name of a node that belongs there")))?;
+        nodes.insert(node, digest);
+    }
+    if folder_text(folder, nodes.iter().map(|(node, digest)| (node, *digest))).as_bytes() != text || nodes.is_empty() {
+        return Err(lines.error("must be sorted and end there"));
+    }
+    Ok(nodes)
+}
+
+/// Reads a top text: the digest of the text of each folder. It fails on any other spelling of the same content.
+pub fn parse_top(text: &[u8]) -> Result<BTreeMap<NodeFolder, Digest>, ManifestError> {
+    let mut lines = Lines::new("list", text, 64 << 10)?;
+    let mut folders = BTreeMap::new();
+    while let Some((name, digest)) = lines.pair::<String>()? {
+        let folder = name.strip_suffix('/').and_then(|folder| folder.parse::<NodeFolder>().ok());
+        folders.insert(folder.ok_or_else(|| lines.error("must be two hex digits and a slash"))?, digest);
+    }
+    let written = top_text(folders.iter().map(|(folder, digest)| (*folder, *digest)));
+    if written.as_bytes() == text { Ok(folders) } else { Err(lines.error("must be sorted and end there")) }
+}
+
+fn folder_text<'a>(folder: NodeFolder, nodes: impl Iterator<Item = (&'a NodeName, Digest)>) -> String {
+    let mut text = String::new();
+    for (node, digest) in nodes {
+        writeln!(text, "{folder}/{node} {digest}").expect("writing to a String cannot fail");
+    }
+    text
+}
+
+fn top_text(folders: impl Iterator<Item = (NodeFolder, Digest)>) -> String {
+    let mut text = String::new();
+    for (folder, digest) in folders {
+        writeln!(text, "{folder}/ {digest}").expect("writing to a String cannot fail");
+    }
+    text
+}
+
+/// The whole list of one client. A change computes the three texts that it touches and no others; a copy shares the entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestList(BTreeMap<NodeFolder, FolderEntry>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FolderEntry {
+    nodes: BTreeMap<NodeName, (Arc<NodeEntry>, Digest)>,
+    digest: Digest,
+}
+
+impl FolderEntry {
+    fn text(&self, folder: NodeFolder) -> String {
+        folder_text(folder, self.nodes.iter().map(|(node, (_, digest))| (node, *digest)))
+    }
+}
+
+impl ManifestList {
+    /// Puts a node into the list, in the place of what it holds of this node.
+    pub fn put(&mut self, node: NodeName, entry: impl Into<Arc<NodeEntry>>) {
+        let (folder, entry) = (NodeFolder::of(&node), entry.into());
+        let digest = Digest::of(entry.to_text().as_bytes());
+        let held = self.0.entry(folder).or_insert_with(|| FolderEntry { nodes: BTreeMap::new(), digest });
+        held.nodes.insert(node, (entry, digest));
+        held.digest = Digest::of(held.text(folder).as_bytes());
+    }
+
+    /// Takes a node out of the list.
+    pub fn remove(&mut self, node: &NodeName) {
+        let folder = NodeFolder::of(node);
+        let Some(held) = self.0.get_mut(&folder) else { return };
+        held.nodes.remove(node);
+        if held.nodes.is_empty() {
+            self.0.remove(&folder);
+        } else {
+            held.digest = Digest::of(held.text(folder).as_bytes());
+        }
+    }
+
+    /// Returns what the list has of a node.
+    pub fn get(&self, node: &NodeName) -> Option<&Arc<NodeEntry>> {
+        self.0.get(&NodeFolder::of(node))?.nodes.get(node).map(|(entry, _)| entry)
+    }
+
+    /// Returns all nodes, sorted by folder and then by name.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &Arc<NodeEntry>)> {
+        self.0.values().flat_map(|folder| folder.nodes.iter().map(|(node, (entry, _))| (node, entry)))
+    }
+
+    /// Returns the digest that a head names: that of the top text.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.top_text().as_bytes())
+    }
+
+    /// Returns the top text, with one line for each folder.
+    pub fn top_text(&self) -> String {
+        top_text(self.0.iter().map(|(folder, entry)| (*folder, entry.digest)))
+    }
+
+    /// Returns a folder's text; `None` when no node belongs there.
+    pub fn folder_text(&self, folder: NodeFolder) -> Option<String> {
+        self.0.get(&folder).map(|entry| entry.text(folder))
+    }
+
+    /// Returns the digest of a folder's text; `None` when no node belongs there.
+    pub fn folder_digest(&self, folder: NodeFolder) -> Option<Digest> {
+        self.0.get(&folder).map(|entry| entry.digest)
+    }
+
+    /// Returns the nodes of one folder, each with the digest of its text.
+    pub fn folder(&self, folder: NodeFolder) -> impl Iterator<Item = (&NodeName, &Arc<NodeEntry>, Digest)> {
+        let nodes = self.0.get(&folder).into_iter().flat_map(|entry| &entry.nodes);
+        nodes.map(|(node, (entry, digest))| (node, entry, *digest))
+    }
+
+    /// Returns all folders in which there is a node, sorted.
+    pub fn folders(&self) -> impl Iterator<Item = NodeFolder> {
+        self.0.keys().copied()
+    }
+
+    /// Returns how many nodes the list names.
+    pub fn len(&self) -> usize {
+        self.0.values().map(|folder| folder.nodes.len()).sum()
+    }
+
+    /// Tells whether the list names no node.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<E: Into<Arc<NodeEntry>>> FromIterator<(NodeName, E)> for ManifestList {
+    fn from_iter<T: IntoIterator<Item = (NodeName, E)>>(entries: T) -> Self {
+        let mut folders: BTreeMap<NodeFolder, FolderEntry> = BTreeMap::new();
+        for (node, entry) in entries {
+            let (folder, entry) = (NodeFolder::of(&node), entry.into());
+            let digest = Digest::of(entry.to_text().as_bytes());
+            let held = folders.entry(folder).or_insert_with(|| FolderEntry { nodes: BTreeMap::new(), digest });
+            held.nodes.insert(node, (entry, digest));
+        }
+        for (folder, entry) in &mut folders {
+            entry.digest = Digest::of(entry.text(*folder).as_bytes());
+        }
+        Self(folders)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        name.parse().unwrap()
+    }
+
+    fn entry(version: u64, documents: &[&str]) -> NodeEntry {
+        let tenant = crate::TenantName::default();
+        let id =
+            |document: &str| DeploymentId::new(&tenant, &document.parse().unwrap(), &"plant/press".parse().unwrap());
+        let deployments = documents.iter().map(|document| (id(document), Digest::of(document.as_bytes())));
+        NodeEntry {
+            identity: Some(Digest::of(b"node")),
+            version: version.try_into().unwrap(),
+            deployments: deployments.collect(),
+        }
+    }
+
+    #[test]
+    fn the_three_texts_are_what_sha256sum_says() {
+        let mut list = ManifestList::default();
+        list.put(node("press"), entry(7, &[]));
+        // printf %s press | sha256sum
+        let folder = NodeFolder::of(&node("press"));
+        assert_eq!(folder.to_string(), "84");
+        let text = list.get(&node("press")).unwrap().to_text();
+        assert_eq!(text, format!("NODE {}\nVERSION 7\n", Digest::of(b"node")));
+        let folder_text = list.folder_text(folder).unwrap();
+        assert_eq!(folder_text, format!("84/press {}\n", Digest::of(text.as_bytes())));
+        assert_eq!(list.top_text(), format!("84/ {}\n", Digest::of(folder_text.as_bytes())));
+        assert_eq!(list.digest(), Digest::of(list.top_text().as_bytes()));
+        assert_eq!(ManifestList::default().digest(), Digest::of(b""));
+    }
+
+    #[test]
+    fn a_node_s_text_has_exactly_one_form() {
+        let text = entry(7, &["a", "b"]).to_text();
+        assert_eq!(NodeEntry::parse(text.as_bytes()).unwrap(), entry(7, &["a", "b"]));
+        let unnamed = NodeEntry { identity: None, ..entry(7, &["a"]) };
+        assert_eq!(NodeEntry::parse(unnamed.to_text().as_bytes()).unwrap(), unnamed);
+        let lines: Vec<_> = text.lines().collect();
+        for changed in [
+            text.replace("VERSION 7", "VERSION 07"),
+            text.replace("VERSION 7", "VERSION 0"),
+            text.replace("VERSION 7\n", ""),
+            text.replace("NODE", "node"),
+            text.trim_end().to_owned(),
+            format!("{text}\n"),
+            format!("{text}{}\n", lines[2]),
+            [lines[0], lines[1], lines[3], lines[2], ""].join("\n"),
+        ] {
+            assert!(NodeEntry::parse(changed.as_bytes()).is_err(), "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_folder_holds_the_nodes_that_belong_there_and_no_others() {
+        let digest = Digest::of(b"x");
+        let folder = NodeFolder::of(&node("press"));
+        let good = format!("{folder}/press {digest}\n");
+        assert_eq!(parse_folder(folder, good.as_bytes()).unwrap(), BTreeMap::from([(node("press"), digest)]));
+        let foreign = format!("{folder}/oven {digest}\n");
+        let elsewhere = format!("00/press {digest}\n");
+        for bad in [foreign.as_str(), &elsewhere, "", "\n", &good.repeat(2), good.trim_end()] {
+            assert!(parse_folder(folder, bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    fn any_entries() -> impl Strategy<Value = BTreeMap<String, u64>> {
+        proptest::collection::btree_map("[a-c]{1,3}", 1..9u64, 0..20)
+    }
+
+    proptest! {
+        /// However a list came about, its texts are the same, and reading them gives the list back.
+        #[test]
+        fn a_list_is_its_texts(entries in any_entries(), extra in any_entries()) {
+            let whole: ManifestList = entries.iter().map(|(name, version)| (node(name), entry(*version, &["a"]))).collect();
+            let mut grown = ManifestList::default();
+            for (name, version) in extra.iter().chain(&entries) {
+                grown.put(node(name), entry(*version, &["a"]));
+            }
+            for name in extra.keys().filter(|name| !entries.contains_key(*name)) {
+                grown.remove(&node(name));
+            }
+            prop_assert_eq!(&grown, &whole);
+            let mut read = BTreeMap::new();
+            for (folder, digest) in parse_top(whole.top_text().as_bytes()).unwrap() {
+                let text = whole.folder_text(folder).unwrap();
+                prop_assert_eq!(Digest::of(text.as_bytes()), digest);
+                for (node, digest) in parse_folder(folder, text.as_bytes()).unwrap() {
+                    let text = whole.get(&node).unwrap().to_text();
+                    prop_assert_eq!(Digest::of(text.as_bytes()), digest);
+                    read.insert(node, NodeEntry::parse(text.as_bytes()).unwrap());
+                }
+            }
+            prop_assert_eq!(read.into_iter().collect::<ManifestList>(), whole);
+        }
+    }
+}
