@@ -37,7 +37,7 @@ use crate::{
     ask,
     folder::{Folder, see_off},
     settings::Settings,
-    spec::{self, Spec},
+    spec::{self, CompileLimits, Spec},
     start::{Gone, StartError, Starting},
     supervisor::{Shown, Supervisor, View},
 };
@@ -192,6 +192,7 @@ impl WasmRuntime {
             memory_limit: settings.memory,
             request_timeout: REQUEST_TIMEOUT,
             max_requests: MAX_REQUESTS,
+            compiling: CompileLimits::default(),
             cache: self.config.cache.clone(),
             folder: Folder::of(&self.config.folder, &workload.id).path().to_owned(),
         })
