@@ -4,7 +4,7 @@
 //! and order are made by `edgectl`, with the same commands that a person uses. What exists from an earlier run goes on.
 
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
