@@ -1,43 +1,25 @@
 //! A log in which each event takes one line, whatever its texts hold.
 
-use std::{
-    io::{self, Write},
-    str,
-};
+use std::io::{self, Write};
 
-use crate::escaped::steers;
+use crate::escaped;
 
-/// Writes to stderr what the log has for one event, as one line. JSON does that by itself.
+/// Writes what the log has for one event as one line, in which nothing steers a terminal; so the log has no colours. JSON
+/// needs none of this.
 pub struct OneLine<W>(pub W);
 
 impl<W: Write> Write for OneLine<W> {
     /// Takes a whole event: that is how the log is written.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        match str::from_utf8(event) {
-            Ok(text) => self.0.write_all(one_line(text).as_bytes())?,
-            Err(_not_text) => self.0.write_all(event.escape_ascii().to_string().as_bytes())?,
-        }
+        let text = String::from_utf8_lossy(event);
+        let (line, end) = text.strip_suffix('\n').map_or((&*text, ""), |line| (line, "\n"));
+        self.0.write_all(format!("{}{end}", escaped(line)).as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
-}
-
-fn one_line(event: &str) -> String {
-    // The log colours its own words, and writes out this character where it stands in a text.
-    const COLOUR: char = '\u{1b}';
-    let (line, end) = event.strip_suffix('\n').map_or((event, ""), |line| (line, "\n"));
-    let mut shown = String::with_capacity(event.len());
-    for character in line.chars() {
-        if character != COLOUR && steers(character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown + end
 }
 
 #[cfg(test)]
@@ -47,6 +29,7 @@ mod tests {
     use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt};
 
     use super::*;
+    use crate::steers;
 
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);

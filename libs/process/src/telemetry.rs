@@ -80,7 +80,7 @@ where
 {
     let layer = tracing_subscriber::fmt::layer();
     match format {
-        LogFormat::Text => layer.with_writer(|| OneLine(std::io::stderr())).boxed(),
+        LogFormat::Text => layer.with_ansi(false).with_writer(|| OneLine(std::io::stderr())).boxed(),
         LogFormat::Json => layer.with_writer(std::io::stderr).json().with_current_span(true).with_span_list(false).boxed(),
     }
 }
