@@ -99,7 +99,9 @@ impl Workload {
 
     /// Starts it and waits for its last words.
     pub async fn refused(&self) -> LastWords {
-        let output = self.spawn().wait_with_output().await.unwrap();
+        let mut child = self.spawn();
+        ends(&mut child).await;
+        let output = child.wait_with_output().await.unwrap();
         assert!(!output.status.success());
         let stderr = String::from_utf8(output.stderr).unwrap();
         LastWords::find(&stderr).unwrap_or_else(|| panic!("no last words: {stderr}"))
@@ -108,6 +110,11 @@ impl Workload {
     fn log(&self) -> String {
         fs::read_to_string(self.file(LOG)).unwrap()
     }
+}
+
+/// Waits until the runner has ended by itself.
+pub async fn ends(runner: &mut Child) {
+    wait_for("the runner to end", async || runner.try_wait().unwrap().ok_or("it runs")).await;
 }
 
 #[tokio::test]

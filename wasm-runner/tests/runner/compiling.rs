@@ -15,7 +15,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use testkit::wait_for;
 use tokio::process::{Child, Command};
 
-use crate::{RUNNER, alone::Workload, component::long_to_compile};
+use crate::{
+    RUNNER,
+    alone::{Workload, ends},
+    component::long_to_compile,
+};
 
 /// The compiler of this runner, as soon as there is one.
 async fn compiler_of(runner: &Child) -> ProcessId {
@@ -77,6 +81,7 @@ async fn compiling_ends_with_the_agent_that_waits_for_it() {
     hold_up(compiler);
     // As when the agent is killed.
     drop(agent);
+    ends(&mut runner).await;
     assert!(!runner.wait().await.unwrap().success());
     ended(compiler).await;
 }
@@ -103,9 +108,10 @@ async fn a_component_that_takes_too_much_processor_time_to_compile_is_refused() 
 async fn compiling_that_does_not_end_is_given_up_and_may_be_tried_again() {
     let mut workload = Workload::new(&long_to_compile());
     workload.spec.compiling.time = Duration::from_secs(3);
-    let runner = workload.spawn();
+    let mut runner = workload.spawn();
     let compiler = compiler_of(&runner).await;
     hold_up(compiler);
+    ends(&mut runner).await;
     let output = runner.wait_with_output().await.unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("error[failed]: compiling the component did not end within 3s"), "{stderr}");
