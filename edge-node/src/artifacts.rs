@@ -360,10 +360,22 @@ impl From<PullError> for Miss {
         match error {
             PullError::Store(error) => error.into(),
             PullError::Unauthorized => Self::passing(UNAUTHORIZED, error),
-            PullError::Later(after) => Self { after: Some(after), ..Self::passing("fetch-failed", error) },
+            PullError::Later(after) => Self { after: Some(after.min(retry::LONGEST)), ..Self::passing("fetch-failed", error) },
             PullError::Absent(_) | PullError::Status { .. } | PullError::Transport(_) => {
                 Self::passing("fetch-failed", chain(&error))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_site_that_says_never_is_asked_again_within_minutes() {
+        let Miss { after, .. } = PullError::Later(Duration::MAX).into();
+        let now = Instant::now();
+        assert!(now + after.unwrap() <= now + Duration::from_secs(300));
     }
 }

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use identity::credentials::{self, NodeCredentials};
 use margo::NodeId;
 use process::args::TelemetryArgs;
+use runtime::ReservedPorts;
 
 /// Arguments of the agent itself. The program adds those of its runtimes.
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,15 @@ pub struct AgentArgs {
     /// Address on which workloads listen.
     #[arg(long, env = "EDGEWRIGHT_NODE_WORKLOAD_ADDRESS", value_name = "IP", default_value = "127.0.0.1")]
     pub workload_address: IpAddr,
+    /// Ports that no workload may take, because the platform's own servers may listen there, such as 4222,4323-4325. That
+    /// of the site's NATS server is always among them. Where REST stands on the same address, add its port.
+    #[arg(
+        long,
+        env = "EDGEWRIGHT_NODE_RESERVED_PORTS",
+        value_name = "PORTS",
+        default_value = "4222,4323-4325,8082"
+    )]
+    pub reserved_ports: ReservedPorts,
     /// What becomes of workloads when this agent ends.
     #[arg(long, env = "EDGEWRIGHT_NODE_ON_EXIT", default_value = "keep")]
     pub on_exit: OnExit,
@@ -54,6 +64,8 @@ pub struct Program {
     pub agent: Config,
     /// The address on which workloads of this node listen.
     pub workload_address: IpAddr,
+    /// Ports that no workload may take.
+    pub reserved_ports: ReservedPorts,
     /// What becomes of workloads at the end.
     pub on_exit: OnExit,
 }
@@ -68,8 +80,47 @@ impl TryFrom<AgentArgs> for Program {
             "credentials file {}: seed must be the NKey seed of a user (58 characters that begin with SU)",
             args.credentials.display()
         );
+        let mut reserved_ports = args.reserved_ports;
+        // A server without a port in its address listens on 4222.
+        if let Some((_, port)) = server.rsplit_once(':')
+            && let Ok(port) = port.trim_end_matches('/').parse()
+        {
+            reserved_ports.add(port);
+        }
         let bus = Login { url: server, seed, user: User::Node(node.clone()) };
         let agent = Config { node, bus, data: args.data };
-        Ok(Self { agent, workload_address: args.workload_address, on_exit: args.on_exit })
+        Ok(Self { agent, workload_address: args.workload_address, reserved_ports, on_exit: args.on_exit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        agent: AgentArgs,
+    }
+
+    #[test]
+    fn the_port_of_the_site_s_server_is_always_reserved() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials.toml");
+        let server = "nats://127.0.0.1:5555".to_owned();
+        let held = NodeCredentials { node: "plant/press".parse().unwrap(), server, seed: identity::nats::generate().0 };
+        credentials::save(&file, &held).unwrap();
+        let file = file.display().to_string();
+        let line = ["edge-node", "--credentials", &file, "--data", "/d"];
+        let reserved = |more: &[&str]| {
+            let args = Arguments::try_parse_from(line.iter().chain(more)).unwrap();
+            Program::try_from(args.agent).unwrap().reserved_ports.to_string()
+        };
+        assert_eq!(reserved(&[]), "4222,4323-4325,8082,5555");
+        assert_eq!(reserved(&["--reserved-ports", "8080"]), "8080,5555");
+        let wrong = Arguments::try_parse_from(line.iter().chain(&["--reserved-ports", "all"]));
+        assert!(wrong.is_err());
     }
 }

@@ -71,7 +71,7 @@ pub const PROGRAM: &str = "edge-node";
 
 /// Locks a data folder, and makes it when it is not there. The lock ends with the value.
 pub fn lock(data: &Path) -> anyhow::Result<FolderLock> {
-    disk::make_private_folder(data).with_context(|| format!("making the data folder {}", data.display()))?;
+    disk::take_data_folder(data).with_context(|| format!("taking the data folder {}", data.display()))?;
     let lock = FolderLock::take(&data.join("lock"));
     let lock = lock.with_context(|| format!("locking the data folder {}", data.display()))?;
     lock.with_context(|| format!("another edge-node uses the data folder {}; each needs its own", data.display()))

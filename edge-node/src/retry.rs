@@ -11,3 +11,6 @@ pub const SITE: Backoff = Backoff::new(FIRST, Duration::from_secs(5));
 
 /// For what costs more, such as an artifact or a start. A failure that lasts is looked at twice a minute.
 pub const WORK: Backoff = Backoff::new(FIRST, Duration::from_secs(30));
+
+/// The longest wait that a site can ask for: whatever it says, the node looks again within minutes.
+pub const LONGEST: Duration = Duration::from_secs(300);

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::Context;
-use runtime::Runtime;
+use runtime::{ReservedPorts, Runtime};
 use runtime_wasm::{WasmArgs, WasmRuntime};
 
 /// The arguments of every runtime that this program has.
@@ -14,9 +14,15 @@ pub struct RuntimeArgs {
     wasm: WasmArgs,
 }
 
-/// Starts every runtime. Each keeps what it has in a folder of its own below `data`, and its workloads listen on `address`.
-pub async fn start(args: RuntimeArgs, data: &Path, address: IpAddr) -> anyhow::Result<Vec<Arc<dyn Runtime>>> {
-    let config = args.wasm.config(data, address)?;
+/// Starts every runtime. Each keeps what it has in a folder of its own below `data`, and its workloads listen on `address`,
+/// on no reserved port.
+pub async fn start(
+    args: RuntimeArgs,
+    data: &Path,
+    address: IpAddr,
+    reserved: ReservedPorts,
+) -> anyhow::Result<Vec<Arc<dyn Runtime>>> {
+    let config = args.wasm.config(data, address, reserved)?;
     let wasm = WasmRuntime::new(config).await.context("starting the wasm runtime")?;
     Ok(vec![Arc::new(wasm)])
 }

@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use margo::{AssignmentName, DeploymentId, DeviceId, NodeId, SiteName};
 use process::args::duration;
 
-use crate::{client::Client, context::Context, failure::Failure, output::Format};
+use crate::{client::Client, context::{ContextError, Known}, failure::Failure, output::Format};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -266,28 +266,32 @@ impl FromStr for Setting {
 
 impl Connection {
     /// Reads the context file that is named or found; an empty context when there is none.
-    fn context(&self) -> Result<Context, Failure> {
+    fn known(&self) -> Result<Known, Failure> {
         let home = std::env::home_dir();
-        let path = self.context.clone().or_else(|| Context::find(".".as_ref(), home.as_deref()));
-        let Some(path) = path else { return Ok(Context::default()) };
-        Context::load(&path).map_err(|error| {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            Failure::Usage(format!("{error}{source}"))
-        })
+        let known = match &self.context {
+            Some(path) => Known::named(path),
+            None => Known::found(".".as_ref(), home.as_deref()),
+        };
+        known.map_err(unusable)
     }
 
     /// A client of the Central Orchestrator. Fails when its address or the token's file is named nowhere.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let context = self.context()?;
-        let api = self.api.clone().or(context.api).ok_or_else(|| {
+        let known = self.known()?;
+        let api = self.api.clone().or_else(|| known.context.api.clone()).ok_or_else(|| {
             Failure::Usage(
                 "no platform is known here\n  next: run this in the folder of `edgewright up`, or give --api URL \
                  and --token-file FILE"
                     .to_owned(),
             )
         })?;
-        let token_file = self.token_file.clone().or(context.token_file);
-        Client::new(&api, &token_file.ok_or_else(|| no_token(&api))?)
+        let token_file = self.token_file.clone().or_else(|| known.context.token_file.clone());
+        let token_file = token_file.ok_or_else(|| no_token(&api))?;
+        // Where both were given by hand, the context has no part in it.
+        if self.api.is_none() || self.token_file.is_none() {
+            known.check_token(&token_file).map_err(unusable)?;
+        }
+        Client::new(&api, &token_file)
     }
 
     /// A client of a site's Local Orchestrator. Fails when its address or the token's file is named nowhere.
@@ -295,19 +299,22 @@ impl Connection {
         if let Some(url) = url {
             return Client::new(url, self.token_file.as_deref().ok_or_else(|| no_token(url))?);
         }
-        let mut sites = self.context()?.sites;
+        let known = self.known()?;
+        let sites = &known.context.sites;
         let only = || sites.keys().next().filter(|_| sites.len() == 1).cloned();
         let site = site.clone().or_else(only).ok_or_else(|| {
             Failure::Usage("which site? give --site SITE of the context, or --url URL and --token-file FILE".to_owned())
         })?;
-        let known = sites.remove(&site).unwrap_or_default();
-        let url = known.status.ok_or_else(|| {
+        let at_site = sites.get(&site).cloned().unwrap_or_default();
+        let url = at_site.status.ok_or_else(|| {
             let next = "give --url URL and --token-file FILE";
             Failure::Usage(format!("the context does not say where the LO of {site} answers\n  next: {next}"))
         })?;
         // The site's own token first: --token-file may come from the environment, where it is the centre's.
-        let token_file = known.token_file.or(self.token_file.clone());
-        Client::new(&url, &token_file.ok_or_else(|| no_token(&url))?)
+        let token_file = at_site.token_file.or(self.token_file.clone());
+        let token_file = token_file.ok_or_else(|| no_token(&url))?;
+        known.check_token(&token_file).map_err(unusable)?;
+        Client::new(&url, &token_file)
     }
 
     /// The address at which a node reaches its site's NATS server: the one given, else the context's.
@@ -315,7 +322,7 @@ impl Connection {
         if let Some(server) = given {
             return Ok(server);
         }
-        let context = self.context()?;
+        let context = self.known()?.context;
         let known = context.sites.iter().find(|(site, _)| site.client() == node.client);
         known.and_then(|(_, site)| site.server.clone()).ok_or_else(|| {
             Failure::Usage(format!(
@@ -325,6 +332,10 @@ impl Connection {
             ))
         })
     }
+}
+
+fn unusable(error: ContextError) -> Failure {
+    Failure::Usage(process::chain(&error))
 }
 
 fn no_token(url: &str) -> Failure {

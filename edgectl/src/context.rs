@@ -9,10 +9,17 @@
 //! token-file = "sites/plant/status-token"
 //! server = "nats://127.0.0.1:4223"
 //! ```
+//!
+//! **Trust.** A context decides to whom a token is sent, so whoever writes one could collect tokens. A file that belongs to
+//! somebody else than the user or root is never used. One that is found and not named must be the user's own, and nobody else
+//! may be able to write to it. One that is found in the working folder may have come with that folder, from wherever: only
+//! tokens that lie in the context's own folder are sent to the addresses in it.
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{File, Metadata},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -68,12 +75,55 @@ pub enum ContextError {
         /// The field, the rule that it breaks, and the line.
         reason: String,
     },
+    /// The file might be somebody else's trap.
+    #[error("context file {} is not used: {reason}", path.display())]
+    Untrusted {
+        /// The path of the file, as it was tried.
+        path: PathBuf,
+        /// The rule that it breaks, and what to do.
+        reason: &'static str,
+    },
+    /// The context was found in the working folder, and the token lies elsewhere.
+    #[error(
+        "the token {} is not sent to an address of the context in {}, which came with this folder\n  \
+         next: name the file with --context if you trust it",
+        token.display(), folder.display()
+    )]
+    ForeignToken {
+        /// The file of the token.
+        token: PathBuf,
+        /// The folder of the context.
+        folder: PathBuf,
+    },
+}
+
+/// How a context file came to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The user has named it.
+    Named,
+    /// It lies below the user's home.
+    Home,
+    /// It lies in the working folder.
+    WorkingFolder,
 }
 
 impl Context {
-    /// Reads a context file. Its relative paths are resolved against the file's folder.
+    /// Reads a context file that the user has named. Its relative paths are resolved against the file's folder.
     pub fn load(path: &Path) -> Result<Self, ContextError> {
-        let text = fs::read_to_string(path).map_err(|source| ContextError::File { path: path.to_owned(), source })?;
+        Self::read(path, Origin::Named)
+    }
+
+    fn read(path: &Path, origin: Origin) -> Result<Self, ContextError> {
+        let unreadable = |source| ContextError::File { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(unreadable)?;
+        let user = rustix::process::geteuid().as_raw();
+        // Of the open file: the name might belong to another one by now.
+        if let Err(reason) = trusted(&file.metadata().map_err(unreadable)?, origin, user) {
+            return Err(ContextError::Untrusted { path: path.to_owned(), reason });
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(unreadable)?;
         let mut context: Self = toml::from_str(&text)
             .map_err(|error| ContextError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -90,17 +140,73 @@ impl Context {
         disk::write_private(path, text.as_bytes())
             .map_err(|source| ContextError::File { path: path.to_owned(), source })
     }
+}
 
-    /// The context file to use when none is named: that of `folder`, else that of the user. `None` when neither exists.
-    pub fn find(folder: &Path, home: Option<&Path>) -> Option<PathBuf> {
-        let here = folder.join(".edgewright/edgectl.toml");
-        let of_user = home.map(|home| home.join(".config/edgewright/edgectl.toml"));
-        [Some(here), of_user].into_iter().flatten().find(|path| path.exists())
+/// A context and what may be sent to its addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) context: Context,
+    /// The folder whose tokens alone may be sent to the addresses of the context; `None` where the user has named the file,
+    /// or has it at home.
+    tokens_in: Option<PathBuf>,
+}
+
+impl Known {
+    /// The context of the file that the user has named.
+    pub(crate) fn named(path: &Path) -> Result<Self, ContextError> {
+        Ok(Self { context: Context::load(path)?, tokens_in: None })
+    }
+
+    /// The context that is used when none is named: that of `folder`, else that of the user. An empty one when neither
+    /// exists.
+    pub(crate) fn found(folder: &Path, home: Option<&Path>) -> Result<Self, ContextError> {
+        let here = folder.join(".edgewright");
+        let path = here.join("edgectl.toml");
+        if path.exists() {
+            let context = Context::read(&path, Origin::WorkingFolder)?;
+            let folder = here.canonicalize().map_err(|source| ContextError::File { path, source })?;
+            return Ok(Self { context, tokens_in: Some(folder) });
+        }
+        match home.map(|home| home.join(".config/edgewright/edgectl.toml")).filter(|path| path.exists()) {
+            Some(path) => Ok(Self { context: Context::read(&path, Origin::Home)?, tokens_in: None }),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// Fails when the token in this file must not be sent to an address of this context. One that is not there is sent
+    /// nowhere.
+    pub(crate) fn check_token(&self, token: &Path) -> Result<(), ContextError> {
+        let Some(folder) = &self.tokens_in else { return Ok(()) };
+        // As the file is opened: a link may lead out of the folder.
+        match token.canonicalize() {
+            Ok(file) if !file.starts_with(folder) => {
+                Err(ContextError::ForeignToken { token: token.to_owned(), folder: folder.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the file may say where tokens are sent; if not, why.
+fn trusted(file: &Metadata, origin: Origin, user: u32) -> Result<(), &'static str> {
+    let (owner, mode) = (file.uid(), file.permissions().mode());
+    match origin {
+        Origin::Named if owner != user && owner != 0 => Err("it belongs to somebody else"),
+        Origin::Named => Ok(()),
+        Origin::Home | Origin::WorkingFolder if owner != user => {
+            Err("it belongs to somebody else; name it with --context if it is root's and you trust it")
+        }
+        Origin::Home | Origin::WorkingFolder if mode & 0o022 != 0 => {
+            Err("others can write to it; see what is in it, then take that away: chmod go-w")
+        }
+        Origin::Home | Origin::WorkingFolder => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -136,16 +242,68 @@ mod tests {
         }
     }
 
+    fn with_api(api: &str) -> Context {
+        Context { api: Some(api.to_owned()), token_file: Some("token".into()), ..Context::default() }
+    }
+
     #[test]
     fn the_context_of_the_folder_goes_before_that_of_the_user() {
         let [here, home] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let find = || Context::find(here.path(), Some(home.path()));
+        let find = || Known::found(here.path(), Some(home.path())).unwrap().context.api;
         assert_eq!(find(), None);
-        let of_user = home.path().join(".config/edgewright/edgectl.toml");
-        Context::default().save(&of_user).unwrap();
-        assert_eq!(find(), Some(of_user));
-        let of_folder = here.path().join(".edgewright/edgectl.toml");
-        Context::default().save(&of_folder).unwrap();
-        assert_eq!(find(), Some(of_folder));
+        with_api("http://home").save(&home.path().join(".config/edgewright/edgectl.toml")).unwrap();
+        assert_eq!(find().as_deref(), Some("http://home"));
+        with_api("http://here").save(&here.path().join(".edgewright/edgectl.toml")).unwrap();
+        assert_eq!(find().as_deref(), Some("http://here"));
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_to_is_used_only_when_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".edgewright/edgectl.toml");
+        with_api("http://here").save(&path).unwrap();
+        for (mode, trusted) in [(0o600, true), (0o644, true), (0o620, false), (0o602, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let found = Known::found(folder.path(), None);
+            assert_eq!(found.is_ok(), trusted, "{mode:o}");
+            assert!(trusted || matches!(found, Err(ContextError::Untrusted { .. })), "{mode:o}");
+            assert!(Context::load(&path).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_never_used() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let metadata = file.as_file().metadata().unwrap();
+        let (owner, other) = (metadata.uid(), metadata.uid() + 1);
+        for origin in [Origin::Named, Origin::Home, Origin::WorkingFolder] {
+            assert!(trusted(&metadata, origin, owner).is_ok(), "{origin:?}");
+            // What root has written may be named: root need set no traps.
+            assert_eq!(trusted(&metadata, origin, other).is_ok(), origin == Origin::Named && owner == 0, "{origin:?}");
+        }
+        let own = |uid: u32| std::os::unix::fs::chown(file.path(), Some(uid), None);
+        if own(other).is_ok() {
+            assert!(matches!(Context::load(file.path()), Err(ContextError::Untrusted { .. })));
+            own(owner).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_context_of_the_working_folder_gets_no_token_from_elsewhere() {
+        let [here, home] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let path = here.path().join(".edgewright/edgectl.toml");
+        with_api("http://here").save(&path).unwrap();
+        let (own, foreign, link) = (path.with_file_name("token"), home.path().join("token"), path.with_file_name("link"));
+        for file in [&own, &foreign] {
+            fs::write(file, "ew_0").unwrap();
+        }
+        std::os::unix::fs::symlink(&foreign, &link).unwrap();
+        let found = Known::found(here.path(), None).unwrap();
+        found.check_token(&own).unwrap();
+        found.check_token(&path.with_file_name("missing")).unwrap();
+        for outside in [foreign.clone(), link, path.with_file_name("../../").join(&foreign)] {
+            assert!(found.check_token(&outside).is_err(), "{}", outside.display());
+        }
+        Known::named(&path).unwrap().check_token(&foreign).unwrap();
     }
 }

@@ -41,7 +41,7 @@ pub async fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("edgectl: {}", output::clean_lines(&failure.to_string()));
+            eprintln!("edgectl: {}", output::escaped_lines(&failure.to_string()));
             ExitCode::from(failure.exit_code())
         }
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::ValueEnum;
+use process::{escaped, steers};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -32,9 +33,9 @@ impl Table {
         Self { rows: vec![heading.map(str::to_owned).to_vec()] }
     }
 
-    /// Adds a row. Control characters in its cells are replaced (see [`clean`]).
+    /// Adds a row. What steers a terminal is escaped in its cells: texts of nodes and applications are shown too.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(|cell| clean(&cell)).to_vec());
+        self.rows.push(cells.map(|cell| escaped(&cell).into_owned()).to_vec());
     }
 
     /// Adds a row of a name and its value, for tables about one thing.
@@ -57,20 +58,28 @@ impl fmt::Display for Table {
     }
 }
 
-/// Replaces control characters: texts of nodes and applications are shown too, and must not steer the terminal.
-pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+/// Escapes what steers a terminal (see [`process::escaped`]), but keeps the line breaks of a text of several lines.
+pub(crate) fn escaped_lines(text: &str) -> String {
+    text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
-/// Like [`clean`], but keeps the line breaks of a text of several lines.
-pub(crate) fn clean_lines(text: &str) -> String {
-    text.split('\n').map(clean).collect::<Vec<_>>().join("\n")
+/// Indented JSON, in which whatever steers a terminal is escaped as JSON does it: in texts, for nowhere else does it stand.
+fn json_text(json: &Value) -> String {
+    let mut text = String::new();
+    for character in format!("{json:#}\n").chars() {
+        if character != '\n' && steers(character) {
+            text.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            text.push(character);
+        }
+    }
+    text
 }
 
 /// Writes an answer to stdout. A reader that has closed the pipe is no failure.
 pub(crate) fn print(format: Format, json: &Value, table: impl FnOnce() -> String) -> Result<(), Failure> {
     let text = match format {
-        Format::Json => format!("{json:#}\n"),
+        Format::Json => json_text(json),
         Format::Table => table(),
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
@@ -96,6 +105,11 @@ mod tests {
     fn a_text_from_elsewhere_does_not_steer_the_terminal() {
         let mut table = Table::default();
         table.field("message", "\u{1b}[2Jgone\nNODE  ok");
-        assert_eq!(table.to_string(), "message  \u{fffd}[2Jgone\u{fffd}NODE  ok\n");
+        assert_eq!(table.to_string(), "message  \\u{1b}[2Jgone\\nNODE  ok\n");
+        assert_eq!(escaped_lines("one\n\u{9b}2J"), "one\n\\u{9b}2J");
+        let answer = serde_json::json!({ "message": "\u{1b}\u{9b}2J\n\u{202e}ü" });
+        let text = json_text(&answer);
+        assert!(!text.replace('\n', "").contains(steers), "{text:?}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), answer);
     }
 }

@@ -9,11 +9,11 @@ use std::{
 use api::{Assignment, Deployment};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use margo::{AssignmentName, DeploymentId, NodeId, State};
+use process::escaped;
 
 use crate::{
     client::{Answer, Client},
     failure::Failure,
-    output::clean,
     tables,
 };
 
@@ -138,7 +138,7 @@ impl Progress {
         if self.shown.get(&id).is_some_and(|(shown, _)| *shown == state) {
             return;
         }
-        let line = clean(&format!("{node}  {state}"));
+        let line = escaped(&format!("{node}  {state}")).into_owned();
         let bar = match (&self.bars, self.shown.remove(&id)) {
             (None, _) => {
                 eprintln!("{line}");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    os::unix::fs::PermissionsExt,
     fs,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -368,4 +369,38 @@ async fn a_site_tells_its_own_status() {
     let url = Context::load(&world.path(".edgewright/edgectl.toml")).unwrap().api.unwrap();
     let line = format!("lo status --url {url} --token-file .edgewright/token -o json");
     assert_eq!(serde_json::from_str::<Value>(&world.done(&line).await).unwrap()["waiting"], 2);
+}
+
+#[tokio::test]
+async fn a_context_that_came_with_the_folder_gets_no_token_from_elsewhere() {
+    let world = World::start().await;
+    let elsewhere = TempDir::new().unwrap();
+    let token = elsewhere.path().join("token");
+    fs::write(&token, "ew_1\n").unwrap();
+    let add = format!("co add site depot --credentials depot.toml --token-file {}", token.display());
+    let told = world.fails(&add, 2).await;
+    assert!(told.contains("is not sent to an address of the context") && told.contains("--context"), "{told}");
+    assert!(world.platform.told().keys.is_empty());
+
+    // As a context that names a file of its reader.
+    let link = world.path(".edgewright/token");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&token, &link).unwrap();
+    world.fails("co add site depot --credentials depot.toml", 2).await;
+    world.fails("lo status --site plant", 2).await;
+    assert!(world.platform.told().keys.is_empty());
+
+    // Whoever names the file trusts it.
+    world.done("co add site depot --credentials depot.toml --context .edgewright/edgectl.toml").await;
+    assert_eq!(world.platform.told().keys.len(), 1);
+}
+
+#[tokio::test]
+async fn a_context_that_others_can_write_to_is_not_used() {
+    let world = World::start().await;
+    let context = world.path(".edgewright/edgectl.toml");
+    fs::set_permissions(&context, fs::Permissions::from_mode(0o666)).unwrap();
+    let told = world.fails("co add site depot --credentials depot.toml", 2).await;
+    assert!(told.contains("others can write to it"), "{told}");
+    assert!(world.platform.told().keys.is_empty());
 }

@@ -42,7 +42,7 @@ impl Program {
     /// Ends what an earlier supervisor left, then keeps the program running until shutdown, with growing pauses between
     /// its starts.
     pub async fn supervise(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        disk::make_private_folder(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
         self.end_leftover().await?;
         crate::supervise::restarting(&self.name, &shutdown, || self.run_once(&shutdown)).await
     }

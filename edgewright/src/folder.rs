@@ -14,7 +14,7 @@ use bus::{
     Login, User,
     server::{Server, server_conf, users_conf},
 };
-use disk::{make_private_folder, write_private};
+use disk::{make_private_folder, take_data_folder, write_private};
 use identity::nats;
 use margo::{TenantName, UserNkey};
 use serde::{Serialize, de::DeserializeOwned};
@@ -27,6 +27,7 @@ impl Folder {
     /// Makes the folder and its sub-folders for keys and for the NATS server, where they are missing.
     pub fn make(data: &Path) -> anyhow::Result<Self> {
         let making = || format!("making {}", data.display());
+        take_data_folder(data).with_context(making)?;
         make_private_folder(&data.join("keys/nats")).with_context(making)?;
         make_private_folder(&data.join("nats")).with_context(making)?;
         Ok(Self(data.canonicalize().with_context(making)?))

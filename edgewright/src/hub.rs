@@ -12,11 +12,13 @@
 //! ```
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use api_gateway::tokens::{self, Added};
 use bus::{Login, Role, ServiceName, Tier, User};
 use identity::{SigningKey, trust};
 use margo::{KeySet, TenantName, UserNkey};
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use service::{Base, Health, Readiness};
 use store::{Location, PostgresUrl};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::{
     folder::Folder,
@@ -221,10 +224,7 @@ pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
     }
     let users: Vec<User> = service_users().chain([User::Reloader]).collect();
     folder.keep_seeds(&users)?;
-    if !hub.admin_token().exists() {
-        let token = api_gateway::tokens::create(&folder.path("tokens.json"), "admin", Role::Admin)?;
-        disk::write_private(&hub.admin_token(), token.as_bytes())?;
-    }
+    keep_admin_token(folder, &hub.admin_token())?;
     folder.write_server("hub", hub.settings.nats_listen, &tenant, &hub.service_users()?)?;
     Ok(hub)
 }
@@ -233,6 +233,29 @@ pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
 fn service_users() -> impl Iterator<Item = User> {
     let fronts = ServiceName::at(Tier::Hub).filter(|name| name.has_front()).map(User::Front);
     ServiceName::at(Tier::Hub).map(User::Central).chain(fronts)
+}
+
+/// Makes the first API token and writes it into this file, unless that was done before. It may be killed at any line: a token
+/// in the pending file is known to its owner in the end, and no other one is made meanwhile.
+fn keep_admin_token(folder: &Folder, file: &Path) -> anyhow::Result<()> {
+    const NAME: &str = "admin";
+    let (pending, tokens) = (folder.path("admin.token.pending"), folder.path("tokens.json"));
+    if !file.exists() {
+        folder.keep("admin.token.pending", || Ok(tokens::make()?.into_bytes()))?;
+        process::stop_point("edgewright.admin-token-pending");
+        match tokens::add(&tokens, NAME, Role::Admin, &folder.line("admin.token.pending")?)? {
+            Added::New | Added::Before => {
+                process::stop_point("edgewright.admin-token-added");
+                fs::rename(&pending, file).with_context(|| format!("writing {}", file.display()))?;
+                return disk::sync(&folder.path("")).context("syncing the data folder");
+            }
+            Added::Taken => warn!(
+                tokens = %tokens.display(),
+                "the token {NAME} is known to whoever has taken its file away; take its entry out of the list to have a new one made"
+            ),
+        }
+    }
+    disk::remove_if_there(&pending).with_context(|| format!("removing {}", pending.display()))
 }
 
 /// Loads the key, or makes it when the file is missing.

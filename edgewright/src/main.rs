@@ -19,6 +19,7 @@ use process::{shutdown_token, telemetry, within_grace};
 use service::{Health, health};
 
 fn main() -> ExitCode {
+    disk::keep_files_private();
     process::keep_little_memory();
     let arguments = Arguments::parse();
     let result =

@@ -4,7 +4,7 @@
 //! and order are made by `edgectl`, with the same commands that a person uses. What exists from an earlier run goes on.
 
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -46,9 +46,10 @@ pub async fn run(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     check_nats_server(&args.nats_server).await?;
+    // Two that start at once must not both make keys.
+    let _lock = lock(&args.data)?;
     let hub = hub::init(&args.data, &hub::HubSettings::on(IpAddr::V4(args.host)))?.with_database(database);
     let data = args.data.canonicalize()?;
-    let _lock = lock(&data)?;
     ensure!(
         IpAddr::V4(args.host) == hub.settings.api_listen.ip(),
         "{} was made for {}: give --host {1}, or another --data",
@@ -147,7 +148,10 @@ impl Up<'_> {
             let folder = self.data.join("nodes").join(&name);
             let credentials = folder.join("credentials.toml");
             self.credentials(&["co", "add", "node", &name, "--server", &server], &credentials).await?;
-            tasks.spawn(format!("edge-node {name}"), self.node(&folder, &credentials, at).supervise(shutdown.clone()));
+            let address = Ipv4Addr::from(u32::from(self.args.host) + 1 + at as u32);
+            let reserved = reserved_ports(address, &hub.settings, &opened.settings);
+            let agent = self.node(&folder, &credentials, address, &reserved);
+            tasks.spawn(format!("edge-node {name}"), agent.supervise(shutdown.clone()));
         }
         ready(health).await;
 
@@ -189,13 +193,13 @@ impl Up<'_> {
         if default { program } else { format!("{program} --context {}", self.context_file().display()) }
     }
 
-    /// The agent of the node with this index: it selects the loopback address of its workloads.
-    fn node(&self, folder: &Path, credentials: &Path, at: usize) -> Program {
-        let address = Ipv4Addr::from(u32::from(self.args.host) + 1 + at as u32);
+    /// The agent of a node whose workloads listen on this address, on none of the reserved ports.
+    fn node(&self, folder: &Path, credentials: &Path, address: Ipv4Addr, reserved: &str) -> Program {
         let arguments = [
             ("--credentials", credentials.display().to_string()),
             ("--data", folder.join("data").display().to_string()),
             ("--workload-address", address.to_string()),
+            ("--reserved-ports", reserved.to_owned()),
             // Workloads outlive their agent elsewhere; whoever ends `up` wants the machine back.
             ("--on-exit", "stop".to_owned()),
             ("--log", self.telemetry.log.clone()),
@@ -217,7 +221,7 @@ impl Up<'_> {
             return Ok(());
         }
         let parent = file.parent().context("a credentials file has a folder")?;
-        fs::create_dir_all(parent)?;
+        disk::make_private_folder(parent)?;
         let file = file.display().to_string();
         self.edgectl(&[command, &["--credentials", &file]].concat()).await
     }
@@ -246,14 +250,24 @@ impl Up<'_> {
     }
 }
 
+/// The ports of hub and site, which no workload on this address may take. That of REST is among them only where REST can be
+/// reached on this address: applications like its number.
+fn reserved_ports(address: Ipv4Addr, hub: &hub::HubSettings, site: &SiteSettings) -> String {
+    let here = |listen: &SocketAddr| listen.ip() == IpAddr::V4(address) || listen.ip().is_unspecified();
+    let rest = Some(hub.api_listen).filter(here);
+    let others = [hub.nats_listen, hub.store_listen, site.nats_listen, site.artifacts_listen, site.status_listen];
+    others.into_iter().chain(rest).map(|listen| listen.port().to_string()).collect::<Vec<_>>().join(",")
+}
+
 /// The folder of this program, in which `edgectl` and `edge-node` lie as well.
 fn programs_folder() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding the folder of the programs")?;
     Ok(own.parent().context("a program lies in a folder")?.to_owned())
 }
 
-/// Holds the data folder for this process; fails while another `up` runs on it.
+/// Holds the data folder, which is made when it is missing, for this process; fails while another `up` runs on it.
 fn lock(data: &Path) -> anyhow::Result<FolderLock> {
+    disk::take_data_folder(data).with_context(|| format!("taking the data folder {}", data.display()))?;
     let path = data.join("lock");
     let lock = FolderLock::take(&path).with_context(|| format!("opening {}", path.display()))?;
     lock.with_context(|| format!("{} is in use by another `edgewright up`", data.display()))
@@ -267,4 +281,19 @@ async fn ready(health: &Health) {
         look.tick().await;
     }
     info!("every service is ready");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_workload_takes_a_port_of_hub_or_site() {
+        let host = IpAddr::from([127, 0, 0, 1]);
+        let (mut hub, site) = (hub::HubSettings::on(host), SiteSettings::on(host, 4323));
+        let of = |hub: &hub::HubSettings| reserved_ports(Ipv4Addr::new(127, 0, 0, 2), hub, &site);
+        assert_eq!(of(&hub), "4222,8082,4323,4324,4325");
+        hub.api_listen.set_ip(Ipv4Addr::UNSPECIFIED.into());
+        assert_eq!(of(&hub), "4222,8082,4323,4324,4325,8080");
+    }
 }

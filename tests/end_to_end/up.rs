@@ -1,8 +1,10 @@
 //! `edgewright up`, and what its user does next.
 
 use std::{
+    fs::{self, Permissions},
     net::{Ipv4Addr, TcpListener},
-    path::Path,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -27,6 +29,18 @@ fn up(folder: &Path, address: Ipv4Addr) -> Process {
     Process::start("up", folder, &mut command)
 }
 
+/// Everything in the folder, and the folder itself, that somebody else than its owner may read, write or enter.
+fn open_to_others(path: &Path) -> Vec<PathBuf> {
+    // Files come and go while the platform runs.
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Vec::new() };
+    let is_open = !metadata.is_symlink() && metadata.permissions().mode() & 0o077 != 0;
+    let mut open: Vec<_> = is_open.then(|| path.to_owned()).into_iter().collect();
+    for entry in metadata.is_dir().then(|| fs::read_dir(path).ok()).flatten().into_iter().flatten() {
+        open.extend(open_to_others(&entry.unwrap().path()));
+    }
+    open
+}
+
 /// A folder whose workloads are killed with it, because they outlive their agents when a test fails.
 struct Workloads(TempDir);
 
@@ -42,6 +56,9 @@ async fn up_runs_the_sample_on_both_nodes_and_everything_grows_from_there() {
     let data = folder.0.path().join("data");
     let context = data.join("edgectl.toml");
     let here = loopback();
+    // As whoever makes the folder beforehand may leave it.
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
     let mut platform = up(folder.0.path(), here);
     answers(after(here, 1), "Hello").await;
     answers(after(here, 2), "Hello").await;
@@ -110,6 +127,11 @@ async fn up_runs_the_sample_on_both_nodes_and_everything_grows_from_there() {
     let log = git(&repositories.join("fleet.git"), &["log", "--format=%(trailers:key=Reason,valueonly)", "main"]);
     assert!(log.contains("as they say"), "{log}");
 
+    // What all of them keep is for its owner only.
+    let folders = [data.clone(), site, folder.0.path().join("crane"), folder.0.path().join("hoist")];
+    let open: Vec<_> = folders.iter().flat_map(|folder| open_to_others(folder)).collect();
+    assert!(open.is_empty(), "{open:#?}");
+
     // Everything ends in order.
     for process in [&mut hoist, &mut crane, &mut depot, &mut platform] {
         process.signal(Signal::TERM);
@@ -155,4 +177,17 @@ async fn up_ends_at_once_when_its_port_is_taken_and_says_what_to_do() {
     assert!(!platform.ended().await.success());
     let said = platform.log();
     assert!(said.contains(&format!("another program listens on {here}:8080")) && said.contains("--host"), "{said}");
+}
+
+#[tokio::test]
+async fn an_up_beside_another_one_makes_nothing() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let _other = disk::FolderLock::take(&data.join("lock")).unwrap().unwrap();
+    let mut platform = up(folder.path(), loopback());
+    assert!(!platform.ended().await.success());
+    assert!(platform.log().contains("is in use by another `edgewright up`"), "{}", platform.log());
+    let made: Vec<_> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(made, ["lock"]);
 }

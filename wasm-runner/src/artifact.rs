@@ -1,24 +1,25 @@
 //! From the component's file to native code.
 //!
 //! Compiled components are kept in the node's cache, as `<sha256 of the component>-<hash of the engine>.cwasm` with the
-//! file's own sha256 beside it. A component is compiled in a child process, so that the runner, which may live for
-//! months, never holds the compiler's memory (about 15 MiB), and a component that breaks the compiler breaks only that.
+//! file's own sha256 beside it. A component is compiled in a child process (see `compile`).
 
 use std::{
-    env, fs,
+    fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use anyhow::{Context, ensure};
 use margo::Digest;
-use runtime_wasm::spec::{LastWords, Spec};
+use runtime_wasm::spec::Spec;
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Config, Engine, component::Component};
 
-use crate::start::StartError;
+use crate::{
+    compile,
+    start::{Channel, StartError},
+};
 
 /// The engine that compiles and runs. Both have to be made the same way: the code checks for what the engine sets here.
 pub fn engine() -> anyhow::Result<Engine> {
@@ -28,14 +29,14 @@ pub fn engine() -> anyhow::Result<Engine> {
     Ok(Engine::new(&config)?)
 }
 
-/// The verified component, compiled at the latest now.
-pub fn load(engine: &Engine, spec: &Spec, spec_file: &Path) -> anyhow::Result<Component> {
+/// The verified component, compiled at the latest now. Compiling ends when `agent`, who waits for it, does.
+pub fn load(engine: &Engine, spec: &Spec, spec_file: &Path, agent: Option<&Channel>) -> anyhow::Result<Component> {
     let found = digest_of(&spec.artifact)
         .map_err(|error| StartError::Artifact(format!("reading the component {}: {error}", spec.artifact.display())))?;
     verify(found, spec)?;
     let cached = Cached::of(engine, spec);
     if !cached.is_whole()? {
-        compile_in_child(spec_file)?;
+        compile::in_child(&spec.compiling, spec_file, agent)?;
         ensure!(cached.is_whole()?, "{} is not what was compiled", cached.code.display());
     }
     cached.load(engine)
@@ -59,23 +60,6 @@ fn verify(found: Digest, spec: &Spec) -> Result<(), StartError> {
     }
     let wanted = spec.artifact_digest;
     Err(StartError::Artifact(format!("{} is {found}, but {wanted} was ordered", spec.artifact.display())))
-}
-
-fn compile_in_child(spec_file: &Path) -> anyhow::Result<()> {
-    let output = Command::new(env::current_exe().context("finding this program")?)
-        .arg("--compile")
-        .arg("--spec")
-        .arg(spec_file)
-        // Not the runner's own stdin: the lock of the workload is its.
-        .stdin(Stdio::null())
-        .output()
-        .context("starting the compiler")?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let words = LastWords::find(&stderr).with_context(|| format!("compiling the component: {}", output.status))?;
-    Err(StartError::Artifact(words.message).into())
 }
 
 struct Cached {

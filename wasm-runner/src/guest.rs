@@ -38,6 +38,12 @@ use crate::{
     ticker::Ticker,
 };
 
+/// What one request may hold of the runner's things at once: bodies, streams, lists of headers. They take the runner's own
+/// memory, which no limit of the component counts.
+const MAX_HANDLES: usize = 256;
+/// Bytes of one list of headers: as much as common servers accept.
+const MAX_FIELDS: usize = 16 << 10;
+
 /// A component that is ready to answer.
 pub struct Guest {
     prepared: ProxyPre<State>,
@@ -190,10 +196,13 @@ impl Guest {
 
     async fn run(&self, request: Request<Incoming>, answer: oneshot::Sender<Answer>) -> Result<(), HandleError> {
         let _in_work = self.ticker.begin();
+        let (mut table, mut http) = (ResourceTable::new(), WasiHttpCtx::new());
+        table.set_max_capacity(MAX_HANDLES);
+        http.set_field_size_limit(MAX_FIELDS);
         let state = State {
-            table: ResourceTable::new(),
+            table,
             wasi: WasiCtx::builder().envs(&self.environment).stdout(self.log.clone()).stderr(self.log.clone()).build(),
-            http: WasiHttpCtx::new(),
+            http,
             egress: NoEgress,
             share: self.memory.share(),
         };

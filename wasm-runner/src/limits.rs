@@ -1,4 +1,5 @@
-//! Limits what components take: the memory that all requests of a workload hold together, tables and parts.
+//! Limits what components take: the memory and tables that all requests of a workload hold together, and
+//! the number of parts.
 
 use std::sync::{
     Arc,
@@ -7,12 +8,12 @@ use std::sync::{
 
 use wasmtime::ResourceLimiter;
 
-/// Far more than the tables of functions of a large component hold (an entry is 8 bytes).
-const MAX_TABLE_ELEMENTS: usize = 1 << 20;
+/// What an entry of a table takes: a pointer.
+const TABLE_ELEMENT: usize = size_of::<usize>();
 /// What one component may consist of.
 const MAX_PARTS: usize = 64;
 
-/// The memory that all requests in work share.
+/// The bytes of memories and tables that all requests in work share.
 #[derive(Clone)]
 pub struct Memory {
     limit: usize,
@@ -42,18 +43,26 @@ pub struct Share {
     held: usize,
 }
 
-impl ResourceLimiter for Share {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let more = desired.saturating_sub(current);
+impl Share {
+    /// Takes what a memory or a table needs to grow from `current` to `desired` pieces of so many bytes, and returns
+    /// whether it may.
+    fn grow(&mut self, current: usize, desired: usize, maximum: Option<usize>, bytes: usize) -> bool {
+        let more = desired.saturating_sub(current).saturating_mul(bytes);
         let granted = maximum.is_none_or(|maximum| desired <= maximum) && self.memory.take(more);
         if granted {
             self.held += more;
         }
-        Ok(granted)
+        granted
+    }
+}
+
+impl ResourceLimiter for Share {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(current, desired, maximum, 1))
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= MAX_TABLE_ELEMENTS)
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(current, desired, maximum, TABLE_ELEMENT))
     }
 
     fn instances(&self) -> usize {
@@ -90,6 +99,21 @@ mod tests {
         drop(two);
         assert!(one.memory_growing(60, 100, None).unwrap());
         drop(one);
+        assert_eq!(memory.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn tables_and_memories_share_one_limit() {
+        let memory = Memory::new(100);
+        let (mut one, mut two) = (memory.share(), memory.share());
+        assert!(one.memory_growing(0, 60, None).unwrap());
+        assert!(one.table_growing(0, 5, None).unwrap());
+        assert!(!two.table_growing(0, 1, None).unwrap());
+        assert!(!two.table_growing(0, usize::MAX, None).unwrap());
+        drop(one);
+        assert!(two.table_growing(0, 12, None).unwrap());
+        assert!(!two.memory_growing(0, 5, None).unwrap());
+        drop(two);
         assert_eq!(memory.held.load(Ordering::Relaxed), 0);
     }
 

@@ -9,6 +9,7 @@
 //! its stdout, which is then a socket, and waits for `go`. Only then does it count as started.
 
 mod artifact;
+mod compile;
 mod control;
 mod guest;
 mod limits;
@@ -49,16 +50,17 @@ struct Args {
     /// What to run: the JSON file that the agent writes into the workload's folder.
     #[arg(long)]
     spec: PathBuf,
-    /// Only compile the component into the node's cache. The runner starts itself with this, so that the memory that
-    /// compiling takes is given back.
-    #[arg(long)]
-    compile: bool,
+    /// Only compile the component into the node's cache, for the runner with this process id, and end with that runner. The
+    /// runner starts itself with this.
+    #[arg(long, value_name = "PID")]
+    compile_for: Option<u32>,
     /// Load the component, say so on stdout, and go on only when told to. Stdout must be a socket.
     #[arg(long)]
     wait: bool,
 }
 
 fn main() -> ExitCode {
+    disk::keep_files_private();
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,12 +74,13 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     let read = || format!("reading the specification {}", args.spec.display());
     let spec: Spec = serde_json::from_slice(&fs::read(&args.spec).with_context(read)?).with_context(read)?;
-    if args.compile {
+    if let Some(runner) = args.compile_for {
+        compile::limit_this_process(&spec.compiling, runner)?;
         return artifact::compile(&spec);
     }
     let mut channel = args.wait.then(Channel::of_stdout).transpose()?;
     let engine = artifact::engine()?;
-    let component = artifact::load(&engine, &spec, &args.spec)?;
+    let component = artifact::load(&engine, &spec, &args.spec, channel.as_ref())?;
     let log = Log::open(spec.folder.join(LOG))?;
     let guest = Guest::new(&engine, &component, &spec, log.clone())?;
     // One thread: small, and enough for a service on an edge node. The epochs of `ticker` keep a busy request from

@@ -6,7 +6,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     net::SocketAddr,
     os::{
-        fd::AsFd,
+        fd::{AsFd, BorrowedFd},
         unix::{fs::OpenOptionsExt, net::UnixStream},
     },
     path::Path,
@@ -68,6 +68,11 @@ impl Channel {
     /// Says that this runner takes requests. An agent that has died meanwhile finds it by its record.
     pub fn listening(&mut self) {
         let _nobody_listens = self.say(LISTENING);
+    }
+
+    /// The socket, for whoever wants to know whether the agent is still there.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     fn say(&mut self, word: &str) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use process::escaped;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -102,14 +103,28 @@ impl Problem {
     }
 }
 
+/// Shows the detail on a line, and each field on one of its own. The texts may hold names that somebody sent, so what could
+/// break a line or steer a terminal is escaped in them.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.detail.as_deref().unwrap_or(&self.title))?;
+        f.write_str(&escaped(self.detail.as_deref().unwrap_or(&self.title)))?;
         for error in &self.errors {
-            write!(f, "\n  {}: {}", error.field, error.message)?;
+            write!(f, "\n  {}: {}", escaped(&error.field), escaped(&error.message))?;
         }
         Ok(())
     }
 }
 
 impl std::error::Error for Problem {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_problem_breaks_no_line_and_steers_no_terminal() {
+        let field = FieldError { field: "a\n  next: rm\u{1b}[2J".to_owned(), message: "must\rgo".to_owned() };
+        let problem = Problem::invalid("no\nINFO forged", vec![field]);
+        assert_eq!(problem.to_string(), "no\\nINFO forged\n  a\\n  next: rm\\u{1b}[2J: must\\rgo");
+    }
+}

@@ -15,11 +15,14 @@
 //! ```
 
 mod lock;
+mod private;
 mod write;
 
 use std::{fs, io, path::Path};
 
+
 pub use lock::FolderLock;
+pub use private::{keep_files_private, take_data_folder};
 pub use write::{
     make_private_folder, names, sync, sync_together, write_all_private, write_private, write_private_shared,
 };

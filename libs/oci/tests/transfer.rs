@@ -166,6 +166,18 @@ async fn the_client_knows_why_it_got_nothing() {
 }
 
 #[tokio::test]
+async fn nobody_is_told_to_wait_for_longer_than_minutes() {
+    let (_folder, store) = empty().await;
+    for says in ["301", "18446744073709551615", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", "-1"] {
+        let answer = move || async move { (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", says)]) };
+        let client = Client::new(&serve(Router::new().fallback(answer)).await, TOKEN).unwrap();
+        let later = client.pull(&store, &"hello".parse().unwrap(), &Digest::of(b"wanted")).await.unwrap_err();
+        let PullError::Later(after) = later else { panic!("{says}: {later}") };
+        assert!(after <= Duration::from_secs(300), "{says}: {after:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_read_api_speaks_oci_distribution() {
     let source = source().await;
     let http = reqwest::Client::new();

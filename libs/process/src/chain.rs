@@ -2,10 +2,12 @@
 
 use std::error::Error;
 
+use crate::escaped;
+
 /// Joins an error and its causes with `: `, the outermost first, for people who see one line and not the log.
 pub fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes.map(|cause| escaped(&cause.to_string()).into_owned()).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
 };
 
-use crate::args::{LogFormat, TelemetryArgs};
+use crate::{
+    args::{LogFormat, TelemetryArgs},
+    one_line::OneLine,
+};
 
 /// The most detailed spans that are traced. The libraries below have many finer ones.
 const TRACED: LevelFilter = LevelFilter::INFO;
@@ -75,9 +78,9 @@ fn log_layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer();
     match format {
-        LogFormat::Text => layer.boxed(),
-        LogFormat::Json => layer.json().with_current_span(true).with_span_list(false).boxed(),
+        LogFormat::Text => layer.with_ansi(false).with_writer(|| OneLine(std::io::stderr())).boxed(),
+        LogFormat::Json => layer.with_writer(std::io::stderr).json().with_current_span(true).with_span_list(false).boxed(),
     }
 }

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use runtime::ReservedPorts;
+
 use crate::WasmRuntimeConfig;
 
 /// Arguments of the wasm runtime, to be flattened into those of the agent.
@@ -29,8 +31,13 @@ pub enum InvalidWasmArgs {
 
 impl WasmArgs {
     /// Checks the arguments. The runtime keeps what it has below `wasm` in the agent's data folder, and its workloads
-    /// listen on this address.
-    pub fn config(self, data: &Path, address: IpAddr) -> Result<WasmRuntimeConfig, InvalidWasmArgs> {
+    /// listen on this address, on no reserved port.
+    pub fn config(
+        self,
+        data: &Path,
+        address: IpAddr,
+        reserved: ReservedPorts,
+    ) -> Result<WasmRuntimeConfig, InvalidWasmArgs> {
         let runner = match self.wasm_runner {
             Some(path) => path,
             None => std::env::current_exe()?.with_file_name("wasm-runner"),
@@ -38,6 +45,7 @@ impl WasmArgs {
         if !runner.is_file() {
             return Err(InvalidWasmArgs::NoRunner(runner.display().to_string()));
         }
-        Ok(WasmRuntimeConfig { runner, folder: data.join("wasm/workloads"), cache: data.join("wasm/cache"), address })
+        let (folder, cache) = (data.join("wasm/workloads"), data.join("wasm/cache"));
+        Ok(WasmRuntimeConfig { runner, folder, cache, address, reserved })
     }
 }

@@ -23,6 +23,7 @@
 //!     folder: data.path().join("workloads"),
 //!     cache: data.path().join("cache"),
 //!     address: "127.0.0.1".parse()?,
+//!     reserved: "4222,4323-4325".parse()?,
 //! };
 //! let wasm = WasmRuntime::new(config).await?;
 //! assert!(wasm.observe().await?.is_empty());

@@ -52,16 +52,37 @@ pub struct Spec {
     pub environment: BTreeMap<String, String>,
     /// The address on which the workload answers.
     pub listen: SocketAddr,
-    /// Bytes of linear memory that all requests in work may hold together.
+    /// Bytes of linear memory and of tables that all requests in work may hold together.
     pub memory_limit: u64,
     /// How long one request may take.
     pub request_timeout: Duration,
     /// How many requests may be in work; one more is answered with 503.
     pub max_requests: usize,
+    /// What compiling the component may take.
+    #[serde(default)]
+    pub compiling: CompileLimits,
     /// Where this node keeps compiled components.
     pub cache: PathBuf,
     /// The folder of the workload.
     pub folder: PathBuf,
+}
+
+/// What compiling one component may take. A component that needs more is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompileLimits {
+    /// Bytes of memory that the compiler may hold.
+    pub memory: u64,
+    /// The time that processors may spend on it, in whole seconds: what is left over counts as one more.
+    pub processor_time: Duration,
+    /// How long it may take on a node that has other work to do.
+    pub time: Duration,
+}
+
+impl Default for CompileLimits {
+    /// A component of 30 MiB, an interpreter with its library, takes some hundred MiB and half a minute.
+    fn default() -> Self {
+        Self { memory: 1 << 30, processor_time: Duration::from_secs(120), time: Duration::from_secs(300) }
+    }
 }
 
 /// The process that holds the workload's lock and port, and the document for which it was started. A runner writes the

@@ -24,7 +24,7 @@ use futures::{
 use margo::{Digest, ProfileType};
 use oci::{Descriptor, media};
 use process::chain;
-use runtime::{Artifact, Call, Condition, Need, Observed, Runtime, RuntimeError, Stats, Workload, WorkloadId};
+use runtime::{Artifact, Call, Condition, Need, Observed, ReservedPorts, Runtime, RuntimeError, Stats, Workload, WorkloadId};
 use tokio::{
     process::Command,
     sync::{Notify, OwnedMutexGuard},
@@ -37,7 +37,7 @@ use crate::{
     ask,
     folder::{Folder, see_off},
     settings::Settings,
-    spec::{self, Spec},
+    spec::{self, CompileLimits, Spec},
     start::{Gone, StartError, Starting},
     supervisor::{Shown, Supervisor, View},
 };
@@ -60,6 +60,8 @@ pub struct WasmRuntimeConfig {
     pub cache: PathBuf,
     /// The address on which workloads listen.
     pub address: IpAddr,
+    /// Ports that no workload may take.
+    pub reserved: ReservedPorts,
 }
 
 /// Runs WebAssembly components that export `wasi:http/incoming-handler`.
@@ -117,6 +119,7 @@ impl WasmRuntime {
             folder: absolute(&config.folder)?,
             cache: absolute(&config.cache)?,
             address: config.address,
+            reserved: config.reserved,
         };
         for folder in [&config.folder, &config.cache] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
@@ -180,6 +183,11 @@ impl WasmRuntime {
 
     fn spec(&self, workload: &Workload) -> Result<Spec, RuntimeError> {
         let settings = Settings::parse(&workload.settings)?;
+        let port = settings.port.get();
+        if self.config.reserved.contains(port) {
+            let rule = format!("http.port: {port} is reserved for the platform's own servers; choose another one");
+            return Err(RuntimeError::Invalid(rule));
+        }
         let component = component(&workload.artifact)?;
         let artifact = std::path::absolute(workload.content.path(&component.digest));
         Ok(Spec {
@@ -188,10 +196,11 @@ impl WasmRuntime {
             artifact: artifact.map_err(io_error("finding the artifact"))?,
             artifact_digest: component.digest,
             environment: workload.environment(),
-            listen: SocketAddr::new(self.config.address, settings.port.get()),
+            listen: SocketAddr::new(self.config.address, port),
             memory_limit: settings.memory,
             request_timeout: REQUEST_TIMEOUT,
             max_requests: MAX_REQUESTS,
+            compiling: CompileLimits::default(),
             cache: self.config.cache.clone(),
             folder: Folder::of(&self.config.folder, &workload.id).path().to_owned(),
         })

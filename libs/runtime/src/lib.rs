@@ -124,6 +124,7 @@
 
 mod call;
 mod condition;
+mod ports;
 mod workload;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -134,6 +135,7 @@ use tokio::sync::Notify;
 
 pub use call::{Call, Progress};
 pub use condition::{Condition, Observed, Part};
+pub use ports::{InvalidPorts, ReservedPorts};
 pub use workload::{Artifact, ContentKind, Need, Workload, WorkloadId};
 
 /// Why a runtime could not do as it was told.

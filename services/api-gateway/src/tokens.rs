@@ -18,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use bus::{CallerName, Role};
 use identity::random_token;
 use margo::Digest;
@@ -37,20 +37,44 @@ pub(crate) struct Token {
 /// Makes a token, adds its hash to the file and returns the token, which is written nowhere. The file is made when it
 /// is missing, with mode 0600. Fails when the name is taken or is the name of a service.
 pub fn create(path: &Path, name: &str, role: Role) -> anyhow::Result<String> {
+    let token = make()?;
+    ensure!(add(path, name, role, &token)? == Added::New, "the token {name} exists already in {}", path.display());
+    Ok(token)
+}
+
+/// Makes a token that nobody has and that opens nothing yet.
+pub fn make() -> anyhow::Result<String> {
+    Ok(format!("ew_{}", random_token().context("asking the system for random bits")?))
+}
+
+/// What became of a token that was to be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It is in the list now.
+    New,
+    /// The list had the same token under this name.
+    Before,
+    /// The list has another token under this name, and stays as it is.
+    Taken,
+}
+
+/// Adds the hash of a token to the file, which is made when it is missing, with mode 0600. Fails when the name is the name of a
+/// service.
+pub fn add(path: &Path, name: &str, role: Role, token: &str) -> anyhow::Result<Added> {
     let name = name.parse::<CallerName>()?;
     ensure!(!name.is_service(), "the name {name} is not free: a service of the platform signs with it");
     let mut tokens = match read(path) {
         Err(error) if is_missing(&error) => Vec::new(),
         tokens => tokens?,
     };
-    if tokens.iter().any(|token| token.name == name) {
-        bail!("the token {} exists already in {}", name.as_str(), path.display());
+    let digest = Digest::of(token.as_bytes());
+    if let Some(held) = tokens.iter().find(|held| held.name == name) {
+        return Ok(if held.digest == digest { Added::Before } else { Added::Taken });
     }
-    let token = format!("ew_{}", random_token().context("asking the system for random bits")?);
-    tokens.push(Token { name, role, digest: Digest::of(token.as_bytes()) });
+    tokens.push(Token { name, role, digest });
     let text = serde_json::to_vec_pretty(&tokens).context("writing the list of tokens")?;
     disk::write_private(path, &text).with_context(|| format!("writing the list of tokens {}", path.display()))?;
-    Ok(token)
+    Ok(Added::New)
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {

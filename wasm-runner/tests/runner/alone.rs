@@ -9,7 +9,7 @@ use margo::Digest;
 use runtime::WorkloadId;
 use runtime_wasm::{
     ProcessId, ask,
-    spec::{CONTROL, Command, GO, LISTENING, LOG, LastWords, READY, RECORD, RunnerState, SPEC, STARTS, Spec, Status},
+    spec::{CONTROL, Command, CompileLimits, GO, LISTENING, LOG, LastWords, READY, RECORD, RunnerState, SPEC, STARTS, Spec, Status},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -26,13 +26,13 @@ use crate::{
 };
 
 /// A folder with a component in it, and what shall run.
-struct Workload {
+pub struct Workload {
     _folder: TempDir,
-    spec: Spec,
+    pub spec: Spec,
 }
 
 impl Workload {
-    fn new(component: &[u8]) -> Self {
+    pub fn new(component: &[u8]) -> Self {
         let folder = TempDir::new().unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in ["workload", "cache"] {
@@ -52,6 +52,7 @@ impl Workload {
             memory_limit: 64 << 20,
             request_timeout: Duration::from_secs(30),
             max_requests: 8,
+            compiling: CompileLimits::default(),
             cache: path("cache"),
             folder: path("workload"),
         };
@@ -62,15 +63,15 @@ impl Workload {
         Self::new(&fs::read(example("hello/hello.wasm")).unwrap())
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.spec.folder.join(name)
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}/", self.spec.listen)
     }
 
-    fn spawn(&self) -> Child {
+    pub fn spawn(&self) -> Child {
         fs::write(self.file(SPEC), serde_json::to_vec(&self.spec).unwrap()).unwrap();
         Program::new(RUNNER)
             .arg("--spec")
@@ -97,8 +98,10 @@ impl Workload {
     }
 
     /// Starts it and waits for its last words.
-    async fn refused(&self) -> LastWords {
-        let output = self.spawn().wait_with_output().await.unwrap();
+    pub async fn refused(&self) -> LastWords {
+        let mut child = self.spawn();
+        ends(&mut child).await;
+        let output = child.wait_with_output().await.unwrap();
         assert!(!output.status.success());
         let stderr = String::from_utf8(output.stderr).unwrap();
         LastWords::find(&stderr).unwrap_or_else(|| panic!("no last words: {stderr}"))
@@ -107,6 +110,11 @@ impl Workload {
     fn log(&self) -> String {
         fs::read_to_string(self.file(LOG)).unwrap()
     }
+}
+
+/// Waits until the runner has ended by itself.
+pub async fn ends(runner: &mut Child) {
+    wait_for("the runner to end", async || runner.try_wait().unwrap().ok_or("it runs")).await;
 }
 
 #[tokio::test]
@@ -219,6 +227,28 @@ async fn memory_beyond_the_limit_is_not_given() {
     let _child = memory.start().await;
     assert_eq!(get(&memory.url()).await.unwrap().0, 500);
     assert_eq!(memory.status().await.unwrap().failures, 1);
+}
+
+#[tokio::test]
+async fn tables_count_against_the_memory_limit() {
+    let mut table = Workload::new(&guest("table"));
+    let mut child = table.start().await;
+    for _ in 0..10 {
+        assert_eq!(get(&table.url()).await.unwrap().0, 200);
+    }
+    child.kill().await.unwrap();
+    table.spec.memory_limit = 4 << 20;
+    let _child = table.start().await;
+    assert_eq!(get(&table.url()).await.unwrap().0, 500);
+    assert_eq!(table.status().await.unwrap().failures, 1);
+}
+
+#[tokio::test]
+async fn a_request_holds_a_limited_number_of_the_runner_s_own_things() {
+    let handles = Workload::new(&guest("handles"));
+    let _child = handles.start().await;
+    assert_eq!(get(&handles.url()).await.unwrap().0, 500);
+    assert_eq!(handles.status().await.unwrap().failures, 1);
 }
 
 #[tokio::test]

@@ -16,7 +16,21 @@ pub fn example(name: &str) -> PathBuf {
 
 /// The component made of this text and the world of the example `hello`.
 pub fn componentize(wat: &Path) -> Vec<u8> {
-    let mut module = wat::parse_file(wat).unwrap();
+    componentize_text(&fs::read_to_string(wat).unwrap())
+}
+
+/// Makes a component that takes some seconds to compile.
+pub fn long_to_compile() -> Vec<u8> {
+    let mut text = String::from("(module (func (export \"wasi:http/incoming-handler@0.2.0#handle\") (param i32 i32)\n");
+    for step in 0..40_000 {
+        text.push_str(&format!("(if (local.get 0) (then (local.set 1 (i32.mul (local.get 0) (i32.const {step})))))\n"));
+    }
+    text.push_str("))");
+    componentize_text(&text)
+}
+
+fn componentize_text(wat: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(wat).unwrap();
     let mut resolve = Resolve::default();
     let package = resolve.push_file(example("hello/wit/hello.wit")).unwrap();
     let world = resolve.select_world(&[package], Some("hello")).unwrap();

@@ -10,7 +10,7 @@ use std::{
 
 use margo::{Digest, ParameterValue};
 use oci::{ArtifactManifest, ContentStore, Descriptor, media};
-use runtime::{Artifact, Call, Condition, Observed, Runtime, RuntimeError, Workload, WorkloadId};
+use runtime::{Artifact, Call, Condition, Observed, ReservedPorts, Runtime, RuntimeError, Workload, WorkloadId};
 use runtime_wasm::{
     ProcessId, WasmRuntime, WasmRuntimeConfig, ask,
     spec::{Command, LOG, SPEC, STARTS},
@@ -53,6 +53,7 @@ impl Node {
             folder: folder.join("workloads"),
             cache: folder.join("cache"),
             address: self.address,
+            reserved: "4323-4325".parse().unwrap(),
         };
         WasmRuntime::new(config).await.unwrap()
     }
@@ -492,13 +493,28 @@ async fn a_wrong_setting_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_port_of_the_platform_s_own_servers_is_refused() {
+    let node = Node::new().await;
+    let agent = node.agent().await;
+    let workload = Workload { settings: json!({ "http": { "port": 4324 } }), ..node.workload("first") };
+    let error = agent.prepare(workload, call()).await.unwrap_err();
+    assert!(matches!(&error, RuntimeError::Invalid(why) if why.contains("4324 is reserved")), "{error}");
+    assert!(!node.workload_folder().exists());
+}
+
+#[tokio::test]
 async fn a_node_without_the_runner_does_not_offer_wasm() {
     let node = Node::new().await;
     node.agent().await.detect().await.unwrap();
     for (runner, why) in [("/nowhere/wasm-runner", "does not start"), ("/bin/true", "is no wasm-runner")] {
         let folder = node.folder.path().to_owned();
-        let config =
-            WasmRuntimeConfig { runner: runner.into(), folder: folder.clone(), cache: folder, address: node.address };
+        let config = WasmRuntimeConfig {
+            runner: runner.into(),
+            folder: folder.clone(),
+            cache: folder,
+            address: node.address,
+            reserved: ReservedPorts::default(),
+        };
         let error = WasmRuntime::new(config).await.unwrap().detect().await.unwrap_err();
         assert!(error.contains(why), "{error}");
     }
