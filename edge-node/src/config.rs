@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::ensure;
-use bus::{Login, User};
+use bus::{Jwt, Login, User};
 use clap::ValueEnum;
 use identity::credentials::{self, NodeCredentials};
 use margo::NodeId;
@@ -44,6 +44,8 @@ pub struct Config {
     pub node: NodeId,
     /// The login at the site's NATS server.
     pub bus: Login,
+    /// The base URL at which the site hands out JWTs, for a login whose JWT stands in a file.
+    pub minter: String,
     /// An existing folder, or one that can be made.
     pub data: PathBuf,
 }
@@ -62,14 +64,15 @@ impl TryFrom<AgentArgs> for Program {
     type Error = anyhow::Error;
 
     fn try_from(args: AgentArgs) -> anyhow::Result<Self> {
-        let NodeCredentials { node, server, seed } = credentials::load(&args.credentials)?;
+        let NodeCredentials { node, server, minter, seed } = credentials::load(&args.credentials)?;
         ensure!(
             identity::nats::public_key(&seed).is_ok(),
             "credentials file {}: seed must be the NKey seed of a user (58 characters that begin with SU)",
             args.credentials.display()
         );
-        let bus = Login { url: server, seed, user: User::Node(node.clone()) };
-        let agent = Config { node, bus, data: args.data };
+        let jwt = Jwt::File(args.data.join("login.jwt"));
+        let bus = Login { url: server, seed, jwt, user: User::Node(node.clone()) };
+        let agent = Config { node, bus, minter, data: args.data };
         Ok(Self { agent, workload_address: args.workload_address, on_exit: args.on_exit })
     }
 }

@@ -233,6 +233,11 @@ impl Platform {
         format!("nats://{}:{}", self.address, if owner == "hub" { 4222 } else { self.port(owner) })
     }
 
+    /// The base URL of the interface of a site's LO.
+    pub fn site_url(&self, site: &str) -> String {
+        format!("http://{}:{}", self.address, self.port(site) + 2)
+    }
+
     /// The first of a site's three ports.
     fn port(&self, site: &str) -> u16 {
         let at = self.sites.iter().position(|layout| layout.name == site);
@@ -343,7 +348,7 @@ impl Platform {
     fn save_context(&self) {
         let site = |layout: &SiteLayout| {
             let context = SiteContext {
-                status: Some(format!("http://{}:{}", self.address, self.port(layout.name) + 2)),
+                status: Some(self.site_url(layout.name)),
                 token_file: Some(self.site(layout.name).join("keys/status.token")),
                 server: Some(self.nats_url(layout.name)),
             };

@@ -8,9 +8,6 @@ use margo::{ClientName, NodeId};
 
 use crate::{Pattern, ServiceName, Subject, Tier, service::GitFolders, streams};
 
-/// The account for requests to the server itself, such as reloading its configuration.
-pub const SYSTEM_ACCOUNT: &str = "SYS";
-
 /// The users that NATS servers know. The name of a variant says who connects, and to which server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum User {
@@ -24,9 +21,9 @@ pub enum User {
     OciFetcher(ClientName),
     /// A node, which connects to its site's server.
     Node(NodeId),
-    /// The service that writes a server's list of users and has the server reload it. It is a user of the system
-    /// account.
-    Reloader,
+    /// The minter of a server, as a user of the server's system account: it pushes what is revoked, and ends surplus
+    /// connections.
+    Minter,
 }
 
 impl User {
@@ -38,7 +35,7 @@ impl User {
             Self::LocalOrchestrator(_) => format!("_INBOX.{}", ServiceName::LocalOrchestrator),
             Self::OciFetcher(_) => format!("_INBOX.{}", ServiceName::OciFetcher),
             Self::Node(node) => format!("_INBOX.node.{}", node.node),
-            Self::Reloader => "_INBOX.reloader".to_owned(),
+            Self::Minter => "_INBOX.minter".to_owned(),
         }
     }
 
@@ -55,10 +52,11 @@ impl User {
                 may.subscribe(Pattern::ChangedOf(client.clone()));
             }
             Self::Node(node) => self::node(node, &mut may),
-            Self::Reloader => may.publish.push("$SYS.REQ.SERVER.PING.>".to_owned()),
-        }
-        if *self == Self::Reloader {
-            may.publish.push("$SYS.REQ.SERVER.*.RELOAD".to_owned());
+            Self::Minter => {
+                let may_ask = ["CLAIMS.UPDATE", "ACCOUNT.*.CLAIMS.LOOKUP", "SERVER.*.CONNZ", "SERVER.*.KICK"];
+                may.publish.extend(may_ask.map(|request| format!("$SYS.REQ.{request}")));
+                may.subscribe.extend(["CONNECT", "DISCONNECT"].map(|event| format!("$SYS.ACCOUNT.*.{event}")));
+            }
         }
         may.subscribe.push(format!("{}.>", self.inbox_prefix()));
         may
@@ -73,13 +71,12 @@ impl fmt::Display for User {
             Self::LocalOrchestrator(_) => ServiceName::LocalOrchestrator.fmt(f),
             Self::OciFetcher(_) => ServiceName::OciFetcher.fmt(f),
             Self::Node(node) => write!(f, "node {node}"),
-            Self::Reloader => f.write_str("reloader"),
+            Self::Minter => f.write_str("minter"),
         }
     }
 }
 
-/// The subjects that a user may use, by direction. The server refuses what is not listed. Answers to requests that
-/// the user received are always allowed.
+/// The subjects that a user may use, by direction. The server refuses what is not listed, also as an answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     /// The subjects that the user may publish, which includes sending requests.
@@ -101,9 +98,8 @@ impl Permissions {
     fn serve(&mut self, service: ServiceName) {
         self.subscribe(Pattern::Service(service));
         self.subscribe(Pattern::Discovery);
-        // A server that reloads its configuration forgets which answers it had allowed. Requests in work would then
-        // stay unanswered, among them the request that caused the reload. Whoever publishes here has to know the
-        // random name of an inbox.
+        // No user has `allow_responses`, which would override every denial. Whoever publishes here has to know the random
+        // name of an inbox.
         self.publish.push("_INBOX.>".to_owned());
     }
 

@@ -240,7 +240,10 @@ impl Authority {
             last = Some(claims.iat);
         }
         let issued = now.max(after(last)).max(after(above));
-        (issue(&self.operator_signing, account.to_owned(), name, issued, None, nats), issued)
+        let claims = claims(&self.operator_signing, account.to_owned(), name, issued, None, nats);
+        let text = serde_json::to_vec(&claims).expect("texts, numbers and JSON values have a JSON form");
+        let claims = Claims { jti: Some(margo::Digest::of(&text).hex()), ..claims };
+        (jwt::sign(&self.operator_signing, &claims), issued)
     }
 
     /// Mints the JWT of a site, for the key that its client has. It holds for `life` from `issued` on.
@@ -314,10 +317,13 @@ fn limits(streams: i64) -> Value {
     })
 }
 
+/// Signs a JWT that is about `sub`.
 fn issue(signer: &KeyPair, sub: String, name: &str, issued: u64, expires: Option<u64>, nats: Value) -> String {
-    let claims =
-        Claims { iat: issued, iss: signer.public_key(), sub, name: name.to_owned(), exp: expires, nats };
-    jwt::sign(signer, &claims)
+    jwt::sign(signer, &claims(signer, sub, name, issued, expires, nats))
+}
+
+fn claims(signer: &KeyPair, sub: String, name: &str, issued: u64, expires: Option<u64>, nats: Value) -> Claims {
+    Claims { iat: issued, iss: signer.public_key(), sub, name: name.to_owned(), exp: expires, jti: None, nats }
 }
 
 fn seed(key: &KeyPair) -> String {

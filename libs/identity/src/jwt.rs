@@ -31,6 +31,10 @@ pub struct Claims {
     /// When it expires. One without this field never does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
+    /// An id of this very JWT. A server that is started with the JWT of an account takes one of the same id for the one that
+    /// it has, however old that is; and without ids all have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
     /// What NATS makes of it: the kind, and what belongs to that kind.
     pub nats: Value,
 }
@@ -114,6 +118,7 @@ mod tests {
             sub: sub.to_owned(),
             name: "plant".to_owned(),
             exp: Some(1_700_000_090),
+            jti: None,
             nats: json!({"type": "user", "version": 2}),
         }
     }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context;
 use async_nats::Subscriber;
-use bus::{Bus, RELOAD_PAUSE, Subject};
+use bus::{Bus, Subject, streams::FIRST_PAUSE};
 use futures::{FutureExt, StreamExt, stream};
 use margo::{ClientName, RepositoryName};
 use process::Backoff;
@@ -69,7 +69,7 @@ impl Loop {
             consumers: BTreeSet::new(),
             fleet_moved: false,
             retry: None,
-            backoff: Backoff::new(RELOAD_PAUSE, STREAM_RETRY),
+            backoff: Backoff::new(FIRST_PAUSE, STREAM_RETRY),
         }
     }
 

@@ -416,6 +416,7 @@ async fn a_client_gets_its_consumer_before_its_first_deployment() {
         name: "farm".parse().unwrap(),
         identity: margo::Identity::Nkey(identity::nats::generate().1),
         state: api::NodeState::Active,
+        former_keys: vec![],
     };
     let change =
         FileChange { path: layout::client(&file.name).try_into().unwrap(), content: Some(layout::to_yaml(&file)) };

@@ -11,7 +11,12 @@ use crate::domain::device_id;
 pub fn add_site(site: &CreateSite, order: &OrderHeader) -> proto::GitWrite {
     let client = site.name.client();
     let site_file = SiteFile { name: site.name.clone(), orchestrator: client.clone(), state: NodeState::Active };
-    let client_file = ClientFile { name: client.clone(), identity: site.identity.clone(), state: NodeState::Active };
+    let client_file = ClientFile {
+        name: client.clone(),
+        identity: site.identity.clone(),
+        state: NodeState::Active,
+        former_keys: Vec::new(),
+    };
     let files = vec![
         file(layout::site(&site.name), layout::to_yaml(&site_file)),
         file(layout::client(&client), layout::to_yaml(&client_file)),

@@ -116,13 +116,6 @@ impl Store {
         Ok(())
     }
 
-    /// Every client with its identity at the hub, sorted by name.
-    pub async fn client_identities(&self) -> Result<Vec<(ClientName, Identity)>, StoreError> {
-        let query = CLIENTS.query("SELECT name, identity FROM clients WHERE tenant = $1 ORDER BY name");
-        let rows = query.bind(self.tenant.as_str()).fetch_all(&self.database).await?;
-        rows.iter().map(|row| Ok((row.parse("name")?, row.parse("identity")?))).collect()
-    }
-
     /// Who may connect at a client's site, sorted by name; `None` when nobody added this client.
     pub async fn admitted(&self, client: &ClientName) -> Result<Option<Vec<AdmittedNode>>, StoreError> {
         let mut snapshot = self.database.snapshot().await?;

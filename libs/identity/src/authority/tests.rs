@@ -16,6 +16,8 @@ fn keep(folder: &TempDir) -> Authority {
 fn claims(account: &AccountJwt) -> Claims {
     let claims = jwt::read(&account.text).unwrap();
     assert_eq!(claims.iat, account.issued);
+    // Servers compare ids before times.
+    assert_eq!(claims.jti.as_ref().unwrap().len(), 64);
     claims
 }
 
@@ -70,6 +72,9 @@ fn an_account_is_issued_anew_only_when_it_changes_and_always_later() {
     let other = Template { subscriptions: 17, ..template() };
     let third = authority.keep_account(&other, None, None, 50).unwrap();
     assert_eq!((third.issued, &claims(&third).nats["revocations"]), (102, &claims(&second).nats["revocations"]));
+
+    let ids = [&first, &second, &third].map(|account| claims(account).jti);
+    assert!(ids[0] != ids[1] && ids[1] != ids[2]);
 
     // The server has one that was issued later.
     let fourth = authority.keep_account(&other, None, Some(500), 50).unwrap();

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use bus::{MAX_PLAIN, RELOAD_PAUSE, Subject, streams};
+use bus::{MAX_PLAIN, Subject, streams};
 use bytes::Bytes;
 use futures::future::select_all;
 use margo::{Digest, NodeName};
@@ -71,7 +71,7 @@ impl Adopter {
             roads,
             adopted,
             next_look_at_site: Instant::now(),
-            writes: Backoff::new(RELOAD_PAUSE, LOOK_AT_SITE),
+            writes: Backoff::new(streams::FIRST_PAUSE, LOOK_AT_SITE),
             postponed: None,
             attempts: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
         };

@@ -1,26 +1,35 @@
-//! Who may connect at the site: asked from the hub, kept on disk, written into the server's list of users.
+//! Who may connect at the site: asked from the hub and kept on disk, for the minter of the nodes' logins.
 //!
-//! **Layout.** `nodes.json` holds what the hub said last, and that holds while the hub is away. The list of users,
-//! which the server's configuration includes, is made of it and of the site's own services.
+//! **Layout.** `nodes.json` holds what the hub said last, and that holds while the hub is away. Beside it stand the keys that
+//! were admitted at some time and no longer are, so that they stay revoked.
 //!
-//! **Updates.** An answer of the hub replaces `nodes.json`, whole and synced; then the list of users is written, and
-//! the server reads it. A disk or a server in trouble delays a new node and nobody else.
+//! **Updates.** An answer of the hub replaces `nodes.json`, whole and synced; then the minter is told. A disk in trouble delays
+//! a new node and nobody else.
 //!
-//! **After a crash.** The list of users may be older than `nodes.json`, or the server may not have read it: the next
-//! life begins with writing the one from the other and having it read. Where the hub was never heard, whoever is in the
-//! list stays.
+//! **After a crash.** The next life tells the minter what the file says. Where the hub was never heard, nobody is given a login,
+//! and whoever has one keeps it.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use api::AdmittedNodes;
-use bus::{Bus, CallVerb, Pattern, SiteVerb, Subject, User, UserList};
+use bus::{CallVerb, Pattern, SiteVerb, Subject, User};
 use futures::StreamExt;
 use margo::{Identity, UserNkey};
+use minter::{Roll, Rolls};
 use process::Backoff;
-use tokio::time::{Instant, sleep_until};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::health::Pulses;
 use crate::site::Site;
@@ -28,49 +37,73 @@ use crate::site::Site;
 /// Between questions. Signals and reconnects bring every change at once; this finds what they lost.
 const ASK: Duration = Duration::from_secs(3600);
 
-/// The keeper of the site's list of users.
+/// The keeper of the list of nodes.
 pub struct Admission {
     site: Arc<Site>,
     pulses: Arc<Pulses>,
-    users: UserList,
-    /// Who is in the list besides the nodes: the services of the site.
-    own_users: Vec<(User, UserNkey)>,
     list_file: PathBuf,
-    /// `None` when the hub was never asked; then whoever is in the users file stays.
-    admitted: Option<AdmittedNodes>,
+    /// `None` when the hub was never asked.
+    held: Option<Held>,
+    roll: watch::Sender<Option<Arc<Roll>>>,
+}
+
+/// What the file holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Held {
+    #[serde(flatten)]
+    admitted: AdmittedNodes,
+    /// Keys that were admitted earlier.
+    #[serde(default)]
+    former: BTreeSet<UserNkey>,
+}
+
+impl Held {
+    /// What is held after the hub said this.
+    fn next(held: Option<&Self>, admitted: AdmittedNodes) -> Self {
+        let now: BTreeSet<_> = keys(&admitted).cloned().collect();
+        let earlier = held.into_iter().flat_map(|held| keys(&held.admitted).chain(&held.former));
+        let former = earlier.filter(|key| !now.contains(*key)).cloned().collect();
+        Self { admitted, former }
+    }
+
+    fn roll(&self, site: &Site) -> Roll {
+        let members = self.admitted.nodes.iter().map(|node| {
+            let Identity::Nkey(key) = &node.identity;
+            (key.clone(), User::Node(site.node(&node.name)))
+        });
+        Roll { members: members.collect::<BTreeMap<_, _>>(), revoked: self.former.clone() }
+    }
+}
+
+fn keys(admitted: &AdmittedNodes) -> impl Iterator<Item = &UserNkey> {
+    admitted.nodes.iter().map(|node| {
+        let Identity::Nkey(key) = &node.identity;
+        key
+    })
 }
 
 impl Admission {
-    /// Takes up what the hub said last.
-    pub fn open(
-        site: Arc<Site>,
-        pulses: Arc<Pulses>,
-        reloader: Bus,
-        users_file: PathBuf,
-        own_users: Vec<(User, UserNkey)>,
-        list_file: PathBuf,
-    ) -> anyhow::Result<Self> {
-        let admitted =
-            match disk::read_optional(&list_file).with_context(|| format!("reading {}", list_file.display()))? {
-                None => None,
-                Some(bytes) => {
-                    let admitted = serde_json::from_slice(&bytes);
-                    Some(admitted.with_context(|| format!("{} is not valid", list_file.display()))?)
-                }
-            };
-        let users = UserList::new(users_file, reloader);
-        let admission = Self { site, pulses, users, own_users, list_file, admitted };
+    /// Takes up what the hub said last. Returns also what the minter depends on: `None` until the hub has said something.
+    pub fn open(site: Arc<Site>, pulses: Arc<Pulses>, list_file: PathBuf) -> anyhow::Result<(Self, Rolls)> {
+        let held = match disk::read_optional(&list_file).with_context(|| format!("reading {}", list_file.display()))? {
+            None => None,
+            Some(bytes) => {
+                let held = serde_json::from_slice(&bytes);
+                Some(held.with_context(|| format!("{} is not valid", list_file.display()))?)
+            }
+        };
+        let (roll, told) = watch::channel(None);
+        let admission = Self { site, pulses, list_file, held, roll };
         admission.tell();
-        Ok(admission)
+        Ok((admission, told))
     }
 
     /// Keeps the list until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut calls = self.site.hub.subscribe(Pattern::CallsOf(self.site.client.clone())).await?;
         let mut hub = self.site.hub.connections();
-        let mut server = self.users.reloader().connections();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
-        let (mut ask, mut write) = (Instant::now(), Instant::now());
+        let mut ask = Instant::now();
         loop {
             let hub_is_there = self.site.hub.is_connected();
             tokio::select! {
@@ -81,16 +114,9 @@ impl Admission {
                     if matches!(call.subject.parse(), Ok(Subject::Call(_, CallVerb::Admit))) {
                         ask = Instant::now();
                     }
-                    continue;
                 }
-                // The senders live as long as the connections that this value holds.
-                _ = hub.changed() => {
-                    ask = Instant::now();
-                    continue;
-                }
-                // It may have started with an older list.
-                _ = server.changed() => self.users.distrust(),
-                () = sleep_until(write), if self.users.reloader().is_connected() => {}
+                // The sender lives as long as the connection that this value holds.
+                _ = hub.changed() => ask = Instant::now(),
                 () = sleep_until(ask), if hub_is_there => match self.ask().await {
                     Ok(()) => {
                         backoff.reset();
@@ -99,17 +125,9 @@ impl Admission {
                     Err(error) => {
                         debug!(error = format!("{error:#}"), "the hub was asked for the site's nodes");
                         ask = Instant::now() + backoff.pause();
-                        continue;
                     }
                 },
             }
-            write = match self.write().await {
-                Ok(()) => Instant::now() + ASK,
-                Err(error) => {
-                    warn!(error = format!("{error:#}"), "the server's list of users is not up to date");
-                    Instant::now() + backoff.pause()
-                }
-            };
         }
     }
 
@@ -117,33 +135,51 @@ impl Admission {
     async fn ask(&mut self) -> anyhow::Result<()> {
         let subject = Subject::Site(self.site.client.clone(), SiteVerb::Nodes);
         let admitted: AdmittedNodes = self.site.hub.call(&subject, &(), None).await.context("asking for the nodes")?;
-        if self.admitted.as_ref() == Some(&admitted) {
+        if self.held.as_ref().is_some_and(|held| held.admitted == admitted) {
             return Ok(());
         }
-        let bytes = serde_json::to_vec(&admitted).context("writing names and keys as JSON")?;
+        let next = Held::next(self.held.as_ref(), admitted);
+        let bytes = serde_json::to_vec(&next).context("writing names and keys as JSON")?;
         let file = self.list_file.clone();
         disk::blocking(move || disk::write_private(&file, &bytes)).await.context("keeping the list of nodes")?;
-        info!(nodes = admitted.nodes.len(), "the site's nodes");
-        self.admitted = Some(admitted);
+        info!(nodes = next.admitted.nodes.len(), "the site's nodes");
+        self.held = Some(next);
         self.tell();
         Ok(())
     }
 
     fn tell(&self) {
-        if let Some(admitted) = &self.admitted {
-            self.pulses.know(&admitted.nodes.iter().map(|node| node.name.clone()).collect::<BTreeSet<_>>());
+        if let Some(held) = &self.held {
+            let nodes = held.admitted.nodes.iter().map(|node| node.name.clone());
+            self.pulses.know(&nodes.collect::<BTreeSet<_>>());
+            self.roll.send_replace(Some(Arc::new(held.roll(&self.site))));
         }
     }
+}
 
-    /// Makes the nodes that the hub admitted the server's users.
-    async fn write(&mut self) -> anyhow::Result<()> {
-        let Some(admitted) = &self.admitted else { return self.users.keep().await };
-        let nodes = admitted.nodes.iter().map(|node| {
-            let Identity::Nkey(key) = &node.identity;
-            (User::Node(self.site.node(&node.name)), key.clone())
-        });
-        let nodes: Vec<_> = nodes.collect();
-        self.users.put(self.own_users.iter().chain(&nodes).map(|(user, key)| (user, key))).await?;
-        Ok(())
+#[cfg(test)]
+mod tests {
+    use api::AdmittedNode;
+
+    use super::*;
+
+    fn said(keys: &[&UserNkey]) -> AdmittedNodes {
+        let node = |(at, key): (usize, &&UserNkey)| AdmittedNode {
+            name: format!("node-{at}").parse().unwrap(),
+            identity: Identity::Nkey((*key).clone()),
+        };
+        AdmittedNodes { nodes: keys.iter().enumerate().map(node).collect() }
+    }
+
+    #[test]
+    fn whoever_was_admitted_and_is_no_longer_stays_revoked() {
+        let [a, b, c] = [(); 3].map(|()| identity::nats::generate().1);
+        let first = Held::next(None, said(&[&a, &b]));
+        assert!(first.former.is_empty());
+        let second = Held::next(Some(&first), said(&[&b]));
+        let third = Held::next(Some(&second), said(&[&c]));
+        assert_eq!(third.former, BTreeSet::from([a.clone(), b.clone()]));
+        // The hub has the last word: it may have been wrong before.
+        assert_eq!(Held::next(Some(&third), said(&[&a])).former, BTreeSet::from([b, c]));
     }
 }
