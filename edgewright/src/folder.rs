@@ -93,7 +93,8 @@ impl Folder {
 
     /// The keys of the NATS server. Fails when they were never made.
     pub fn authority(&self, tenant: &TenantName) -> anyhow::Result<Authority> {
-        Authority::open(&self.path("keys/authority"), &self.accounts_file(), tenant).context("reading the server's keys")
+        Authority::open(&self.path("keys/authority"), &self.accounts_file(), tenant)
+            .context("reading the server's keys")
     }
 
     /// Makes the keys of the NATS server that are missing, a seed for each of these users that has none, and the users' JWTs
@@ -116,9 +117,8 @@ impl Folder {
             let (path, next) = (self.path(&Self::jwt_file(user)), user.mint(&authority, &key, now, None));
             let held = disk::read_optional(&path).with_context(|| format!("reading {}", path.display()))?;
             let held = held.and_then(|held| jwt::read(String::from_utf8_lossy(&held).trim()).ok());
-            let says_the_same = |held: jwt::Claims| {
-                jwt::read(&next).is_ok_and(|next| held == jwt::Claims { iat: held.iat, ..next })
-            };
+            let says_the_same =
+                |held: jwt::Claims| jwt::read(&next).is_ok_and(|next| held == jwt::Claims { iat: held.iat, ..next });
             if !held.is_some_and(says_the_same) {
                 write_private(&path, next.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
             }

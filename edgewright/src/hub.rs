@@ -119,7 +119,6 @@ impl Hub {
         self.folder.line("keys/root.pub")
     }
 
-
     /// Runs one central service until shutdown or failure.
     async fn run(&self, name: ServiceName, readiness: Readiness, shutdown: CancellationToken) -> anyhow::Result<()> {
         let base = Base { bus: self.login(User::Central(name))?, readiness, tenant: TenantName::default() };

@@ -46,6 +46,12 @@ pub enum AuthorityError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The operator has to vouch for keys that were made anew, and its seed is not there.
+    #[error("the operator's seed is needed in {path}: other keys of the server are new")]
+    OperatorElsewhere {
+        /// Where the seed has to lie for a moment.
+        path: String,
+    },
     /// A file is there and holds something else.
     #[error("file {path} does not hold {what}")]
     Content {
@@ -122,11 +128,17 @@ impl Authority {
             "system_account": system.public_key(),
         });
         let held = disk::read_optional(&operator).map_err(file_error(&operator))?;
-        let held = held.and_then(|bytes| jwt::read(String::from_utf8_lossy(&bytes).trim()).ok());
-        if held.is_none_or(|claims| claims.nats != nats) {
+        let held = held.map(|bytes| jwt::read(String::from_utf8_lossy(&bytes).trim()).ok());
+        if !matches!(&held, Some(Some(claims)) if claims.nats == nats) {
             let path = folder.join("operator.seed");
-            if disk::read_optional(&path).map_err(file_error(&path))?.is_none() {
-                write(&path, &seed(&KeyPair::new_operator()))?;
+            let is_there = disk::read_optional(&path).map_err(file_error(&path))?.is_some();
+            match (held, is_there) {
+                (_, true) => {}
+                (None, false) => write(&path, &seed(&KeyPair::new_operator()))?,
+                // Another operator would be another server to everybody.
+                (Some(_), false) => {
+                    return Err(AuthorityError::OperatorElsewhere { path: path.display().to_string() });
+                }
             }
             let key = read_key(folder, ("operator.seed", KeyPairType::Operator))?;
             write(&operator, &issue(&key, key.public_key(), "edgewright", jwt::now(), None, nats))?;
@@ -138,7 +150,8 @@ impl Authority {
     pub fn open(folder: &Path, accounts_file: &Path, tenant: &TenantName) -> Result<Self, AuthorityError> {
         let [operator_signing, system, services, members] = SEEDS.map(|seed| read_key(folder, seed));
         let account = read_line(&folder.join("account.pub"))?;
-        let is_account = KeyPair::from_public_key(&account).is_ok_and(|key| key.key_pair_type() == KeyPairType::Account);
+        let is_account =
+            KeyPair::from_public_key(&account).is_ok_and(|key| key.key_pair_type() == KeyPairType::Account);
         if !is_account {
             let path = folder.join("account.pub").display().to_string();
             return Err(AuthorityError::Content { path, what: "the public key of an account" });

@@ -185,7 +185,8 @@ async fn list(minter: &Minter, bus: &Bus) -> anyhow::Result<Logins> {
         let account = minter.settings.authority.account();
         let body = json!({"auth": true, "acc": account, "sort": "cid", "limit": PAGE, "offset": offset});
         let subject = format!("$SYS.REQ.SERVER.{server}.CONNZ");
-        let page = request(bus, subject, body.to_string().into()).await.context("asking for the server's connections")?;
+        let page =
+            request(bus, subject, body.to_string().into()).await.context("asking for the server's connections")?;
         let page: Page = serde_json::from_slice(&page).context("reading the server's connections")?;
         let data = page.data.context("the server did not list its connections")?;
         let connections = data.connections.unwrap_or_default();

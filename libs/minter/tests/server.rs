@@ -411,7 +411,8 @@ async fn the_fourth_connection_with_one_key_is_ended() {
     })
     .await;
     let logins = world.minter.as_ref().unwrap().0.logins();
-    let known: BTreeMap<_, _> = logins.borrow().newest().map(|(key, login)| (key.clone(), login.name.clone())).collect();
+    let known: BTreeMap<_, _> =
+        logins.borrow().newest().map(|(key, login)| (key.clone(), login.name.clone())).collect();
     assert_eq!(known[&key], "plant");
     assert_eq!(CONNECTIONS_PER_KEY, 3);
 }

@@ -9,10 +9,7 @@
 //!
 //! **After a crash.** The file is whole, the old or the new one. A JWT that does not fit is found out at the next login.
 
-use std::{
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, ensure};
 use bus::{Bus, Jwt, Login};
@@ -136,4 +133,3 @@ fn renew_at(held: &Claims, now: u64) -> Option<Instant> {
     let left = age.map_or(Duration::ZERO, |age| (life / 3).saturating_sub(age));
     Some(Instant::now() + jittered(left))
 }
-

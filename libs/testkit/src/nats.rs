@@ -41,8 +41,7 @@ impl NatsServer {
     /// belongs to a site, else that of the hub.
     pub async fn start(admitted: &[User]) -> Self {
         let folder = TempDir::new().expect("a folder for a server");
-        let at_site =
-            |user: &User| matches!(user, User::LocalOrchestrator(_) | User::OciFetcher(_) | User::Node(_));
+        let at_site = |user: &User| matches!(user, User::LocalOrchestrator(_) | User::OciFetcher(_) | User::Node(_));
         let members = if admitted.iter().any(at_site) { Members::Nodes } else { Members::Sites };
         let users = admitted.iter().chain([&User::Minter]).map(|user| (user.clone(), generate())).collect();
         let authority = keep_authority(folder.path(), members);

@@ -25,7 +25,9 @@ impl Answers {
                 expires: login.expires.and_then(time),
             })
             .collect();
-        sites.sort_by(|a, b| (a.expires.is_none(), &a.expires, &a.client).cmp(&(b.expires.is_none(), &b.expires, &b.client)));
+        sites.sort_by(|a, b| {
+            (a.expires.is_none(), &a.expires, &a.client).cmp(&(b.expires.is_none(), &b.expires, &b.client))
+        });
         Ok(sites)
     }
 }

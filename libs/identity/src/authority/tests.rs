@@ -40,6 +40,11 @@ fn the_seed_of_the_operator_may_lie_elsewhere() {
     fs::remove_file(folder.path().join("keys/operator.seed")).unwrap();
     assert_eq!(keep(&folder).operator(), first.operator());
     assert!(!folder.path().join("keys/operator.seed").exists());
+    // It is asked for when there are new keys to vouch for, and not replaced.
+    fs::remove_file(folder.path().join("keys/system.seed")).unwrap();
+    let keys = folder.path().join("keys");
+    let kept = Authority::keep(&keys, &folder.path().join("accounts.conf"), &TenantName::default());
+    assert!(matches!(kept, Err(AuthorityError::OperatorElsewhere { .. })));
 }
 
 #[test]

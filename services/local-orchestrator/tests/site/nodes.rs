@@ -68,9 +68,12 @@ async fn a_node_that_is_no_longer_admitted_is_cut_off_and_stays_so() {
     world.site.restart().await;
     world.start().await;
     let again = Bus::connect(&press.login).await.unwrap();
-    wait_for("another attempt to be refused", async || {
-        if *again.refusals().borrow() > 1 { Ok(()) } else { Err("not refused") }
-    })
+    wait_for(
+        "another attempt to be refused",
+        async || {
+            if *again.refusals().borrow() > 1 { Ok(()) } else { Err("not refused") }
+        },
+    )
     .await;
     assert!(!again.is_connected() && !press.bus.is_connected());
     oven.bus.connected().await;
