@@ -51,26 +51,6 @@ async fn a_site_and_its_nodes_restart_without_the_hub() {
 }
 
 #[tokio::test]
-async fn after_a_site_lost_its_disk_its_nodes_come_back_without_a_visit() {
-    let mut platform = Platform::with_sample(None).await;
-    platform.all_installed().await;
-    let parts = ["plant.nats", "plant.local-orchestrator", "plant.oci-fetcher"];
-    for part in parts {
-        platform.kill(part);
-    }
-    std::fs::remove_dir_all(platform.site("plant")).unwrap();
-    // Made anew from the credentials file: its server has other keys, and knows none of the nodes' logins.
-    platform.init_site("plant");
-    for part in parts {
-        platform.run(part);
-    }
-    platform.edgectl_ok(&["co", "update", "hello", "--set", "greeting=Again", "--wait"]);
-    for node in ["press", "oven"] {
-        answers(platform.node_address(node), "Again").await;
-    }
-}
-
-#[tokio::test]
 async fn running_workloads_are_taken_up_untouched_when_their_agent_restarts() {
     let mut platform = Platform::with_sample(None).await;
     platform.all_installed().await;

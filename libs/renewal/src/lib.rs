@@ -46,9 +46,9 @@ impl Renewal {
     pub fn new(login: &Login, minter: &str) -> anyhow::Result<Option<Self>> {
         let Jwt::File(file) = &login.jwt else { return Ok(None) };
         let key = identity::nats::public_key(&login.seed).with_context(|| format!("the seed of {}", login.user))?;
+        let base = reqwest::Url::parse(minter).ok().filter(|base| matches!(base.scheme(), "http" | "https"));
+        ensure!(base.is_some(), "the minter's address {minter:?} is not http:// or https://, a host and a port");
         let url = format!("{}/v1/jwt/{key}", minter.trim_end_matches('/'));
-        let parsed = reqwest::Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        ensure!(parsed.is_some(), "the minter's address {minter:?} is not http:// or https://, a host and a port");
         let http = reqwest::Client::builder()
             .redirect(Policy::none())
             .no_proxy()
@@ -124,12 +124,52 @@ impl Renewal {
     }
 }
 
-/// When to ask for the JWT that follows this one: after a third of its life, and somewhat earlier, so that those who began
-/// together do not ask together. `now` is this machine's clock, and the minter's clock for a JWT that has just come.
+/// When to ask for the JWT that follows this one; `None` when it has no end. `now` is this machine's clock, and the minter's
+/// for a JWT that has just come.
 fn renew_at(held: &Claims, now: u64) -> Option<Instant> {
-    let life = held.life()?;
-    let age = now.checked_sub(held.iat).map(Duration::from_secs);
+    // Those who began together do not ask together.
+    renew_within(held, now).map(|pause| Instant::now() + jittered(pause))
+}
+
+/// How long the JWT may be kept at most: until a third of its life is over, so that two thirds are left for a minter that is
+/// away.
+fn renew_within(held: &Claims, now: u64) -> Option<Duration> {
+    let third = held.life()? / 3;
     // One from the future was issued by a clock that differs from ours, so its age is not known.
-    let left = age.map_or(Duration::ZERO, |age| (life / 3).saturating_sub(age));
-    Some(Instant::now() + jittered(left))
+    let age = now.checked_sub(held.iat).map(Duration::from_secs);
+    Some(age.map_or(Duration::ZERO, |age| third.saturating_sub(age)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(exp: Option<u64>) -> Claims {
+        let (iss, sub, name) = ("A".to_owned(), "U".to_owned(), "plant".to_owned());
+        Claims { iat: 1_000, iss, sub, name, exp, jti: None, nats: Default::default() }
+    }
+
+    #[test]
+    fn a_login_is_renewed_after_a_third_of_its_life_and_one_without_an_end_never() {
+        let within = |now| renew_within(&held(Some(1_900)), now).unwrap().as_secs();
+        assert_eq!([within(1_000), within(1_100), within(1_300), within(1_899), within(9_999)], [300, 200, 0, 0, 0]);
+        assert_eq!(within(999), 0, "one from the future is asked for anew");
+        assert_eq!(renew_within(&held(None), 9_999), None);
+    }
+
+    #[test]
+    fn an_address_that_is_none_stops_the_start() {
+        let login = |jwt| Login {
+            url: "nats://hub:4222".to_owned(),
+            seed: identity::nats::generate().0,
+            jwt,
+            user: bus::User::Minter,
+        };
+        let file = || login(Jwt::File("login.jwt".into()));
+        assert!(Renewal::new(&file(), "http://hub:8083/").unwrap().is_some());
+        for wrong in ["", "hub:8083", "nats://hub:4222", "http://"] {
+            assert!(Renewal::new(&file(), wrong).is_err(), "{wrong}");
+        }
+        assert!(Renewal::new(&login(Jwt::Text(String::new())), "").unwrap().is_none(), "nothing is to be renewed");
+    }
 }
