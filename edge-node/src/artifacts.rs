@@ -360,7 +360,9 @@ impl From<PullError> for Miss {
         match error {
             PullError::Store(error) => error.into(),
             PullError::Unauthorized => Self::passing(UNAUTHORIZED, error),
-            PullError::Later(after) => Self { after: Some(after.min(retry::LONGEST)), ..Self::passing("fetch-failed", error) },
+            PullError::Later(after) => {
+                Self { after: Some(after.min(retry::LONGEST)), ..Self::passing("fetch-failed", error) }
+            }
             PullError::Absent(_) | PullError::Status { .. } | PullError::Transport(_) => {
                 Self::passing("fetch-failed", chain(&error))
             }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::ensure;
-use bus::{Login, User};
+use bus::{Jwt, Login, User};
 use clap::ValueEnum;
 use identity::credentials::{self, NodeCredentials};
 use margo::NodeId;
@@ -24,12 +24,7 @@ pub struct AgentArgs {
     pub workload_address: IpAddr,
     /// Ports that no workload may take, because the platform's own servers may listen there, such as 4222,4323-4325. That
     /// of the site's NATS server is always among them. Where REST stands on the same address, add its port.
-    #[arg(
-        long,
-        env = "EDGEWRIGHT_NODE_RESERVED_PORTS",
-        value_name = "PORTS",
-        default_value = "4222,4323-4325,8082"
-    )]
+    #[arg(long, env = "EDGEWRIGHT_NODE_RESERVED_PORTS", value_name = "PORTS", default_value = "4222,4323-4325,8082")]
     pub reserved_ports: ReservedPorts,
     /// What becomes of workloads when this agent ends.
     #[arg(long, env = "EDGEWRIGHT_NODE_ON_EXIT", default_value = "keep")]
@@ -54,6 +49,8 @@ pub struct Config {
     pub node: NodeId,
     /// The login at the site's NATS server.
     pub bus: Login,
+    /// The base URL at which the site hands out JWTs, for a login whose JWT stands in a file.
+    pub minter: String,
     /// An existing folder, or one that can be made.
     pub data: PathBuf,
 }
@@ -74,7 +71,7 @@ impl TryFrom<AgentArgs> for Program {
     type Error = anyhow::Error;
 
     fn try_from(args: AgentArgs) -> anyhow::Result<Self> {
-        let NodeCredentials { node, server, seed } = credentials::load(&args.credentials)?;
+        let NodeCredentials { node, server, minter, seed } = credentials::load(&args.credentials)?;
         ensure!(
             identity::nats::public_key(&seed).is_ok(),
             "credentials file {}: seed must be the NKey seed of a user (58 characters that begin with SU)",
@@ -87,8 +84,9 @@ impl TryFrom<AgentArgs> for Program {
         {
             reserved_ports.add(port);
         }
-        let bus = Login { url: server, seed, user: User::Node(node.clone()) };
-        let agent = Config { node, bus, data: args.data };
+        let jwt = Jwt::File(args.data.join("login.jwt"));
+        let bus = Login { url: server, seed, jwt, user: User::Node(node.clone()) };
+        let agent = Config { node, bus, minter, data: args.data };
         Ok(Self { agent, workload_address: args.workload_address, reserved_ports, on_exit: args.on_exit })
     }
 }
@@ -110,7 +108,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("credentials.toml");
         let server = "nats://127.0.0.1:5555".to_owned();
-        let held = NodeCredentials { node: "plant/press".parse().unwrap(), server, seed: identity::nats::generate().0 };
+        let (seed, minter) = (identity::nats::generate().0, "http://127.0.0.1:5557".to_owned());
+        let held = NodeCredentials { node: "plant/press".parse().unwrap(), server, minter, seed };
         credentials::save(&file, &held).unwrap();
         let file = file.display().to_string();
         let line = ["edge-node", "--credentials", &file, "--data", "/d"];

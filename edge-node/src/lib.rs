@@ -9,7 +9,7 @@
 //!                           │  ▲  ▲                  │          data/journal/       what is to be told
 //!                           │  │  └──── observer ◄───┘          data/store/         content by digest
 //!                           │  └─ artifacts ◄─ site             data/<runtime>/     what a runtime keeps
-//!                        journal ─► reporter ─► site
+//!                        journal ─► reporter ─► site          data/login.jwt      the login at the site
 //! ```
 //!
 //! - `reconciler` is the loop; the decisions in it are pure functions of `decide` and `plan`, over what `resolve` made of
@@ -45,6 +45,7 @@ use anyhow::Context;
 use bus::Bus;
 use disk::FolderLock;
 use oci::ContentStore;
+use renewal::Renewal;
 use runtime::Runtime;
 use tokio::{
     sync::{mpsc, watch},
@@ -84,7 +85,8 @@ pub async fn run(
     spans: SpanBuffer,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Config { node, bus, data } = config;
+    let Config { node, bus, minter, data } = config;
+    let renewal = Renewal::new(&bus, &minter)?;
     let file = data.join("desired.json");
     let journal = Arc::new(Journal::open(&data.join("journal"))?);
     let store = ContentStore::open(data.join("store")).await?;
@@ -121,6 +123,9 @@ pub async fn run(
     tasks.spawn(reconciler.run(offered, stop.clone()));
     tasks.spawn(feed::run(bus.clone(), node.clone(), holds, candidates, stop.clone()));
     tasks.spawn(reporter.run(stop.clone()));
+    if let Some(renewal) = renewal {
+        tasks.spawn(renewal.run(bus.clone(), stop.clone()));
+    }
     tasks.spawn(report::heartbeat(bus, node.clone(), stop.clone()));
     tasks.spawn(capabilities::run(look, node, runtimes, journal, stop.clone()));
     let mut outcome = Ok(());

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::io::ReaderStream;
 
 use crate::{
+    args::SiteAddresses,
     client::Client,
     failure::Failure,
     output::{Format, print},
@@ -66,6 +67,7 @@ pub(crate) async fn site(client: &Client, name: &SiteName, file: &Path, format: 
         tenant: TenantName::default(),
         site: created.body.name.clone(),
         hub: created.body.hub.clone(),
+        minter: created.body.minter.clone(),
         seed: key.seed.clone(),
         root_key: created.body.root_key.clone(),
     };
@@ -78,7 +80,7 @@ pub(crate) async fn node(
     client: &Client,
     name: &NodeId,
     file: &Path,
-    server: &str,
+    addresses: SiteAddresses,
     device_id: Option<DeviceId>,
     format: Format,
 ) -> Result<(), Failure> {
@@ -87,7 +89,8 @@ pub(crate) async fn node(
     let request = client.request(Method::POST, "nodes").json(&body);
     let attempt = format!("adding the node {name}");
     let created = client.order::<NodeCreated>(&attempt, request).await.map_err(|failure| key.not_added(failure))?;
-    let credentials = NodeCredentials { node: name.clone(), server: server.to_owned(), seed: key.seed.clone() };
+    let SiteAddresses { server, minter } = addresses;
+    let credentials = NodeCredentials { node: name.clone(), server, minter, seed: key.seed.clone() };
     key.keep_as(&credentials)?;
     print(format, &created.json, || tables::node_created(&created.body, &file.display().to_string()))
 }

@@ -7,7 +7,12 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use margo::{AssignmentName, DeploymentId, DeviceId, NodeId, SiteName};
 use process::args::duration;
 
-use crate::{client::Client, context::{ContextError, Known}, failure::Failure, output::Format};
+use crate::{
+    client::Client,
+    context::{ContextError, Known, SiteContext},
+    failure::Failure,
+    output::Format,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -109,6 +114,10 @@ pub(crate) enum Add {
         /// Address of the site's NATS server as the node reaches it. Absent: the one in the context.
         #[arg(long, value_name = "URL")]
         server: Option<String>,
+        /// Address at which the node gets its login: the interface of the site's LO, as the node reaches it. Absent: the one
+        /// in the context, or the port that follows from --server as `edgewright init-site` gives them.
+        #[arg(long, value_name = "URL")]
+        minter: Option<String>,
         /// The DeviceId by which Margo documents shall name the node, such as Gateway-1/cell_7. Absent: SITE/NAME.
         #[arg(long, value_name = "ID")]
         device_id: Option<DeviceId>,
@@ -317,25 +326,50 @@ impl Connection {
         Client::new(&url, &token_file)
     }
 
-    /// The address at which a node reaches its site's NATS server: the one given, else the context's.
-    pub(crate) fn site_server(&self, node: &NodeId, given: Option<String>) -> Result<String, Failure> {
-        if let Some(server) = given {
-            return Ok(server);
-        }
-        let context = self.known()?.context;
-        let known = context.sites.iter().find(|(site, _)| site.client() == node.client);
-        known.and_then(|(_, site)| site.server.clone()).ok_or_else(|| {
+    /// Where a node logs in: what is given, else what the context says of the site.
+    pub(crate) fn site_addresses(
+        &self,
+        node: &NodeId,
+        server: Option<String>,
+        minter: Option<String>,
+    ) -> Result<SiteAddresses, Failure> {
+        let known = if server.is_some() {
+            // Addresses of two sources may be those of two networks.
+            SiteContext::default()
+        } else {
+            let sites = self.known()?.context.sites;
+            sites.into_iter().find(|(site, _)| site.client() == node.client).map(|(_, site)| site).unwrap_or_default()
+        };
+        let server = server.or(known.server).ok_or_else(|| {
             Failure::Usage(format!(
                 "the context does not say where the NATS server of {} is\n  next: give --server nats://HOST:PORT as the \
                  node reaches it",
                 node.client
             ))
-        })
+        })?;
+        let minter = minter.or(known.status).or_else(|| beside(&server)).ok_or_else(|| {
+            Failure::Usage(format!("no login can be had at {server}\n  next: give --minter http://HOST:PORT, too"))
+        })?;
+        Ok(SiteAddresses { server, minter })
     }
 }
 
 fn unusable(error: ContextError) -> Failure {
     Failure::Usage(process::chain(&error))
+}
+
+/// Where a node reaches the two parts of its site that let it in.
+pub(crate) struct SiteAddresses {
+    /// The URL of the site's NATS server.
+    pub server: String,
+    /// The base URL of the interface of the LO, which hands out logins.
+    pub minter: String,
+}
+
+/// The interface of an LO whose site has its three ports in a row, as `edgewright init-site` makes it.
+fn beside(server: &str) -> Option<String> {
+    let server = reqwest::Url::parse(server).ok()?;
+    Some(format!("http://{}:{}", server.host_str()?, server.port()?.checked_add(2)?))
 }
 
 fn no_token(url: &str) -> Failure {

@@ -293,7 +293,8 @@ mod tests {
         let [here, home] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let path = here.path().join(".edgewright/edgectl.toml");
         with_api("http://here").save(&path).unwrap();
-        let (own, foreign, link) = (path.with_file_name("token"), home.path().join("token"), path.with_file_name("link"));
+        let (own, foreign, link) =
+            (path.with_file_name("token"), home.path().join("token"), path.with_file_name("link"));
         for file in [&own, &foreign] {
             fs::write(file, "ew_0").unwrap();
         }

@@ -53,9 +53,9 @@ async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), 
         Co::Status => show(&client, "asking for the status", "status", format, tables::platform).await,
         Co::Add(Add::App { folder }) => add::app(&client, &folder, format).await,
         Co::Add(Add::Site { name, credentials }) => add::site(&client, &name, &credentials, format).await,
-        Co::Add(Add::Node { name, credentials, server, device_id }) => {
-            let server = connection.site_server(&name, server)?;
-            add::node(&client, &name, &credentials, &server, device_id, format).await
+        Co::Add(Add::Node { name, credentials, server, minter, device_id }) => {
+            let addresses = connection.site_addresses(&name, server, minter)?;
+            add::node(&client, &name, &credentials, addresses, device_id, format).await
         }
         Co::List(List::Apps) => list(&client, "apps", format, tables::apps).await,
         Co::List(List::Sites) => list(&client, "sites", format, tables::sites).await,

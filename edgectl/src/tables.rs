@@ -302,6 +302,9 @@ pub(crate) fn site(status: &SiteStatus) -> String {
     let mut fields = Table::default();
     fields.field("site", &status.site);
     fields.field("hub", if status.hub_connected { "connected" } else { "not connected" });
+    if let Some(expires) = &status.login_expires {
+        fields.field("login at the hub until", expires);
+    }
     fields.field("manifest", or_none(status.manifest_version));
     fields.field("commit", or_none(status.commit.as_ref()));
     fields.field("waiting for the hub", status.waiting);

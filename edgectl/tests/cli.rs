@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    os::unix::fs::PermissionsExt,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     sync::{Arc, Mutex},
@@ -130,7 +130,8 @@ impl World {
                     async |State(platform): State<Platform>, Json(body): Json<Value>| {
                         let name = body["name"].as_str().unwrap().parse().unwrap();
                         let (hub, root_key) = ("nats://hub:4222".to_owned(), "ssh-ed25519 AAAA".to_owned());
-                        platform.added(&body, Json(SiteCreated { order: "1".to_owned(), name, hub, root_key }))
+                        let minter = "http://hub:8083".to_owned();
+                        platform.added(&body, Json(SiteCreated { order: "1".to_owned(), name, hub, minter, root_key }))
                     },
                 ),
             )
@@ -324,6 +325,7 @@ async fn a_site_gets_its_credentials_and_its_seed_stays_here() {
     let public = identity::nats::public_key(&credentials.seed).unwrap();
     assert_eq!(world.platform.told().keys, [public.to_string()]);
     assert_eq!((credentials.hub.as_str(), credentials.root_key.as_str()), ("nats://hub:4222", "ssh-ed25519 AAAA"));
+    assert_eq!(credentials.minter, "http://hub:8083");
     let told = world.fails("co add site plant --credentials plant.toml", 2).await;
     assert!(told.contains("never overwritten"), "{told}");
 }
@@ -337,13 +339,17 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key() {
     assert!(!world.path("press.toml").exists());
     world.done("co add node plant/press --credentials press.toml --server nats://elsewhere:4222").await;
     let credentials: NodeCredentials = credentials::load(&world.path("press.toml")).unwrap();
-    assert_eq!(credentials.server, "nats://elsewhere:4222");
+    // The address where the node gets its login follows from the one given, not from the context.
+    assert_eq!((&*credentials.server, &*credentials.minter), ("nats://elsewhere:4222", "http://elsewhere:4224"));
+    world.done("co add node plant/oven --credentials oven.toml --server nats://x:1 --minter https://y:2").await;
+    let oven: NodeCredentials = credentials::load(&world.path("oven.toml")).unwrap();
+    assert_eq!((&*oven.server, &*oven.minter), ("nats://x:1", "https://y:2"));
     let keys = world.platform.told().keys.clone();
-    assert_eq!(keys, vec![identity::nats::public_key(&credentials.seed).unwrap().to_string(); 2]);
+    assert_eq!(keys[..2], vec![identity::nats::public_key(&credentials.seed).unwrap().to_string(); 2]);
 
     let before = fs::read_dir(world.folder.path()).unwrap().count();
     world.fails("co add node plant/taken --credentials taken.toml", 1).await;
-    let told = world.fails("co add node bakery/oven --credentials oven.toml", 2).await;
+    let told = world.fails("co add node bakery/oven --credentials pan.toml", 2).await;
     assert!(told.contains("--server"), "{told}");
     assert_eq!(fs::read_dir(world.folder.path()).unwrap().count(), before);
 }

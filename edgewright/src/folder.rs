@@ -4,6 +4,7 @@
 //! change. Each file is written whole, so a start that was killed is completed by the next one. Only the owner may read it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,11 +12,11 @@ use std::{
 
 use anyhow::Context;
 use bus::{
-    Login, User,
-    server::{Server, server_conf, users_conf},
+    Jwt, Login, Members, User,
+    server::{Server, server_conf},
 };
 use disk::{make_private_folder, take_data_folder, write_private};
-use identity::nats;
+use identity::{Authority, jwt, nats};
 use margo::{TenantName, UserNkey};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -83,54 +84,77 @@ impl Folder {
         format!("keys/nats/{user}.seed")
     }
 
-    /// Makes an NKey seed for each of these users that has none.
-    pub fn keep_seeds<'a>(&self, users: impl IntoIterator<Item = &'a User>) -> anyhow::Result<()> {
-        users.into_iter().try_for_each(|user| self.keep(&Self::seed_file(user), || Ok(nats::generate().0.into_bytes())))
+    fn jwt_file(user: &User) -> String {
+        format!("keys/nats/{user}.jwt")
     }
 
-    /// What a user needs to connect to the server at this address. Fails when the user's seed was never made.
-    pub fn login(&self, user: User, server: SocketAddr) -> anyhow::Result<Login> {
-        Ok(Login { url: format!("nats://{server}"), seed: self.line(&Self::seed_file(&user))?, user })
+    fn accounts_file(&self) -> PathBuf {
+        self.path("nats/accounts.conf")
     }
 
-    /// Each user with the public key of its seed, for the server's list of users.
-    pub fn public_keys(&self, users: impl IntoIterator<Item = User>) -> anyhow::Result<Vec<(User, UserNkey)>> {
-        let key = |user: User| {
-            let public = nats::public_key(&self.line(&Self::seed_file(&user))?)?;
-            Ok((user, public))
-        };
-        users.into_iter().map(key).collect()
+    /// The keys of the NATS server. Fails when they were never made.
+    pub fn authority(&self, tenant: &TenantName) -> anyhow::Result<Authority> {
+        Authority::open(&self.path("keys/authority"), &self.accounts_file(), tenant)
+            .context("reading the server's keys")
     }
 
-    /// The folder of the NATS server's configuration and process id.
-    pub fn nats(&self) -> PathBuf {
-        self.path("nats")
-    }
-
-    /// The file of the server's list of users. After the first start a service keeps it up to date.
-    pub fn users_file(&self) -> PathBuf {
-        self.path("nats/users.conf")
-    }
-
-    /// Writes the server's configuration anew from the settings, and its list of users unless there is one already.
-    pub fn write_server(
+    /// Makes the keys of the NATS server that are missing, a seed for each of these users that has none, and the users' JWTs
+    /// where their permissions changed. Then writes the server's configuration anew from the settings, and its accounts where
+    /// they changed.
+    pub fn keep_server(
         &self,
         name: &str,
         listen: SocketAddr,
         tenant: &TenantName,
-        users: &[(User, UserNkey)],
+        members: Members,
+        users: &[User],
     ) -> anyhow::Result<()> {
-        let reloader = self.public_keys([User::Reloader])?.remove(0).1;
+        let authority = Authority::keep(&self.path("keys/authority"), &self.accounts_file(), tenant);
+        let authority = authority.context("making the server's keys")?;
+        let now = jwt::now();
+        for user in users {
+            self.keep(&Self::seed_file(user), || Ok(nats::generate().0.into_bytes()))?;
+            let key = self.public_key(user)?;
+            let (path, next) = (self.path(&Self::jwt_file(user)), user.mint(&authority, &key, now, None));
+            let held = disk::read_optional(&path).with_context(|| format!("reading {}", path.display()))?;
+            let held = held.and_then(|held| jwt::read(String::from_utf8_lossy(&held).trim()).ok());
+            let says_the_same =
+                |held: jwt::Claims| jwt::read(&next).is_ok_and(|next| held == jwt::Claims { iat: held.iat, ..next });
+            if !held.is_some_and(says_the_same) {
+                write_private(&path, next.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+            }
+        }
+        authority.keep_account(&members.template(), None, None, now).context("making the server's accounts")?;
         let conf = server_conf(&Server {
             listen: &listen.to_string(),
             monitor: None,
             name,
             store: &self.path("nats/data"),
-            tenant,
-            users: "users.conf",
-            reloader: &reloader,
+            authority: &authority,
+            accounts: "accounts.conf",
+            jwts: &self.path("nats/jwt"),
         });
-        write_private(&self.path("nats/nats.conf"), conf.as_bytes()).context("writing nats.conf")?;
-        self.keep("nats/users.conf", || Ok(users_conf(users.iter().map(|(user, key)| (user, key))).into_bytes()))
+        write_private(&self.path("nats/nats.conf"), conf.as_bytes()).context("writing nats.conf")
+    }
+
+    /// What a user needs to connect to the server at this address. Fails when the user's seed was never made.
+    pub fn login(&self, user: User, server: SocketAddr) -> anyhow::Result<Login> {
+        let jwt = Jwt::File(self.path(&Self::jwt_file(&user)));
+        Ok(Login { url: format!("nats://{server}"), seed: self.line(&Self::seed_file(&user))?, jwt, user })
+    }
+
+    /// The public keys of users whose seeds were made.
+    pub fn public_keys<'a>(&self, users: impl IntoIterator<Item = &'a User>) -> anyhow::Result<BTreeSet<UserNkey>> {
+        users.into_iter().map(|user| self.public_key(user)).collect()
+    }
+
+    fn public_key(&self, user: &User) -> anyhow::Result<UserNkey> {
+        let name = Self::seed_file(user);
+        nats::public_key(&self.line(&name)?).with_context(|| format!("reading {}", self.path(&name).display()))
+    }
+
+    /// The folder of the NATS server's configuration and process id.
+    pub fn nats(&self) -> PathBuf {
+        self.path("nats")
     }
 }

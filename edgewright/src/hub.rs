@@ -5,8 +5,9 @@
 //! keys/root, root.pub         the tenant's root key: signs KEYS, nothing else
 //! keys/git-writer             signs commits and heads
 //! keys/KEYS, KEYS.sig         the public keys in force
-//! keys/nats/<user>.seed       NKey seed of each service's NATS user
-//! nats/nats.conf, users.conf  the hub's NATS server
+//! keys/authority/             the keys of the hub's NATS server: whoever has them makes its users
+//! keys/nats/<user>.seed, .jwt NKey seed and JWT of each service's NATS user
+//! nats/                       the hub's NATS server: nats.conf, and accounts.conf with what is revoked
 //! tokens.json, admin.token    API tokens (hashes), and the first of them in clear, for its owner
 //! repositories/ database/ store/
 //! ```
@@ -15,13 +16,15 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use api_gateway::tokens::{self, Added};
-use bus::{Login, Role, ServiceName, Tier, User};
+use bus::{Login, Members, Role, ServiceName, Tier, User};
 use identity::{SigningKey, trust};
-use margo::{KeySet, TenantName, UserNkey};
+use margo::{KeySet, TenantName};
 use serde::{Deserialize, Serialize};
 use service::{Base, Health, Readiness};
 use store::{Location, PostgresUrl};
@@ -47,6 +50,12 @@ pub struct HubSettings {
     pub store_listen: SocketAddr,
     /// The URL at which sites reach the artifact store.
     pub store_url: String,
+    /// The address on which sites are given their logins.
+    pub identity_listen: SocketAddr,
+    /// The URL at which sites ask for their logins; new sites are told this one.
+    pub identity_url: String,
+    /// How many days a site's login holds. It is renewed after a third of that.
+    pub site_login_days: u32,
 }
 
 impl HubSettings {
@@ -59,6 +68,9 @@ impl HubSettings {
             api_listen: at(8080),
             store_listen: at(8082),
             store_url: format!("http://{}", at(8082)),
+            identity_listen: at(8083),
+            identity_url: format!("http://{}", at(8083)),
+            site_login_days: 90,
         }
     }
 }
@@ -110,10 +122,6 @@ impl Hub {
         self.folder.line("keys/root.pub")
     }
 
-    fn service_users(&self) -> anyhow::Result<Vec<(User, UserNkey)>> {
-        self.folder.public_keys(service_users())
-    }
-
     /// Runs one central service until shutdown or failure.
     async fn run(&self, name: ServiceName, readiness: Readiness, shutdown: CancellationToken) -> anyhow::Result<()> {
         let front = name.has_front().then(|| self.login(User::Front(name))).transpose()?;
@@ -144,9 +152,7 @@ impl Hub {
                     database: self.database(name),
                     hub_url: self.settings.nats_url.clone(),
                     root_key: self.root_key()?,
-                    users_file: self.folder.users_file(),
-                    service_users: self.service_users()?,
-                    reloader: self.login(User::Reloader)?,
+                    minter_url: self.settings.identity_url.clone(),
                 };
                 node_capabilities::run(config, shutdown).await
             }
@@ -171,6 +177,19 @@ impl Hub {
                     tokens: self.folder.path("tokens.json"),
                 };
                 api_gateway::run(config, shutdown).await
+            }
+            ServiceName::Identity => {
+                let days = u64::from(self.settings.site_login_days.max(1));
+                let config = identity_service::Config {
+                    minter: self.login(User::Minter)?,
+                    authority: Arc::new(self.folder.authority(&base.tenant)?),
+                    services: self.folder.public_keys(&service_users())?,
+                    base,
+                    repositories,
+                    listen: self.settings.identity_listen,
+                    life: Duration::from_secs(days * 24 * 60 * 60),
+                };
+                identity_service::run(config, shutdown).await
             }
             ServiceName::LocalOrchestrator | ServiceName::OciFetcher => {
                 bail!("{name} runs at a site")
@@ -222,17 +241,16 @@ pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
         disk::write_private(&folder.path("keys/KEYS"), &bytes)?;
         disk::write_private(&folder.path("keys/KEYS.sig"), signature.as_bytes())?;
     }
-    let users: Vec<User> = service_users().chain([User::Reloader]).collect();
-    folder.keep_seeds(&users)?;
     keep_admin_token(folder, &hub.admin_token())?;
-    folder.write_server("hub", hub.settings.nats_listen, &tenant, &hub.service_users()?)?;
+    let users = [service_users(), vec![User::Minter]].concat();
+    folder.keep_server("hub", hub.settings.nats_listen, &tenant, Members::Sites, &users)?;
     Ok(hub)
 }
 
-/// The users of the hub's own services: each has one, and a second one if it answers sites.
-fn service_users() -> impl Iterator<Item = User> {
+/// The users of the central services at the hub's server: each has one, and a second one if it answers sites.
+fn service_users() -> Vec<User> {
     let fronts = ServiceName::at(Tier::Hub).filter(|name| name.has_front()).map(User::Front);
-    ServiceName::at(Tier::Hub).map(User::Central).chain(fronts)
+    ServiceName::at(Tier::Hub).map(User::Central).chain(fronts).collect()
 }
 
 /// Makes the first API token and writes it into this file, unless that was done before. It may be killed at any line: a token

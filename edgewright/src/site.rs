@@ -3,21 +3,23 @@
 //! ```text
 //! site.toml                   addresses
 //! credentials.toml            from `edgectl co add site`
-//! keys/nats/<user>.seed       NKey seeds at the site's own server
+//! keys/authority/             the keys of the site's NATS server: whoever has them makes its users
+//! keys/nats/<user>.seed, .jwt NKey seeds and JWTs at the site's own server
 //! keys/status.token           opens GET /api/v1/status of local-orchestrator
 //! keys/artifacts.token        opens the artifacts; nodes are given it when they register
-//! nats/nats.conf, users.conf  the site's NATS server
+//! nats/                       the site's NATS server: nats.conf, and accounts.conf with what is revoked
 //! orchestrator/ store/
 //! ```
 
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
-use bus::{Login, ServiceName, Tier, User};
+use bus::{Jwt, Login, Members, ServiceName, Tier, User};
 use identity::{
     credentials::{self, SiteCredentials},
     random_token,
@@ -46,7 +48,7 @@ pub struct SiteSettings {
     pub artifacts_listen: SocketAddr,
     /// The URL at which nodes reach the artifacts; each is told when it registers.
     pub artifacts_url: String,
-    /// The address on which the site's own REST interface shows its status.
+    /// The address on which the site's own REST interface shows its status, and gives nodes their logins.
     pub status_listen: SocketAddr,
 }
 
@@ -109,7 +111,7 @@ impl Site {
         readiness: Readiness,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let SiteCredentials { tenant, site, hub, seed, root_key } = self.credentials.clone();
+        let SiteCredentials { tenant, site, hub, minter, seed, root_key } = self.credentials.clone();
         let [orchestrator, front, fetcher] = self.own_users();
         let artifacts_token = self.folder.line("keys/artifacts.token")?;
         match name {
@@ -124,13 +126,15 @@ impl Site {
                 oci_fetcher::run(config, shutdown).await
             }
             ServiceName::LocalOrchestrator => {
+                let jwt = Jwt::File(self.folder.path("orchestrator/hub.jwt"));
                 let config = local_orchestrator::Config {
+                    authority: Arc::new(self.folder.authority(&tenant)?),
                     base: Base { bus: self.login(orchestrator)?, front: Some(self.login(front)?), readiness, tenant },
-                    hub: Login { url: hub, seed, user: User::Site(site.client()) },
-                    reloader: self.login(User::Reloader)?,
+                    hub: Login { url: hub, seed, jwt, user: User::Site(site.client()) },
+                    hub_minter: minter,
+                    minter: self.login(User::Minter)?,
                     site,
-                    users_file: self.folder.users_file(),
-                    own_users: self.folder.public_keys(self.own_users())?,
+                    services: self.folder.public_keys(&self.own_users())?,
                     data: self.folder.path("orchestrator"),
                     root_key,
                     listen: self.settings.status_listen,
@@ -147,6 +151,7 @@ impl Site {
             | ServiceName::DeploymentRegistry
             | ServiceName::GitWriter
             | ServiceName::GitObserver
+            | ServiceName::Identity
             | ServiceName::StatusCollector
             | ServiceName::NodeCapabilities => bail!("{name} runs at the hub"),
         }
@@ -222,12 +227,12 @@ pub fn init(data: &Path, credentials: &Path, settings: &SiteSettings) -> anyhow:
     folder.keep_settings("site.toml", settings)?;
     let site = Site::read(folder)?;
     let folder = &site.folder;
-    folder.keep_seeds(site.own_users().iter().chain([&User::Reloader]))?;
     for name in ["keys/status.token", "keys/artifacts.token"] {
         folder.keep(name, || Ok(random_token().context("making a token")?.into_bytes()))?;
     }
-    let users = folder.public_keys(site.own_users())?;
-    folder.write_server(&format!("site-{}", given.site), site.settings.nats_listen, &given.tenant, &users)?;
+    let [orchestrator, front, fetcher] = site.own_users();
+    let (name, users) = (format!("site-{}", given.site), [orchestrator, front, fetcher, User::Minter]);
+    folder.keep_server(&name, site.settings.nats_listen, &given.tenant, Members::Nodes, &users)?;
     Ok(site)
 }
 

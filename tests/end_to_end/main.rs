@@ -7,6 +7,7 @@
 
 mod init;
 mod kills;
+mod logins;
 mod offline;
 mod receiver;
 mod refusals;

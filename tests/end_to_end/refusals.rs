@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use bus::{Bus, Login, NodeVerb, ServiceName, Subject, User, decode, encode, proto, streams};
+use bus::{Bus, Jwt, Login, NodeVerb, ServiceName, Subject, User, decode, encode, proto, streams};
 use identity::{SigningKey, trust};
 use margo::{Digest, Head, KeySet, ManifestVersion, TenantName};
 use reqwest::StatusCode;
@@ -24,8 +24,10 @@ struct Forger {
 impl Forger {
     async fn at(platform: &Platform) -> Self {
         let user = User::Central(ServiceName::GitObserver);
-        let seed = std::fs::read_to_string(platform.hub().join("keys/nats/git-observer.seed")).unwrap();
-        let bus = Bus::connect(&Login { url: platform.nats_url("hub"), seed, user }).await.unwrap();
+        let key = |kind: &str| platform.hub().join(format!("keys/nats/git-observer.{kind}"));
+        let seed = std::fs::read_to_string(key("seed")).unwrap();
+        let login = Login { url: platform.nats_url("hub"), seed, jwt: Jwt::File(key("jwt")), user };
+        let bus = Bus::connect(&login).await.unwrap();
         bus.connected().await;
         let stream = bus.jetstream().get_stream(streams::DESIRED).await.unwrap();
         let last =
@@ -160,7 +162,8 @@ async fn a_report_of_an_earlier_incarnation_is_refused() {
     platform.kill("plant.press");
     let seed = seed_of(&platform, "press");
     let user = User::Node("plant/press".parse().unwrap());
-    let bus = Bus::connect(&Login { url: platform.nats_url("plant"), seed, user }).await.unwrap();
+    let jwt = Jwt::File(platform.node("press").join("login.jwt"));
+    let bus = Bus::connect(&Login { url: platform.nats_url("plant"), seed, jwt, user }).await.unwrap();
     bus.connected().await;
     // The node lost its disk: it registers anew and gets the next incarnation. Then a report of the old one comes late.
     let register = proto::RegisterRequest { incarnation: 0 };

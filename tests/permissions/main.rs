@@ -13,7 +13,7 @@ use std::sync::{
 
 use bus::{Login, ServiceName, Subject, User};
 use margo::NodeId;
-use testkit::{NatsServer, wait_for};
+use testkit::{NatsServer, credentials, wait_for};
 
 /// What a client may do with a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +147,8 @@ impl Client {
     async fn connect(login: &Login) -> Self {
         let refused = Arc::new(Mutex::new(Vec::new()));
         let notes = refused.clone();
-        let client = async_nats::ConnectOptions::with_nkey(login.seed.clone())
+        let client = async_nats::ConnectOptions::with_credentials(&credentials(login))
+            .unwrap()
             .custom_inbox_prefix(login.user.inbox_prefix())
             .event_callback(move |event| {
                 if let async_nats::Event::ServerError(error) = event {

@@ -158,14 +158,7 @@ impl Platform {
     fn start_site(&mut self, SiteLayout { name: site, nodes }: &SiteLayout) {
         let credentials = self.file(&format!("{site}.toml"));
         self.edgectl_ok(&["co", "add", "site", site, "--credentials", &credentials]);
-        self.command_ok(
-            Command::new(program("edgewright"))
-                .arg("init-site")
-                .arg("--data")
-                .arg(self.site(site))
-                .args(["--credentials", &credentials])
-                .args(["--host", &self.address.to_string(), "--port", &self.port(site).to_string()]),
-        );
+        self.init_site(site);
         for part in ["nats", "local-orchestrator", "oci-fetcher"] {
             self.run(&format!("{site}.{part}"));
         }
@@ -175,6 +168,18 @@ impl Platform {
             self.edgectl_ok(&["co", "add", "node", &name, "--credentials", &credentials, "--server", &server]);
             self.run(&format!("{site}.{node}"));
         }
+    }
+
+    /// Makes what a site's data folder lacks, from the credentials file that the site was given.
+    pub fn init_site(&self, site: &str) {
+        self.command_ok(
+            Command::new(program("edgewright"))
+                .arg("init-site")
+                .arg("--data")
+                .arg(self.site(site))
+                .args(["--credentials", &self.file(&format!("{site}.toml"))])
+                .args(["--host", &self.address.to_string(), "--port", &self.port(site).to_string()]),
+        );
     }
 
     async fn deploy_sample(&mut self) {
@@ -231,6 +236,11 @@ impl Platform {
     /// The URL of the NATS server of a site, or of the hub when `owner` is `hub`.
     pub fn nats_url(&self, owner: &str) -> String {
         format!("nats://{}:{}", self.address, if owner == "hub" { 4222 } else { self.port(owner) })
+    }
+
+    /// The base URL of the interface of a site's LO.
+    pub fn site_url(&self, site: &str) -> String {
+        format!("http://{}:{}", self.address, self.port(site) + 2)
     }
 
     /// The first of a site's three ports.
@@ -343,7 +353,7 @@ impl Platform {
     fn save_context(&self) {
         let site = |layout: &SiteLayout| {
             let context = SiteContext {
-                status: Some(format!("http://{}:{}", self.address, self.port(layout.name) + 2)),
+                status: Some(self.site_url(layout.name)),
                 token_file: Some(self.site(layout.name).join("keys/status.token")),
                 server: Some(self.nats_url(layout.name)),
             };

@@ -77,7 +77,8 @@ impl Allowance {
     fn missing(&mut self) -> Option<String> {
         let dropped = std::mem::take(&mut self.dropped);
         let rate = BYTES_PER_SECOND >> 10;
-        (dropped > 0).then(|| format!("\nwasm-runner: {dropped} bytes are missing here; {rate} KiB a second are kept\n"))
+        (dropped > 0)
+            .then(|| format!("\nwasm-runner: {dropped} bytes are missing here; {rate} KiB a second are kept\n"))
     }
 }
 
@@ -260,6 +261,9 @@ mod tests {
         for step in 0..1_000_000 {
             log.write_at(b"x", begin + step * SECOND / 16_000);
         }
-        assert_eq!(fs::read(path.with_extension("1")).map_or(0, |old| old.len()) + fs::read(&path).unwrap().len(), 1_000_000);
+        assert_eq!(
+            fs::read(path.with_extension("1")).map_or(0, |old| old.len()) + fs::read(&path).unwrap().len(),
+            1_000_000
+        );
     }
 }

@@ -23,7 +23,12 @@ impl Agent {
     }
 
     pub fn with(site: &Site, data: &Path, runtimes: &[&Arc<NullRuntime>], spans: SpanBuffer) -> Self {
-        let config = Config { node: node(), bus: site.nats.login(&User::Node(node())), data: data.to_owned() };
+        let config = Config {
+            node: node(),
+            bus: site.nats.login(&User::Node(node())),
+            minter: "http://site".to_owned(),
+            data: data.to_owned(),
+        };
         let shutdown = CancellationToken::new();
         let runtimes = runtimes.iter().map(|runtime| (*runtime).clone() as Arc<dyn Runtime>).collect();
         let run = edge_node::run(config, runtimes, spans, shutdown.clone());

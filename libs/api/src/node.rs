@@ -58,6 +58,8 @@ pub struct SiteCreated {
     pub name: SiteName,
     /// The address of the hub's NATS server, which the LO connects to.
     pub hub: String,
+    /// The base URL at which the LO asks for its login at the hub.
+    pub minter: String,
     /// The tenant's root public key (OpenSSH): the one thing a site pins.
     pub root_key: String,
 }

@@ -59,6 +59,9 @@ pub struct SiteStatus {
     /// The manifest version in force. It is absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_version: Option<u64>,
+    /// When the site's login at the hub expires, RFC 3339. It is renewed long before. It is absent when it has no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_expires: Option<String>,
     /// The commit that the manifest came from. It is absent when it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
@@ -84,6 +87,19 @@ pub struct SiteNodeStatus {
     pub desired: u64,
     /// How many deployments run as wanted.
     pub installed: u64,
+}
+
+/// One of the sites that `svc.identity.logins` answers: it is connected to the hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteLogin {
+    /// The site's client.
+    pub client: String,
+    /// The public key by which it has logged in.
+    pub key: margo::UserNkey,
+    /// When the login expires with which it is connected, RFC 3339. It is absent when it has no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 /// Body of `svc.git-writer.handled`, which asks how far a repository is.

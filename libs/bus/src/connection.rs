@@ -1,17 +1,21 @@
 //! A connection to one NATS server, as one user.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use api::Problem;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, RequestErrorKind, Subscriber, jetstream};
+use async_nats::{
+    Client, ClientError, ConnectErrorKind, ConnectOptions, Event, HeaderMap, RequestErrorKind, Subscriber, jetstream,
+};
 use bytes::Bytes;
 use futures::StreamExt;
+use nkeys::KeyPair;
+use process::jittered;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::{Caller, Pattern, Subject, User, trace};
+use crate::{Caller, Login, Pattern, Subject, User, trace};
 
 /// The longest time to wait for an answer to a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,22 +27,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The header in which a service tells another on whose behalf it asks: a [`Caller`].
 pub(crate) const CALLER: &str = "Edgewright-Caller";
 
-/// The pause before the next attempt to connect. It doubles with every second attempt, from 10 ms to 4 s: a server that has just
-/// started waits for its clients no longer than it took to start, and one that is away is not flooded.
-fn reconnect_delay(attempt: usize) -> Duration {
+/// The longest pause before the next attempt to connect. It doubles with every second attempt, from 10 ms to 4 s: a server that
+/// has just started waits for its clients no longer than it took to start, and one that is away is not flooded. The pause itself
+/// is a random part of it, so that those who fell together do not return in step.
+fn longest_delay(attempt: usize) -> Duration {
     Duration::from_millis((10u64 << (attempt.saturating_sub(1) / 2).min(9)).min(4_000))
-}
-
-/// Where to connect, and as which user.
-#[derive(Clone)]
-pub struct Login {
-    /// The address of the server, `nats://host:port`.
-    pub url: String,
-    /// The NKey seed (`SU…`) of the user. It is a secret.
-    pub seed: String,
-    /// The user, which gives the connection its name and its inbox prefix. The server decides by the seed what is
-    /// allowed.
-    pub user: User,
 }
 
 /// A connection to a NATS server. It is cheap to clone, and it reconnects by itself, for ever.
@@ -48,6 +41,7 @@ pub struct Bus {
     jetstream: jetstream::Context,
     connections: watch::Receiver<u64>,
     up: watch::Receiver<bool>,
+    refusals: watch::Receiver<u64>,
     user: User,
 }
 
@@ -57,8 +51,12 @@ impl Bus {
     pub async fn connect(login: &Login) -> anyhow::Result<Self> {
         let (count, connections) = watch::channel(0);
         let (now, up) = watch::channel(false);
+        let (refused, refusals) = watch::channel(0u64);
         let user = login.user.to_string();
-        let client = ConnectOptions::with_nkey(login.seed.clone())
+        let key = KeyPair::from_seed(login.seed.trim());
+        let key = Arc::new(key.with_context(|| format!("the seed of {user} is no NKey seed"))?);
+        let jwt = login.jwt.clone();
+        let client = ConnectOptions::with_auth_callback(move |nonce| jwt.clone().answer(key.clone(), nonce))
             .name(&user)
             .custom_inbox_prefix(login.user.inbox_prefix())
             .retry_on_initial_connect()
@@ -66,7 +64,7 @@ impl Bus {
             .request_timeout(Some(REQUEST_TIMEOUT))
             // The server must not redirect the client to addresses that lie behind another network.
             .ignore_discovered_servers()
-            .reconnect_delay_callback(reconnect_delay)
+            .reconnect_delay_callback(|attempt| jittered(longest_delay(attempt)))
             .event_callback(move |event| {
                 match &event {
                     Event::Connected => {
@@ -77,6 +75,10 @@ impl Bus {
                     Event::Disconnected => {
                         warn!(user, "disconnected from NATS");
                         now.send_replace(false);
+                    }
+                    Event::ClientError(error) if is_refusal(error) => {
+                        warn!(user, %event, "NATS");
+                        refused.send_modify(|count| *count += 1);
                     }
                     Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
                         warn!(user, %event, "NATS");
@@ -90,7 +92,7 @@ impl Bus {
             .with_context(|| format!("connecting to NATS at {} as {}", login.url, login.user))?;
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(REQUEST_TIMEOUT);
-        Ok(Self { client, jetstream, connections, up, user: login.user.clone() })
+        Ok(Self { client, jetstream, connections, up, refusals, user: login.user.clone() })
     }
 
     /// Returns the NATS client, for what this type does not wrap.
@@ -118,6 +120,12 @@ impl Bus {
     /// not keep the connection open; its sender ends with the connection.
     pub fn up(&self) -> watch::Receiver<bool> {
         self.up.clone()
+    }
+
+    /// Counts how often the server did not let the user in, or there was no JWT to log in with. Attempts go on all the same.
+    /// Like that of [`Bus::up`], the receiver does not keep the connection open.
+    pub fn refusals(&self) -> watch::Receiver<u64> {
+        self.refusals.clone()
     }
 
     /// Tells whether the server is connected now.
@@ -221,6 +229,12 @@ impl Bus {
     }
 }
 
+/// Whether this error means that an attempt to connect failed because of the login. The client tells of it in words only.
+fn is_refusal(error: &ClientError) -> bool {
+    let kinds = [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication];
+    matches!(error, ClientError::Other(text) if kinds.iter().any(|kind| *text == kind.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,10 +244,10 @@ mod tests {
         let first = Duration::from_millis(10);
         let (mut away, mut last) = (Duration::ZERO, first);
         for attempt in 1..100 {
-            let pause = reconnect_delay(attempt);
+            let pause = longest_delay(attempt);
             assert!(pause >= last && pause <= away.max(first), "attempt {attempt}, after {away:?}: {pause:?}");
             (away, last) = (away + pause, pause);
         }
-        assert_eq!(reconnect_delay(usize::MAX), Duration::from_secs(4));
+        assert_eq!(longest_delay(usize::MAX), Duration::from_secs(4));
     }
 }

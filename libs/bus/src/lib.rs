@@ -7,7 +7,8 @@
 //!   types.
 //! - [`proto`] has the messages, and [`encode`] and [`decode`] are for those that travel compressed.
 //! - [`report`] reads what nodes and sites say of themselves; types and limits stand there once for LO and hub.
-//! - [`server`] makes the configuration of a NATS server; [`UserList`] keeps its list of users while it runs.
+//! - [`server`] makes the configuration of a NATS server; [`User::mint`] makes the JWTs of its users, and [`Members`] the
+//!   templates of those that join.
 //! - [`streams`] has the JetStream streams with their limits and reasons.
 //! - [`Bus`] is a connection with typed requests, atomic batches and service endpoints.
 //! - [`Front`] is a service's second connection, on which it hears and answers the tier below, to each asker its share.
@@ -45,6 +46,8 @@ mod fair;
 mod front;
 mod inbox;
 mod last;
+mod login;
+mod mint;
 mod permission;
 pub mod report;
 pub mod server;
@@ -53,22 +56,22 @@ mod service_name;
 pub mod streams;
 mod subject;
 pub mod trace;
-mod users;
 mod words;
 
 pub use batch::{BatchError, MAX_BATCH, Outgoing, more_follow};
 pub use caller::{Caller, CallerName, InvalidCallerName, Role};
 pub use codec::{Assembler, DecodeError, MAX_PLAIN, decode, decode_within, encode, into_parts};
-pub use connection::{Bus, Login};
+pub use connection::Bus;
 pub use consume::{AckKind, Handle, consume, terminate};
 pub use endpoint::{Call, ServiceEndpoints};
 pub use front::{Ask, Asks, Dropped, Front, Rules, Shares};
 pub use inbox::Asker;
-pub use permission::{Permissions, SYSTEM_ACCOUNT, User};
+pub use login::{Jwt, Login};
+pub use mint::Members;
+pub use permission::{Permissions, User};
 pub use service::Tier;
 pub use service_name::ServiceName;
 pub use subject::{CallVerb, NodeVerb, Pattern, SiteVerb, Subject};
-pub use users::{RELOAD_PAUSE, UserList};
 pub use words::InvalidSubject;
 
 /// The messages of `proto/edgewright/v1`.

@@ -8,9 +8,6 @@ use margo::{ClientName, NodeId};
 
 use crate::{Asker, NodeVerb, Pattern, ServiceName, Subject, Tier, inbox, service::GitFolders, streams};
 
-/// The account for requests to the server itself, such as reloading its configuration.
-pub const SYSTEM_ACCOUNT: &str = "SYS";
-
 /// The users that NATS servers know. The name of a variant says who connects, and to which server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum User {
@@ -29,9 +26,9 @@ pub enum User {
     OciFetcher(ClientName),
     /// A node, which connects to its site's server.
     Node(NodeId),
-    /// The service that writes a server's list of users and has the server reload it. It is a user of the system
-    /// account.
-    Reloader,
+    /// The minter of a server, as a user of the server's system account: it pushes what is revoked, and ends surplus
+    /// connections.
+    Minter,
 }
 
 impl User {
@@ -46,7 +43,7 @@ impl User {
             Self::LocalFront(_) => format!("{}._{}", inbox::NODES, ServiceName::LocalOrchestrator),
             Self::OciFetcher(_) => format!("{}.{}", inbox::SERVICES, ServiceName::OciFetcher),
             Self::Node(node) => Asker::Node(node.clone()).inbox_prefix(),
-            Self::Reloader => "_INBOX.reloader".to_owned(),
+            Self::Minter => "_INBOX.minter".to_owned(),
         }
     }
 
@@ -76,10 +73,11 @@ impl User {
                 may.subscribe(Pattern::ChangedOf(client.clone()));
             }
             Self::Node(node) => self::node(node, &mut may),
-            Self::Reloader => may.publish.push("$SYS.REQ.SERVER.PING.>".to_owned()),
-        }
-        if *self == Self::Reloader {
-            may.publish.push("$SYS.REQ.SERVER.*.RELOAD".to_owned());
+            Self::Minter => {
+                let may_ask = ["CLAIMS.UPDATE", "ACCOUNT.*.CLAIMS.LOOKUP", "SERVER.*.CONNZ", "SERVER.*.KICK"];
+                may.publish.extend(may_ask.map(|request| format!("$SYS.REQ.{request}")));
+                may.subscribe.extend(["CONNECT", "DISCONNECT"].map(|event| format!("$SYS.ACCOUNT.*.{event}")));
+            }
         }
         may.subscribe.push(format!("{}.>", self.inbox_prefix()));
         may
@@ -96,7 +94,7 @@ impl fmt::Display for User {
             Self::LocalFront(_) => write!(f, "{}-front", ServiceName::LocalOrchestrator),
             Self::OciFetcher(_) => ServiceName::OciFetcher.fmt(f),
             Self::Node(node) => write!(f, "node {node}"),
-            Self::Reloader => f.write_str("reloader"),
+            Self::Minter => f.write_str("minter"),
         }
     }
 }

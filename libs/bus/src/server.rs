@@ -1,32 +1,12 @@
-//! The configuration of a NATS server, made from the permissions of its users.
+//! The configuration of a NATS server, which knows its operator and nothing of its users.
 //!
-//! A server's list of users is a file of its own, so that whoever admits a user rewrites that file and has the server
-//! read it again ([`crate::UserList`]).
+//! Who may log in and what each may do stands in JWTs ([`User::mint`](crate::User::mint)), so whoever joins changes nothing
+//! here. The JWTs of the accounts stand in a file that the configuration includes, for the server's first start and for one
+//! whose own copy is older.
 
-use std::{fmt::Write, path::Path};
+use std::path::Path;
 
-use margo::{TenantName, UserNkey};
-
-use crate::{SYSTEM_ACCOUNT, User};
-
-/// The file that lists a server's users with all their permissions: `include` it inside the tenant's account.
-pub fn users_conf<'a>(users: impl IntoIterator<Item = (&'a User, &'a UserNkey)>) -> String {
-    let mut text = String::from("# Written by Edgewright; changes are overwritten.\nusers: [\n");
-    for (user, key) in users {
-        let may = user.permissions();
-        let list =
-            |subjects: &[String]| subjects.iter().map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ");
-        writeln!(
-            text,
-            "  # {user}\n  {{ nkey: {key}, permissions: {{ publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }} }} }}",
-            list(&may.publish),
-            list(&may.subscribe),
-        )
-        .expect("writing to a String cannot fail");
-    }
-    text.push_str("]\n");
-    text
-}
+use identity::Authority;
 
 /// The values that the configuration of a server depends on.
 pub struct Server<'a> {
@@ -38,33 +18,36 @@ pub struct Server<'a> {
     pub name: &'a str,
     /// The folder in which JetStream keeps its data.
     pub store: &'a Path,
-    /// The tenant in whose account the users are.
-    pub tenant: &'a TenantName,
-    /// The path of the file that [`users_conf`] made, relative to the folder of this configuration.
-    pub users: &'a str,
-    /// The public key of the user that may have the server reload its configuration.
-    pub reloader: &'a UserNkey,
+    /// The keys whose JWTs the server believes.
+    pub authority: &'a Authority,
+    /// The file of the accounts' JWTs that belongs to these keys, relative to the folder of this configuration.
+    pub accounts: &'a str,
+    /// The folder in which the server keeps the JWTs that were pushed to it.
+    pub jwts: &'a Path,
 }
 
 /// Returns the server's configuration. With it a PubAck means that a message is on the disk, and no consumer is
 /// refused because there are too many.
 pub fn server_conf(server: &Server<'_>) -> String {
-    let Server { listen, monitor, name, store, tenant, users, reloader } = server;
-    let reloader_may = User::Reloader.permissions();
-    let list =
-        |subjects: &[String]| subjects.iter().map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ");
+    let Server { listen, monitor, name, store, authority, accounts, jwts } = server;
     let monitor = monitor.map_or(String::new(), |monitor| format!("http: {monitor:?}\n"));
     format!(
         "# Written by Edgewright; changes are overwritten.\n\
          listen: {listen:?}\n{monitor}server_name: {name:?}\n\
          # A desired state of one node fits into one message.\n\
          max_payload: 8MB\n\
+         # Everybody may come at once after an outage.\n\
+         authorization {{ timeout: 20 }}\n\
+         # Clients ping by themselves; one that does not is gone, and its place is free, within a minute.\n\
+         ping_interval: \"20s\"\nping_max: 2\n\
          jetstream {{\n  store_dir: {:?}\n  sync_interval: always\n  limits {{ default_max_consumers: -1 }}\n}}\n\
-         system_account: {SYSTEM_ACCOUNT}\n\
-         accounts {{\n  {SYSTEM_ACCOUNT} {{ users: [ {{ nkey: {reloader}, permissions: {{ publish: {{ allow: [{}] }}, \
-         subscribe: {{ allow: [{}] }} }} }} ] }}\n  {tenant} {{ jetstream: enabled\n    include {users:?}\n  }}\n}}\n",
+         operator: {}\n\
+         system_account: {}\n\
+         resolver {{\n  type: full\n  dir: {:?}\n}}\n\
+         resolver_preload {{ include {accounts:?} }}\n",
         store.display().to_string(),
-        list(&reloader_may.publish),
-        list(&reloader_may.subscribe),
+        authority.operator(),
+        authority.system_account(),
+        jwts.display().to_string(),
     )
 }

@@ -4,7 +4,7 @@
 //! then asks for the lines in `edgewright` that start it. What a service of a site may do at its server says its
 //! [`User`](crate::User), for it logs in there beside the site's nodes.
 
-use crate::{Pattern, ServiceName, SiteVerb, streams};
+use crate::{Pattern, ServiceName, SiteVerb, Subject, streams};
 
 /// The part of the platform in which a service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ const fn row(name: ServiceName, tier: Tier, about: &'static str) -> Service {
 }
 
 /// Every service of the platform, in the order in which their logs read best.
-pub static SERVICES: [Service; 9] = [
+pub static SERVICES: [Service; 10] = [
     Service {
         owns: &[streams::GIT_WRITES],
         publishes: &[Pattern::GitCommitted],
@@ -106,6 +106,10 @@ pub static SERVICES: [Service; 9] = [
         // The gateway asks every service on behalf of people, and finds out which of them answer.
         publishes: &[Pattern::Services, Pattern::Discovery],
         ..row(ServiceName::ApiGateway, Tier::Hub, "REST for people and programs")
+    },
+    Service {
+        hears: &[Pattern::One(Subject::GitCommittedFleet)],
+        ..row(ServiceName::Identity, Tier::Hub, "Logins of sites: minted, renewed and revoked")
     },
     row(ServiceName::LocalOrchestrator, Tier::Site, "Head of a site"),
     row(ServiceName::OciFetcher, Tier::Site, "Artifacts of a site"),

@@ -19,6 +19,8 @@ words! {
         StatusCollector = "status-collector",
         /// Keeps sites, clients and nodes.
         NodeCapabilities = "node-capabilities",
+        /// Mints the logins of sites, and revokes them.
+        Identity = "identity",
         /// Heads a site: it adopts manifests, and speaks with the nodes.
         LocalOrchestrator = "local-orchestrator",
         /// Keeps the artifacts that a site's nodes need.

@@ -20,6 +20,10 @@ pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 /// The key of a stream's metadata that holds its identity. A new value means that the old content is gone.
 pub const ID: &str = "edgewright.stream-id";
 
+/// The first pause before a stream or a consumer is asked for again that the server did not have. A server that has just
+/// started is without its streams for some milliseconds.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
 const GIB: i64 = 1 << 30;
 
 /// Returns the identity of a stream. It is empty when another program made the stream.

@@ -34,5 +34,8 @@ fn the_manual_names_every_subject() {
 fn the_asyncapi_file_names_every_subject() {
     let kinds = kinds('{', '}');
     assert_eq!(missing("asyncapi.yaml", &kinds, |kind| format!("address: {kind}\n")), Vec::<String>::new());
-    assert!(kinds.contains("desired.{client}.node.{node}") && kinds.contains("git.write.{service}.client.{client}"), "{kinds:?}");
+    assert!(
+        kinds.contains("desired.{client}.node.{node}") && kinds.contains("git.write.{service}.client.{client}"),
+        "{kinds:?}"
+    );
 }

@@ -20,7 +20,6 @@ mod write;
 
 use std::{fs, io, path::Path};
 
-
 pub use lock::FolderLock;
 pub use private::{keep_files_private, take_data_folder};
 pub use write::{

@@ -184,6 +184,9 @@ pub struct ClientFile {
     pub identity: Identity,
     /// Whether the client was ordered to be there. A client has the same states as a node.
     pub state: NodeState,
+    /// The identities that the client had before. The hub never accepts one of them again, whoever shows it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_keys: Vec<Identity>,
 }
 
 /// `nodes/<client>/<node>.yaml`: a machine that runs deployments.

@@ -160,6 +160,16 @@ impl Repository {
         Ok(files)
     }
 
+    /// Returns the id of one of a commit's folders, such as `clients/`, and `None` when the commit does not have it. As long as
+    /// that is the same, so are all files in the folder.
+    pub fn folder(&self, id: CommitId, folder: &str) -> Result<Option<CommitId>, GitError> {
+        let error = self.error("reading a folder of a commit");
+        let git = self.local();
+        let tree = git.find_commit(id.0).and_then(|commit| commit.tree()).map_err(|e| error(e.into()))?;
+        let entry = tree.lookup_entry_by_path(folder.trim_end_matches('/')).map_err(|e| error(e.into()))?;
+        Ok(entry.map(|entry| CommitId(entry.object_id())))
+    }
+
     /// Reads one file of a commit, and returns `None` when the commit does not have it.
     pub fn file(&self, id: CommitId, path: &str) -> Result<Option<Vec<u8>>, GitError> {
         let error = self.error("reading a file of a commit");

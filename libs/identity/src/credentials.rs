@@ -16,6 +16,8 @@ pub struct SiteCredentials {
     pub site: SiteName,
     /// The address of the hub's NATS server.
     pub hub: String,
+    /// The base URL at which the site asks for its JWT at the hub, and renews it.
+    pub minter: String,
     /// The NKey seed of the site's user at the hub. It is a secret.
     pub seed: String,
     /// The tenant's root public key in OpenSSH form. It is the one key that a site pins.
@@ -30,6 +32,8 @@ pub struct NodeCredentials {
     pub node: NodeId,
     /// The address of the site's NATS server.
     pub server: String,
+    /// The base URL at which the node asks for its JWT at the site.
+    pub minter: String,
     /// The NKey seed of the node's user at the site. It is a secret.
     pub seed: String,
 }

@@ -4,6 +4,7 @@
 //!   `git` and `ssh-keygen` verify what the platform signs.
 //! - [`trust`] leads from the one pinned root key to a head that may be acted on.
 //! - [`nats`] makes users of NATS servers, whose keys are NKeys.
+//! - [`Authority`] has the keys of one NATS server, and mints the JWTs of its accounts and users; [`jwt`] reads these.
 //! - [`credentials`] reads and writes the files that sites and nodes are given.
 //!
 //! A site pins the root key, and believes what a key signed that the root key vouches for:
@@ -24,11 +25,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod authority;
 pub mod credentials;
+pub mod jwt;
 pub mod nats;
 mod signing;
 mod token;
 pub mod trust;
 
+pub use authority::{AccountJwt, Authority, AuthorityError, Rights, Template};
 pub use signing::{KeyError, PublicKey, SigningKey};
 pub use token::random_token;

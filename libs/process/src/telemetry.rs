@@ -81,6 +81,8 @@ where
     let layer = tracing_subscriber::fmt::layer();
     match format {
         LogFormat::Text => layer.with_ansi(false).with_writer(|| OneLine(std::io::stderr())).boxed(),
-        LogFormat::Json => layer.with_writer(std::io::stderr).json().with_current_span(true).with_span_list(false).boxed(),
+        LogFormat::Json => {
+            layer.with_writer(std::io::stderr).json().with_current_span(true).with_span_list(false).boxed()
+        }
     }
 }

@@ -24,7 +24,9 @@ use futures::{
 use margo::{Digest, ProfileType};
 use oci::{Descriptor, media};
 use process::chain;
-use runtime::{Artifact, Call, Condition, Need, Observed, ReservedPorts, Runtime, RuntimeError, Stats, Workload, WorkloadId};
+use runtime::{
+    Artifact, Call, Condition, Need, Observed, ReservedPorts, Runtime, RuntimeError, Stats, Workload, WorkloadId,
+};
 use tokio::{
     process::Command,
     sync::{Notify, OwnedMutexGuard},

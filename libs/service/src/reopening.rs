@@ -2,7 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
-use bus::{Bus, RELOAD_PAUSE};
+use bus::{Bus, streams::FIRST_PAUSE};
 use process::Backoff;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ pub async fn reopening<F: Future<Output = anyhow::Result<()>>>(
     shutdown: &CancellationToken,
     mut read: impl FnMut() -> F,
 ) {
-    let mut backoff = Backoff::new(RELOAD_PAUSE, LONGEST_PAUSE);
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     while shutdown.run_until_cancelled(bus.connected()).await.is_some() {
         let begin = Instant::now();
         let Err(failure) = read().await else { return };

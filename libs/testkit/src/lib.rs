@@ -27,7 +27,7 @@ mod telemetry;
 mod wait;
 
 pub use address::loopback;
-pub use nats::{NatsServer, connect, nats_server_binary};
+pub use nats::{NatsServer, connect, credentials, nats_server_binary};
 pub use postgres::{Postgres, on_each_database};
 pub use proxy::Proxy;
 pub use running::Running;

@@ -7,13 +7,13 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
 };
 
-use bus::server::{Server, server_conf, users_conf};
-use bus::{Bus, Login, ServiceName, User};
-use identity::nats::generate;
+use bus::server::{Server, server_conf};
+use bus::{Bus, Jwt, Login, Members, ServiceName, User};
+use identity::{Authority, jwt, nats::generate};
 use margo::{TenantName, UserNkey};
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -31,30 +31,30 @@ pub struct NatsServer {
     child: Child,
     folder: TempDir,
     address: Ipv4Addr,
+    authority: Arc<Authority>,
+    members: Members,
     users: HashMap<User, (String, UserNkey)>,
-    reloader: (String, UserNkey),
 }
 
 impl NatsServer {
-    /// Starts a server that admits exactly these users, each with its permissions, and waits until it listens.
+    /// Starts a server for which these users have JWTs, and waits until it listens. It is a site's server when one of them
+    /// belongs to a site, else that of the hub.
     pub async fn start(admitted: &[User]) -> Self {
         let folder = TempDir::new().expect("a folder for a server");
-        let users: HashMap<_, _> = admitted.iter().map(|user| (user.clone(), generate())).collect();
-        let reloader = generate();
-        let mut server = Self { child: spawn_nothing(), folder, address: loopback(), users, reloader };
-        server.write_users();
+        let at_site = |user: &User| matches!(user, User::LocalOrchestrator(_) | User::OciFetcher(_) | User::Node(_));
+        let members = if admitted.iter().any(at_site) { Members::Nodes } else { Members::Sites };
+        let users = admitted.iter().chain([&User::Minter]).map(|user| (user.clone(), generate())).collect();
+        let authority = keep_authority(folder.path(), members);
+        let mut server = Self { child: spawn_nothing(), folder, address: loopback(), authority, members, users };
         server.launch().await;
         server
     }
 
-    /// Returns where and how this user connects. It panics when the server does not admit the user.
+    /// Returns where and how this user connects. It panics when the user has no JWT.
     pub fn login(&self, user: &User) -> Login {
-        let (seed, _) = if *user == User::Reloader {
-            &self.reloader
-        } else {
-            self.users.get(user).unwrap_or_else(|| panic!("the server does not admit {user}"))
-        };
-        Login { url: self.url(), seed: seed.clone(), user: user.clone() }
+        let (seed, key) = self.users.get(user).unwrap_or_else(|| panic!("the server does not admit {user}"));
+        let jwt = user.mint(&self.authority, key, jwt::now(), None);
+        Login { url: self.url(), seed: seed.clone(), jwt: Jwt::Text(jwt), user: user.clone() }
     }
 
     /// Connects as this user.
@@ -72,18 +72,32 @@ impl NatsServer {
         format!("nats://{}:4222", self.address)
     }
 
-    /// Returns the path of the file that lists the users, for services that write it themselves.
-    pub fn users_file(&self) -> PathBuf {
-        self.folder.path().join("users.conf")
+    /// Returns the address of this server, on which its ports other than 4222 are free.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
     }
 
-    /// Admits one more user and has the server reload its configuration. The reload may still be in work when this
-    /// returns.
+    /// Returns the keys of the server.
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.clone()
+    }
+
+    /// Returns the folder of the server's configuration, the file of its accounts and all that it writes.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Mints a JWT for one more user, which the server knows nothing of.
     pub fn admit(&mut self, user: &User) -> Login {
         self.users.insert(user.clone(), generate());
-        self.write_users();
-        self.signal(Signal::HUP);
         self.login(user)
+    }
+
+    /// Removes one of the files of the server's keys, such as `members.seed`, and makes what is missing. The server knows
+    /// nothing of that yet.
+    pub fn replace_key(&mut self, name: &str) {
+        fs::remove_file(self.folder.path().join("authority").join(name)).expect("removing a key of ours");
+        self.authority = keep_authority(self.folder.path(), self.members);
     }
 
     /// Kills the server without warning, as a power cut would end it.
@@ -96,19 +110,17 @@ impl NatsServer {
         self.launch().await;
     }
 
+    /// Starts the server again at the same address, after its disk was lost with all keys.
+    pub async fn restart_anew(&mut self) {
+        let anew = TempDir::new().expect("a folder for a server");
+        self.authority = keep_authority(anew.path(), self.members);
+        self.folder = anew;
+        self.launch().await;
+    }
+
     /// Returns the process id of the server.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the server runs")
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.pid() as i32).expect("a process id is not zero");
-        kill_process(pid, signal).expect("signalling a server of ours");
-    }
-
-    fn write_users(&self) {
-        let users = self.users.iter().map(|(user, (_, public))| (user, public));
-        fs::write(self.users_file(), users_conf(users)).expect("writing the list of users");
     }
 
     async fn launch(&mut self) {
@@ -118,9 +130,9 @@ impl NatsServer {
             monitor: None,
             name: "test",
             store: &folder.join("data"),
-            tenant: &TenantName::default(),
-            users: "users.conf",
-            reloader: &self.reloader.1,
+            authority: &self.authority,
+            accounts: "accounts.conf",
+            jwts: &folder.join("jwt"),
         });
         fs::write(folder.join("nats.conf"), format!("{conf}ports_file_dir: {folder:?}\n")).expect("writing nats.conf");
         let log = fs::File::create(folder.join("log")).expect("a log file");
@@ -141,11 +153,30 @@ impl NatsServer {
     }
 }
 
+/// Makes the keys of a server that are missing in its folder, and the file of its accounts.
+fn keep_authority(folder: &Path, members: Members) -> Arc<Authority> {
+    let accounts = folder.join("accounts.conf");
+    let authority = Authority::keep(&folder.join("authority"), &accounts, &TenantName::default());
+    let authority = authority.expect("keys of a server");
+    authority.keep_account(&members.template(), None, None, jwt::now()).expect("accounts of a server");
+    Arc::new(authority)
+}
+
 /// Connects, and waits until the server has let this user in.
 pub async fn connect(login: &Login) -> Bus {
     let bus = Bus::connect(login).await.expect("a login that is well formed");
     bus.connected().await;
     bus
+}
+
+/// Returns the login as the text of a credentials file, for clients that are not ours. It panics when the JWT stands in a file.
+pub fn credentials(login: &Login) -> String {
+    let Jwt::Text(jwt) = &login.jwt else { panic!("the JWT of {} stands in a file", login.user) };
+    format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+        login.seed
+    )
 }
 
 /// A child that has ended: the server's place before its first launch.

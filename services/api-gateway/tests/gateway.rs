@@ -146,6 +146,7 @@ impl World {
         answer!(NodeCapabilities, "create-site", CreateSite, |site: CreateSite| Ok::<_, Problem>(SiteCreated {
             order: "1".to_owned(),
             name: site.name,
+            minter: "http://hub:8083".to_owned(),
             hub: "nats://127.0.0.1:4222".to_owned(),
             root_key: "ssh-ed25519 AAAA".to_owned(),
         }));
@@ -501,7 +502,7 @@ async fn the_status_names_what_answers_and_what_does_not() {
     };
     let alone = status().await;
     assert_eq!(alone.services.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["api-gateway"]);
-    assert_eq!(alone.missing.len(), 6);
+    assert_eq!(alone.missing.len(), 7);
 
     let _services = world.services().await;
     let collector = world.server.connect_central(ServiceName::StatusCollector).await;

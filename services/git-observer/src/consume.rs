@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use async_nats::Subscriber;
-use bus::{Bus, RELOAD_PAUSE, Subject};
+use bus::{Bus, Subject, streams::FIRST_PAUSE};
 use futures::{FutureExt, StreamExt, stream};
 use margo::{ClientName, RepositoryName};
 use process::Backoff;
@@ -63,7 +63,7 @@ impl Loop {
             stream: None,
             stream_in_doubt: true,
             retry: None,
-            backoff: Backoff::new(RELOAD_PAUSE, STREAM_RETRY),
+            backoff: Backoff::new(FIRST_PAUSE, STREAM_RETRY),
         }
     }
 

@@ -102,6 +102,7 @@ pub fn may_write(source: ServiceName, path: &TreePath) -> bool {
         ServiceName::ApiGateway
         | ServiceName::GitWriter
         | ServiceName::GitObserver
+        | ServiceName::Identity
         | ServiceName::StatusCollector
         | ServiceName::LocalOrchestrator
         | ServiceName::OciFetcher => &[],

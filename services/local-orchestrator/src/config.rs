@@ -1,30 +1,33 @@
 //! What local-orchestrator has to know; the program that starts it fills it in.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use bus::{Login, User};
+use bus::Login;
+use identity::Authority;
 use margo::{SiteName, UserNkey};
 use service::Base;
 
 /// What a local orchestrator needs to know of its site, of the hub and of its own place on the disk.
 pub struct Config {
-    /// Leads to the site's own server, as [`User::LocalOrchestrator`].
+    /// Leads to the site's own server, as [`bus::User::LocalOrchestrator`].
     pub base: Base,
-    /// The hub, as [`User::Site`].
+    /// The hub, as [`bus::User::Site`].
     pub hub: Login,
-    /// The site's own server, as [`User::Reloader`].
-    pub reloader: Login,
+    /// The base URL at which the hub hands out JWTs, for a login at the hub whose JWT stands in a file.
+    pub hub_minter: String,
+    /// The site's own server, as [`bus::User::Minter`].
+    pub minter: Login,
+    /// The keys of the site's own server, by which nodes are given their JWTs.
+    pub authority: Arc<Authority>,
+    /// The public keys of the site's own services at that server.
+    pub services: BTreeSet<UserNkey>,
     /// The site that this service is the head of.
     pub site: SiteName,
-    /// The list of users that the site's server includes.
-    pub users_file: PathBuf,
-    /// Who is in it besides the nodes: role and public NKey.
-    pub own_users: Vec<(User, UserNkey)>,
     /// The folder of this service, for its owner only. It is made when it is missing.
     pub data: PathBuf,
     /// The tenant's root public key (OpenSSH): the one thing a site pins.
     pub root_key: String,
-    /// The address on which `GET /api/v1/status` is answered.
+    /// The address on which `GET /api/v1/status` and `GET /v1/jwt/…` are answered.
     pub listen: SocketAddr,
     /// The bearer token that a reader of the status has to present.
     pub status_token: String,

@@ -4,8 +4,9 @@
 //! - `down`: a road brings what is desired of this site; it comes into force when it is exactly what a believed head was
 //!   signed for, and the site's DESIRED is written from it.
 //! - `up`: stores the reports of its nodes, and relays them.
-//! - `nodes`: who may connect, which life of a node is the present one, who is heard.
-//! - `answers`: `svc.local-orchestrator.store` and `.artifacts` at the site, and `GET /api/v1/status` without the hub.
+//! - `nodes`: who may connect, which life of a node is the present one, who is heard. It is the minter of its nodes' logins.
+//! - `answers`: `svc.local-orchestrator.store` and `.artifacts` at the site; over HTTP and without the hub
+//!   `GET /api/v1/status`, and `GET /v1/jwt/…` for nodes.
 //!
 //! Its folder holds what is in force with the number of the newest KEYS, what was fetched of the next set, and the incarnations.
 //! It may die at any line, and lose that folder or any stream: the next look puts it right.
@@ -25,8 +26,10 @@ mod up;
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
-use bus::Bus;
+use bus::{Bus, Members};
 pub use config::Config;
+use minter::Minter;
+use renewal::Renewal;
 use service::BearerToken;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -78,8 +81,7 @@ async fn start(
 ) -> anyhow::Result<()> {
     // Readiness needs the site's own server alone: being without the hub is normal.
     let (bus, front) = (config.base.connect().await?, config.base.connect_front().await?);
-    let hub = Bus::connect(&config.hub).await?;
-    let reloader = Bus::connect(&config.reloader).await?;
+    let (hub, minting) = (Bus::connect(&config.hub).await?, Bus::connect(&config.minter).await?);
     let data = &config.data;
     disk::make_private_folder(data).with_context(|| format!("making {}", data.display()))?;
     let adopted = Adopted::open(data)?;
@@ -100,14 +102,23 @@ async fn start(
     let trust = Trust::new(&config.root_key, site.tenant.clone(), site.client.clone())?;
     let roads = roads(&site, &adopted, data)?;
     let adopter = Adopter::new(site.clone(), trust, adopted, roads)?;
-    let admission =
-        Admission::new(site.clone(), pulses.clone(), reloader, config.users_file, config.own_users, in_force.clone());
+    let (admission, roll) = Admission::new(site.clone(), pulses.clone(), in_force.clone());
+    let settings = minter::Settings {
+        authority: config.authority,
+        members: Members::Nodes,
+        services: config.services,
+        life: None,
+        server: site.name.to_string(),
+    };
+    let minter = Minter::new(settings, roll);
+    let renewal = Renewal::new(&config.hub, &config.hub_minter)?;
     let reporter = Reporter::new(site.clone(), incarnations.clone(), registrar.clone(), pulses.clone(), telemetry);
     let view = View {
         site: site.clone(),
         in_force: in_force.clone(),
         pulses: pulses.clone(),
         incarnations,
+        login_expires: renewal.as_ref().map(Renewal::expires),
         token: BearerToken::new(&config.status_token),
     };
 
@@ -115,8 +126,12 @@ async fn start(
     // A part that fails takes the others along, and the supervisor begins anew.
     let stop = shutdown.child_token();
     // Without the site's server nothing works but the status.
-    parts.spawn(answers::http(listener, view, stop.clone()));
+    parts.spawn(answers::http(listener, view, minter.router(), stop.clone()));
     parts.spawn(admission.run(stop.clone()));
+    parts.spawn(minter.run(minting, stop.clone()));
+    if let Some(renewal) = renewal {
+        parts.spawn(renewal.run(site.hub.clone(), stop.clone()));
+    }
     tokio::select! {
         biased;
         () = shutdown.cancelled() => {}
@@ -153,7 +168,7 @@ async fn start(
 
 /// Waits for the site's server and makes its streams.
 async fn streams_are_there(site: &Site) {
-    let mut backoff = process::Backoff::new(bus::RELOAD_PAUSE, std::time::Duration::from_secs(5));
+    let mut backoff = process::Backoff::new(bus::streams::FIRST_PAUSE, std::time::Duration::from_secs(5));
     loop {
         site.bus.connected().await;
         match site.ensure_streams().await {

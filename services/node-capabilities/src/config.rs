@@ -1,9 +1,5 @@
 //! What node-capabilities has to know; the program that starts it fills it in.
 
-use std::path::PathBuf;
-
-use bus::User;
-use margo::UserNkey;
 use service::Base;
 use store::Location;
 
@@ -14,12 +10,8 @@ pub struct Config {
     pub database: Location,
     /// The URL of the hub's NATS server that new sites are told.
     pub hub_url: String,
+    /// The URL at which new sites ask for their logins.
+    pub minter_url: String,
     /// The tenant's root public key, in OpenSSH's form, that new sites are told.
     pub root_key: String,
-    /// The file of the hub's list of users, which this service alone writes.
-    pub users_file: PathBuf,
-    /// The users that are always in that list, with their public keys.
-    pub service_users: Vec<(User, UserNkey)>,
-    /// How to connect to the hub as `User::Reloader`, the only user that may have it reload its list.
-    pub reloader: bus::Login,
 }

@@ -17,7 +17,12 @@ pub type Writes = [(RepositoryName, proto::GitWrite); 2];
 pub fn add_site(site: &CreateSite, order: &OrderHeader) -> Writes {
     let client = site.name.client();
     let site_file = SiteFile { name: site.name.clone(), orchestrator: client.clone(), state: NodeState::Active };
-    let client_file = ClientFile { name: client.clone(), identity: site.identity.clone(), state: NodeState::Active };
+    let client_file = ClientFile {
+        name: client.clone(),
+        identity: site.identity.clone(),
+        state: NodeState::Active,
+        former_keys: Vec::new(),
+    };
     let files = vec![
         file(layout::site(&site.name), layout::to_yaml(&site_file)),
         file(layout::client(&client), layout::to_yaml(&client_file)),

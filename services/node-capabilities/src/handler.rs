@@ -6,54 +6,51 @@ use std::sync::Arc;
 use ::store::Transaction;
 use api::{CreateNode, CreateSite, Members, Node, NodeCreated, Problem, Site, SiteCreated, Targets};
 use bus::{Bus, Call, Caller, ServiceName, Subject};
-use margo::{Identity, TenantName, UserNkey};
+use margo::TenantName;
 use outbox::{OrderHeader, Outbox};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span, warn};
 
 use crate::{
-    domain::{Joins, Taken, check_node, check_site},
+    domain::{Joins, check_node, check_site},
     error::store_problem,
     git,
     store::Store,
-    users::HubUsers,
 };
 
 /// Takes the orders, and answers what is asked about sites and nodes.
 pub struct Registrar {
     pub store: Store,
     pub outbox: Outbox,
-    /// The hub's list of users, which lets new sites in.
-    pub users: HubUsers,
-    /// The public key of the user that has the hub reload its configuration; nobody else may have it.
-    pub reloader_key: UserNkey,
     /// Has deployments evaluated when a node joined. There is room for one, because an evaluation that has not begun will see
     /// every node that was added before it.
     pub joined: mpsc::Sender<Span>,
     /// The URL of the hub's NATS server that new sites are told.
     pub hub_url: String,
+    /// The URL at which new sites ask for their logins.
+    pub minter_url: String,
     /// The tenant's root public key, in OpenSSH's form, that new sites are told.
     pub root_key: String,
 }
 
 impl Registrar {
-    /// Adds a site. What this answers is durable; the hub lets the site in now, or as soon as it has reloaded its users.
+    /// Adds a site. What this answers is durable; the site may log in at the hub as soon as Git has it.
     pub async fn create_site(self: Arc<Self>, call: Call<CreateSite>) -> Result<SiteCreated, Problem> {
         let requested_by = call.caller()?.name.clone();
         let site = call.body;
         let order = OrderHeader::new(requested_by, site.reason.clone());
         let mut tx = self.store.begin().await.map_err(store_problem)?;
         let taken = self.store.taken_of_site(&mut tx, &site).await.map_err(store_problem)?;
-        if check_site(&site, self.also_reserved(taken, &site.identity))? == Joins::Anew {
+        if check_site(&site, taken)? == Joins::Anew {
             self.store.insert_site(&mut tx, &site).await.map_err(store_problem)?;
         }
         self.commit(tx, git::add_site(&site, &order)).await?;
-        self.users.renew().await;
         Ok(SiteCreated {
             order: order.id.to_string(),
             name: site.name,
             hub: self.hub_url.clone(),
+            minter: self.minter_url.clone(),
             root_key: self.root_key.clone(),
         })
     }
@@ -66,7 +63,7 @@ impl Registrar {
         let mut tx = self.store.begin().await.map_err(store_problem)?;
         let site_exists = self.store.client_exists(&mut tx, &node.name.client).await.map_err(store_problem)?;
         let taken = self.store.taken_of_node(&mut tx, &node).await.map_err(store_problem)?;
-        if check_node(&node, site_exists, self.also_reserved(taken, &node.identity))? == Joins::Anew {
+        if check_node(&node, site_exists, taken)? == Joins::Anew {
             self.store.insert_node(&mut tx, &node).await.map_err(store_problem)?;
         }
         self.commit(tx, git::add_node(&node, &order)).await?;
@@ -83,14 +80,6 @@ impl Registrar {
         tx.commit().await.map_err(store_problem)?;
         self.outbox.wake();
         Ok(())
-    }
-
-    /// Counts the identities of services as taken, which are in no table: the server would refuse a list of users that names
-    /// one key twice.
-    fn also_reserved(&self, taken: Taken, identity: &Identity) -> Taken {
-        let Identity::Nkey(key) = identity;
-        let reloader = (*key == self.reloader_key).then(|| "the service that reloads the hub".to_owned());
-        Taken { identity: taken.identity.or_else(|| self.users.service_of_key(key)).or(reloader), ..taken }
     }
 
     pub async fn sites(self: Arc<Self>, _: Call<()>) -> Result<Vec<Site>, Problem> {

@@ -1,9 +1,10 @@
 //! node-capabilities: which sites, clients and nodes there are, what they can do, and whether they are heard.
 //!
-//! The service is the only writer of its database and of the hub's list of users. It adds sites and nodes as ordered: one
-//! transaction holds its rows and two outbox rows, for `fleet.git` and for the client's repository, whose signed head admits a
-//! node at its site; then the hub admits the site. It reads `state.*.node.*.capabilities` and `state.*.health` of the hub's STATE, and answers
-//! `svc.node-capabilities.create-site`, `.sites`, `.create-node`, `.nodes` and `.members`. It keeps nothing in memory that the database does not hold, so it may die at any time.
+//! The service is the only writer of its database. It adds sites and nodes as ordered: one transaction holds its rows and two
+//! outbox rows, for `fleet.git` and for the client's repository, whose signed head admits a node at its site; a site may log in
+//! when Git has it. It reads `state.*.node.*.capabilities` and `state.*.health` of the hub's STATE, and answers
+//! `svc.node-capabilities.create-site`, `.sites`, `.create-node`, `.nodes` and `.members`. It keeps nothing in memory that the
+//! database does not hold, so it may die at any time.
 
 #![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
@@ -15,7 +16,6 @@ mod error;
 mod git;
 mod handler;
 mod store;
-mod users;
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use outbox::Outbox;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{handler::Registrar, store::Store, users::HubUsers};
+use crate::{handler::Registrar, store::Store};
 
 /// Works until shutdown. Then it takes no further orders, finishes those in hand, and only after that ends what they
 /// depend on.
@@ -36,17 +36,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let tenant = config.base.tenant.clone();
     let store = Store::open(database.clone(), tenant.clone()).await.context("preparing the database of nodes")?;
     let outbox = Outbox::open(ServiceName::NodeCapabilities, database).await?;
-    let (bus, reloader) = (config.base.connect().await?, Bus::connect(&config.reloader).await?);
-    let reloader_key = identity::nats::public_key(&config.reloader.seed).context("reading the reloader's seed")?;
+    let bus = config.base.connect().await?;
     let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
     let (joined, joins) = mpsc::channel(1);
     let registrar = Arc::new(Registrar {
-        users: HubUsers::new(store.clone(), reloader, config.users_file, config.service_users),
         store: store.clone(),
         outbox: outbox.clone(),
-        reloader_key,
         joined,
         hub_url: config.hub_url,
+        minter_url: config.minter_url,
         root_key: config.root_key,
     });
     let endpoints = answer(&bus, &registrar).await?;
@@ -59,7 +57,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     };
     tokio::try_join!(
         orders,
-        registrar.users.keep(orders_ended.clone()),
         outbox.run(bus.clone(), orders_ended.clone()),
         handler::evaluate(bus.clone(), tenant, joins, orders_ended.clone()),
         consume::observe(bus, store, config.base.readiness, orders_ended.clone()),

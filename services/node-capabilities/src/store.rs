@@ -114,13 +114,6 @@ impl Store {
         Ok(())
     }
 
-    /// Every client with its identity at the hub, sorted by name.
-    pub async fn client_identities(&self) -> Result<Vec<(ClientName, Identity)>, StoreError> {
-        let query = CLIENTS.query("SELECT name, identity FROM clients WHERE tenant = $1 ORDER BY name");
-        let rows = query.bind(self.tenant.as_str()).fetch_all(&self.database).await?;
-        rows.iter().map(|row| Ok((row.parse("name")?, row.parse("identity")?))).collect()
-    }
-
     /// Every site, sorted by name.
     pub async fn sites(&self) -> Result<Vec<Site>, StoreError> {
         let query = SITES.query(

@@ -1,4 +1,4 @@
-//! The whole service on a real NATS server, with the users and permissions of production and real reloads.
+//! The whole service on a real NATS server, with the users and permissions of production.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use api::{CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated};
 use async_nats::jetstream::consumer::pull;
-use bus::{Bus, Call, Login, Outgoing, Pattern, ServiceName, Subject, User, proto, streams};
+use bus::{Bus, Call, Outgoing, Pattern, ServiceName, Subject, User, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
-use identity::nats::{generate, public_key};
+use identity::nats::generate;
 use margo::{ClientName, Identity, NodeId, UserNkey};
 use node_capabilities::Config;
 use prost::Message;
@@ -43,7 +43,6 @@ fn services() -> Vec<User> {
 }
 
 fn start(server: &NatsServer, database: &Location) -> Running {
-    let user = |role: User| (role.clone(), public_key(&server.login(&role).seed).unwrap());
     let login = server.login(&User::Central(ServiceName::NodeCapabilities));
     Running::start(ServiceName::NodeCapabilities, login, |base, shutdown| {
         let config = Config {
@@ -51,9 +50,7 @@ fn start(server: &NatsServer, database: &Location) -> Running {
             database: database.clone(),
             hub_url: server.url(),
             root_key: "ssh-ed25519 AAAA".into(),
-            users_file: server.users_file(),
-            service_users: services().into_iter().map(user).collect(),
-            reloader: server.login(&User::Reloader),
+            minter_url: "http://hub:8083".into(),
         };
         node_capabilities::run(config, shutdown)
     })
@@ -80,7 +77,6 @@ impl Stage {
         let server = NatsServer::start(&services()).await;
         let gateway = server.connect_central(ServiceName::ApiGateway).await;
         let collector = server.connect_central(ServiceName::StatusCollector).await;
-        // Before the service has the server read its list of users: for a moment then there is no JetStream.
         for config in [streams::dead_letters(), streams::state(Pattern::State)] {
             collector.jetstream().create_stream(config).await.unwrap();
         }
@@ -116,35 +112,17 @@ impl Stage {
         self.ask("sites", &()).await.unwrap()
     }
 
-    fn site_login(&self, seed: &str) -> Login {
-        Login { url: self.server.url(), seed: seed.into(), user: User::Site(plant()) }
+    /// The site, connected.
+    async fn site(&mut self) -> Bus {
+        connect(&self.server.admit(&User::Site(plant()))).await
     }
 
     /// A site with one node, connected.
-    async fn with_a_site(&self) -> Bus {
-        let (seed, key) = generate();
-        self.add_site(&key).await.unwrap();
+    async fn with_a_site(&mut self) -> Bus {
+        self.add_site(&generate().1).await.unwrap();
         self.add_node(press(), &generate().1).await.unwrap();
-        connect(&self.site_login(&seed)).await
+        self.site().await
     }
-}
-
-/// The hub's answer to somebody who has this seed.
-async fn knock(server: &NatsServer, seed: &str) -> Result<(), String> {
-    let options = async_nats::ConnectOptions::with_nkey(seed.to_owned());
-    options.connect(server.url()).await.map(|_| ()).map_err(|error| error.to_string())
-}
-
-async fn becomes_admitted(server: &NatsServer, seed: &str) {
-    wait_for("the hub to let the site in", async || knock(server, seed).await).await;
-}
-
-async fn becomes_refused(server: &NatsServer, seed: &str) {
-    wait_for("the hub to turn the site away", async || match knock(server, seed).await {
-        Ok(()) => Err("it is let in"),
-        Err(_) => Ok(()),
-    })
-    .await;
 }
 
 async fn next<T>(stream: &mut (impl Stream<Item = T> + Unpin)) -> T {
@@ -186,15 +164,12 @@ fn file<T: DeserializeOwned>(write: &proto::GitWrite, path: &str) -> T {
 }
 
 #[tokio::test]
-async fn a_site_may_connect_once_it_was_added_and_not_before() {
+async fn a_new_site_is_told_where_it_logs_in_and_whom_it_believes() {
     let stage = Stage::set().await;
-    let (seed, key) = generate();
-    assert!(knock(&stage.server, &seed).await.is_err());
+    let (_, key) = generate();
     let created = stage.add_site(&key).await.unwrap();
-    // No waiting: the answer comes after the reload.
-    knock(&stage.server, &seed).await.unwrap();
-    assert_eq!((created.hub, created.root_key.as_str()), (stage.server.url(), "ssh-ed25519 AAAA"));
-    // The services were not disturbed.
+    assert_eq!((created.hub, created.minter.as_str()), (stage.server.url(), "http://hub:8083"));
+    assert_eq!(created.root_key, "ssh-ed25519 AAAA");
     assert_eq!(stage.sites().await[0].identity, Identity::Nkey(key));
     stage.service.stop().await;
 }
@@ -223,12 +198,7 @@ async fn deployments_are_evaluated_for_a_new_node() {
 async fn names_and_keys_are_never_used_again() {
     let stage = Stage::set().await;
     let (key, other) = (generate().1, generate().1);
-    let gateway = public_key(&stage.server.login(&User::Central(ServiceName::ApiGateway)).seed).unwrap();
-    let reloader = public_key(&stage.server.login(&User::Reloader).seed).unwrap();
     assert_eq!(stage.add_node(press(), &other).await.unwrap_err().status, 404);
-    for taken in [gateway, reloader] {
-        assert_eq!(stage.add_site(&taken).await.unwrap_err().status, 409);
-    }
     let wrong = serde_json::json!({ "name": "plant", "identity": { "nkey": "SUNOKEY" } });
     let invalid = stage.ask::<_, SiteCreated>("create-site", &wrong).await.unwrap_err();
     assert!(invalid.status == 400 && !invalid.to_string().contains("SUNOKEY"), "{invalid}");
@@ -289,42 +259,6 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
     .await;
 }
 
-#[tokio::test]
-async fn a_list_of_users_that_is_wrong_is_put_right_at_the_start() {
-    let stage = Stage::set().await;
-    let (seed, key) = generate();
-    stage.add_site(&key).await.unwrap();
-    let Stage { mut server, _folder, database, service, .. } = stage;
-    service.stop().await;
-    // Somebody else writes the list: the site is out, and another one is in.
-    let intruder = server.admit(&User::Site("intruder".parse().unwrap())).seed;
-    becomes_refused(&server, &seed).await;
-    becomes_admitted(&server, &intruder).await;
-    let service = start(&server, &database);
-    becomes_admitted(&server, &seed).await;
-    becomes_refused(&server, &intruder).await;
-    service.stop().await;
-}
-
-#[tokio::test]
-async fn a_site_survives_a_power_cut_of_the_hub() {
-    let mut stage = Stage::set().await;
-    let (seed, key) = generate();
-    stage.add_site(&key).await.unwrap();
-    stage.server.kill().await;
-    stage.server.restart().await;
-    becomes_admitted(&stage.server, &seed).await;
-    stage.gateway.connected().await;
-    let (seed, key) = generate();
-    wait_for("the service to take orders again", async || {
-        let site = CreateSite { name: "harbour".parse().unwrap(), identity: Identity::Nkey(key.clone()), reason: None };
-        stage.ask::<_, SiteCreated>("create-site", &site).await
-    })
-    .await;
-    becomes_admitted(&stage.server, &seed).await;
-    stage.service.stop().await;
-}
-
 fn capabilities(sequence: u64, document: &Value) -> Outgoing {
     let message = proto::NodeCapabilities { incarnation: 1, sequence, document: document.to_string().into() };
     Outgoing::new(Subject::Capabilities(press()), message.encode_to_vec().into())
@@ -345,7 +279,7 @@ fn health(version: u64, reachability: proto::Reachability) -> Outgoing {
 
 #[tokio::test]
 async fn what_a_site_says_of_itself_and_its_nodes_is_shown() {
-    let stage = Stage::set().await;
+    let mut stage = Stage::set().await;
     let site = stage.with_a_site().await;
     let silent = &stage.nodes().await[0];
     assert_eq!((silent.state, silent.reachability), (NodeState::Active, Reachability::Unknown));
@@ -377,7 +311,7 @@ async fn what_a_site_says_of_itself_and_its_nodes_is_shown() {
 
 #[tokio::test]
 async fn a_malformed_report_is_a_dead_letter_and_blocks_nobody() {
-    let stage = Stage::set().await;
+    let mut stage = Stage::set().await;
     let site = stage.with_a_site().await;
     let mut letters = read(&stage.collector, streams::DEAD_LETTERS).await;
     let stranger = Subject::Capabilities("plant/stranger".parse().unwrap());

@@ -9,7 +9,10 @@ use margo::Digest;
 use runtime::WorkloadId;
 use runtime_wasm::{
     ProcessId, ask,
-    spec::{CONTROL, Command, CompileLimits, GO, LISTENING, LOG, LastWords, READY, RECORD, RunnerState, SPEC, STARTS, Spec, Status},
+    spec::{
+        CONTROL, Command, CompileLimits, GO, LISTENING, LOG, LastWords, READY, RECORD, RunnerState, SPEC, STARTS, Spec,
+        Status,
+    },
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;

@@ -1,4 +1,4 @@
-//! `GET /api/v1/status`: what the site knows without the hub.
+//! `GET /api/v1/status`: what the site knows without the hub; and `GET /v1/jwt/<public key>`, the logins of its nodes.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -34,13 +34,20 @@ pub struct View {
     pub pulses: Arc<Pulses>,
     /// Which lives of its nodes are the present ones.
     pub incarnations: Arc<Incarnations>,
+    /// When the site's login at the hub expires, in seconds since 1970, if it does.
+    pub login_expires: Option<watch::Receiver<Option<u64>>>,
     /// The bearer token that a reader has to present.
     pub token: BearerToken,
 }
 
-/// Answers `GET /api/v1/status` until shutdown, to readers that present the token of the view.
-pub async fn serve(listener: TcpListener, view: View, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let router = Router::new().route("/api/v1/status", get(status)).with_state(Arc::new(view));
+/// Answers `GET /api/v1/status` until shutdown, to readers that present the token of the view, and what `logins` answers.
+pub async fn serve(
+    listener: TcpListener,
+    view: View,
+    logins: Router,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let router = Router::new().route("/api/v1/status", get(status)).with_state(Arc::new(view)).merge(logins);
     service::http::serve(listener, router, shutdown).await
 }
 
@@ -80,12 +87,20 @@ impl View {
         Ok(SiteStatus {
             site: site.name.to_string(),
             hub_connected: site.hub.is_connected(),
+            login_expires: self.login_expires(),
             manifest_version: in_force.as_ref().map(|in_force| in_force.set.head.version.get()),
             commit: in_force.map(|in_force| in_force.commit.clone()).filter(|commit| !commit.is_empty()),
             waiting: self.waiting().await?,
             nodes,
             refusals: site.refusals.for_people(),
         })
+    }
+
+    /// When the login at the hub expires, as people read it.
+    fn login_expires(&self) -> Option<String> {
+        let seconds = (*self.login_expires.as_ref()?.borrow())?;
+        let time = jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+        Some(time.to_string())
     }
 
     /// Deployments that the node last reported as installed.

@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
-use bus::{MAX_PLAIN, RELOAD_PAUSE, Subject, streams};
+use bus::{MAX_PLAIN, Subject, streams};
 use bytes::Bytes;
 use futures::future::select_all;
 use margo::{Digest, NodeIdentity, NodeName};
@@ -67,7 +67,7 @@ impl Adopter {
             roads,
             adopted,
             next_look_at_site: Instant::now(),
-            writes: Backoff::new(RELOAD_PAUSE, LOOK_AT_SITE),
+            writes: Backoff::new(streams::FIRST_PAUSE, LOOK_AT_SITE),
             postponed: None,
             attempts: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
         };

@@ -1,99 +1,68 @@
 //! Who may connect at the site: the nodes whose NODE file is in force, under the signed head. No unsigned word admits anybody,
-//! and every road can.
+//! every road can, and what is revoked follows from the files alone. The minter of the nodes' logins is told.
 //!
-//! The list of users, which the server's configuration includes, is made of the set in force and of the site's own services. A
-//! disk or a server in trouble delays a new node and nobody else. The server may have started with an older list, or may not
-//! have read the newest: each life, and each connection, begins with writing it and having it read.
+//! Nothing is kept here: what is in force is on the disk, and each life begins with telling it. Before anything is in force,
+//! nobody is given a login, and whoever has one keeps it.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
-use bus::{Bus, User, UserList};
-use margo::{Identity, NodeName, UserNkey};
-use process::Backoff;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use bus::User;
+use margo::{Identity, UserNkey};
+use minter::{Roll, Rolls};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::health::Pulses;
 use crate::{down::InForce, site::Site};
 
-/// Between looks at the list without a reason: what nobody told is found after this at the latest.
-const LOOK: Duration = Duration::from_secs(3600);
-
-/// The keeper of the site's list of users.
+/// Tells the minter, and those who judge who is heard, of the nodes in force.
 pub struct Admission {
     site: Arc<Site>,
     pulses: Arc<Pulses>,
-    users: UserList,
-    /// Who is in the list besides the nodes: the services of the site.
-    own_users: Vec<(User, UserNkey)>,
     in_force: watch::Receiver<Option<Arc<InForce>>>,
-}
-
-/// The nodes that may connect by what is in force, each with its key.
-pub fn admitted(in_force: &InForce) -> impl Iterator<Item = (&NodeName, &UserNkey)> {
-    in_force.identities.iter().filter_map(|(node, identity)| {
-        let Identity::Nkey(key) = identity.identity.as_ref()?;
-        Some((node, key))
-    })
+    roll: watch::Sender<Option<Arc<Roll>>>,
 }
 
 impl Admission {
-    pub fn new(
-        site: Arc<Site>,
-        pulses: Arc<Pulses>,
-        reloader: Bus,
-        users_file: PathBuf,
-        own_users: Vec<(User, UserNkey)>,
-        in_force: watch::Receiver<Option<Arc<InForce>>>,
-    ) -> Self {
-        let admission = Self { site, pulses, users: UserList::new(users_file, reloader), own_users, in_force };
+    /// Tells what is in force now. Returns also what the minter depends on: `None` before anything is in force.
+    pub fn new(site: Arc<Site>, pulses: Arc<Pulses>, in_force: watch::Receiver<Option<Arc<InForce>>>) -> (Self, Rolls) {
+        let (roll, told) = watch::channel(None);
+        let admission = Self { site, pulses, in_force, roll };
         admission.tell();
-        admission
+        (admission, told)
     }
 
-    /// Keeps the list until shutdown.
+    /// Tells of every change until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let mut server = self.users.reloader().connections();
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
-        let mut write = Instant::now();
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return Ok(()),
-                // The senders live as long as the values that this one holds.
-                _ = server.changed() => self.users.distrust(),
-                Ok(()) = self.in_force.changed() => self.tell(),
-                () = sleep_until(write), if self.users.reloader().is_connected() => {}
-            }
-            write = match self.write().await {
-                Ok(()) => {
-                    backoff.reset();
-                    Instant::now() + LOOK
-                }
-                Err(error) => {
-                    warn!(error = format!("{error:#}"), "the site's users are not in force yet");
-                    Instant::now() + backoff.pause()
-                }
-            };
+        // The sender lives as long as the adopter, which ends at shutdown.
+        while let Some(Ok(())) = shutdown.run_until_cancelled(self.in_force.changed()).await {
+            self.tell();
         }
+        Ok(())
     }
 
     fn tell(&self) {
-        if let Some(in_force) = &*self.in_force.borrow() {
-            self.pulses.know(&admitted(in_force).map(|(node, _)| node.clone()).collect::<BTreeSet<_>>());
-        }
+        let Some(in_force) = self.in_force.borrow().clone() else { return };
+        let roll = roll(&self.site, &in_force);
+        let nodes = in_force.identities.iter().filter(|(_, node)| node.identity.is_some());
+        self.pulses.know(&nodes.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>());
+        self.roll.send_if_modified(|held| {
+            let differs = held.as_deref() != Some(&roll);
+            if differs {
+                *held = Some(Arc::new(roll));
+            }
+            differs
+        });
     }
+}
 
-    /// Makes the nodes that are admitted the server's users. Before anything is in force, whoever is in the list stays.
-    async fn write(&mut self) -> anyhow::Result<()> {
-        let Some(in_force) = self.in_force.borrow().clone() else { return self.users.keep().await };
-        let nodes: Vec<_> =
-            admitted(&in_force).map(|(node, key)| (User::Node(self.site.node(node)), key.clone())).collect();
-        self.users.put(self.own_users.iter().chain(&nodes).map(|(user, key)| (user, key))).await?;
-        Ok(())
-    }
+/// The keys that are in force and those that are former ones.
+fn roll(site: &Site, in_force: &InForce) -> Roll {
+    let key = |Identity::Nkey(key): &Identity| key.clone();
+    let members = in_force.identities.iter().filter_map(|(name, node)| {
+        let identity = node.identity.as_ref()?;
+        Some((key(identity), User::Node(site.node(name))))
+    });
+    let revoked: BTreeSet<UserNkey> = in_force.identities.values().flat_map(|node| &node.former).map(key).collect();
+    Roll { members: members.collect(), revoked }
 }

@@ -13,7 +13,7 @@ use async_nats::{
         context::ConsumerInfoErrorKind,
     },
 };
-use bus::{Outgoing, Pattern, RELOAD_PAUSE, Subject, streams, trace};
+use bus::{Outgoing, Pattern, Subject, streams, trace};
 use process::Backoff;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -69,7 +69,7 @@ impl Relay {
 
     /// Relays until shutdown. What fails is tried again after a growing pause.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let mut backoff = Backoff::new(RELOAD_PAUSE, Duration::from_secs(30));
+        let mut backoff = Backoff::new(streams::FIRST_PAUSE, Duration::from_secs(30));
         loop {
             let window = tokio::select! {
                 biased;

@@ -44,8 +44,17 @@ impl Fleet {
 
     /// The next version: this node may connect with this key.
     pub fn admit(&mut self, node: &str, key: UserNkey) {
+        self.identify(node, Some(Identity::Nkey(key)), Vec::new());
+    }
+
+    /// The next version: this node has left, and its key is a former one.
+    pub fn leave(&mut self, node: &str, key: UserNkey) {
+        self.identify(node, None, vec![Identity::Nkey(key)]);
+    }
+
+    fn identify(&mut self, node: &str, identity: Option<Identity>, former: Vec<Identity>) {
         let device = format!("{}/{node}", self.client).parse().unwrap();
-        let identity = NodeIdentity { device, identity: Some(Identity::Nkey(key)), former: Vec::new() };
+        let identity = NodeIdentity { device, identity, former };
         self.change(node, |message| message.identity = identity.to_bytes().into());
     }
 

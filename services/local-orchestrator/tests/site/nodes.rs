@@ -1,6 +1,6 @@
 //! The site's nodes: who may connect, which life of them is the present one, who is heard.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use api::Reachability;
 use bus::{Bus, NodeVerb, Subject, streams};
@@ -25,6 +25,7 @@ async fn only_admitted_nodes_connect_and_a_new_one_disturbs_no_other() {
     let mut world = World::started().await;
     let press = world.node("press").await;
     let before = *press.bus.connections().borrow();
+    // The JWT of a node is of no use without its seed.
     let stranger = bus::Login { seed: identity::nats::generate().0, ..world.admit("lathe").await };
     let stranger = Bus::connect(&stranger).await.unwrap();
     let lathe = world.node("drill").await;
@@ -32,13 +33,77 @@ async fn only_admitted_nodes_connect_and_a_new_one_disturbs_no_other() {
     assert_eq!(*press.bus.connections().borrow(), before);
     assert!(press.report(&report(1, 1)).await.stored);
 
-    // The list outlives the hub and the process, and is not written when nothing changed.
+    // The list outlives the hub and the process.
+    let unknown = identity::nats::generate().1;
+    assert_eq!(world.jwt(&unknown).await, Err(404));
+    let key = identity::nats::public_key(&press.login.seed).unwrap();
     world.line.cut();
     world.kill().await;
-    let written = fs::metadata(world.site.users_file()).unwrap().modified().unwrap();
     world.start().await;
     assert_eq!(world.status().await.nodes.len(), 3);
-    assert_eq!(fs::metadata(world.site.users_file()).unwrap().modified().unwrap(), written);
+    assert!(world.jwt(&key).await.is_ok());
+    assert_eq!(world.jwt(&unknown).await, Err(404));
+    assert_eq!(*press.bus.connections().borrow(), before);
+}
+
+#[tokio::test]
+async fn a_node_that_is_no_longer_admitted_is_cut_off_and_stays_so() {
+    let mut world = World::started().await;
+    let (press, oven) = (world.node("press").await, world.node("oven").await);
+    let before = *oven.bus.connections().borrow();
+    let key = identity::nats::public_key(&press.login.seed).unwrap();
+    world.fleet.leave("press", key.clone());
+    world.publish(&world.fleet, &world.fleet.head_parts()).await;
+    let refused = async |press: &Node| {
+        wait_for("the site to turn the node away", async || {
+            if *press.bus.refusals().borrow() > 0 && !press.bus.is_connected() { Ok(()) } else { Err("connected") }
+        })
+        .await;
+    };
+    refused(&press).await;
+    assert_eq!(world.jwt(&key).await, Err(404));
+    // It is forgotten neither by the LO nor by the server.
+    world.kill().await;
+    world.site.kill().await;
+    world.site.restart().await;
+    world.start().await;
+    let again = Bus::connect(&press.login).await.unwrap();
+    wait_for(
+        "another attempt to be refused",
+        async || {
+            if *again.refusals().borrow() > 1 { Ok(()) } else { Err("not refused") }
+        },
+    )
+    .await;
+    assert!(!again.is_connected() && !press.bus.is_connected());
+    oven.bus.connected().await;
+    assert_eq!(*oven.bus.connections().borrow(), before + 1, "only the server's restart disturbed the neighbour");
+}
+
+#[tokio::test]
+async fn nodes_come_back_by_themselves_after_the_disk_of_the_site_was_lost() {
+    let mut world = World::started().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, login) = (folder.path().join("login.jwt"), world.admit("press").await);
+    let login = bus::Login { jwt: bus::Jwt::File(file), ..login };
+    let press = Bus::connect(&login).await.unwrap();
+    // The agent's own part: it asks when it has no JWT, and when it is refused.
+    let agent = renewal::Renewal::new(&login, &world.minter_url()).unwrap().unwrap();
+    let end = tokio_util::sync::CancellationToken::new();
+    let agent = tokio::spawn(agent.run(press.clone(), end.clone()));
+    press.connected().await;
+    world.kill().await;
+    world.site.kill().await;
+    world.lose_disk();
+    world.site.restart_anew().await;
+    world.start().await;
+    press.connected().await;
+    wait_for("the node to be let in by the new keys", async || {
+        if *press.connections().borrow() > 1 && press.is_connected() { Ok(()) } else { Err(press.is_connected()) }
+    })
+    .await;
+    end.cancel();
+    agent.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use api::{SiteStatus, StoreAccess};
 use async_nats::jetstream::message::StreamMessage;
-use bus::{Bus, Front, Login, NodeVerb, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
+use bus::{Bus, Front, Jwt, Login, NodeVerb, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
 use identity::nats::{generate, public_key};
 use local_orchestrator::{Config, Road};
-use margo::{ClientName, NodeId};
+use margo::{ClientName, NodeId, UserNkey};
 use prost::Message as _;
 use service::Base;
 use tempfile::TempDir;
@@ -120,14 +120,15 @@ impl World {
     }
 
     fn config(&self, base: Base) -> Config {
-        let own_users = own_users().map(|role| (role.clone(), public_key(&self.site.login(&role).seed).unwrap()));
+        let services = own_users().map(|role| public_key(&self.site.login(&role).seed).unwrap());
         Config {
             base,
             hub: Login { url: self.line.url(), ..self.hub.login(&User::Site(plant())) },
-            reloader: self.site.login(&User::Reloader),
+            hub_minter: "http://hub".to_owned(),
+            minter: self.site.login(&User::Minter),
+            authority: self.site.authority(),
+            services: services.into(),
             site: "plant".parse().unwrap(),
-            users_file: self.site.users_file(),
-            own_users: own_users.to_vec(),
             data: self.data_folder(),
             root_key: self.fleet.root.public().to_string(),
             listen: ([127, 0, 0, 1], 0).into(),
@@ -141,7 +142,9 @@ impl World {
 
     /// Starts the local orchestrator and waits until it is ready.
     pub async fn start(&mut self) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Nodes know the address, so it stays.
+        let address = self.address.unwrap_or(([127, 0, 0, 1], 0).into());
+        let listener = TcpListener::bind(address).await.unwrap();
         self.address = Some(listener.local_addr().unwrap());
         let login = self.site.login(&User::LocalOrchestrator(plant()));
         let front = self.site.login(&User::LocalFront(plant()));
@@ -201,7 +204,7 @@ impl World {
     }
 
     pub async fn get_status(&self, token: Option<&str>) -> reqwest::Response {
-        let url = format!("http://{}/api/v1/status", self.address.expect("it was started"));
+        let url = format!("{}/api/v1/status", self.minter_url());
         let request = reqwest::Client::new().get(url);
         token.into_iter().fold(request, |request, token| request.bearer_auth(token)).send().await.unwrap()
     }
@@ -244,12 +247,26 @@ impl World {
         Some(String::from_utf8(desired.deployments.first()?.document.to_vec()).unwrap())
     }
 
-    /// Makes a node's credentials, and admits it by the next version.
+    /// Makes a node's credentials, admits it by the next version, and asks for its JWT at the site until there is one.
     pub async fn admit(&mut self, name: &str) -> Login {
         let (seed, key) = generate();
-        self.fleet.admit(name, key);
+        self.fleet.admit(name, key.clone());
         self.publish(&self.fleet, &self.fleet.head_parts()).await;
-        Login { url: self.site.url(), seed, user: User::Node(node(name)) }
+        let jwt = wait_for("the site to admit a node", async || self.jwt(&key).await).await;
+        Login { url: self.site.url(), seed, jwt: Jwt::Text(jwt), user: User::Node(node(name)) }
+    }
+
+    /// What the site says to whoever asks for the JWT of a key: the JWT, or the status of the refusal.
+    pub async fn jwt(&self, key: &UserNkey) -> Result<String, u16> {
+        let answer = reqwest::get(format!("{}/v1/jwt/{key}", self.minter_url())).await.unwrap();
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        if status == 200 { Ok(text) } else { Err(status) }
+    }
+
+    /// Where the nodes of the site get their logins.
+    pub fn minter_url(&self) -> String {
+        format!("http://{}", self.address.expect("it was started"))
     }
 
     /// An admitted, connected and registered node.
@@ -268,12 +285,13 @@ pub async fn make_state(collector: &Bus) {
 /// A node at the site.
 pub struct Node {
     pub id: NodeId,
+    pub login: Login,
     pub bus: Bus,
 }
 
 impl Node {
-    pub async fn connect(name: &str, endpoint: &Login) -> Self {
-        Self { id: node(name), bus: connect(endpoint).await }
+    pub async fn connect(name: &str, login: &Login) -> Self {
+        Self { id: node(name), login: login.clone(), bus: connect(login).await }
     }
 
     pub async fn register(&self, incarnation: u64) -> Result<proto::RegisterAnswer, api::Problem> {

@@ -73,7 +73,7 @@ async fn who_was_added_is_there_in_the_next_life_sorted_by_name() {
         let names: Vec<_> = nodes.iter().map(|node| (node.name.to_string(), node.device_id.as_str())).collect();
         assert_eq!(names, [("plant/press".to_owned(), "plant/press"), ("plant/saw".to_owned(), "plant/saw")]);
         assert_eq!((nodes[0].reachability, nodes[0].since.as_deref()), (Reachability::Unknown, None));
-        let identities: Vec<_> = store.client_identities().await.unwrap().into_iter().map(|(_, key)| key).collect();
+        let identities: Vec<_> = store.sites().await.unwrap().into_iter().map(|site| site.identity).collect();
         assert_eq!(identities, [known.plant, known.port]);
     })
     .await;

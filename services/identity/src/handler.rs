@@ -1,0 +1,38 @@
+//! Requests on the bus.
+
+use std::sync::Arc;
+
+use api::{Problem, SiteLogin};
+use bus::Call;
+use minter::Logins;
+use tokio::sync::watch;
+
+/// What is answered from.
+pub struct Answers {
+    /// Who is connected.
+    pub logins: watch::Receiver<Logins>,
+}
+
+impl Answers {
+    /// The sites that are connected, each with the end of its login, the one that ends first being first.
+    pub async fn logins(self: Arc<Self>, _: Call<()>) -> Result<Vec<SiteLogin>, Problem> {
+        let logins = self.logins.borrow().clone();
+        let mut sites: Vec<_> = logins
+            .newest()
+            .map(|(key, login)| SiteLogin {
+                client: login.name.clone(),
+                key: key.clone(),
+                expires: login.expires.and_then(time),
+            })
+            .collect();
+        sites.sort_by(|a, b| {
+            (a.expires.is_none(), &a.expires, &a.client).cmp(&(b.expires.is_none(), &b.expires, &b.client))
+        });
+        Ok(sites)
+    }
+}
+
+fn time(seconds: u64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    Some(time.to_string())
+}

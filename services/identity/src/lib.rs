@@ -1,0 +1,63 @@
+//! identity: mints the logins of sites at the hub's NATS server, and revokes them.
+//!
+//! The service owns the keys of the hub's server: its operator, its accounts and the key that signs sites. It reads
+//! `clients/*.yaml` of `fleet.git`, again on each `git.committed.fleet`, on each new connection and every minute. From these
+//! files alone follows who may log in, and which keys never may again. It answers `GET /v1/jwt/<public key>` over HTTP, pushes
+//! what is revoked to the server, ends the connections that a key has beyond three, and answers `svc.identity.logins`.
+//! `libs/minter` does that; the local orchestrator does the same for its nodes.
+//!
+//! It keeps nothing but the file of accounts that the server's configuration includes, so it may die at any time. Who has a
+//! login needs nothing of it before a third of the login's life is over.
+
+#![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
+
+mod config;
+mod consume;
+mod domain;
+mod git;
+mod handler;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use bus::{Bus, Members, ServiceName, Subject};
+use minter::{Minter, Settings};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+use crate::{git::Fleet, handler::Answers};
+
+/// Works until shutdown. Fails when it cannot listen on `config.listen`.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("listening on {} for sites that want a login", config.listen))?;
+    run_on(listener, config, shutdown).await
+}
+
+/// Works until shutdown on a listener that is open already; `config.listen` is not used.
+pub async fn run_on(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let (bus, minting) = (config.base.connect().await?, Bus::connect(&config.minter).await?);
+    let (roll, told) = watch::channel(None);
+    let settings = Settings {
+        authority: config.authority,
+        members: Members::Sites,
+        services: config.services,
+        life: Some(config.life),
+        server: "hub".to_owned(),
+    };
+    let minter = Minter::new(settings, told);
+    let answers = Arc::new(Answers { logins: minter.logins() });
+    // Subscribed before the first look, so that no commit falls between the two.
+    let signals = bus.subscribe(Subject::GitCommittedFleet).await?;
+    let mut endpoints = bus.register(ServiceName::Identity, answers).await?;
+    endpoints.verb("logins", Answers::logins).await?;
+    let fleet = Fleet { folder: config.repositories, tenant: config.base.tenant };
+    tokio::try_join!(
+        service::http::serve(listener, minter.router(), shutdown.clone()),
+        minter.run(minting, shutdown.clone()),
+        consume::run(fleet, bus, signals, roll, config.base.readiness, shutdown.clone()),
+    )?;
+    endpoints.stop().await
+}
