@@ -57,12 +57,7 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
         // A node reports, registers and beats for itself, and hears what is for itself.
         (Subject::Node(..), Thief::Node) if own => PUBLISH,
         (Subject::ChangedNode(_) | Subject::Call(..), Thief::Node) if own => SUBSCRIBE,
-        // A site publishes its own state and events, asks for itself, and is called.
-        (Subject::Status(_) | Subject::Capabilities(_) | Subject::Health(_) | Subject::Event(_), Thief::Site)
-            if own =>
-        {
-            PUBLISH
-        }
+        // A site asks for itself, and is called. What it and its nodes report it asks to have stored.
         (Subject::Site(..), Thief::Site) if own => PUBLISH,
         (Subject::Call(..), Thief::Site) if own => SUBSCRIBE,
         // Nobody else's, and nothing of the centre's.
@@ -98,7 +93,11 @@ fn server_interfaces(thief: Thief) -> Vec<(String, bool)> {
         (direct("DESIRED", Subject::DesiredNode(stranger.clone())), false),
         (direct("DESIRED", Subject::DesiredHead(own.client.clone())), thief == Thief::Site),
         (direct("DESIRED", Subject::DesiredHead(stranger.client.clone())), false),
-        (direct("STATE", Subject::Status(own.clone())), thief == Thief::Site),
+        (direct("STATE", Subject::Status(own.clone())), false),
+        (direct("STATE", Subject::Health(own.client.clone())), false),
+        ("$JS.API.CONSUMER.MSG.NEXT.STATE.status-collector".into(), false),
+        ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.status-collector".into(), false),
+        ("$JS.ACK.STATE.status-collector.1.1.1.1.0".into(), false),
         (direct("STATE", Subject::Status(stranger)), false),
         ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant".into(), thief == Thief::Site),
         ("$JS.ACK.DESIRED.plant.1.1.1.1.0".into(), thief == Thief::Site),

@@ -251,7 +251,7 @@ impl Shared {
             stored: true,
             events_stored: true,
             state_stream: self.state_stream.clone(),
-            refused: String::new(),
+            ..Default::default()
         };
         let answer = match self.answers {
             Answers::Stored => stored,

@@ -9,6 +9,7 @@
 //! - [`report`] reads what nodes and sites say of themselves; types and limits stand there once for LO and hub.
 //! - [`server`] makes the configuration of a NATS server; [`UserList`] keeps its list of users while it runs.
 //! - [`streams`] has the JetStream streams with their limits and reasons.
+//! - [`OwnStream`] tells the only writer of a stream whether it is still the one that it was.
 //! - [`Bus`] is a connection with typed requests, atomic batches and service endpoints.
 //! - [`Front`] is a service's second connection, on which it hears and answers the tier below, to each asker its share.
 //! - [`Bus::messages`] opens a durable consumer, and [`consume`] is the loop around it, which handles a message and then
@@ -43,8 +44,10 @@ mod consume;
 mod endpoint;
 mod fair;
 mod front;
+mod groups;
 mod inbox;
 mod last;
+mod own_stream;
 mod permission;
 pub mod report;
 pub mod server;
@@ -63,7 +66,9 @@ pub use connection::{Bus, Login};
 pub use consume::{AckKind, Handle, consume, terminate};
 pub use endpoint::{Call, ServiceEndpoints};
 pub use front::{Ask, Asks, Dropped, Front, Rules, Shares};
+pub use groups::Published;
 pub use inbox::Asker;
+pub use own_stream::{Content, Known, Look, OwnStream};
 pub use permission::{Permissions, SYSTEM_ACCOUNT, User};
 pub use service::Tier;
 pub use service_name::ServiceName;

@@ -189,16 +189,13 @@ fn central(name: ServiceName, may: &mut Permissions) {
     }
 }
 
-/// Allows the LO what a site needs at the hub. It may pull from its own consumer and acknowledge, read its own last
-/// values by subject, publish its own state and events, be called, and ask. It gets no stream or consumer API, and
-/// no `multi_last`, because the subjects of that request stand in its payload, where no permission limits them.
+/// Allows the LO what a site needs at the hub. It may pull from its own consumer and acknowledge, read its own desired
+/// state by subject, be called, and ask. It gets no stream or consumer API, and no `multi_last`, because the subjects of
+/// that request stand in its payload, where no permission limits them. What it reports it asks status-collector to store.
 fn site(client: &ClientName, may: &mut Permissions) {
     may.publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{}.{client}", streams::DESIRED));
     may.publish.push(format!("$JS.ACK.{}.{client}.>", streams::DESIRED));
     may.publish.push(format!("$JS.API.DIRECT.GET.{}.{}", streams::DESIRED, Pattern::DesiredOf(client.clone())));
-    may.publish.push(format!("$JS.API.DIRECT.GET.{}.{}", streams::STATE, Pattern::StateOf(client.clone())));
-    may.publish(Pattern::StateOf(client.clone()));
-    may.publish(Pattern::EventsOf(client.clone()));
     may.publish(Pattern::SiteOf(client.clone()));
     may.subscribe(Pattern::CallsOf(client.clone()));
 }

@@ -38,7 +38,7 @@ pub use crate::down::{
 use crate::{
     answers::View,
     down::{Adopted, Adopter, Trust, roads::bus::BusRoad},
-    nodes::{Admission, Incarnations, Pulses, Registrar},
+    nodes::{Admission, Incarnations, Pulses, Registrar, Reported},
     site::Site,
     up::{Relay, Reporter, Telemetry},
 };
@@ -87,10 +87,12 @@ async fn start(
 
     let in_force = adopted.watch();
     let pulses = Pulses::new(config.unreachable_after);
-    let incarnations = Arc::new(Incarnations::open(data.join("incarnations.json"))?);
+    let incarnations = Arc::new(Incarnations::open(data.join("incarnations.json")));
+    let reported = Arc::<Reported>::default();
     let registrar = Arc::new(Registrar {
         site: site.clone(),
         incarnations: incarnations.clone(),
+        reported,
         pulses: pulses.clone(),
         artifacts_url: config.artifacts_url,
         artifacts_token: config.artifacts_token,
@@ -103,12 +105,12 @@ async fn start(
     let list_file = data.join("nodes.json");
     let admission =
         Admission::open(site.clone(), pulses.clone(), reloader, config.users_file, config.own_users, list_file)?;
-    let reporter = Reporter::new(site.clone(), incarnations.clone(), registrar.clone(), pulses.clone(), telemetry);
+    let reporter = Reporter::new(site.clone(), registrar.clone(), pulses.clone(), telemetry);
     let view = View {
         site: site.clone(),
         in_force: in_force.clone(),
         pulses: pulses.clone(),
-        incarnations,
+        incarnations: incarnations.clone(),
         token: BearerToken::new(&config.status_token),
     };
 
@@ -130,8 +132,8 @@ async fn start(
             parts.spawn(registrar.run(stop.clone()));
             parts.spawn(reporter.run(stop.clone()));
             parts.spawn(nodes::watch(site.clone(), pulses, in_force.clone(), stop.clone()));
-            parts.spawn(Relay::of_events(site.clone()).run(stop.clone()));
-            parts.spawn(Relay::of_state(site.clone()).run(stop.clone()));
+            parts.spawn(nodes::learn(site.clone(), incarnations.clone(), stop.clone()));
+            parts.spawn(Relay::new(site.clone(), incarnations).run(stop.clone()));
             parts.spawn(answers::endpoints(site.clone(), in_force, config.base.readiness, stop.clone()));
             if let Some(forwarder) = forwarder {
                 parts.spawn(forwarder.run(stop.clone()));

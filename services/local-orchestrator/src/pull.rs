@@ -1,4 +1,4 @@
-//! Pulling from a durable consumer in groups, by hand: at the hub the site's user may not ask what its consumer is.
+//! Pulling from a durable consumer in groups, by hand.
 
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub struct Pull {
     consumer: String,
     open: Option<Request>,
     group: Vec<Message>,
+    /// Bytes of one group, headers and subjects included.
+    bytes: usize,
     /// Whether nothing can follow this message that belongs with it.
     ends: fn(&Message) -> bool,
     /// Else a consumer that is gone would be asked in a tight loop.
@@ -58,12 +60,17 @@ impl Pull {
     pub fn new(bus: Bus, stream: &'static str, consumer: impl Into<String>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         let (consumer, not_before) = (consumer.into(), Instant::now());
-        Self { bus, stream, consumer, open: None, group: Vec::new(), ends: |_| false, not_before, backoff }
+        Self { bus, stream, consumer, open: None, group: Vec::new(), bytes: GROUP_BYTES, ends: |_| false, not_before, backoff }
     }
 
     /// The same with groups that are complete as soon as this holds of a message.
     pub fn ending_with(self, ends: fn(&Message) -> bool) -> Self {
         Self { ends, ..self }
+    }
+
+    /// The same with groups of at most so many bytes, headers and subjects included.
+    pub fn of_at_most(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
     }
 
     /// Asks anew at once: after a new connection the server knows nothing of an open request.
@@ -79,7 +86,7 @@ impl Pull {
         loop {
             if self.open.is_none() {
                 sleep_until(self.not_before).await;
-                self.ask(json!({ "batch": GROUP, "max_bytes": GROUP_BYTES, "expires": EXPIRES.as_nanos() as u64 }))
+                self.ask(json!({ "batch": GROUP, "max_bytes": self.bytes, "expires": EXPIRES.as_nanos() as u64 }))
                     .await?;
             }
             match self.gather(EXPIRES + SLACK).await? {
@@ -99,7 +106,7 @@ impl Pull {
     /// Takes the messages that wait now, and waits for no others.
     pub async fn now(&mut self) -> anyhow::Result<Pulled> {
         if self.group.is_empty() {
-            self.ask(json!({ "batch": GROUP, "max_bytes": GROUP_BYTES, "no_wait": true })).await?;
+            self.ask(json!({ "batch": GROUP, "max_bytes": self.bytes, "no_wait": true })).await?;
         }
         let pulled = self.gather(SLACK).await?;
         self.open = None;

@@ -2,6 +2,7 @@
 //! and the nodes; the local orchestrator is the real one.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -11,17 +12,21 @@ use std::{
     time::Duration,
 };
 
-use api::{AdmittedNode, AdmittedNodes, SiteStatus, StoreAccess};
+use api::{AdmittedNode, AdmittedNodes, Member, Members, NodeState, SiteStatus, StoreAccess, Targets};
 use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
     message::StreamMessage,
 };
-use bus::{Bus, Front, Login, NodeVerb, Outgoing, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
+use bus::{
+    Bus, Call, Front, Login, NodeVerb, Outgoing, Pattern, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto,
+    streams,
+};
 use identity::nats::{generate, public_key};
 use local_orchestrator::{Config, Road};
-use margo::{ClientName, NodeId};
+use margo::{ClientName, NodeId, NodeName};
 use prost::Message as _;
 use service::Base;
+use store::Location;
 use tempfile::TempDir;
 use testkit::{NatsServer, Proxy, Running, connect, start_traces, wait_for};
 use tokio::net::TcpListener;
@@ -78,6 +83,8 @@ pub struct World {
     /// The site's server, as the LO.
     pub at_site: Bus,
     pub admitted: Arc<Mutex<Vec<AdmittedNode>>>,
+    /// Nodes that the hub does not know yet, although they are admitted at the site.
+    pub strangers: Arc<Mutex<BTreeSet<NodeName>>>,
     pub resyncs: Arc<AtomicU64>,
     pub unreachable_after: Duration,
     pub otlp_endpoint: Option<String>,
@@ -86,6 +93,9 @@ pub struct World {
     capabilities: Bus,
     address: Option<SocketAddr>,
     running: Option<Running>,
+    /// status-collector, which stores what the site reports.
+    _storing: Running,
+    _members: ServiceEndpoints<Mutex<BTreeSet<NodeName>>>,
     _services: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -96,7 +106,13 @@ impl World {
         let central = [ServiceName::GitObserver, ServiceName::StatusCollector, ServiceName::NodeCapabilities];
         let mut roles: Vec<_> = central.into_iter().map(User::Central).collect();
         roles.extend(
-            [ServiceName::GitObserver, ServiceName::NodeCapabilities, ServiceName::AppRegistry].map(User::Front),
+            [
+                ServiceName::GitObserver,
+                ServiceName::NodeCapabilities,
+                ServiceName::AppRegistry,
+                ServiceName::StatusCollector,
+            ]
+            .map(User::Front),
         );
         roles.push(User::Site(plant()));
         let hub = NatsServer::start(&roles).await;
@@ -107,8 +123,11 @@ impl World {
             [a.await, b.await, c.await]
         };
         let at_site = site.connect(&User::LocalOrchestrator(plant())).await;
-        collector.jetstream().create_stream(streams::events_at_hub()).await.unwrap();
-        make_state(&collector).await;
+        let strangers: Arc<Mutex<BTreeSet<NodeName>>> = Arc::default();
+        let members = answer_members(&capabilities, strangers.clone()).await;
+        let data = TempDir::new().unwrap();
+        let storing = start_storing(&hub, &data);
+        storing.ready().await;
         make_desired(&observer).await;
 
         let admitted: Arc<Mutex<Vec<AdmittedNode>>> = Arc::default();
@@ -137,12 +156,13 @@ impl World {
             hub,
             site,
             line,
-            data: TempDir::new().unwrap(),
+            data,
             fleet: Fleet::new("plant"),
             observer,
             collector,
             at_site,
             admitted,
+            strangers,
             resyncs,
             unreachable_after: Duration::from_secs(15),
             otlp_endpoint: None,
@@ -150,6 +170,8 @@ impl World {
             capabilities,
             address: None,
             running: None,
+            _storing: storing,
+            _members: members,
             _services: services,
         }
     }
@@ -327,9 +349,31 @@ pub async fn make_desired(observer: &Bus) {
     make_consumer(observer).await;
 }
 
-/// STATE, as status-collector makes it.
-pub async fn make_state(collector: &Bus) {
-    collector.jetstream().create_stream(streams::state(Pattern::State)).await.unwrap();
+/// The real status-collector.
+pub fn start_storing(hub: &NatsServer, data: &TempDir) -> Running {
+    let (back, front) = (User::Central(ServiceName::StatusCollector), User::Front(ServiceName::StatusCollector));
+    let database = Location::File(data.path().join("status-collector.sqlite"));
+    let (back, front) = (hub.login(&back), hub.login(&front));
+    Running::start_with_front(ServiceName::StatusCollector, back, front, |base, stop| {
+        status_collector::run(status_collector::Config { base, database }, stop)
+    })
+}
+
+/// Answers status-collector in the place of node-capabilities: every node exists, except strangers.
+async fn answer_members(
+    capabilities: &Bus,
+    strangers: Arc<Mutex<BTreeSet<NodeName>>>,
+) -> ServiceEndpoints<Mutex<BTreeSet<NodeName>>> {
+    let mut endpoints = capabilities.register(ServiceName::NodeCapabilities, strangers).await.unwrap();
+    let members = async |strangers: Arc<Mutex<BTreeSet<NodeName>>>, call: Call<Targets>| {
+        let strangers = strangers.lock().unwrap();
+        let known = call.body.nodes.into_iter().filter(|node| !strangers.contains(&node.node));
+        let member = |name: NodeId| Member { device_id: (&name).into(), name, state: NodeState::Active };
+        Ok(Members { sites: vec![], nodes: known.map(member).collect() })
+    };
+    endpoints.verb("members", members).await.unwrap();
+    endpoints.reachable().await;
+    endpoints
 }
 
 /// A node at the site.
@@ -344,7 +388,16 @@ impl Node {
     }
 
     pub async fn register(&self, incarnation: u64) -> Result<proto::RegisterAnswer, api::Problem> {
-        let body = proto::RegisterRequest { incarnation }.encode_to_vec();
+        self.register_after(incarnation, 0).await
+    }
+
+    /// Registers as a node whose last report had this sequence.
+    pub async fn register_after(
+        &self,
+        incarnation: u64,
+        sequence: u64,
+    ) -> Result<proto::RegisterAnswer, api::Problem> {
+        let body = proto::RegisterRequest { incarnation, sequence }.encode_to_vec();
         let answer = self
             .bus
             .request(&Subject::Node(self.id.clone(), NodeVerb::Register), Default::default(), body.into())
@@ -383,7 +436,7 @@ pub fn report(incarnation: u64, sequence: u64) -> proto::ReportRequest {
         proto::Transition { number: sequence, deployment: id, digest, state: installed, ..Default::default() };
     proto::ReportRequest {
         status: Some(proto::NodeStatus { incarnation, sequence, deployments: vec![deployment], ..Default::default() }),
-        events: Some(proto::NodeEvents { incarnation, sequence, transitions: vec![transition], lost: 0 }),
+        events: Some(proto::NodeEvents { incarnation, sequence, transitions: vec![transition], ..Default::default() }),
         ..Default::default()
     }
 }
