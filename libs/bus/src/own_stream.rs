@@ -1,5 +1,7 @@
 //! A stream as its only writer knows it: whether it is still the one that it was.
 
+use std::collections::HashSet;
+
 use anyhow::Context as _;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -56,6 +58,10 @@ pub struct OwnStream {
     name: &'static str,
     connections: watch::Receiver<u64>,
     known: Known,
+    /// The last sequence that the stream had at the first look on the present connection.
+    at_first: u64,
+    /// Who has said on this connection how far the stream was.
+    heard: HashSet<String>,
     /// Whether the stream was looked at on the present connection. A server that lost a part of it was started again.
     looked: bool,
     /// Whether the tier below may still say that the stream lies behind. Once for each connection: between two of them nothing
@@ -67,7 +73,8 @@ impl OwnStream {
     /// A stream of which this is known, from a record of the writer's own.
     pub fn new(bus: Bus, name: &'static str, known: Known) -> Self {
         let connections = bus.connections();
-        Self { bus, name, connections, known, looked: false, may_claim: true }
+        let (at_first, heard) = (known.sequence, HashSet::new());
+        Self { bus, name, connections, known, at_first, heard, looked: false, may_claim: true }
     }
 
     /// Looks at the stream, if that has not been done on this connection. When it lies behind what it was, it gets a new
@@ -76,6 +83,8 @@ impl OwnStream {
         if self.connections.has_changed().unwrap_or(false) {
             self.connections.mark_unchanged();
             (self.looked, self.may_claim) = (false, true);
+            self.at_first = u64::MAX;
+            self.heard.clear();
         }
         if self.looked {
             return Ok(Content::Kept);
@@ -99,18 +108,26 @@ impl OwnStream {
                 Content::Void
             }
         };
+        self.at_first = self.at_first.min(last);
         self.looked = true;
         Ok(content)
     }
 
-    /// Hears how far the stream was when others were last answered. When it lies behind that, it gets a new identity.
-    pub async fn hear(&mut self, claims: impl IntoIterator<Item = Known>) -> anyhow::Result<Content> {
-        let behind = |claim: &Known| claim.judge(&self.known.id, self.known.sequence) == Look::Behind;
-        match claims.into_iter().find(behind) {
+    /// Hears from others, by name, how far the stream was when they were last answered. When it lay behind that at the first
+    /// look on this connection, it gets a new identity: what somebody says first here was answered before.
+    pub async fn hear(&mut self, claims: Vec<(String, Known)>) -> anyhow::Result<Content> {
+        let mut behind = None;
+        for (name, claim) in claims {
+            let last = if self.heard.insert(name) { self.at_first } else { self.known.sequence };
+            if claim.judge(&self.known.id, last) == Look::Behind {
+                behind = Some(claim);
+            }
+        }
+        match behind {
             Some(claim) if self.may_claim => {
-                let last = self.known.sequence;
-                warn!(stream = self.name, last, claimed = claim.sequence, "others know more of the stream than it holds");
-                self.renew(last).await?;
+                let last = self.at_first;
+                warn!(stream = self.name, last, claimed = claim.sequence, "others know more of the stream than it held");
+                self.renew(self.known.sequence).await?;
                 self.may_claim = false;
                 Ok(Content::Void)
             }

@@ -38,7 +38,7 @@ pub use crate::down::{
 use crate::{
     answers::View,
     down::{Adopted, Adopter, Trust, roads::bus::BusRoad},
-    nodes::{Admission, Incarnations, Pulses, Registrar, Reported},
+    nodes::{Admission, Incarnations, Pulses, Registrar},
     site::Site,
     up::{Relay, Reporter, Telemetry},
 };
@@ -88,11 +88,9 @@ async fn start(
     let in_force = adopted.watch();
     let pulses = Pulses::new(config.unreachable_after);
     let incarnations = Arc::new(Incarnations::open(data.join("incarnations.json")));
-    let reported = Arc::<Reported>::default();
     let registrar = Arc::new(Registrar {
         site: site.clone(),
         incarnations: incarnations.clone(),
-        reported,
         pulses: pulses.clone(),
         artifacts_url: config.artifacts_url,
         artifacts_token: config.artifacts_token,
@@ -158,7 +156,12 @@ async fn streams_are_there(site: &Site) {
     let mut backoff = process::Backoff::new(bus::RELOAD_PAUSE, std::time::Duration::from_secs(5));
     loop {
         site.bus.connected().await;
-        match site.ensure_streams().await {
+        // Looked at before anybody writes, so that one that has lost something is found.
+        let looked = async {
+            site.ensure_streams().await?;
+            site.look_at_state(Vec::new()).await
+        };
+        match looked.await {
             Ok(()) => return,
             Err(error) => tracing::warn!(error = format!("{error:#}"), "the site's streams"),
         }

@@ -7,7 +7,7 @@ use bus::{Bus, Content, Front, Known, OwnStream, Pattern, streams};
 use margo::{ClientName, NodeId, NodeName, SiteName, TenantName};
 use tokio::sync::Mutex;
 
-use crate::refusals::Refusals;
+use crate::{nodes::Reported, refusals::Refusals};
 
 /// The site as its parts see it.
 pub struct Site {
@@ -26,7 +26,9 @@ pub struct Site {
     pub refusals: Refusals,
     /// The site's stream STATE, which the LO alone writes.
     state: Mutex<OwnStream>,
-    /// What is known of it, for those who only look.
+    /// The last reports in it.
+    pub reported: Reported,
+    /// What is known of the stream, for those who only look.
     state_known: RwLock<Known>,
     creating: Mutex<()>,
 }
@@ -36,6 +38,7 @@ impl Site {
         let state = Mutex::new(OwnStream::new(bus.clone(), streams::STATE, Known::default()));
         Arc::new(Self {
             state,
+            reported: Reported::default(),
             state_known: RwLock::default(),
             tenant,
             client: name.client(),
@@ -80,14 +83,17 @@ impl Site {
         Ok(())
     }
 
-    /// Looks at the site's stream STATE, if that has to be done, and hears how far nodes say that it was. When it lies behind
-    /// that it gets a new identity, upon which nodes send everything again.
-    pub async fn look_at_state(&self, claims: &[Known]) -> anyhow::Result<Content> {
+    /// Looks at the site's stream STATE, if that has to be done, and hears how far nodes, by name, say that it was. When it
+    /// lies behind that, it gets a new identity, upon which nodes send everything again.
+    pub async fn look_at_state(&self, claims: Vec<(String, Known)>) -> anyhow::Result<()> {
         let mut state = self.state.lock().await;
         let looked = state.look().await?;
-        let heard = state.hear(claims.iter().cloned()).await?;
+        let heard = state.hear(claims).await?;
+        if looked == Content::Void || heard == Content::Void {
+            self.reported.clear();
+        }
         self.tell(&state);
-        Ok(if heard == Content::Void { heard } else { looked })
+        Ok(())
     }
 
     /// Notes how far the site's stream STATE was written.

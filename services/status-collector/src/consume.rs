@@ -3,19 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::jetstream::stream::Info;
-use bus::{Bus, Known, Look, Pattern, ServiceName, streams};
+use bus::{Bus, Pattern, ServiceName, streams};
 use futures::{StreamExt, stream};
 use service::Readiness;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use crate::{
-    batch::handle,
-    store::{Copied, Store},
-    writer::Writer,
-};
+use crate::{batch::handle, store::Store, writer::Writer};
 
 /// The most reports of one transaction: enough to share a sync of the disk among many, few enough to be stored in
 /// milliseconds.
@@ -34,19 +29,14 @@ pub async fn collect(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     keep_streams(bus).await?;
-    // First, so that a stream that has lost something has its new identity.
-    let state = writer.look_anew().await?.id;
-    let events = events_id(bus, store).await?;
+    let mut connections = bus.connections();
+    fit_copies(bus, store, writer).await?;
     let service = ServiceName::StatusCollector;
-    for (name, id) in [(streams::STATE, &state), (streams::EVENTS, &events)] {
-        fit(bus, store, name, id).await.with_context(|| format!("comparing {name} with its copy"))?;
-    }
     let states = bus.messages(service, streams::STATE, &[Pattern::Statuses], BATCH).await?;
-    let events_of_nodes = bus.messages(service, streams::EVENTS, &[Pattern::Events], BATCH).await?;
+    let events = bus.messages(service, streams::EVENTS, &[Pattern::Events], BATCH).await?;
     // Takes what is there, at most a batch: a single report does not wait, and under load many share a transaction.
-    let mut batches = stream::select(states, events_of_nodes).ready_chunks(BATCH);
+    let mut batches = stream::select(states, events).ready_chunks(BATCH);
     readiness.ready();
-    let mut ids = [(streams::STATE, state), (streams::EVENTS, events)];
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -58,13 +48,19 @@ pub async fn collect(
                 keep_streams(bus).await?;
                 continue;
             }
+            // A server that was started again may have an older disk. A consumer that does not fit any more is deleted, which
+            // ends this life.
+            _ = connections.changed() => {
+                fit_copies(bus, store, writer).await?;
+                continue;
+            }
             // Cancel-safe: what we have not acknowledged is delivered again.
             next = batches.next() => next.context("the consumers ended")?,
         };
         let batch = batch.into_iter().collect::<Result<Vec<_>, _>>().context("pulling reports")?;
         // A site may have shown in the meantime that STATE has lost something.
-        ids[0].1 = writer.state_id().await;
-        handle(store, batch, &ids).await?;
+        let [state, events] = writer.ids().await;
+        handle(store, batch, &[(streams::STATE, state), (streams::EVENTS, events)]).await?;
     }
 }
 
@@ -79,21 +75,13 @@ async fn keep_streams(bus: &Bus) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn info(bus: &Bus, name: &str) -> anyhow::Result<Info> {
-    let stream = bus.jetstream().get_stream(name).await.with_context(|| format!("looking at {name}"))?;
-    Ok(stream.cached_info().clone())
-}
-
-/// The identity of EVENTS, which it gets anew when it lies behind its copy.
-async fn events_id(bus: &Bus, store: &Store) -> anyhow::Result<String> {
-    let info = info(bus, streams::EVENTS).await?;
-    let id = streams::id(&info.config).to_owned();
-    let Some(Copied { id: copied, sequence, .. }) = store.copied(streams::EVENTS).await? else { return Ok(id) };
-    if (Known { id: copied, sequence }).judge(&id, info.state.last_sequence) == Look::Behind {
-        warn!("EVENTS has lost a part of what it held: it gets a new identity");
-        return streams::renew(bus, streams::EVENTS).await;
+/// Compares both streams with their copies. First they are looked at, so that one that has lost something has its new identity.
+async fn fit_copies(bus: &Bus, store: &Store, writer: &Writer) -> anyhow::Result<()> {
+    let [state, events] = writer.look_anew().await?;
+    for (name, id) in [(streams::STATE, state), (streams::EVENTS, events)] {
+        fit(bus, store, name, &id).await.with_context(|| format!("comparing {name} with its copy"))?;
     }
-    Ok(id)
+    Ok(())
 }
 
 /// Has the stream read from its beginning when the copy in the database is not one of it, or is older than what the consumer

@@ -44,9 +44,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let database = Database::open(&database).await?;
     let store = Store::open(database, base.tenant.clone()).await.context("preparing the database of statuses")?;
     let (bus, front) = (base.connect().await?, base.connect_front().await?);
-    let copied = store.copied(streams::STATE).await.context("reading how far STATE was copied")?;
-    let known = copied.map(|copied| Known { id: copied.id, sequence: copied.sequence }).unwrap_or_default();
-    let writer = Writer::new(bus.clone(), known);
+    let [state, events] = [known(&store, streams::STATE).await?, known(&store, streams::EVENTS).await?];
+    let writer = Writer::new(bus.clone(), state, events);
     let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
     let endpoints = answer(&bus, &store).await?;
     let collecting = async {
@@ -57,6 +56,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let writing = writer.clone().run(&front, &shutdown);
     tokio::try_join!(writing, collecting)?;
     Ok(())
+}
+
+/// What the copy in the database says of a stream.
+async fn known(store: &Store, stream: &'static str) -> anyhow::Result<Known> {
+    let copied = store.copied(stream).await.with_context(|| format!("reading how far {stream} was copied"))?;
+    Ok(copied.map(|copied| Known { id: copied.id, sequence: copied.sequence }).unwrap_or_default())
 }
 
 /// Registers the service on the bus; it answers from the database until the returned endpoints are stopped.

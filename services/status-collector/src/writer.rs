@@ -65,42 +65,57 @@ pub struct Writer {
     members: Members,
     positions: Positions,
     budgets: Mutex<Budgets>,
-    state: tokio::sync::Mutex<OwnStream>,
+    streams: tokio::sync::Mutex<Streams>,
+}
+
+/// The streams that this service alone writes.
+struct Streams {
+    state: OwnStream,
+    events: OwnStream,
 }
 
 impl Writer {
-    /// `known` is what the copy in the database says of STATE.
-    pub fn new(bus: Bus, known: Known) -> Arc<Self> {
+    /// `state` and `events` are what the copies in the database say of the streams.
+    pub fn new(bus: Bus, state: Known, events: Known) -> Arc<Self> {
+        let streams = Streams {
+            state: OwnStream::new(bus.clone(), streams::STATE, state),
+            events: OwnStream::new(bus.clone(), streams::EVENTS, events),
+        };
         Arc::new(Self {
             members: Members::new(bus.clone()),
             positions: Positions::default(),
             budgets: Mutex::default(),
-            state: tokio::sync::Mutex::new(OwnStream::new(bus.clone(), streams::STATE, known)),
+            streams: tokio::sync::Mutex::new(streams),
             bus,
         })
     }
 
-    /// Looks at STATE, and returns what is known of it. A stream that lies behind what it was gets a new identity.
-    pub async fn look_anew(&self) -> anyhow::Result<Known> {
-        let mut state = self.state.lock().await;
-        state.distrust();
-        self.look(&mut state, Vec::new()).await?;
-        Ok(state.known().clone())
+    /// Looks at both streams, and returns the identities of STATE and EVENTS. One that lies behind what it was gets a new
+    /// one.
+    pub async fn look_anew(&self) -> anyhow::Result<[String; 2]> {
+        let mut streams = self.streams.lock().await;
+        streams.state.distrust();
+        streams.events.distrust();
+        self.look(&mut streams, Vec::new()).await?;
+        Ok([streams.state.known().id.clone(), streams.events.known().id.clone()])
     }
 
-    /// Looks at STATE, and hears how far sites say that it was.
-    async fn look(&self, state: &mut OwnStream, claims: Vec<Known>) -> anyhow::Result<()> {
-        let looked = state.look().await?;
-        let heard = state.hear(claims).await?;
+    /// Looks at both streams, and hears how far sites say that STATE was.
+    async fn look(&self, streams: &mut Streams, claims: Vec<(String, Known)>) -> anyhow::Result<()> {
+        let looked = streams.state.look().await?;
+        let heard = streams.state.hear(claims).await?;
         if looked == Content::Void || heard == Content::Void {
             self.positions.clear();
         }
+        // Nothing is remembered of its content.
+        let _: Content = streams.events.look().await?;
         Ok(())
     }
 
-    /// The identity of STATE, as it was last looked at.
-    pub async fn state_id(&self) -> String {
-        self.state.lock().await.known().id.clone()
+    /// The identities of STATE and EVENTS, as they were last looked at.
+    pub async fn ids(&self) -> [String; 2] {
+        let streams = self.streams.lock().await;
+        [streams.state.known().id.clone(), streams.events.known().id.clone()]
     }
 
     /// Hears sites, writes, and answers until shutdown. What is in work then is finished, as far as it is being written.
@@ -222,25 +237,27 @@ impl Writer {
 
     /// Writes the windows of many sites, and returns the answer to each.
     async fn write(self: Arc<Self>, mut round: Vec<Ready>) -> Vec<(ClientName, Bytes)> {
-        let mut state = self.state.lock().await;
+        let mut streams = self.streams.lock().await;
         let mut claims = Vec::with_capacity(round.len());
-        claims.extend(round.iter().map(|ready| ready.claim.clone()));
-        if let Err(error) = self.look(&mut state, claims).await {
+        claims.extend(round.iter().map(|ready| (ready.client.to_string(), ready.claim.clone())));
+        if let Err(error) = self.look(&mut streams, claims).await {
             warn!(error = format!("{error:#}"), "nothing is written");
-            state.distrust();
-            let refused = "the hub's stream STATE cannot be looked at now";
+            streams.state.distrust();
+            streams.events.distrust();
+            let refused = "the hub's streams cannot be looked at now";
             round.iter_mut().for_each(|ready| ready.refused = Some(refused.to_owned()));
         } else {
             for ready in &mut round {
                 judge_positions(&mut ready.entries, |subject| self.positions.get(subject));
                 self.charge_events(ready);
             }
-            self.publish(streams::EVENTS, &mut round).await;
+            let written = self.publish(streams::EVENTS, &mut round).await;
+            streams.events.wrote(written);
             process::stop_point("status-collector.events-written");
             let written = self.publish(streams::STATE, &mut round).await;
-            state.wrote(written);
+            streams.state.wrote(written);
         }
-        let Known { id, sequence } = state.known().clone();
+        let Known { id, sequence } = streams.state.known().clone();
         let answer = |ready: Ready| {
             metrics::count(&ready.entries, ready.refused.is_some());
             let answer = proto::WindowAnswer {

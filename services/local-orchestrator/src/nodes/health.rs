@@ -142,6 +142,10 @@ async fn say(site: &Site, pulses: &Pulses, in_force: Option<Arc<InForce>>) -> Re
     while health.encoded_len() > MAX_REPORT && !health.refusals.is_empty() {
         health.refusals.remove(0);
     }
+    // Whoever writes looks first whether the stream is the one that it was.
+    if let Err(error) = site.look_at_state(Vec::new()).await {
+        debug!(error = format!("{error:#}"), "the site's stream STATE");
+    }
     let message = || Outgoing::new(Subject::Health(site.client.clone()), health.encode_to_vec().into());
     match site.bus.publish_batch(vec![message()]).await {
         Err(BatchError::NoStream) if site.ensure_streams().await.is_ok() => {

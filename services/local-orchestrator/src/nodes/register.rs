@@ -15,7 +15,6 @@ use super::{
     health::Pulses,
     generation,
     incarnations::{Incarnations, Life, Presented, Registration, register},
-    reported::Reported,
 };
 use crate::site::Site;
 
@@ -40,8 +39,6 @@ pub enum Decided {
 pub struct Registrar {
     pub site: Arc<Site>,
     pub incarnations: Arc<Incarnations>,
-    /// What the site has stored of its nodes.
-    pub reported: Arc<Reported>,
     /// Where a registration counts as a sign of life.
     pub pulses: Arc<Pulses>,
     /// Where the site's artifacts are read.
@@ -111,7 +108,7 @@ impl Registrar {
     }
 
     async fn register(&self, node: &NodeName, presented: Presented) -> anyhow::Result<Life> {
-        let stored = self.reported.get(&self.site, node).await.context("looking for the node's last report")?;
+        let stored = self.site.reported.get(&self.site, node).await.context("looking for the node's last report")?;
         let _deciding = self.deciding.lock().await;
         // Another request of the same node may have been answered meanwhile.
         let held = self.incarnations.get(node);

@@ -4,7 +4,7 @@ use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use async_nats::HeaderMap;
 use bus::{
-    Ask, Asker, Asks, BatchError, Content, Known, NodeVerb, Outgoing, Pattern, Rules, Shares, Subject, proto,
+    Ask, Asker, Asks, BatchError, Known, NodeVerb, Outgoing, Pattern, Rules, Shares, Subject, proto,
     report::{self, MAX_REPORT, Position},
     streams, trace,
 };
@@ -132,16 +132,12 @@ impl Reporter {
     }
 
     async fn store(&mut self, round: Vec<Incoming>) {
-        if !self.is_kept(&[]).await {
-            self.reported().clear();
-        }
+        self.look(Vec::new()).await;
         // Together, so that one that has to wait holds up no other.
         let checked = join_all(round.into_iter().map(|incoming| self.check(incoming))).await;
         let mut accepted: Vec<_> = checked.into_iter().flatten().collect();
-        let claims: Vec<_> = accepted.iter().map(|report| report.claim.clone()).collect();
-        if !self.is_kept(&claims).await {
-            self.reported().clear();
-        }
+        let claims = accepted.iter().map(|report| (report.node.to_string(), report.claim.clone())).collect();
+        self.look(claims).await;
         self.charge(&mut accepted);
         let events = accepted.iter().map(|report| report.event.clone().into_iter().collect()).collect();
         let states = accepted.iter().map(|report| report.state.clone()).collect();
@@ -153,15 +149,10 @@ impl Reporter {
         }
     }
 
-    /// Whether what is known of the site's stream STATE still holds.
-    async fn is_kept(&self, claims: &[Known]) -> bool {
-        match self.site.look_at_state(claims).await {
-            Ok(content) => content == Content::Kept,
-            Err(error) => {
-                // What cannot be written now is answered so when it is tried.
-                debug!(error = format!("{error:#}"), "the site's stream STATE");
-                true
-            }
+    async fn look(&self, claims: Vec<(String, Known)>) {
+        if let Err(error) = self.site.look_at_state(claims).await {
+            // What cannot be written now is answered so when it is tried.
+            debug!(error = format!("{error:#}"), "the site's stream STATE");
         }
     }
 
@@ -255,9 +246,7 @@ impl Reporter {
                 attempt += 1;
                 sleep(backoff.pause()).await;
                 // A stream that was made anew holds nothing of what was known.
-                if !self.is_kept(&[]).await {
-                    self.reported().clear();
-                }
+                self.look(Vec::new()).await;
                 continue;
             }
             if let Some(error) = errors().next() {
@@ -272,7 +261,7 @@ impl Reporter {
     }
 
     fn reported(&self) -> &Reported {
-        &self.registrar.reported
+        &self.site.reported
     }
 
     async fn refuse(&self, ask: &Ask, reason: &str) -> Option<Accepted> {

@@ -122,7 +122,7 @@ async fn a_message_that_does_not_decode_is_refused_and_harms_nothing() {
     let mut world = World::started().await;
     world.order("press", Some("a: 1\n")).await;
     world.adopted(1).await;
-    let dead_letters = world.collector.jetstream().create_stream(streams::dead_letters()).await.unwrap();
+    let dead_letters = world.collector.jetstream().get_stream(streams::DEAD_LETTERS).await.unwrap();
     world.publish(vec![Outgoing::new(Subject::DesiredNode(node("press")), "no message".into())]).await;
     world.publish(vec![Outgoing::new(Subject::DesiredHead(plant()), "no head".into())]).await;
     world.refused("desired.plant.node.press", "does not decode").await;

@@ -329,7 +329,7 @@ async fn a_site_that_was_told_more_than_the_stream_holds_has_it_get_a_new_identi
     };
     let renewed = ask(&stage.site, &claim(&first.state_stream)).await.unwrap();
     assert_ne!(renewed.state_stream, first.state_stream);
-    // A site may say what it likes; no other site has to send everything for it again and again.
+    // The stream that it has now is the one that this service looked at. A site may say what it likes; no other site has to send everything for it again and again.
     let again = ask(&stage.site, &claim(&renewed.state_stream)).await.unwrap();
     assert_eq!(again.state_stream, renewed.state_stream);
     stage.service.stop().await;
