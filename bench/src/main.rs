@@ -122,7 +122,7 @@ const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group {
         figures: &["order_to_wasm_ms", "accepted_ms"],
         limit: minutes(3),
@@ -143,6 +143,11 @@ const GROUPS: [Group; 7] = [
         figures: &["reports_per_second"],
         limit: minutes(3),
         measure: |effort, _| Box::pin(reports::measure(effort)),
+    },
+    Group {
+        figures: &["flooded_report_p99_ms"],
+        limit: minutes(3),
+        measure: |effort, _| Box::pin(reports::flooded(effort)),
     },
     Group {
         figures: &["deployments_per_second"],

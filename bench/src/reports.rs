@@ -1,8 +1,8 @@
 //! A thousand simulated LOs report to a hub that syncs always: `reports_per_second`.
 //!
-//! Each LO has its own credentials and connection, and publishes as the relay of local-orchestrator does: windows of
-//! last values and of transitions, each one atomic batch, repeated with growing pauses when the server is busy. All that
-//! knows the way of a report up stands in this file.
+//! Each LO has its own credentials and connection, and asks as the relay of local-orchestrator does: for a window of
+//! transitions and last values to be stored, again after a growing pause when it was not answered. And one that floods
+//! beside two hundred that do not: `flooded_report_p99_ms`. All that knows the way of a report up stands in this file.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use bus::{Bus, Outgoing, ServiceName, Subject, User, proto, streams};
+use api::{Member, Members, NodeState, Targets};
+use async_nats::HeaderMap;
+use bus::{
+    Bus, Call, Outgoing, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto,
+    report::{self, PROTOCOL},
+    streams,
+};
 use bytes::Bytes;
 use margo::{ClientName, DeploymentId, Digest, NodeId, TenantName};
 use process::Backoff;
@@ -22,11 +28,14 @@ use tempfile::TempDir;
 use testkit::NatsServer;
 use tokio::{
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Effort, Samples};
+use crate::{
+    Effort, Samples,
+    figure::{Better, percentile},
+};
 
 /// Nodes of each LO: its window holds the report of each of them.
 const NODES: usize = 10;
@@ -36,6 +45,10 @@ const RAW_BATCH: usize = 500;
 
 /// How long the reports of one run may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+fn front() -> User {
+    User::Front(ServiceName::StatusCollector)
+}
 
 fn collector() -> User {
     User::Central(ServiceName::StatusCollector)
@@ -51,7 +64,8 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     // The first run makes the rows that the others replace; it is not counted.
     for run in 0..=effort.of(1, 5, 10) {
         let sequence = run as u64 + 1;
-        let windows: Vec<_> = hub.sites.iter().map(|site| Windows::new(site, sequence)).collect();
+        let windows: Vec<_> =
+            hub.sites.iter().map(|site| (site.clone(), window(&site.client, NODES, sequence))).collect();
         let begin = Instant::now();
         hub.report(windows).await?;
         let took = begin.elapsed();
@@ -79,41 +93,40 @@ struct Hub {
     /// Another connection of the collector's user, to see how far the collector is.
     observer: Bus,
     gateway: Bus,
+    _members: ServiceEndpoints<()>,
     _server: NatsServer,
     _folder: TempDir,
 }
 
-/// What one LO publishes in one run.
-struct Windows {
-    site: Arc<Site>,
-    states: Vec<Outgoing>,
-    events: Vec<Outgoing>,
-}
-
-impl Windows {
-    fn new(site: &Arc<Site>, sequence: u64) -> Self {
-        let nodes: Vec<_> = (0..NODES).map(|number| node(&site.client, number)).collect();
-        Self {
-            site: site.clone(),
-            states: nodes.iter().map(|node| status(node, sequence)).collect(),
-            events: nodes.iter().map(|node| events(node, sequence)).collect(),
-        }
+/// What one LO asks to have stored in one run.
+fn window(client: &ClientName, nodes: usize, sequence: u64) -> proto::Window {
+    let nodes: Vec<_> = (0..nodes).map(|number| node(client, number)).collect();
+    let messages =
+        nodes.iter().map(|node| events(node, sequence)).chain(nodes.iter().map(|node| status(node, sequence)));
+    let wrapped = messages.filter_map(|it| report::wrap(&it.subject, it.payload, String::new()));
+    proto::Window {
+        protocol: PROTOCOL,
+        session: "bench".to_owned(),
+        number: sequence,
+        messages: wrapped.collect(),
+        ..proto::Window::default()
     }
 }
 
 impl Hub {
     async fn start(clients: &[ClientName]) -> anyhow::Result<Self> {
         let gateway = User::Central(ServiceName::ApiGateway);
-        let mut users = vec![collector(), gateway.clone()];
+        let mut users = vec![collector(), front(), User::Central(ServiceName::NodeCapabilities), gateway.clone()];
         users.extend(clients.iter().cloned().map(User::Site));
         let server = NatsServer::start(&users).await;
+        let members = answer_members(&server).await?;
         let folder = TempDir::new().context("a folder for the status-collector")?;
         let health = Health::default();
         let shutdown = CancellationToken::new();
         let config = Config {
             base: Base {
                 bus: server.login(&collector()),
-                front: None,
+                front: Some(server.login(&front())),
                 readiness: health.service(ServiceName::StatusCollector),
                 tenant: TenantName::default(),
             },
@@ -133,14 +146,23 @@ impl Hub {
         }
         let observer = Bus::connect(&server.login(&collector())).await?;
         let gateway = Bus::connect(&server.login(&gateway)).await?;
-        Ok(Self { sites, collector: task, shutdown, observer, gateway, _server: server, _folder: folder })
+        Ok(Self {
+            sites,
+            collector: task,
+            shutdown,
+            observer,
+            gateway,
+            _members: members,
+            _server: server,
+            _folder: folder,
+        })
     }
 
-    /// All LOs publish at the same time. Returns when the status-collector has stored everything.
-    async fn report(&self, windows: Vec<Windows>) -> anyhow::Result<()> {
+    /// All LOs ask at the same time. Returns when the status-collector has stored everything.
+    async fn report(&self, windows: Vec<(Arc<Site>, proto::Window)>) -> anyhow::Result<()> {
         let mut sites = JoinSet::new();
-        for Windows { site, states, events } in windows {
-            sites.spawn(async move { tokio::try_join!(relay(&site.bus, states), relay(&site.bus, events)).map(drop) });
+        for (site, window) in windows {
+            sites.spawn(async move { relay(&site, &window).await });
         }
         while let Some(ended) = sites.join_next().await {
             ended.context("a simulated LO died")??;
@@ -173,42 +195,128 @@ impl Hub {
     }
 }
 
-/// One window, as the relay publishes it: whatever the server says against it, again after a pause. With a thousand sites at
-/// once the server is often busy, or has given up a batch that it had begun to take.
-async fn relay(bus: &Bus, window: Vec<Outgoing>) -> anyhow::Result<()> {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+/// Answers the status-collector in the place of node-capabilities: every node exists.
+async fn answer_members(server: &NatsServer) -> anyhow::Result<ServiceEndpoints<()>> {
+    let bus = Bus::connect(&server.login(&User::Central(ServiceName::NodeCapabilities))).await?;
+    bus.connected().await;
+    let mut endpoints = bus.register(ServiceName::NodeCapabilities, Arc::new(())).await?;
+    let members = async |_: Arc<()>, call: Call<Targets>| {
+        let member = |name: NodeId| Member { device_id: (&name).into(), name, state: NodeState::Active };
+        Ok(Members { sites: Vec::new(), nodes: call.body.nodes.into_iter().map(member).collect() })
+    };
+    endpoints.verb("members", members).await?;
+    endpoints.reachable().await;
+    Ok(endpoints)
+}
+
+/// One window, as the relay sends it: the same again after a pause when it was not answered.
+async fn relay(site: &Site, window: &proto::Window) -> anyhow::Result<()> {
+    let subject = Subject::Site(site.client.clone(), SiteVerb::Report);
+    let body = Bytes::from(window.encode_to_vec());
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     let begin = Instant::now();
     loop {
-        match bus.publish_batch(window.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error) => {
-                ensure!(begin.elapsed() < PATIENCE, "a window was not taken within {PATIENCE:?}: {error}");
+        match site.bus.request(&subject, HeaderMap::new(), body.clone()).await {
+            Ok(answer) => {
+                let answer = proto::WindowAnswer::decode(answer.payload).context("decoding the answer to a window")?;
+                ensure!(
+                    answer.refused.is_empty() && answer.not_stored.is_empty(),
+                    "a window was not stored: {answer:?}"
+                );
+                return Ok(());
+            }
+            Err(problem) => {
+                ensure!(begin.elapsed() < PATIENCE, "a window was not taken within {PATIENCE:?}: {problem}");
                 sleep(backoff.pause()).await;
             }
         }
     }
 }
 
+/// Sites that report at a steady rate beside one that floods.
+const STEADY: usize = 200;
+
+/// Between two reports of a steady site.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// One site sends windows without pause and without listening to any answer, while others report ten times a second each. Measured
+/// is how long each of their reports takes from the moment at which it is due.
+pub async fn flooded(effort: Effort) -> anyhow::Result<Vec<Samples>> {
+    let clients = (0..=effort.of(20, STEADY, STEADY)).map(|number| format!("site-{number}").parse());
+    let clients: Vec<ClientName> = clients.collect::<Result<_, _>>().context("the names of the sites")?;
+    let hub = Hub::start(&clients).await?;
+    let mut samples = Samples::new("flooded_report_p99_ms");
+    let rounds = effort.of(10, 50, 200) as u64;
+    let mut sequence = 0;
+    for _ in 0..effort.of(1, 5, 10) {
+        samples.references.push(hub.steady(sequence, rounds).await?);
+        let flood = tokio::spawn(flood(hub.sites[0].clone()));
+        let took = hub.steady(sequence + rounds, rounds).await;
+        flood.abort();
+        samples.values.push(took?);
+        sequence += 2 * rounds;
+    }
+    hub.shutdown.cancel();
+    hub.collector.await.context("status-collector died")??;
+    Ok(vec![samples])
+}
+
+/// Sends windows for ever.
+async fn flood(site: Arc<Site>) -> anyhow::Result<()> {
+    let subject = Subject::Site(site.client.clone(), SiteVerb::Report);
+    let nobody = site.bus.client().new_inbox();
+    for number in 1.. {
+        let window = proto::Window { session: "flood".to_owned(), ..window(&site.client, NODES, number) };
+        let body = window.encode_to_vec().into();
+        site.bus.client().publish_with_reply(&subject, nobody.clone(), body).await.context("flooding")?;
+    }
+    Ok(())
+}
+
+impl Hub {
+    /// All sites but the first report at a steady rate. Returns the 99th percentile of how long a report took, in
+    /// milliseconds. A report that is lost fails the measurement.
+    async fn steady(&self, sequence: u64, rounds: u64) -> anyhow::Result<f64> {
+        let mut sites = JoinSet::new();
+        for (place, site) in self.sites.iter().skip(1).cloned().enumerate() {
+            sites.spawn(async move {
+                // Spread over the time between two reports, as sites are.
+                let begin = Instant::now() + EVERY.mul_f64(place as f64 / STEADY as f64);
+                let mut took = Vec::new();
+                for round in 0..rounds {
+                    let due = begin + EVERY * u32::try_from(round).context("the number of a round")?;
+                    sleep_until(due.into()).await;
+                    relay(&site, &window(&site.client, 1, sequence + round + 1)).await?;
+                    took.push(due.elapsed().as_secs_f64() * 1_000.0);
+                }
+                anyhow::Ok(took)
+            });
+        }
+        let mut all = Vec::new();
+        while let Some(took) = sites.join_next().await {
+            all.extend(took.context("a simulated LO died")??);
+        }
+        percentile(&all, 0.99, Better::Lower).context("nothing was reported")
+    }
+}
+
 /// A server of the same settings that nobody reads, for the reference.
 struct Raw {
-    site: Bus,
+    owner: Bus,
     client: ClientName,
-    _owner: Bus,
     _server: NatsServer,
 }
 
 impl Raw {
     async fn start() -> anyhow::Result<Self> {
         let client: ClientName = "plant".parse().context("the name of a site")?;
-        let server = NatsServer::start(&[collector(), User::Site(client.clone())]).await;
+        let server = NatsServer::start(&[collector()]).await;
         let owner = Bus::connect(&server.login(&collector())).await?;
         owner.connected().await;
-        for config in [streams::state(bus::Pattern::State), streams::events_at_hub()] {
+        for config in [streams::state_at_hub(), streams::events_at_hub()] {
             owner.jetstream().create_stream(config).await.context("making a stream of the reference")?;
         }
-        let site = Bus::connect(&server.login(&User::Site(client.clone()))).await?;
-        site.connected().await;
-        Ok(Self { site, client, _owner: owner, _server: server })
+        Ok(Self { owner, client, _server: server })
     }
 
     /// Publishes the same messages, one atomic batch after the other.
@@ -221,7 +329,7 @@ impl Raw {
         }
         let begin = Instant::now();
         for batch in batches {
-            self.site.publish_batch(batch).await.context("a raw batch")?;
+            self.owner.publish_batch(batch).await.context("a raw batch")?;
         }
         Ok(begin.elapsed())
     }
@@ -265,6 +373,7 @@ fn status(node: &NodeId, sequence: u64) -> Outgoing {
         refusals: Vec::new(),
         time: 1_000_000_000,
         agent: "0.1.0".to_owned(),
+        generation: 0,
     };
     Outgoing::new(Subject::Status(node.clone()), Bytes::from(message.encode_to_vec()))
 }
@@ -285,6 +394,7 @@ fn events(node: &NodeId, sequence: u64) -> Outgoing {
             time: 1_000_000_000,
         }],
         lost: 0,
+        generation: 0,
     };
     Outgoing::new(Subject::Event(node.clone()), Bytes::from(message.encode_to_vec()))
 }

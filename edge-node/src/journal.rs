@@ -24,21 +24,22 @@ use std::{
 };
 
 use anyhow::Context;
-use bus::proto;
-use margo::{ManifestVersion, State};
+use bus::{proto, report::MAX_DEPLOYMENTS};
+use margo::{DeploymentId, ManifestVersion, State};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use crate::{
+    fit,
     spool::{Numbered, Spool},
-    status::{self, Statuses},
+    status::{self, DeploymentStatus, Statuses},
 };
 
 /// Sequences are reserved in blocks: one write for so many reports; a restart skips what was left.
 const BLOCK: u64 = 1_000;
 
-/// Transitions in one report: far below what a message may carry.
+/// Transitions in one report, if so many fit into it.
 const BATCH: usize = 1_000;
 
 /// As many refusals as an operator reads; the site takes no more.
@@ -82,6 +83,8 @@ struct Inner {
 #[derive(Default)]
 struct Stored {
     stream: String,
+    /// How far the stream was.
+    sequence: u64,
     generation: u64,
     capabilities: Vec<u8>,
 }
@@ -162,12 +165,16 @@ impl Journal {
         self.lock().identity.incarnation
     }
 
-    /// Takes the incarnation that the site gave, durably. An earlier one than our own is a mistake of the site.
+    /// Returns the sequence of the last report that was drafted, in this life of the agent or before; 0 when there was none.
+    pub fn sequence(&self) -> u64 {
+        self.lock().sequence
+    }
+
+    /// Takes the incarnation that the site gave, durably, whichever it is: the site knows what others have seen of us, and our
+    /// own disk may be an older or a copied one.
     pub fn set_incarnation(&self, incarnation: u64) -> anyhow::Result<()> {
         let mut inner = self.lock();
-        let own = inner.identity.incarnation;
-        anyhow::ensure!(incarnation >= own, "the site answered with incarnation {incarnation}, ours is {own}");
-        if incarnation > own {
+        if incarnation != inner.identity.incarnation {
             let identity = Identity { incarnation, ..inner.identity };
             inner.save_identity(identity).context("keeping the incarnation")?;
         }
@@ -257,22 +264,31 @@ impl Journal {
             incarnation,
             sequence,
             document: inner.capabilities.clone().into(),
+            generation: 0,
         });
-        let transitions: Vec<_> = inner.spool.oldest(BATCH).map(transition_to_proto).collect();
-        let last = transitions.last().map_or(0, |transition| transition.number);
-        let lost = inner.spool.lost();
-        let events =
-            (!inner.spool.is_empty()).then_some(proto::NodeEvents { incarnation, sequence, transitions, lost });
         let status = proto::NodeStatus {
             incarnation,
             sequence,
             version: inner.status.version,
-            deployments: inner.status.deployments.iter().map(|(id, it)| status::to_proto(id, it)).collect(),
+            deployments: newest(&inner.status.deployments).map(|(id, it)| status::to_proto(id, it)).collect(),
             refusals: inner.status.refusals.iter().map(refusal_to_proto).collect(),
             time: now(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: 0,
         };
-        let request = proto::ReportRequest { status: Some(status), capabilities, events, ..Default::default() };
+        let mut request = proto::ReportRequest {
+            status: Some(fit::status(status)),
+            capabilities,
+            state_stream: inner.stored.stream.clone(),
+            state_sequence: inner.stored.sequence,
+            ..Default::default()
+        };
+        let waiting = inner.spool.oldest(BATCH).map(transition_to_proto);
+        let transitions = fit::transitions(waiting, fit::room_for_transitions(&request));
+        let last = transitions.last().map_or(0, |transition| transition.number);
+        let lost = inner.spool.lost();
+        let events = proto::NodeEvents { incarnation, sequence, transitions, lost, generation: 0 };
+        request.events = (!inner.spool.is_empty()).then_some(events);
         let trace = inner.trace.clone();
         Ok(Draft { request, trace, stream: stream.to_owned(), generation: inner.generation, last, lost })
     }
@@ -288,6 +304,7 @@ impl Journal {
             let kept = if same_stream && before.stream == draft.stream { before.capabilities } else { Vec::new() };
             inner.stored = Stored {
                 stream: answer.state_stream.clone(),
+                sequence: answer.state_sequence,
                 generation: draft.generation,
                 capabilities: sent.unwrap_or(kept),
             };
@@ -371,6 +388,14 @@ impl Inner {
             self.write_status();
         }
     }
+}
+
+/// The deployments that a report may name: those that are gone give way first.
+fn newest(statuses: &Statuses) -> impl Iterator<Item = (&DeploymentId, &DeploymentStatus)> {
+    let mut named: Vec<_> = statuses.iter().collect();
+    named.sort_by_key(|(_, status)| status.state() == State::Removed);
+    named.truncate(MAX_DEPLOYMENTS);
+    named.into_iter()
 }
 
 fn load<T: DeserializeOwned + Default>(path: &Path) -> io::Result<T> {

@@ -24,6 +24,7 @@ mod config;
 mod decide;
 mod desired;
 mod feed;
+mod fit;
 mod journal;
 mod metrics;
 mod observer;

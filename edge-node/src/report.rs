@@ -13,6 +13,7 @@ use tracing::{Instrument, Span, debug, error, field::Empty, info, info_span, war
 
 use crate::{
     artifacts::{Access, SiteStore},
+    fit,
     journal::{Draft, Journal},
     metrics::Gauges,
     retry,
@@ -112,8 +113,9 @@ impl Reporter {
     }
 
     async fn ask_to_register(&self) -> anyhow::Result<Registration> {
-        let incarnation = self.journal.with(Journal::incarnation).await?;
-        let request = proto::RegisterRequest { incarnation };
+        let told = |journal: &Journal| (journal.incarnation(), journal.sequence());
+        let (incarnation, sequence) = self.journal.with(told).await?;
+        let request = proto::RegisterRequest { incarnation, sequence };
         let subject = Subject::Node(self.node.clone(), NodeVerb::Register);
         let answer = self.bus.request(&subject, HeaderMap::new(), request.encode_to_vec().into()).await?;
         let answer = proto::RegisterAnswer::decode(answer.payload).context("decoding the answer to register")?;
@@ -185,8 +187,8 @@ impl Reporter {
     }
 
     async fn exchange(&self, mut draft: Draft) -> anyhow::Result<Outcome> {
-        let spans = self.spans.take();
-        draft.request.traces = spans.encode().into();
+        let (spans, traces) = self.spans.take_at_most(fit::room_for_traces(&draft.request));
+        draft.request.traces = traces.into();
         let waiting = self.journal.with(Journal::waiting).await?;
         draft.request.metrics = self.gauges.read(waiting);
         draft.request.traceparent = draft.trace.as_ref().and_then(|_| trace::current_text()).unwrap_or_default();

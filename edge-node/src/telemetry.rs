@@ -65,9 +65,20 @@ impl SpanBuffer {
         sleep(PATIENCE).await;
     }
 
-    /// Takes all spans that wait.
-    pub fn take(&self) -> Spans {
-        Spans(self.lock().drain(..).collect())
+    /// Takes the oldest spans that wait, as many as fit into so many bytes, and returns them and their encoding.
+    pub fn take_at_most(&self, bytes: usize) -> (Spans, Vec<u8>) {
+        let mut spans = Spans(self.lock().drain(..).collect());
+        loop {
+            let encoded = spans.encode();
+            if encoded.len() <= bytes {
+                return (spans, encoded);
+            }
+            let later = spans.0.split_off(spans.0.len() / 2);
+            // One that is alone and does not fit never will.
+            if !spans.0.is_empty() {
+                self.give_back(Spans(later));
+            }
+        }
     }
 
     /// Puts back what could not be sent.

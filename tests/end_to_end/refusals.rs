@@ -166,7 +166,7 @@ async fn a_report_of_an_earlier_incarnation_is_refused() {
     let bus = Bus::connect(&Login { url: platform.nats_url("plant"), seed, jwt, user }).await.unwrap();
     bus.connected().await;
     // The node lost its disk: it registers anew and gets the next incarnation. Then a report of the old one comes late.
-    let register = proto::RegisterRequest { incarnation: 0 };
+    let register = proto::RegisterRequest { incarnation: 0, sequence: 0 };
     let subject = Subject::Node("plant/press".parse().unwrap(), NodeVerb::Register);
     let answer = request(&bus, &subject, &register).await;
     let answer: proto::RegisterAnswer = prost::Message::decode(answer).unwrap();

@@ -57,13 +57,8 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
         // A node reports, registers and beats for itself, and hears what is for itself.
         (Subject::Node(..), Thief::Node) if own => PUBLISH,
         (Subject::ChangedNode(_) | Subject::Call(..), Thief::Node) if own => SUBSCRIBE,
+        // A site asks for itself, and is signalled and called. What it and its nodes report it asks to have stored.
         (Subject::ChangedHead(_) | Subject::ChangedNode(_), Thief::Site) if own => SUBSCRIBE,
-        // A site publishes its own state and events, asks for itself, and is called.
-        (Subject::Status(_) | Subject::Capabilities(_) | Subject::Health(_) | Subject::Event(_), Thief::Site)
-            if own =>
-        {
-            PUBLISH
-        }
         (Subject::Site(..), Thief::Site) if own => PUBLISH,
         (Subject::Call(..), Thief::Site) if own => SUBSCRIBE,
         // Nobody else's, and nothing of the centre's.
@@ -90,7 +85,7 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
 }
 
 /// Subjects of the server's own interfaces, each with whether the thief may publish there.
-fn server_interfaces(thief: Thief) -> Vec<(String, bool)> {
+fn server_interfaces() -> Vec<(String, bool)> {
     let direct = |stream: &str, subject: Subject| format!("$JS.API.DIRECT.GET.{stream}.{subject}");
     let (own, neighbour, stranger) = (press(), oven(), other());
     let mut cells = vec![
@@ -99,7 +94,11 @@ fn server_interfaces(thief: Thief) -> Vec<(String, bool)> {
         (direct("DESIRED", Subject::DesiredNode(stranger.clone())), false),
         (direct("DESIRED", Subject::DesiredHead(own.client.clone())), false),
         (direct("DESIRED", Subject::DesiredHead(stranger.client.clone())), false),
-        (direct("STATE", Subject::Status(own.clone())), thief == Thief::Site),
+        (direct("STATE", Subject::Status(own.clone())), false),
+        (direct("STATE", Subject::Health(own.client.clone())), false),
+        ("$JS.API.CONSUMER.MSG.NEXT.STATE.status-collector".into(), false),
+        ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.status-collector".into(), false),
+        ("$JS.ACK.STATE.status-collector.1.1.1.1.0".into(), false),
         (direct("STATE", Subject::Status(stranger)), false),
         ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant".into(), false),
         ("$JS.ACK.DESIRED.plant.1.1.1.1.0".into(), false),
@@ -208,7 +207,7 @@ async fn every_cell(thief: Thief, user: User) {
             }
         }
     }
-    for (subject, may) in server_interfaces(thief) {
+    for (subject, may) in server_interfaces() {
         cells += 1;
         if client.may_publish(&subject).await != may {
             wrong.push(format!("{subject}: expected publish {may}"));

@@ -110,8 +110,7 @@ async fn dev_14_and_15_what_may_not_be_is_refused_visibly_and_the_last_state_sta
 #[tokio::test]
 async fn a_message_that_does_not_decode_is_refused_and_the_next_one_counts() {
     let (site, _data, _runtime, agent, hello) = start_with_hello().await;
-    let garbage = bus::Outgoing::new(bus::Subject::DesiredNode(node()), "garbage".into());
-    site.bus.publish_batch(vec![garbage]).await.unwrap();
+    site.publish_bytes(99, "garbage".into(), "").await;
     site.report_after(0, "the garbage to be refused", |report| {
         refusals(report).iter().any(|reason| reason.contains("does not decode"))
     })

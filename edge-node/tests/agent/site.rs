@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use async_nats::HeaderMap;
-use bus::{Bus, Front, NodeVerb, Outgoing, Pattern, Rules, Subject, User, proto, streams};
+use bus::{Bus, Front, NodeVerb, Pattern, Rules, Subject, User, proto};
 use margo::{ClientName, Digest, State};
 use oci::{
     ArtifactManifest, ContentStore, Descriptor, RepositoryName, media,
@@ -33,6 +32,8 @@ struct Shared {
     incarnation: u64,
     artifacts_url: String,
     state_stream: String,
+    /// What is desired of the node: the version, the message, and the trace of the order.
+    desired: Option<(u64, bytes::Bytes, String)>,
     answers: Answers,
     registrations: Vec<u64>,
     reports: Vec<proto::ReportRequest>,
@@ -73,7 +74,6 @@ impl Site {
         let nats = NatsServer::start(&[local.clone(), front.clone(), User::Node(testing::node())]).await;
         let front = Front::connect(&nats.login(&front), |_| {}).await.unwrap();
         let bus = nats.connect(&local).await;
-        bus.jetstream().create_stream(streams::desired(Pattern::DesiredOf(plant()))).await.unwrap();
         let folder = TempDir::new().unwrap();
         let artifacts = ContentStore::open(folder.path()).await.unwrap();
         let mut tasks = JoinSet::new();
@@ -82,6 +82,7 @@ impl Site {
             incarnation: 3,
             artifacts_url,
             state_stream: "first".to_owned(),
+            desired: None,
             answers: Answers::Stored,
             registrations: Vec::new(),
             reports: Vec::new(),
@@ -95,6 +96,7 @@ impl Site {
         let asks = |verb| self.front.asks(Pattern::Nodes(plant(), verb), rules);
         let mut registrations = asks(NodeVerb::Register).await.unwrap();
         let mut reports = asks(NodeVerb::Report).await.unwrap();
+        let mut desires = asks(NodeVerb::Desired).await.unwrap();
         self.front.reachable().await;
         let shared = self.shared.clone();
         self._tasks.spawn(async move {
@@ -103,6 +105,10 @@ impl Site {
                     Some(ask) = registrations.next() => {
                         let asked = proto::RegisterRequest::decode(ask.payload.clone()).unwrap();
                         (ask, Some(shared.lock().unwrap().register(asked.incarnation)))
+                    }
+                    Some(ask) = desires.next() => {
+                        let asked = proto::NodeDesiredAsk::decode(ask.payload.clone()).unwrap();
+                        (ask, Some(shared.lock().unwrap().desired(asked.held)))
                     }
                     Some(ask) = reports.next() => {
                         let report = proto::ReportRequest::decode(ask.payload.clone()).unwrap();
@@ -185,21 +191,21 @@ impl Site {
         report.await.status.unwrap().deployments.remove(0)
     }
 
-    /// Publishes a desired state as the LO does.
+    /// Desires this of the node from now on, as the LO does.
     pub async fn desire(&self, version: u64, deployments: Vec<proto::DesiredDeployment>) {
-        self.publish(&testing::message(version, deployments), HeaderMap::new()).await;
+        self.publish(&testing::message(version, deployments), "").await;
     }
 
-    /// After a restart of the server, the connection may have to be made again first; a desired state that came twice is
-    /// the same as one.
-    pub async fn publish(&self, message: &proto::DesiredNode, headers: HeaderMap) {
-        wait_for("the desired state to be published", async || {
-            let headers = headers.clone();
-            let subject = Subject::DesiredNode(testing::node());
-            let outgoing = Outgoing { headers, ..Outgoing::new(subject, bus::encode(message)) };
-            self.bus.publish_batch(vec![outgoing]).await
-        })
-        .await;
+    pub async fn publish(&self, message: &proto::DesiredNode, traceparent: &str) {
+        self.publish_bytes(message.version, bus::encode(message), traceparent).await;
+    }
+
+    /// Answers the node's asks with these bytes, in this trace, unless it has this version.
+    pub async fn publish_bytes(&self, version: u64, message: bytes::Bytes, traceparent: &str) {
+        self.lock().desired = Some((version, message, traceparent.to_owned()));
+        // After a restart of the server, the connection may have to be made again first.
+        self.bus.connected().await;
+        self.bus.signal(&Subject::ChangedNode(testing::node()), bytes::Bytes::new()).await.unwrap();
     }
 
     /// Puts a WebAssembly artifact `hello` into the site's store; gives the digest of its manifest.
@@ -225,6 +231,23 @@ async fn serve(tasks: &mut JoinSet<()>, router: axum::Router) -> String {
 }
 
 impl Shared {
+    fn desired(&self, held: u64) -> Vec<u8> {
+        let outcome = |outcome: proto::DesiredOutcome| proto::NodeDesiredAnswer {
+            outcome: outcome.into(),
+            ..proto::NodeDesiredAnswer::default()
+        };
+        let answer = match &self.desired {
+            None => outcome(proto::DesiredOutcome::Nothing),
+            Some((version, ..)) if *version == held => outcome(proto::DesiredOutcome::Held),
+            Some((_, message, traceparent)) => proto::NodeDesiredAnswer {
+                message: message.clone(),
+                traceparent: traceparent.clone(),
+                ..outcome(proto::DesiredOutcome::Found)
+            },
+        };
+        answer.encode_to_vec()
+    }
+
     fn register(&mut self, incarnation: u64) -> Vec<u8> {
         self.registrations.push(incarnation);
         let accepted = proto::RegisterAnswer {
@@ -251,7 +274,7 @@ impl Shared {
             stored: true,
             events_stored: true,
             state_stream: self.state_stream.clone(),
-            refused: String::new(),
+            ..Default::default()
         };
         let answer = match self.answers {
             Answers::Stored => stored,

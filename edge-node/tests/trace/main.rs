@@ -15,8 +15,6 @@ mod testing;
 
 use std::collections::BTreeMap;
 
-use async_nats::HeaderMap;
-use bus::trace::TRACEPARENT;
 use edge_node::SpanBuffer;
 use margo::State;
 use opentelemetry::{global, trace::TracerProvider};
@@ -60,9 +58,7 @@ async fn the_trace_of_an_order_goes_on_in_the_node_and_in_its_report() {
     let (data, runtime) = (TempDir::new().unwrap(), null());
     let agent = Agent::start(&site, data.path(), &runtime, buffer);
     let hello = testing::entry(&testing::deployment("hello", site.artifact(b"component").await));
-    let mut headers = HeaderMap::new();
-    headers.insert(TRACEPARENT, format!("00-{TRACE}-{PARENT}-01").as_str());
-    site.publish(&testing::message(1, vec![hello]), headers).await;
+    site.publish(&testing::message(1, vec![hello]), &format!("00-{TRACE}-{PARENT}-01")).await;
     site.state(1, State::Installed).await;
 
     let spans = wait_for("the spans of every step", async || {

@@ -17,7 +17,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// So many messages are faster one by one. A batch takes the server 3 to 4 ms however small it is, because it is staged
 /// in files of its own; each message by itself takes a sync of the disk, which is a tenth of that.
-const FEW: usize = 8;
+pub(crate) const FEW: usize = 8;
 
 /// The header in which a publisher says how many messages it sends right behind this one. It is a hint: whoever reads it
 /// may wait a moment for them, and must not wait for ever.

@@ -23,6 +23,8 @@ struct Waiting<T> {
 /// Requests that wait, by asker. They are taken round-robin: one of each asker, then the next of each.
 pub struct Fair<K, T> {
     shares: Shares,
+    /// Whether an asker that has its share loses its newest waiting request for the one that comes, and not the latter.
+    newest_wins: bool,
     askers: BTreeMap<K, Waiting<T>>,
     /// The askers that have something waiting, in the order of their turns.
     turns: VecDeque<K>,
@@ -32,23 +34,35 @@ pub struct Fair<K, T> {
 impl<K: Ord + Clone, T> Fair<K, T> {
     /// An empty queue with these limits.
     pub fn new(shares: Shares) -> Self {
-        Self { shares, askers: BTreeMap::new(), turns: VecDeque::new(), bytes: 0 }
+        Self { shares, newest_wins: false, askers: BTreeMap::new(), turns: VecDeque::new(), bytes: 0 }
+    }
+
+    /// The same for requests of which a newer one makes an older one needless: of an asker that has its share, the newer one
+    /// takes the place of the last that waits.
+    pub fn newest_wins(self) -> Self {
+        Self { newest_wins: true, ..self }
     }
 
     /// Adds a request of this many bytes. Returns how many requests were dropped for it, which may be the one that was
     /// added: of this asker when it has its share, and of whoever has most bytes when all have too many together.
     pub fn offer(&mut self, asker: K, item: T, bytes: usize) -> usize {
         let waiting = self.askers.entry(asker.clone()).or_insert_with(Waiting::new);
+        let mut dropped = 0;
         if waiting.items.len() + waiting.in_work >= self.shares.each {
-            return 1;
-        }
-        if waiting.items.is_empty() {
+            if !self.newest_wins || waiting.items.is_empty() {
+                return 1;
+            }
+            let (_, older) = waiting.items.pop_back().expect("there is one");
+            waiting.bytes -= older;
+            self.bytes -= older;
+            dropped = 1;
+            // It keeps the turn of the one whose place it takes.
+        } else if waiting.items.is_empty() {
             self.turns.push_back(asker);
         }
         waiting.items.push_back((item, bytes));
         waiting.bytes += bytes;
         self.bytes += bytes;
-        let mut dropped = 0;
         while self.bytes > self.shares.bytes && self.drop_newest_of_largest() {
             dropped += 1;
         }
@@ -156,6 +170,21 @@ mod tests {
     }
 
     #[test]
+    fn a_newer_request_takes_the_place_of_one_that_waits_where_the_newest_wins() {
+        let mut fair = Fair::new(Shares { each: 2, bytes: 100 }).newest_wins();
+        assert_eq!(fair.offer("node", 1, 10), 0);
+        assert_eq!(fair.take(), Some(("node", 1)));
+        assert_eq!(fair.offer("node", 2, 10), 0);
+        assert_eq!(fair.offer("node", 3, 20), 1);
+        assert_eq!((fair.bytes, fair.turns.len()), (20, 1));
+        assert_eq!(fair.take(), Some(("node", 3)));
+        assert_eq!(fair.offer("node", 4, 10), 1, "two are in work, and none waits that could give way");
+        fair.done(&"node");
+        assert_eq!(fair.offer("node", 5, 10), 0);
+        assert_eq!(fair.take(), Some(("node", 5)));
+    }
+
+    #[test]
     fn whoever_has_most_bytes_loses_when_all_have_too_many() {
         let mut fair = queue();
         fair.offer("loud", 0, 40);
@@ -196,8 +225,8 @@ mod tests {
     proptest! {
         /// Whatever is sent, the limits hold, the sums are right, and everyone who waits has a turn.
         #[test]
-        fn the_limits_hold(steps in proptest::collection::vec(any_step(), 0..60)) {
-            let mut fair: Fair<u8, usize> = Fair::new(SHARES);
+        fn the_limits_hold(newest_wins: bool, steps in proptest::collection::vec(any_step(), 0..60)) {
+            let mut fair: Fair<u8, usize> = Fair { newest_wins, ..Fair::new(SHARES) };
             for step in steps {
                 match step {
                     Step::Offer(asker, bytes) => { fair.offer(asker, bytes, bytes); }

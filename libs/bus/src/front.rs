@@ -92,9 +92,19 @@ impl Front {
 
     /// Hears requests of one kind. They come until the returned value is dropped.
     pub async fn asks(&self, pattern: impl Into<Pattern>, rules: Rules) -> anyhow::Result<Asks> {
+        self.hear(pattern.into(), rules, Fair::new(rules.shares)).await
+    }
+
+    /// Does the same for requests of which a newer one makes an older one needless: when an asker has its share, the newer
+    /// one takes the place of the last that waits.
+    pub async fn newest_asks(&self, pattern: impl Into<Pattern>, rules: Rules) -> anyhow::Result<Asks> {
+        self.hear(pattern.into(), rules, Fair::new(rules.shares).newest_wins()).await
+    }
+
+    async fn hear(&self, pattern: Pattern, rules: Rules, waiting: Fair<Asker, Ask>) -> anyhow::Result<Asks> {
         let subscriber = self.bus.subscribe(pattern).await?;
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { waiting: Fair::new(rules.shares), ended: false }),
+            queue: Mutex::new(Queue { waiting, ended: false }),
             more: Notify::new(),
             bus: self.bus.clone(),
         });

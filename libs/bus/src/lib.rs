@@ -10,6 +10,7 @@
 //! - [`server`] makes the configuration of a NATS server; [`User::mint`] makes the JWTs of its users, and [`Members`] the
 //!   templates of those that join.
 //! - [`streams`] has the JetStream streams with their limits and reasons.
+//! - [`OwnStream`] tells the only writer of a stream whether it is still the one that it was.
 //! - [`Bus`] is a connection with typed requests, atomic batches and service endpoints.
 //! - [`Front`] is a service's second connection, on which it hears and answers the tier below, to each asker its share.
 //! - [`Bus::messages`] opens a durable consumer, and [`consume`] is the loop around it, which handles a message and then
@@ -44,10 +45,12 @@ mod consume;
 mod endpoint;
 mod fair;
 mod front;
+mod groups;
 mod inbox;
 mod last;
 mod login;
 mod mint;
+mod own_stream;
 mod permission;
 pub mod report;
 pub mod server;
@@ -65,9 +68,11 @@ pub use connection::Bus;
 pub use consume::{AckKind, Handle, consume, terminate};
 pub use endpoint::{Call, ServiceEndpoints};
 pub use front::{Ask, Asks, Dropped, Front, Rules, Shares};
+pub use groups::Published;
 pub use inbox::Asker;
 pub use login::{Jwt, Login};
 pub use mint::Members;
+pub use own_stream::{Content, Known, Look, OwnStream};
 pub use permission::{Permissions, User};
 pub use service::Tier;
 pub use service_name::ServiceName;

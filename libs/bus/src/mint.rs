@@ -14,8 +14,8 @@ use crate::{Permissions, User};
 /// The most subscriptions of a member's connection: twice what one needs.
 const SUBSCRIPTIONS: u32 = 16;
 
-/// The most bytes of a member's message: as many as the server takes.
-const PAYLOAD: u32 = 8 << 20;
+/// The most bytes of a member's message: a window of 960 KiB with its headers, and a report of 256 KiB.
+const PAYLOAD: u32 = 1 << 20;
 
 /// Names that stand for every name. They are replaced token by token, and no subject has them as a token of its own.
 const ANY_CLIENT: &str = "any-client";

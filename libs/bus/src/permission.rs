@@ -190,9 +190,6 @@ fn central(name: ServiceName, may: &mut Permissions) {
 /// Allows the LO what a site needs at the hub: to ask below its own prefix, and to hear its own signals and calls. A site has no
 /// JetStream: whoever may use one of its subjects could have the server publish anywhere, in the place of an answer.
 fn site(client: &ClientName, may: &mut Permissions) {
-    may.publish(Pattern::StateOf(client.clone()));
-    may.publish(Pattern::EventsOf(client.clone()));
-    may.publish.push(format!("$JS.API.DIRECT.GET.{}.{}", streams::STATE, Pattern::StateOf(client.clone())));
     may.publish(Pattern::SiteOf(client.clone()));
     may.subscribe(Pattern::ChangedOf(client.clone()));
     may.subscribe(Pattern::CallsOf(client.clone()));

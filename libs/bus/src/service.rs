@@ -84,6 +84,9 @@ pub static SERVICES: [Service; 10] = [
     },
     Service {
         owns: &[streams::STATE, streams::EVENTS, streams::DEAD_LETTERS],
+        asks: &[(ServiceName::NodeCapabilities, "members")],
+        publishes: &[Pattern::State, Pattern::Events],
+        answers: &[SiteVerb::Report, SiteVerb::Positions],
         ..row(ServiceName::StatusCollector, Tier::Hub, "Reports become status and history")
     },
     Service {

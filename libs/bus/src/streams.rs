@@ -2,9 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use anyhow::Context as _;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::Pattern;
+use crate::{Bus, Pattern};
 
 /// The stream of the last heads and desired states.
 pub const DESIRED: &str = "DESIRED";
@@ -25,10 +26,23 @@ pub const ID: &str = "edgewright.stream-id";
 pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 const GIB: i64 = 1 << 30;
+const MIB: i64 = 1 << 20;
 
 /// Returns the identity of a stream. It is empty when another program made the stream.
 pub fn id(config: &Config) -> &str {
     config.metadata.get(ID).map_or("", String::as_str)
+}
+
+/// Gives a stream a new identity, because a part of what it held is gone. Whoever sees the new one sends again what belongs
+/// there. Returns the new identity.
+pub async fn renew(bus: &Bus, name: &str) -> anyhow::Result<String> {
+    let stream = bus.jetstream().get_stream(name).await.with_context(|| format!("looking for the stream {name}"))?;
+    let mut config = stream.cached_info().config.clone();
+    let id = uuid::Uuid::new_v4().to_string();
+    config.metadata.insert(ID.to_owned(), id.clone());
+    let updated = bus.jetstream().update_stream(config).await;
+    updated.with_context(|| format!("giving the stream {name} a new identity"))?;
+    Ok(id)
 }
 
 fn stream(name: &str, subjects: Vec<String>) -> Config {
@@ -53,16 +67,23 @@ pub fn desired(pattern: Pattern) -> Config {
     last_values(DESIRED, pattern)
 }
 
-/// STATE, at the hub and at a site, keeps the last value of each subject.
-pub fn state(pattern: Pattern) -> Config {
-    last_values(STATE, pattern)
+/// STATE at the hub keeps the last value of each subject, at most 1 GiB. A full one refuses messages, for none of those
+/// that it holds may be thrown away for another one's.
+pub fn state_at_hub() -> Config {
+    Config { max_bytes: GIB, discard: DiscardPolicy::New, ..last_values(STATE, Pattern::State) }
 }
 
-/// EVENTS at the hub keeps seven days and at most 4 GiB, so that anyone may consume them.
+/// STATE at a site keeps the last value of each subject, at most 256 MiB, in the same way.
+pub fn state_at_site(pattern: Pattern) -> Config {
+    Config { max_bytes: 256 * MIB, discard: DiscardPolicy::New, ..last_values(STATE, pattern) }
+}
+
+/// EVENTS at the hub keeps seven days and at most 2 GiB, so that anyone may consume them. How much one client may put
+/// there in that time is limited to a part of it, so that none pushes out the history of the others.
 pub fn events_at_hub() -> Config {
     Config {
         max_age: Duration::from_secs(7 * 24 * 3600),
-        max_bytes: 4 * GIB,
+        max_bytes: 2 * GIB,
         discard: DiscardPolicy::Old,
         ..stream(EVENTS, vec![Pattern::Events.to_string()])
     }

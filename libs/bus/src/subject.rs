@@ -13,6 +13,10 @@ words! {
         Desired = "desired",
         /// The site asks where it can read the platform's artifacts.
         Store = "store",
+        /// The site asks for a window of what its nodes and itself report to be stored.
+        Report = "report",
+        /// The site has lost its disk, and asks where its nodes stand.
+        Positions = "positions",
     }
 }
 

@@ -14,6 +14,7 @@
 mod allocator;
 pub mod args;
 mod backoff;
+mod budget;
 mod chain;
 mod due;
 mod escaped;
@@ -24,6 +25,7 @@ pub mod telemetry;
 
 pub use allocator::keep_little_memory;
 pub use backoff::{Backoff, jittered};
+pub use budget::{Account, Allowance};
 pub use chain::chain;
 pub use due::due;
 pub use escaped::{escaped, steers};

@@ -118,6 +118,20 @@ impl NatsServer {
         self.launch().await;
     }
 
+    /// Copies what the server has on its disk. It must not run.
+    pub fn save(&self) -> TempDir {
+        let copy = TempDir::new().expect("a folder for a copy");
+        copy_folder(&self.folder.path().join("data"), &copy.path().join("data"));
+        copy
+    }
+
+    /// Gives the server's disk back what was saved before, as a restored snapshot does. The server must not run.
+    pub fn put_back(&self, saved: &TempDir) {
+        let data = self.folder.path().join("data");
+        fs::remove_dir_all(&data).expect("removing the data of a server of ours");
+        copy_folder(&saved.path().join("data"), &data);
+    }
+
     /// Returns the process id of the server.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the server runs")
@@ -177,6 +191,19 @@ pub fn credentials(login: &Login) -> String {
          -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
         login.seed
     )
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder for a copy");
+    for entry in fs::read_dir(from).expect("a folder to copy") {
+        let entry = entry.expect("an entry of a folder to copy");
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_folder(&path, &copy);
+        } else {
+            fs::copy(&path, &copy).expect("copying a file");
+        }
+    }
 }
 
 /// A child that has ended: the server's place before its first launch.

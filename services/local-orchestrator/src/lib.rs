@@ -89,7 +89,7 @@ async fn start(
 
     let in_force = adopted.watch();
     let pulses = Pulses::new(config.unreachable_after);
-    let incarnations = Arc::new(Incarnations::open(data.join("incarnations.json"))?);
+    let incarnations = Arc::new(Incarnations::open(data.join("incarnations.json")));
     let registrar = Arc::new(Registrar {
         site: site.clone(),
         incarnations: incarnations.clone(),
@@ -112,12 +112,12 @@ async fn start(
     };
     let minter = Minter::new(settings, roll);
     let renewal = Renewal::new(&config.hub, &config.hub_minter)?;
-    let reporter = Reporter::new(site.clone(), incarnations.clone(), registrar.clone(), pulses.clone(), telemetry);
+    let reporter = Reporter::new(site.clone(), registrar.clone(), pulses.clone(), telemetry);
     let view = View {
         site: site.clone(),
         in_force: in_force.clone(),
         pulses: pulses.clone(),
-        incarnations,
+        incarnations: incarnations.clone(),
         login_expires: renewal.as_ref().map(Renewal::expires),
         token: BearerToken::new(&config.status_token),
     };
@@ -145,8 +145,8 @@ async fn start(
             parts.spawn(registrar.run(stop.clone()));
             parts.spawn(reporter.run(stop.clone()));
             parts.spawn(nodes::watch(site.clone(), pulses, in_force.clone(), stop.clone()));
-            parts.spawn(Relay::of_events(site.clone()).run(stop.clone()));
-            parts.spawn(Relay::of_state(site.clone()).run(stop.clone()));
+            parts.spawn(nodes::learn(site.clone(), incarnations.clone(), stop.clone()));
+            parts.spawn(Relay::new(site.clone(), incarnations).run(stop.clone()));
             parts.spawn(answers::endpoints(site.clone(), in_force, config.base.readiness, stop.clone()));
             if let Some(forwarder) = forwarder {
                 parts.spawn(forwarder.run(stop.clone()));
@@ -171,7 +171,12 @@ async fn streams_are_there(site: &Site) {
     let mut backoff = process::Backoff::new(bus::streams::FIRST_PAUSE, std::time::Duration::from_secs(5));
     loop {
         site.bus.connected().await;
-        match site.ensure_streams().await {
+        // Looked at before anybody writes, so that one that has lost something is found.
+        let looked = async {
+            site.ensure_streams().await?;
+            site.look_at_state(Vec::new()).await
+        };
+        match looked.await {
             Ok(()) => return,
             Err(error) => tracing::warn!(error = format!("{error:#}"), "the site's streams"),
         }

@@ -12,11 +12,11 @@ pub static MANIFEST_VERSION: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!("edgewright_local_orchestrator_manifest_version", help, &["site"]).expect(ONCE)
 });
 
-/// Messages that the hub has acknowledged.
+/// Messages that the hub was asked to store, by what it answered.
 pub static RELAYED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Messages of the site that the hub has stored";
-    register_int_counter_vec!("edgewright_local_orchestrator_relayed_messages_total", help, &["site", "stream"])
-        .expect(ONCE)
+    let help = "Messages of the site that the hub was asked to store, by its answer";
+    let labels = &["site", "stream", "outcome"];
+    register_int_counter_vec!("edgewright_local_orchestrator_relayed_messages_total", help, labels).expect(ONCE)
 });
 
 /// Reports of nodes: stored, refused, or neither (the node sends them again).

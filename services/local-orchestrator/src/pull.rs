@@ -1,4 +1,4 @@
-//! Pulling from a durable consumer in groups, by hand: at the hub the site's user may not ask what its consumer is.
+//! Pulling from a durable consumer in groups, by hand.
 
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct Pull {
     consumer: String,
     open: Option<Request>,
     group: Vec<Message>,
+    /// Bytes of one group, headers and subjects included.
+    bytes: usize,
     /// Else a consumer that is gone would be asked in a tight loop.
     not_before: Instant,
     backoff: Backoff,
@@ -55,7 +57,12 @@ impl Pull {
     pub fn new(bus: Bus, stream: &'static str, consumer: impl Into<String>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         let (consumer, not_before) = (consumer.into(), Instant::now());
-        Self { bus, stream, consumer, open: None, group: Vec::new(), not_before, backoff }
+        Self { bus, stream, consumer, open: None, group: Vec::new(), bytes: GROUP_BYTES, not_before, backoff }
+    }
+
+    /// The same with groups of at most so many bytes, headers and subjects included.
+    pub fn of_at_most(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
     }
 
     /// Asks anew at once: after a new connection the server knows nothing of an open request.
@@ -71,7 +78,7 @@ impl Pull {
         loop {
             if self.open.is_none() {
                 sleep_until(self.not_before).await;
-                self.ask(json!({ "batch": GROUP, "max_bytes": GROUP_BYTES, "expires": EXPIRES.as_nanos() as u64 }))
+                self.ask(json!({ "batch": GROUP, "max_bytes": self.bytes, "expires": EXPIRES.as_nanos() as u64 }))
                     .await?;
             }
             match self.gather(EXPIRES + SLACK).await? {

@@ -3,12 +3,11 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context, bail};
-use bus::{Bus, Front, Pattern, streams};
+use bus::{Bus, Content, Front, Known, OwnStream, Pattern, streams};
 use margo::{ClientName, NodeId, NodeName, SiteName, TenantName};
 use tokio::sync::Mutex;
-use tracing::info;
 
-use crate::refusals::Refusals;
+use crate::{nodes::Reported, refusals::Refusals};
 
 /// The site as its parts see it.
 pub struct Site {
@@ -25,13 +24,22 @@ pub struct Site {
     pub hub: Bus,
     /// What the site did not accept.
     pub refusals: Refusals,
-    state_stream: RwLock<String>,
+    /// The site's stream STATE, which the LO alone writes.
+    state: Mutex<OwnStream>,
+    /// The last reports in it.
+    pub reported: Reported,
+    /// What is known of the stream, for those who only look.
+    state_known: RwLock<Known>,
     creating: Mutex<()>,
 }
 
 impl Site {
     pub fn new(tenant: TenantName, name: SiteName, bus: Bus, front: Front, hub: Bus) -> Arc<Self> {
+        let state = Mutex::new(OwnStream::new(bus.clone(), streams::STATE, Known::default()));
         Arc::new(Self {
+            state,
+            reported: Reported::default(),
+            state_known: RwLock::default(),
             tenant,
             client: name.client(),
             name,
@@ -39,7 +47,6 @@ impl Site {
             front,
             hub,
             refusals: Refusals::new(),
-            state_stream: RwLock::default(),
             creating: Mutex::default(),
         })
     }
@@ -58,7 +65,7 @@ impl Site {
         let _creating = self.creating.lock().await;
         let client = || self.client.clone();
         let desired = streams::desired(Pattern::DesiredOf(client()));
-        let state = streams::state(Pattern::StateOf(client()));
+        let state = streams::state_at_site(Pattern::StateOf(client()));
         let events = streams::events_at_site(Pattern::EventsOf(client()));
         for config in [desired, events, state] {
             let name = config.name.clone();
@@ -66,18 +73,43 @@ impl Site {
             let stream = stream.with_context(|| format!("looking for the site's stream {name}"))?;
             if name == streams::STATE {
                 let id = streams::id(&stream.cached_info().config).to_owned();
-                let mut held = self.state_stream.write().unwrap_or_else(PoisonError::into_inner);
-                if *held != id {
-                    info!(id, "the site's stream STATE");
-                    *held = id;
+                if self.state_known().id != id {
+                    // What is written next looks at it, and learns that it is another one.
+                    self.state.lock().await.distrust();
+                    self.state_known.write().unwrap_or_else(PoisonError::into_inner).id = id;
                 }
             }
         }
         Ok(())
     }
 
-    /// The identity of the site's stream STATE. A new one means that the old content is gone.
-    pub fn state_stream(&self) -> String {
-        self.state_stream.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Looks at the site's stream STATE, if that has to be done, and hears how far nodes, by name, say that it was. When it
+    /// lies behind that, it gets a new identity, upon which nodes send everything again.
+    pub async fn look_at_state(&self, claims: Vec<(String, Known)>) -> anyhow::Result<()> {
+        let mut state = self.state.lock().await;
+        let looked = state.look().await?;
+        let heard = state.hear(claims).await?;
+        if looked == Content::Void || heard == Content::Void {
+            self.reported.clear();
+        }
+        self.tell(&state);
+        Ok(())
+    }
+
+    /// Notes how far the site's stream STATE was written.
+    pub async fn wrote_state(&self, sequence: u64) {
+        let mut state = self.state.lock().await;
+        state.wrote(sequence);
+        self.tell(&state);
+    }
+
+    fn tell(&self, state: &OwnStream) {
+        self.state_known.write().unwrap_or_else(PoisonError::into_inner).clone_from(state.known());
+    }
+
+    /// The site's stream STATE: its identity, and how far it is written. A new identity means that something of the old content
+    /// is gone.
+    pub fn state_known(&self) -> Known {
+        self.state_known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -29,7 +29,8 @@ CREATE TABLE nodes (
     reachability TEXT NOT NULL DEFAULT 'unknown',
     since INTEGER,                    -- Unix nanoseconds of the LO's clock
     capabilities TEXT,                -- JSON, as the node sent it
-    incarnation INTEGER,              -- of the report that brought them
+    generation INTEGER,               -- of the report that brought them
+    incarnation INTEGER,
     sequence INTEGER,
     PRIMARY KEY (tenant, client, node),
     FOREIGN KEY (tenant, client) REFERENCES clients (tenant, name)

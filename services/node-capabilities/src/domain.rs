@@ -162,7 +162,7 @@ mod tests {
         fn the_newest_capabilities_stay(positions in proptest::collection::vec((1..4u64, 0..6u64), 1..20)) {
             let mut held = None;
             for (incarnation, sequence) in &positions {
-                let position = Position { incarnation: *incarnation, sequence: *sequence };
+                let position = Position { generation: 0, incarnation: *incarnation, sequence: *sequence };
                 if is_newer(position, held) {
                     held = Some(position);
                 }

@@ -180,7 +180,7 @@ impl Store {
         let Capabilities { position, device, document } = capabilities;
         let mut tx = self.database.begin().await?;
         let query = NODES.query(
-            "SELECT client, node, device_id, incarnation, sequence FROM nodes
+            "SELECT client, node, device_id, generation, incarnation, sequence FROM nodes
              WHERE tenant = $1 AND client = $2 AND node = $3",
         );
         let query = query.bind(self.tenant.as_str()).bind(client.as_str()).bind(node.as_str());
@@ -193,11 +193,12 @@ impl Store {
             return Ok(Recorded::Known);
         }
         let update = NODES.query(
-            "UPDATE nodes SET capabilities = $1, incarnation = $2, sequence = $3
-             WHERE tenant = $4 AND client = $5 AND node = $6",
+            "UPDATE nodes SET capabilities = $1, generation = $2, incarnation = $3, sequence = $4
+             WHERE tenant = $5 AND client = $6 AND node = $7",
         );
         update
             .bind(document)
+            .bind(position.generation)
             .bind(position.incarnation)
             .bind(position.sequence)
             .bind(self.tenant.as_str())
@@ -299,9 +300,10 @@ fn read_reachability(row: &Row) -> Result<Reachability, StoreError> {
 }
 
 fn read_position(row: &Row) -> Result<Option<Position>, StoreError> {
-    let incarnation = row.optional("incarnation", Row::number)?;
-    let sequence = row.optional("sequence", Row::number)?;
-    Ok(incarnation.zip(sequence).map(|(incarnation, sequence)| Position { incarnation, sequence }))
+    let number = |name| row.optional(name, Row::number);
+    let Some(generation) = number("generation")? else { return Ok(None) };
+    let place = number("incarnation")?.zip(number("sequence")?);
+    Ok(place.map(|(incarnation, sequence)| Position { generation, incarnation, sequence }))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use api::{CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated};
 use async_nats::jetstream::consumer::pull;
-use bus::{Bus, Call, Outgoing, Pattern, ServiceName, Subject, User, proto, streams};
+use bus::{Bus, Call, Outgoing, ServiceName, Subject, User, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
 use identity::nats::generate;
@@ -77,7 +77,7 @@ impl Stage {
         let server = NatsServer::start(&services()).await;
         let gateway = server.connect_central(ServiceName::ApiGateway).await;
         let collector = server.connect_central(ServiceName::StatusCollector).await;
-        for config in [streams::dead_letters(), streams::state(Pattern::State)] {
+        for config in [streams::dead_letters(), streams::state_at_hub()] {
             collector.jetstream().create_stream(config).await.unwrap();
         }
         let service = start(&server, &database);
@@ -260,7 +260,8 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
 }
 
 fn capabilities(sequence: u64, document: &Value) -> Outgoing {
-    let message = proto::NodeCapabilities { incarnation: 1, sequence, document: document.to_string().into() };
+    let document = document.to_string().into();
+    let message = proto::NodeCapabilities { incarnation: 1, sequence, document, generation: 0 };
     Outgoing::new(Subject::Capabilities(press()), message.encode_to_vec().into())
 }
 
@@ -280,7 +281,7 @@ fn health(version: u64, reachability: proto::Reachability) -> Outgoing {
 #[tokio::test]
 async fn what_a_site_says_of_itself_and_its_nodes_is_shown() {
     let mut stage = Stage::set().await;
-    let site = stage.with_a_site().await;
+    stage.with_a_site().await;
     let silent = &stage.nodes().await[0];
     assert_eq!((silent.state, silent.reachability), (NodeState::Active, Reachability::Unknown));
     assert_eq!((silent.device_id.as_str(), &silent.capabilities), ("plant/press", &None));
@@ -293,7 +294,7 @@ async fn what_a_site_says_of_itself_and_its_nodes_is_shown() {
         health(7, proto::Reachability::Reachable),
         health(8, proto::Reachability::Unreachable),
     ] {
-        site.publish_batch(vec![message]).await.unwrap();
+        stage.collector.publish_batch(vec![message]).await.unwrap();
     }
     wait_for("the site's last word", async || {
         let site = stage.sites().await.remove(0);
@@ -312,7 +313,7 @@ async fn what_a_site_says_of_itself_and_its_nodes_is_shown() {
 #[tokio::test]
 async fn a_malformed_report_is_a_dead_letter_and_blocks_nobody() {
     let mut stage = Stage::set().await;
-    let site = stage.with_a_site().await;
+    stage.with_a_site().await;
     let mut letters = read(&stage.collector, streams::DEAD_LETTERS).await;
     let stranger = Subject::Capabilities("plant/stranger".parse().unwrap());
     let document = json!({ "properties": { "id": "plant/stranger" } });
@@ -321,11 +322,11 @@ async fn a_malformed_report_is_a_dead_letter_and_blocks_nobody() {
         (capabilities(1, &json!({ "properties": { "id": "plant/saw" } })), "properties.id: must be"),
         (Outgoing { subject: stranger, ..capabilities(1, &document) }, "node plant/stranger does not exist"),
     ] {
-        site.publish_batch(vec![message]).await.unwrap();
+        stage.collector.publish_batch(vec![message]).await.unwrap();
         let letter = String::from_utf8_lossy(&next(&mut letters).await.unwrap().payload).into_owned();
         assert!(letter.contains(reason), "{letter}");
     }
-    site.publish_batch(vec![health(1, proto::Reachability::Reachable)]).await.unwrap();
+    stage.collector.publish_batch(vec![health(1, proto::Reachability::Reachable)]).await.unwrap();
     wait_for("the report after them", async || {
         let node = stage.nodes().await.remove(0);
         if node.reachability == Reachability::Reachable { Ok(()) } else { Err(node) }

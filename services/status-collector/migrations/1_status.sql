@@ -2,6 +2,7 @@
 CREATE TABLE nodes (
     tenant TEXT NOT NULL,
     node TEXT NOT NULL,
+    generation INTEGER NOT NULL,
     incarnation INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
     reported_at INTEGER NOT NULL, -- Unix nanoseconds of the node's clock
@@ -21,6 +22,7 @@ CREATE TABLE deployments (
     adopted_manifest_version INTEGER NOT NULL,
     reported_at INTEGER NOT NULL, -- Unix nanoseconds of the node's clock
     -- The report that named it last, or that no longer named it: what has another one than its node has is gone.
+    generation INTEGER NOT NULL,
     incarnation INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
     PRIMARY KEY (tenant, node, id)
@@ -41,6 +43,7 @@ CREATE TABLE refusals (
 CREATE TABLE history (
     tenant TEXT NOT NULL,
     node TEXT NOT NULL,
+    generation INTEGER NOT NULL,
     incarnation INTEGER NOT NULL,
     number INTEGER NOT NULL,
     deployment TEXT NOT NULL,
@@ -50,7 +53,16 @@ CREATE TABLE history (
     failure TEXT,               -- JSON
     adopted_manifest_version INTEGER NOT NULL,
     at INTEGER NOT NULL,        -- Unix nanoseconds of the node's clock
-    PRIMARY KEY (tenant, node, incarnation, number)
+    PRIMARY KEY (tenant, node, generation, incarnation, number)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX history_of_a_deployment ON history (tenant, deployment, node, incarnation, number);
+CREATE INDEX history_of_a_deployment ON history (tenant, deployment, node, generation, incarnation, number);
+
+-- How far each stream of the bus has been copied into these tables. A copy that does not fit its stream is made anew.
+CREATE TABLE copies (
+    tenant TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    id TEXT NOT NULL,           -- the identity of the stream
+    sequence INTEGER NOT NULL,  -- the last message that was taken
+    PRIMARY KEY (tenant, stream)
+) STRICT, WITHOUT ROWID;

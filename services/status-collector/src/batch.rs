@@ -7,11 +7,17 @@ use async_nats::jetstream::Message;
 use bus::{terminate, trace};
 use tracing::{info_span, warn};
 
-use crate::{decode::decode, domain::Report, metrics, store::Store};
+use crate::{
+    decode::decode,
+    domain::Report,
+    metrics,
+    store::{Copied, Store},
+};
 
 /// Stores the reports among `messages`, then acknowledges them; malformed ones go to the dead letters. When this fails,
-/// every message that is not yet acknowledged comes again.
-pub async fn handle(store: &Store, messages: Vec<Message>) -> anyhow::Result<()> {
+/// every message that is not yet acknowledged comes again. `ids` are the identities of the streams.
+pub async fn handle(store: &Store, messages: Vec<Message>, ids: &[(&'static str, String)]) -> anyhow::Result<()> {
+    let copies = copies(&messages, ids);
     let (mut statuses, mut events, mut answers) = (Vec::new(), Vec::new(), Vec::with_capacity(messages.len()));
     for message in messages {
         // The span lives until the message is answered, so the trace shows when a report could be read.
@@ -37,7 +43,7 @@ pub async fn handle(store: &Store, messages: Vec<Message>) -> anyhow::Result<()>
         };
         answers.push((message, malformed, span));
     }
-    store.record(statuses, &events).await.context("storing reports")?;
+    store.record(statuses, &events, &copies).await.context("storing reports")?;
     for (message, malformed, _span) in answers {
         match malformed {
             None => {
@@ -51,4 +57,15 @@ pub async fn handle(store: &Store, messages: Vec<Message>) -> anyhow::Result<()>
         }
     }
     Ok(())
+}
+
+/// How far each stream was read for these messages, malformed ones included.
+fn copies(messages: &[Message], ids: &[(&'static str, String)]) -> Vec<Copied> {
+    let sequences = |stream: &str| {
+        let places = messages.iter().filter_map(|message| message.info().ok());
+        places.filter(|info| info.stream == stream).map(|info| info.stream_sequence).max()
+    };
+    let copied =
+        |(stream, id): &(&'static str, String)| Some(Copied { stream, id: id.clone(), sequence: sequences(stream)? });
+    ids.iter().filter_map(copied).collect()
 }

@@ -27,7 +27,7 @@ mod tests {
             panic!("a status was sent");
         };
         assert_eq!(node.to_string(), "plant/press");
-        assert_eq!(status.position, report::Position { incarnation: 1, sequence: 7 });
+        assert_eq!(status.position, report::Position { generation: 0, incarnation: 1, sequence: 7 });
         for other in ["state.plant.node.Press.status", "state.plant.health", "desired.plant.head", ">"] {
             assert!(decode(other, &raw).is_err(), "{other}");
         }

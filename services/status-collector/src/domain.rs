@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     fn position(incarnation: u64, sequence: u64) -> Position {
-        Position { incarnation, sequence }
+        Position { generation: 0, incarnation, sequence }
     }
 
     fn node(name: &str) -> NodeId {

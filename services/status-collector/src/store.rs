@@ -9,6 +9,8 @@
 //! with its position, and what still has another position afterwards is gone and is marked as removed. Every table is
 //! written by one statement for many rows, so the cost of a report does not depend on how many are stored.
 //!
+//! `copies` says how far each stream has been read, in the same transaction; a copy that does not fit its stream is read anew.
+//!
 //! **After a crash.** A batch is stored whole or not at all, and its messages are acknowledged only afterwards. What comes
 //! again is older than or equal to what is held, or is a transition whose number is taken, and changes nothing.
 
@@ -30,7 +32,8 @@ const REFUSALS: u64 = 1_000;
 static NODES: Table = Table::new("nodes", &["node"]);
 static DEPLOYMENTS: Table = Table::new("deployments", &["node", "id"]);
 static REFUSED: Table = Table::new("refusals", &["node", "place"]);
-static TRANSITIONS: Table = Table::new("history", &["node", "incarnation", "number"]);
+static TRANSITIONS: Table = Table::new("history", &["node", "generation", "incarnation", "number"]);
+static COPIES: Table = Table::new("copies", &["stream"]);
 
 const MIGRATIONS: Migrations = Migrations::new(&[(1, "status", include_str!("../migrations/1_status.sql"))]);
 
@@ -41,8 +44,19 @@ pub struct Store {
     tenant: TenantName,
 }
 
-/// What one row of the table `history` is made of: the node, its incarnation, and what changed.
-type HistoryRow<'a> = (&'a NodeId, u64, &'a Transition);
+/// How far a stream of the bus was copied into the tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// The name of the stream.
+    pub stream: &'static str,
+    /// The identity that the stream had.
+    pub id: String,
+    /// The last message that was taken.
+    pub sequence: u64,
+}
+
+/// What one row of the table `history` is made of: the node, the report that told of the change, and what changed.
+type HistoryRow<'a> = (&'a NodeId, Position, &'a Transition);
 
 impl Store {
     /// Brings the tables to their newest form.
@@ -51,8 +65,14 @@ impl Store {
         Ok(Self { database, tenant })
     }
 
-    /// Records a batch of reports in one transaction. What is stored already, or overtaken, changes nothing.
-    pub async fn record(&self, statuses: Vec<(NodeId, Status)>, events: &[(NodeId, Events)]) -> Result<(), StoreError> {
+    /// Records a batch of reports, and how far the streams were read for it, in one transaction. What is stored already, or
+    /// overtaken, changes nothing.
+    pub async fn record(
+        &self,
+        statuses: Vec<(NodeId, Status)>,
+        events: &[(NodeId, Events)],
+        copies: &[Copied],
+    ) -> Result<(), StoreError> {
         let mut tx = self.database.begin().await?;
         let nodes: Vec<_> = statuses.iter().map(|(node, _)| node).collect::<BTreeSet<_>>().into_iter().collect();
         let held = self.positions(&mut tx, &nodes).await?;
@@ -62,7 +82,40 @@ impl Store {
             self.replace_refusals(&mut tx, reports).await?;
         }
         self.append_history(&mut tx, events).await?;
+        self.note_copies(&mut tx, copies).await?;
         tx.commit().await
+    }
+
+    /// How far this stream was copied; `None` when nothing is known of it.
+    pub async fn copied(&self, stream: &'static str) -> Result<Option<Copied>, StoreError> {
+        let query = COPIES.query("SELECT stream, id, sequence FROM copies WHERE tenant = $1 AND stream = $2");
+        let row = query.bind(self.tenant.as_str()).bind(stream).fetch_optional(&self.database).await?;
+        let read = |row: Row| Ok(Copied { stream, id: row.string("id")?, sequence: row.number("sequence")? });
+        row.map(read).transpose()
+    }
+
+    /// Notes that a stream is read from its beginning.
+    pub async fn begin_copy(&self, stream: &'static str, id: String) -> Result<(), StoreError> {
+        let mut tx = self.database.begin().await?;
+        let delete = COPIES.query("DELETE FROM copies WHERE tenant = $1 AND stream = $2");
+        delete.bind(self.tenant.as_str()).bind(stream).execute(&mut tx).await?;
+        self.note_copies(&mut tx, &[Copied { stream, id, sequence: 0 }]).await?;
+        tx.commit().await
+    }
+
+    async fn note_copies(&self, tx: &mut Transaction, copies: &[Copied]) -> Result<(), StoreError> {
+        for copied in copies {
+            // Messages that come again have lower sequences; another identity counts anew.
+            let insert = COPIES.query(
+                "INSERT INTO copies (tenant, stream, id, sequence) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (tenant, stream) DO UPDATE SET id = excluded.id, sequence = CASE
+                     WHEN copies.id = excluded.id AND copies.sequence > excluded.sequence THEN copies.sequence
+                     ELSE excluded.sequence END",
+            );
+            let insert = insert.bind(self.tenant.as_str()).bind(copied.stream).bind(&copied.id).bind(copied.sequence);
+            insert.execute(&mut *tx).await?;
+        }
+        Ok(())
     }
 
     async fn positions(
@@ -73,11 +126,15 @@ impl Store {
         let mut positions = BTreeMap::new();
         for nodes in nodes.chunks(MAX_ROWS) {
             let query = NODES
-                .query("SELECT node, incarnation, sequence FROM nodes WHERE tenant = $1 AND node IN ")
+                .query("SELECT node, generation, incarnation, sequence FROM nodes WHERE tenant = $1 AND node IN ")
                 .bind(self.tenant.as_str())
                 .push_list(nodes.iter().map(|node| node.to_string()));
             for row in query.fetch_all(&mut *tx).await? {
-                let position = Position { incarnation: row.number("incarnation")?, sequence: row.number("sequence")? };
+                let position = Position {
+                    generation: row.number("generation")?,
+                    incarnation: row.number("incarnation")?,
+                    sequence: row.number("sequence")?,
+                };
                 positions.insert(row.parse("node")?, position);
             }
         }
@@ -87,17 +144,18 @@ impl Store {
     async fn replace_statuses(&self, tx: &mut Transaction, reports: &[(NodeId, Status)]) -> Result<(), StoreError> {
         let tenant = self.tenant.as_str();
         let positions = NODES
-            .query("INSERT INTO nodes (tenant, node, incarnation, sequence, reported_at) ")
+            .query("INSERT INTO nodes (tenant, node, generation, incarnation, sequence, reported_at) ")
             .push_rows(reports, |row, (node, status)| {
                 row.bind(tenant)
                     .bind(node.to_string())
+                    .bind(status.position.generation)
                     .bind(status.position.incarnation)
                     .bind(status.position.sequence)
                     .bind(status.time)
             })
             .push(
-                " ON CONFLICT (tenant, node) DO UPDATE SET incarnation = excluded.incarnation,
-                  sequence = excluded.sequence, reported_at = excluded.reported_at",
+                " ON CONFLICT (tenant, node) DO UPDATE SET generation = excluded.generation,
+                  incarnation = excluded.incarnation, sequence = excluded.sequence, reported_at = excluded.reported_at",
             );
         positions.execute(tx).await?;
 
@@ -112,7 +170,7 @@ impl Store {
             let statement = DEPLOYMENTS
                 .query(
                     "INSERT INTO deployments (tenant, node, id, digest, state, failure, components,
-                     adopted_manifest_version, reported_at, incarnation, sequence) ",
+                     adopted_manifest_version, reported_at, generation, incarnation, sequence) ",
                 )
                 .push_rows(rows, |row, (node, status, deployment)| {
                     row.bind(tenant)
@@ -124,6 +182,7 @@ impl Store {
                         .bind(json(&deployment.components))
                         .bind(deployment.adopted_manifest_version)
                         .bind(status.time)
+                        .bind(status.position.generation)
                         .bind(status.position.incarnation)
                         .bind(status.position.sequence)
                 })
@@ -131,7 +190,8 @@ impl Store {
                     " ON CONFLICT (tenant, node, id) DO UPDATE SET digest = excluded.digest, state = excluded.state,
                       failure = excluded.failure, components = excluded.components,
                       adopted_manifest_version = excluded.adopted_manifest_version, reported_at = excluded.reported_at,
-                      incarnation = excluded.incarnation, sequence = excluded.sequence",
+                      generation = excluded.generation, incarnation = excluded.incarnation,
+                      sequence = excluded.sequence",
                 );
             statement.execute(tx).await?;
         }
@@ -139,11 +199,11 @@ impl Store {
         let gone = DEPLOYMENTS
             .query(
                 "UPDATE deployments SET state = 'removed', failure = NULL, components = '[]',
-                 (reported_at, incarnation, sequence) = (
-                     SELECT nodes.reported_at, nodes.incarnation, nodes.sequence FROM nodes
+                 (reported_at, generation, incarnation, sequence) = (
+                     SELECT nodes.reported_at, nodes.generation, nodes.incarnation, nodes.sequence FROM nodes
                      WHERE nodes.tenant = deployments.tenant AND nodes.node = deployments.node)
-                 WHERE tenant = $1 AND state <> 'removed' AND (incarnation, sequence) <> (
-                     SELECT nodes.incarnation, nodes.sequence FROM nodes
+                 WHERE tenant = $1 AND state <> 'removed' AND (generation, incarnation, sequence) <> (
+                     SELECT nodes.generation, nodes.incarnation, nodes.sequence FROM nodes
                      WHERE nodes.tenant = deployments.tenant AND nodes.node = deployments.node)
                  AND node IN ",
             )
@@ -188,19 +248,20 @@ impl Store {
         let transitions: Vec<HistoryRow<'_>> = events
             .iter()
             .flat_map(|(node, events)| {
-                events.transitions.iter().map(move |transition| (node, events.position.incarnation, transition))
+                events.transitions.iter().map(move |transition| (node, events.position, transition))
             })
             .collect();
         for rows in transitions.chunks(MAX_ROWS) {
             let insert = TRANSITIONS
                 .query(
-                    "INSERT INTO history (tenant, node, incarnation, number, deployment, digest, component, state, failure,
-                     adopted_manifest_version, at) ",
+                    "INSERT INTO history (tenant, node, generation, incarnation, number, deployment, digest, component,
+                     state, failure, adopted_manifest_version, at) ",
                 )
-                .push_rows(rows, |row, (node, incarnation, transition)| {
+                .push_rows(rows, |row, (node, position, transition)| {
                     row.bind(tenant)
                         .bind(node.to_string())
-                        .bind(*incarnation)
+                        .bind(position.generation)
+                        .bind(position.incarnation)
                         .bind(transition.number)
                         .bind(transition.deployment.to_string())
                         .bind(transition.digest.to_string())
@@ -210,7 +271,7 @@ impl Store {
                         .bind(transition.adopted_manifest_version)
                         .bind(transition.time)
                 })
-                .push(" ON CONFLICT (tenant, node, incarnation, number) DO NOTHING");
+                .push(" ON CONFLICT (tenant, node, generation, incarnation, number) DO NOTHING");
             insert.execute(tx).await?;
         }
         self.prune_history(tx, transitions).await
@@ -223,10 +284,11 @@ impl Store {
         for (deployment, node) in touched {
             // With fewer rows there is no oldest one to keep, and a comparison with nothing deletes nothing.
             let delete = TRANSITIONS.query(
-                "DELETE FROM history WHERE tenant = $1 AND deployment = $2 AND node = $3 AND (incarnation, number) < (
-                     SELECT incarnation, number FROM history
+                "DELETE FROM history WHERE tenant = $1 AND deployment = $2 AND node = $3
+                 AND (generation, incarnation, number) < (
+                     SELECT generation, incarnation, number FROM history
                      WHERE tenant = $1 AND deployment = $2 AND node = $3
-                     ORDER BY incarnation DESC, number DESC LIMIT 1 OFFSET $4)",
+                     ORDER BY generation DESC, incarnation DESC, number DESC LIMIT 1 OFFSET $4)",
             );
             delete
                 .bind(self.tenant.as_str())
@@ -247,8 +309,10 @@ impl Store {
 
     /// The transitions of one deployment, newest last.
     pub async fn history(&self, deployment: DeploymentId) -> Result<Vec<HistoryEntry>, StoreError> {
-        let query = TRANSITIONS
-            .query("SELECT * FROM history WHERE tenant = $1 AND deployment = $2 ORDER BY node, incarnation, number");
+        let query = TRANSITIONS.query(
+            "SELECT * FROM history WHERE tenant = $1 AND deployment = $2
+                    ORDER BY node, generation, incarnation, number",
+        );
         let query = query.bind(self.tenant.as_str()).bind(deployment.to_string());
         query.fetch_all(&self.database).await?.iter().map(read_transition).collect()
     }

@@ -5,9 +5,18 @@ use prost::Message;
 
 use super::{Malformed, Position};
 
-/// Bytes of one report and of each message that is made from one: what a server takes (`max_payload`, 8 MB) with room for
-/// headers.
-pub const MAX_REPORT: usize = 7 << 20;
+/// Bytes of one report of a node, of each message that is made from one, and of what an LO says of its site. Several fit
+/// into one window.
+pub const MAX_REPORT: usize = 256 << 10;
+
+/// Bytes of a window of a site. With its headers it fits the payload that a server takes from a site, 1 MiB.
+pub const MAX_WINDOW: usize = 960 << 10;
+
+/// Messages of a window of a site: as many as a batch may have.
+pub const MAX_WINDOW_MESSAGES: usize = 1_000;
+
+/// Bytes of a request for positions: a name and a number.
+pub const MAX_POSITIONS_REQUEST: usize = 1 << 10;
 
 /// The highest value of a counter: it stays exact as a JSON number and as an SQL integer.
 pub const MAX_COUNTER: u64 = (1 << 53) - 1;
@@ -15,14 +24,14 @@ pub const MAX_COUNTER: u64 = (1 << 53) - 1;
 /// How many of the things that it refused a node or a site may list; of a longer list, the newest count.
 pub const MAX_REFUSALS: usize = 20;
 
-/// Deployments of one node: more than any node can run, and few enough to be stored in one transaction.
-pub(super) const MAX_DEPLOYMENTS: usize = 2_000;
+/// Deployments of one node. So many fit into a report with the messages of their failures cut.
+pub const MAX_DEPLOYMENTS: usize = 500;
 
 /// Components of one deployment; of each component, also its parts.
 pub(super) const MAX_COMPONENTS: usize = 200;
 
-/// Transitions in one report: twice what a node keeps while it is alone.
-pub(super) const MAX_TRANSITIONS: usize = 10_000;
+/// Transitions in one report; twice as many as an agent sends at once.
+pub(super) const MAX_TRANSITIONS: usize = 2_000;
 
 /// Metrics in one report; a report with more is malformed.
 pub(super) const MAX_METRICS: usize = 500;
@@ -30,29 +39,41 @@ pub(super) const MAX_METRICS: usize = 500;
 /// Bytes of a `traceparent`: the form that W3C fixed has 55.
 pub(super) const MAX_TRACEPARENT: usize = 64;
 
-/// Bytes of a capabilities document. Real ones have one or two thousand.
-pub(super) const MAX_CAPABILITIES: usize = 256 << 10;
+/// Bytes of a capabilities document. Real ones have one or two thousand, and a report has to hold it beside the status.
+pub(super) const MAX_CAPABILITIES: usize = 64 << 10;
+
+/// Bytes of a stream's identity, and of whatever else stands for one life of something.
+pub(super) const MAX_STREAM_ID: usize = 64;
+
+/// Bytes of the spans that ride on a report.
+pub const MAX_TRACES: usize = 64 << 10;
 
 /// Nodes of one site; a message that lists more is malformed.
-pub(super) const MAX_NODES: usize = 10_000;
+pub(super) const MAX_NODES: usize = 3_000;
 
 /// Characters of a text for people; a longer one is cut, for the state beside it matters more.
 pub(super) const MAX_TEXT: usize = 4_000;
 
 /// Decodes a message, unless it is longer than a report may be.
 pub(super) fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, Malformed> {
-    if bytes.len() > MAX_REPORT {
-        return Err(Malformed::TooLarge { size: bytes.len() });
+    decode_at_most(bytes, MAX_REPORT)
+}
+
+pub(super) fn decode_at_most<M: Message + Default>(bytes: &[u8], limit: usize) -> Result<M, Malformed> {
+    if bytes.len() > limit {
+        return Err(Malformed::TooLarge { size: bytes.len(), limit });
     }
     Ok(M::decode(bytes)?)
 }
 
 /// A node has its incarnation before its first report, and counts its reports from 1.
-pub(super) fn position(incarnation: u64, sequence: u64) -> Result<Position, Malformed> {
+pub(super) fn position(generation: u64, incarnation: u64, sequence: u64) -> Result<Position, Malformed> {
+    let generation = counter("generation", generation)?;
     let from_one = |name: &str, raw: u64| {
         if raw == 0 { Err(field(name, "must be at least 1")) } else { counter(name, raw) }
     };
-    Ok(Position { incarnation: from_one("incarnation", incarnation)?, sequence: from_one("sequence", sequence)? })
+    let incarnation = from_one("incarnation", incarnation)?;
+    Ok(Position { generation, incarnation, sequence: from_one("sequence", sequence)? })
 }
 
 pub(super) fn counter(path: impl Into<String>, raw: u64) -> Result<u64, Malformed> {

@@ -112,7 +112,7 @@ pub fn events(payload: &[u8]) -> Result<Events, Malformed> {
 pub fn capabilities(payload: &[u8]) -> Result<Capabilities, Malformed> {
     let raw: proto::NodeCapabilities = decode(payload)?;
     let (device, document) = document(&raw.document).map_err(|rule| field("document", rule))?;
-    Ok(Capabilities { position: position(raw.incarnation, raw.sequence)?, device, document })
+    Ok(Capabilities { position: position(raw.generation, raw.incarnation, raw.sequence)?, device, document })
 }
 
 impl TryFrom<proto::NodeStatus> for Status {
@@ -127,7 +127,7 @@ impl TryFrom<proto::NodeStatus> for Status {
             return Err(field("deployments", format!("{} is listed twice", pair[0])));
         }
         Ok(Self {
-            position: position(raw.incarnation, raw.sequence)?,
+            position: position(raw.generation, raw.incarnation, raw.sequence)?,
             deployments,
             refusals: refusals(raw.refusals),
             time: shown(raw.time),
@@ -141,7 +141,7 @@ impl TryFrom<proto::NodeEvents> for Events {
     fn try_from(raw: proto::NodeEvents) -> Result<Self, Malformed> {
         at_most("transitions", raw.transitions.len(), MAX_TRANSITIONS)?;
         Ok(Self {
-            position: position(raw.incarnation, raw.sequence)?,
+            position: position(raw.generation, raw.incarnation, raw.sequence)?,
             transitions: raw.transitions.into_iter().enumerate().map(transition).collect::<Result<_, _>>()?,
             lost: raw.lost,
         })

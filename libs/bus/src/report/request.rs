@@ -5,7 +5,7 @@ use prost::Message as _;
 
 use super::{
     Events, Malformed, Position, Status, capabilities,
-    limits::{MAX_METRICS, MAX_TRACEPARENT, at_most, decode, field},
+    limits::{MAX_METRICS, MAX_STREAM_ID, MAX_TRACEPARENT, MAX_TRACES, at_most, decode, field},
 };
 use crate::proto;
 
@@ -26,17 +26,27 @@ pub struct Request {
     pub metrics: Vec<proto::Metric>,
     /// The trace that the node reports in (`traceparent`); empty when it names none.
     pub traceparent: String,
+    /// The identity of the site's stream STATE and its sequence, as the node was last told them.
+    pub stream: (String, u64),
 }
 
-/// Reads `node.<client>.<node>.report`: everything that can be checked without knowing the node.
-pub fn request(payload: &[u8]) -> Result<Request, Malformed> {
+/// Reads `node.<client>.<node>.report`: everything that can be checked without knowing the node. Every part gets this
+/// generation of the node's key, whatever the node says: that is the site's to know.
+pub fn request(payload: &[u8], generation: u64) -> Result<Request, Malformed> {
     let raw: proto::ReportRequest = decode(payload)?;
     at_most("metrics", raw.metrics.len(), MAX_METRICS)?;
     let traceparent = raw.traceparent;
     if traceparent.len() > MAX_TRACEPARENT {
         return Err(field("traceparent", format!("{} bytes are more than {MAX_TRACEPARENT}", traceparent.len())));
     }
-    let raw_status = raw.status.ok_or_else(|| field("status", "is missing"))?;
+    if raw.traces.len() > MAX_TRACES {
+        return Err(field("traces", format!("{} bytes are more than {MAX_TRACES}", raw.traces.len())));
+    }
+    if raw.state_stream.len() > MAX_STREAM_ID {
+        return Err(field("state_stream", format!("{} bytes are more than {MAX_STREAM_ID}", raw.state_stream.len())));
+    }
+    let mut raw_status = raw.status.ok_or_else(|| field("status", "is missing"))?;
+    raw_status.generation = generation;
     let status = raw_status.encode_to_vec().into();
     let position = Status::try_from(raw_status)?.position;
     // Parts of another life must not ride on a report of this one.
@@ -46,8 +56,9 @@ pub fn request(payload: &[u8]) -> Result<Request, Malformed> {
     };
     let capabilities = match raw.capabilities {
         None => None,
-        Some(part) => {
+        Some(mut part) => {
             same_life("capabilities", part.incarnation)?;
+            part.generation = generation;
             let bytes = part.encode_to_vec();
             capabilities(&bytes)?;
             Some(bytes.into())
@@ -55,14 +66,25 @@ pub fn request(payload: &[u8]) -> Result<Request, Malformed> {
     };
     let events = match raw.events.filter(|part| !part.transitions.is_empty() || part.lost > 0) {
         None => None,
-        Some(part) => {
+        Some(mut part) => {
             same_life("events", part.incarnation)?;
+            part.generation = generation;
             let bytes = part.encode_to_vec().into();
             Events::try_from(part)?;
             Some(bytes)
         }
     };
-    Ok(Request { position, status, capabilities, events, traces: raw.traces, metrics: raw.metrics, traceparent })
+    let stream = (raw.state_stream, raw.state_sequence);
+    Ok(Request {
+        position,
+        status,
+        capabilities,
+        events,
+        traces: raw.traces,
+        metrics: raw.metrics,
+        traceparent,
+        stream,
+    })
 }
 
 #[cfg(test)]
@@ -76,7 +98,7 @@ mod tests {
     }
 
     fn read(report: &proto::ReportRequest) -> Result<Request, String> {
-        let read = request(&report.encode_to_vec());
+        let read = request(&report.encode_to_vec(), 0);
         read.map_err(|malformed| malformed.to_string())
     }
 
@@ -89,7 +111,8 @@ mod tests {
             state: proto::State::Installed.into(),
             ..Default::default()
         };
-        let told = proto::NodeEvents { incarnation: 2, sequence: 7, transitions: vec![transition], lost: 0 };
+        let told =
+            proto::NodeEvents { incarnation: 2, sequence: 7, transitions: vec![transition], ..Default::default() };
         let read = read(&proto::ReportRequest { events: Some(told), ..report() }).unwrap();
         assert_eq!(status(&read.status).unwrap().position, read.position);
         let told = events(&read.events.unwrap()).unwrap();
@@ -102,7 +125,7 @@ mod tests {
         let told = proto::NodeEvents { incarnation: 1, sequence: 1, lost: 1, ..Default::default() };
         let error = read(&proto::ReportRequest { events: Some(told), ..report() }).unwrap_err();
         assert_eq!(error, "events.incarnation: is 1, and the status's is 2");
-        let can = proto::NodeCapabilities { incarnation: 3, sequence: 1, document: "{}".into() };
+        let can = proto::NodeCapabilities { incarnation: 3, sequence: 1, document: "{}".into(), generation: 0 };
         let error = read(&proto::ReportRequest { capabilities: Some(can), ..report() }).unwrap_err();
         assert_eq!(error, "capabilities.incarnation: is 3, and the status's is 2");
         let metrics = vec![proto::Metric::default(); MAX_METRICS + 1];

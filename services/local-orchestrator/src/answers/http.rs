@@ -78,7 +78,7 @@ impl View {
             let desired = list.and_then(|list| list.get(&node));
             nodes.push(SiteNodeStatus {
                 reachability: reachability(self.pulses.reachability(&node)),
-                incarnation: self.incarnations.get(&node).unwrap_or(0),
+                incarnation: self.incarnations.get(&node).map_or(0, |life| life.incarnation),
                 desired: desired.map_or(0, |desired| desired.deployments.len() as u64),
                 installed: self.installed(&node).await?,
                 name: node.into(),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bus::{Asker, BatchError, NodeVerb, Outgoing, Pattern, Rules, Shares, Subject, proto};
+use bus::{Asker, BatchError, NodeVerb, Outgoing, Pattern, Rules, Shares, Subject, proto, report::MAX_REPORT};
 use margo::NodeName;
 use process::Backoff;
 use prost::Message as _;
@@ -130,7 +130,7 @@ async fn changed<T>(value: &mut watch::Receiver<T>) {
 }
 
 async fn say(site: &Site, pulses: &Pulses, in_force: Option<Arc<InForce>>) -> Result<(), BatchError> {
-    let health = proto::SiteHealth {
+    let mut health = proto::SiteHealth {
         nodes: pulses.lock().nodes(),
         adopted_manifest_version: in_force.as_ref().map_or(0, |in_force| in_force.set.head.version.get()),
         road: in_force.map_or_else(String::new, |in_force| in_force.road.clone()),
@@ -138,6 +138,14 @@ async fn say(site: &Site, pulses: &Pulses, in_force: Option<Arc<InForce>>) -> Re
         time: wall_clock(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
+    // Of a site with thousands of nodes the judgement itself may leave no room for everything that was refused.
+    while health.encoded_len() > MAX_REPORT && !health.refusals.is_empty() {
+        health.refusals.remove(0);
+    }
+    // Whoever writes looks first whether the stream is the one that it was.
+    if let Err(error) = site.look_at_state(Vec::new()).await {
+        debug!(error = format!("{error:#}"), "the site's stream STATE");
+    }
     let message = || Outgoing::new(Subject::Health(site.client.clone()), health.encode_to_vec().into());
     match site.bus.publish_batch(vec![message()]).await {
         Err(BatchError::NoStream) if site.ensure_streams().await.is_ok() => {

@@ -1,34 +1,36 @@
 //! `node.<client>.<node>.register`: which incarnation a node is, and where it finds artifacts.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use bus::{Ask, Asker, Bus, NodeVerb, Pattern, Rules, Shares, Subject, proto, report::MAX_COUNTER, streams};
+use bus::{Ask, Asker, NodeVerb, Pattern, Rules, Shares, Subject, proto, report::MAX_COUNTER};
 use futures::{StreamExt, stream};
 use margo::NodeName;
 use prost::Message as _;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info, info_span};
 
 use super::{
+    generation,
     health::Pulses,
-    incarnations::{Incarnations, Registration, register},
+    incarnations::{Incarnations, Life, Presented, Registration, register},
 };
 use crate::site::Site;
 
-/// Registrations in work at once: after a lost disk each has to ask the hub.
+/// Registrations in work at once: each may have to wait for the disk.
 const CONCURRENCY: usize = 16;
 
 /// A registration is one number. A node asks again only when it was not answered.
 const REGISTRATIONS: Rules = Rules { longest: 1 << 10, shares: Shares { each: 2, bytes: 4 << 20 }, answered: true };
 
-/// Which incarnation a node is.
+/// How long a registration may take. A disk that does not answer must not hold up those who wait for the registrar.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Which life a node has.
 pub enum Decided {
-    /// The node goes on, or begins, as this one.
-    Incarnation(u64),
-    /// An operator has to look.
-    Refused(String),
+    /// The node goes on with this life, or begins it.
+    Life(Life),
     /// The hub has to be asked first, or the disk does not take it.
     NotReady,
 }
@@ -65,20 +67,22 @@ impl Registrar {
     async fn handle(&self, ask: Ask) {
         let Asker::Node(id) = &ask.asker else { return };
         let mut answer = match proto::RegisterRequest::decode(ask.payload.clone()) {
-            Ok(asked) if asked.incarnation <= MAX_COUNTER => self.answer(&id.node, asked.incarnation).await,
+            Ok(proto::RegisterRequest { incarnation, sequence }) if incarnation.max(sequence) <= MAX_COUNTER => {
+                self.answer(&id.node, Presented { incarnation, sequence }).await
+            }
             Ok(asked) => refused(format!("incarnation {} is none", asked.incarnation)),
             Err(error) => refused(format!("the request does not decode: {error}")),
         };
         if !answer.refused.is_empty() {
             self.site.refusals.add(&ask.subject.to_string(), &answer.refused);
         }
-        answer.state_stream = self.site.state_stream();
+        answer.state_stream = self.site.state_known().id;
         ask.answer(answer.encode_to_vec().into()).await;
     }
 
-    async fn answer(&self, node: &NodeName, presented: u64) -> proto::RegisterAnswer {
+    async fn answer(&self, node: &NodeName, presented: Presented) -> proto::RegisterAnswer {
         match self.decide(node, presented).await {
-            Decided::Incarnation(incarnation) => {
+            Decided::Life(Life { incarnation, .. }) => {
                 self.pulses.heard(node);
                 proto::RegisterAnswer {
                     incarnation,
@@ -87,56 +91,42 @@ impl Registrar {
                     ..proto::RegisterAnswer::default()
                 }
             }
-            Decided::Refused(reason) => refused(reason),
             Decided::NotReady => proto::RegisterAnswer { not_ready: true, ..proto::RegisterAnswer::default() },
         }
     }
 
-    /// The node's present incarnation, on disk when this returns. `presented` is the node's own, 0 for none.
-    pub async fn decide(&self, node: &NodeName, presented: u64) -> Decided {
-        let known = match self.incarnations.get(node) {
-            Some(held) => held,
-            None => match self.highest_known(node).await {
-                Ok(highest) => highest,
-                Err(error) => {
-                    info!(%node, error = format!("{error:#}"), "the node has to register again later");
-                    return Decided::NotReady;
-                }
-            },
-        };
-        let _deciding = self.deciding.lock().await;
-        // Another request of the same node may have been answered meanwhile.
-        let held = self.incarnations.get(node).unwrap_or(known);
-        let incarnation = match register(held, presented) {
-            Registration::Keep(incarnation) => incarnation,
-            Registration::Give(incarnation) => {
-                info!(%node, incarnation, "a new incarnation");
-                incarnation
-            }
-            Registration::Refuse { presented, held } => {
-                return Decided::Refused(format!("incarnation {presented} is over, {held} is in force"));
-            }
-        };
-        match self.incarnations.set(node.clone(), incarnation).await {
-            Ok(()) => Decided::Incarnation(incarnation),
-            Err(error) => {
-                warn!(%node, error = format!("{error:#}"), "registration");
-                Decided::NotReady
-            }
+    /// The node's present life, on disk when this returns.
+    pub async fn decide(&self, node: &NodeName, presented: Presented) -> Decided {
+        if !self.incarnations.is_complete() {
+            return Decided::NotReady;
+        }
+        match timeout(PATIENCE, self.register(node, presented)).await {
+            Ok(Ok(life)) => Decided::Life(life),
+            Ok(Err(error)) => self.not_ready(node, &format!("{error:#}")),
+            Err(_elapsed) => self.not_ready(node, "the disk or the server of the site does not answer"),
         }
     }
 
-    /// What others remember of a node that this disk does not know: the site's own stream, and the hub, which may have
-    /// seen what the site has lost.
-    async fn highest_known(&self, node: &NodeName) -> anyhow::Result<u64> {
-        let status = Subject::Status(self.site.node(node));
-        let reported = async |bus: &Bus| {
-            let Some(message) = bus.last(streams::STATE, &status).await? else { return anyhow::Ok(0) };
-            Ok(proto::NodeStatus::decode(message.payload)?.incarnation)
+    async fn register(&self, node: &NodeName, presented: Presented) -> anyhow::Result<Life> {
+        let stored = self.site.reported.get(&self.site, node).await.context("looking for the node's last report")?;
+        let _deciding = self.deciding.lock().await;
+        // Another request of the same node may have been answered meanwhile.
+        let held = self.incarnations.get(node);
+        let life = match register(generation(node), held, stored.position, presented) {
+            Registration::Keep(life) => life,
+            Registration::Begin(life) => {
+                info!(%node, ?presented, ?life, "a new life of the node");
+                life
+            }
         };
-        let at_hub = reported(&self.site.hub).await.context("asking the hub for the node's incarnation")?;
-        let here = reported(&self.site.bus).await.context("looking for the node's incarnation at the site")?;
-        Ok(at_hub.max(here))
+        self.incarnations.set(node.clone(), life).await?;
+        Ok(life)
+    }
+
+    fn not_ready(&self, node: &NodeName, reason: &str) -> Decided {
+        let subject = Subject::Node(self.site.node(node), NodeVerb::Register);
+        self.site.refusals.add(&subject.to_string(), &format!("not registered now: {reason}"));
+        Decided::NotReady
     }
 }
 

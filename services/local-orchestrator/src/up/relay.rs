@@ -1,91 +1,89 @@
-//! Site → hub: what the site's streams hold goes up in batches, and is acknowledged here once it is on the hub's disk.
+//! Site → hub: what the site's streams hold goes up in windows, and is acknowledged here once the hub has answered.
 //!
-//! One window at a time: with two in flight an older last value could overtake a newer one.
+//! One window at a time, numbered: one that is not answered is sent again as it was, and the hub joins it to the one that it
+//! has in work. What the hub refuses for good is shown among the refusals, and goes; what it does not store now stays, and
+//! holds up only what follows from the same node.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
-use async_nats::{
-    HeaderMap,
-    jetstream::{
-        AckKind, Message,
-        consumer::{AckPolicy, DeliverPolicy, pull},
-        context::ConsumerInfoErrorKind,
-    },
+use anyhow::Context;
+use async_nats::{HeaderMap, jetstream::AckKind};
+use bus::{
+    Known, SiteVerb, Subject,
+    proto::{self, Outcome},
+    report::{self, MAX_WINDOW, MAX_WINDOW_MESSAGES, PROTOCOL, Position},
+    streams, trace,
 };
-use bus::{Outgoing, Pattern, Subject, streams, trace};
+use bytes::Bytes;
 use process::Backoff;
-use tokio::{sync::watch, time::sleep};
+use prost::Message as _;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{
-    metrics,
-    pull::{Pull, Pulled},
-    site::Site,
-};
+use super::lane::{Lane, Taken, answer};
+use crate::{metrics, nodes::Incarnations, site::Site};
 
-/// The name of the relay's consumer on each of the site's streams.
-const CONSUMER: &str = "relay";
+/// How long the second stream is waited for once the first has something: transitions and the status that follows from them
+/// are stored at the site within milliseconds.
+const TOGETHER: Duration = Duration::from_millis(5);
 
-/// Longer than a batch may take at the hub, so that nothing is delivered twice while it is under way.
-const ACK_WAIT: Duration = Duration::from_secs(60);
+/// The site's server is told this often that what is in hand is still being worked on.
+const PROGRESS: Duration = Duration::from_secs(20);
 
-/// The relay of one of the site's streams.
+/// The relay of the site's streams EVENTS and STATE.
 pub struct Relay {
     site: Arc<Site>,
-    stream: &'static str,
-    deliver: DeliverPolicy,
-    filter: Pattern,
-    pull: Pull,
-    hub_connections: watch::Receiver<u64>,
+    incarnations: Arc<Incarnations>,
+    /// In the order in which they stand in a window: EVENTS, then STATE.
+    lanes: [Lane; 2],
     site_connections: watch::Receiver<u64>,
-    /// The newest value that the hub has acknowledged. Nobody else writes it, so a hub that holds another one under
-    /// this subject has a new stream, or an old backup of it.
-    landmark: Option<(Subject, u64)>,
-    /// Whether everything in the stream has to be relayed from its beginning. True at first: what was under way when
-    /// the process died need not wait until its acknowledgement is overdue.
-    anew: bool,
+    /// Stands for this life of the relay.
+    session: String,
+    /// The number of the last window.
+    number: u64,
+    /// The hub's stream STATE, as it was when the hub answered last.
+    hub_state: Known,
 }
 
+/// The messages of a window, by lane.
+type InHand = [Vec<Taken>; 2];
+
 impl Relay {
-    /// Relays EVENTS: every transition, the oldest first.
-    pub fn of_events(site: Arc<Site>) -> Self {
-        let filter = Pattern::EventsOf(site.client.clone());
-        Self::new(site, streams::EVENTS, DeliverPolicy::All, filter)
-    }
-
-    /// Relays STATE: of each subject only the last value, for a newer one replaces it.
-    pub fn of_state(site: Arc<Site>) -> Self {
-        let filter = Pattern::StateOf(site.client.clone());
-        Self::new(site, streams::STATE, DeliverPolicy::LastPerSubject, filter)
-    }
-
-    fn new(site: Arc<Site>, stream: &'static str, deliver: DeliverPolicy, filter: Pattern) -> Self {
-        let pull = Pull::new(site.bus.clone(), stream, CONSUMER);
-        let (hub_connections, site_connections) = (site.hub.connections(), site.bus.connections());
-        Self { site, stream, deliver, filter, pull, hub_connections, site_connections, landmark: None, anew: true }
+    pub fn new(site: Arc<Site>, incarnations: Arc<Incarnations>) -> Self {
+        let site_connections = site.bus.connections();
+        let lanes = [Lane::of_events(&site), Lane::of_state(&site)];
+        let session = report::new_session();
+        Self { site, incarnations, lanes, site_connections, session, number: 0, hub_state: Known::default() }
     }
 
     /// Relays until shutdown. What fails is tried again after a growing pause.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(streams::FIRST_PAUSE, Duration::from_secs(30));
         loop {
-            let window = tokio::select! {
+            let gathered = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
-                // Cancel-safe: nothing is taken that is not kept.
-                window = self.next() => window,
+                // What is lost here is delivered again, because the next life begins anew.
+                gathered = self.gather() => gathered,
             };
-            let done = match window {
-                Ok(window) => self.forward(window).await,
+            let done = match gathered {
+                Ok(in_hand) => tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Ok(()),
+                    done = self.forward(in_hand) => done,
+                },
                 Err(error) => Err(error),
             };
             match done {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
+                    self.lanes.iter_mut().for_each(Lane::begin_anew);
                     let delay = backoff.pause();
-                    warn!(stream = self.stream, error = format!("{error:#}"), ?delay, "relay");
+                    warn!(error = format!("{error:#}"), ?delay, "relay");
                     tokio::select! {
                         () = shutdown.cancelled() => return Ok(()),
                         () = sleep(delay) => {}
@@ -95,123 +93,183 @@ impl Relay {
         }
     }
 
-    /// The next messages, when the hub is there to take them.
-    async fn next(&mut self) -> anyhow::Result<Vec<Message>> {
+    /// The messages of the next window, when the hub is there to take them.
+    async fn gather(&mut self) -> anyhow::Result<InHand> {
         loop {
             self.site.bus.connected().await;
             self.site.hub.connected().await;
-            if self.hub_connections.has_changed().unwrap_or(false) {
-                self.check_landmark().await?;
-                self.hub_connections.mark_unchanged();
-            }
             // A server that was started again knows nothing of an open request, and what was under way need not wait.
-            self.anew |= self.site_connections.has_changed().unwrap_or(false);
-            if self.anew {
+            if self.site_connections.has_changed().unwrap_or(false) {
                 self.site_connections.mark_unchanged();
-                self.begin_anew().await?;
-                self.anew = false;
+                self.lanes.iter_mut().for_each(Lane::begin_anew);
+            }
+            for lane in &mut self.lanes {
+                lane.prepare(&self.site).await?;
+            }
+            let [events, state] = &mut self.lanes;
+            let groups = tokio::select! {
+                // The sender lives as long as the connection that this value holds.
+                _ = self.site_connections.changed() => {
+                    self.site_connections.mark_changed();
+                    continue;
+                }
+                first = events.next() => [first?, soon(state).await?],
+                second = state.next() => {
+                    let second = second?;
+                    [soon(events).await?, second]
+                }
+            };
+            let [first, second] = groups;
+            let in_hand = [self.lanes[0].admit(first).await?, self.lanes[1].admit(second).await?];
+            if in_hand.iter().any(|taken| !taken.is_empty()) {
+                return Ok(in_hand);
+            }
+        }
+    }
+
+    /// Sends one window until the hub answers, then does what the answer says.
+    async fn forward(&mut self, mut in_hand: InHand) -> anyhow::Result<()> {
+        self.number += 1;
+        let body = self.window(&mut in_hand).await?;
+        let answer = self.ask(body, &in_hand).await?;
+        process::stop_point("local-orchestrator.relayed");
+        self.settle(in_hand, &answer).await?;
+        if answer.refused.is_empty() {
+            self.note_state_of_hub(answer);
+        }
+        Ok(())
+    }
+
+    /// Makes the window. What does not fit into it is given back at once.
+    async fn window(&self, in_hand: &mut InHand) -> anyhow::Result<Bytes> {
+        let mut window = proto::Window {
+            protocol: PROTOCOL,
+            session: self.session.clone(),
+            number: self.number,
+            state_stream: self.hub_state.id.clone(),
+            state_sequence: self.hub_state.sequence,
+            messages: Vec::new(),
+        };
+        let mut bytes = window.encoded_len();
+        for taken in in_hand.iter_mut() {
+            let mut kept = Vec::with_capacity(taken.len());
+            for taken in taken.drain(..) {
+                let headers = taken.message.headers.as_ref();
+                let traceparent = headers.and_then(|headers| headers.get(trace::TRACEPARENT)).map(ToString::to_string);
+                let payload = taken.message.payload.clone();
+                let Some(message) = report::wrap(&taken.subject, payload, traceparent.unwrap_or_default()) else {
+                    answer(&taken.message, AckKind::Ack).await?;
+                    continue;
+                };
+                // A field in protobuf has a tag and a length of at most four bytes before it.
+                let more = message.encoded_len() + 5;
+                if bytes + more > MAX_WINDOW || window.messages.len() == MAX_WINDOW_MESSAGES {
+                    answer(&taken.message, AckKind::Nak(None)).await?;
+                    continue;
+                }
+                bytes += more;
+                window.messages.push(message);
+                kept.push(taken);
+            }
+            *taken = kept;
+        }
+        Ok(window.encode_to_vec().into())
+    }
+
+    /// Asks the hub until it answers this window. The site's server hears meanwhile that the messages are in hand.
+    async fn ask(&self, body: Bytes, in_hand: &InHand) -> anyhow::Result<proto::WindowAnswer> {
+        let subject = Subject::Site(self.site.client.clone(), SiteVerb::Report);
+        let mut connections = self.site.hub.connections();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut said = Instant::now();
+        loop {
+            connections.borrow_and_update();
+            match self.site.hub.request(&subject, HeaderMap::new(), body.clone()).await {
+                Ok(answer) => match proto::WindowAnswer::decode(answer.payload) {
+                    Ok(answer) if answer.number == self.number || !answer.refused.is_empty() => return Ok(answer),
+                    Ok(answer) => warn!(window = self.number, answered = answer.number, "another window was answered"),
+                    Err(error) => warn!(error = &error as &dyn std::error::Error, "the hub's answer does not decode"),
+                },
+                Err(problem) => debug!(window = self.number, %problem, "the window is sent again"),
+            }
+            if said.elapsed() >= PROGRESS {
+                for taken in in_hand.iter().flatten() {
+                    answer(&taken.message, AckKind::Progress).await?;
+                }
+                said = Instant::now();
             }
             tokio::select! {
-                // The senders live as long as the connections that this value holds.
-                _ = self.hub_connections.changed() => self.hub_connections.mark_changed(),
-                _ = self.site_connections.changed() => self.site_connections.mark_changed(),
-                pulled = self.pull.next() => match pulled? {
-                    Pulled::Group(window) => return Ok(window),
-                    Pulled::Nothing => {}
-                    Pulled::Lost(why) => {
-                        debug!(stream = self.stream, why, "the relay's consumer");
-                        self.anew = true;
+                () = sleep(backoff.pause()) => {}
+                _ = connections.changed() => {}
+            }
+        }
+    }
+
+    /// Acknowledges what is stored or refused for good, and keeps the rest.
+    async fn settle(&mut self, in_hand: InHand, window: &proto::WindowAnswer) -> anyhow::Result<()> {
+        let client = self.site.client.clone();
+        let told: HashMap<u32, &proto::NotStored> = window.not_stored.iter().map(|it| (it.message, it)).collect();
+        let mut at = 0;
+        for (lane, taken) in self.lanes.iter_mut().zip(in_hand) {
+            let count = |outcome: &str| {
+                metrics::RELAYED.with_label_values(&[client.as_str(), lane.stream, outcome]).inc();
+            };
+            for taken in taken {
+                let told = told.get(&at).copied();
+                at += 1;
+                let outcome =
+                    if window.refused.is_empty() { told.map(proto::NotStored::outcome) } else { Some(Outcome::NotNow) };
+                match outcome {
+                    None => {
+                        count("stored");
+                        lane.done(&taken).await?;
                     }
-                },
-            }
-        }
-    }
-
-    /// Whether the hub still holds what it acknowledged.
-    async fn check_landmark(&mut self) -> anyhow::Result<()> {
-        if self.stream != streams::STATE {
-            return Ok(());
-        }
-        if let Some((subject, sequence)) = &self.landmark {
-            let held = self.site.hub.last(streams::STATE, subject).await?;
-            if held.is_none_or(|message| message.sequence != *sequence) {
-                info!("the hub has another stream STATE: all last values are relayed again");
-                self.anew = true;
-                self.landmark = None;
-            }
-        }
-        Ok(())
-    }
-
-    async fn begin_anew(&mut self) -> anyhow::Result<()> {
-        self.site.ensure_streams().await?;
-        let stream = self.site.bus.jetstream().get_stream_no_info(self.stream).await?;
-        // Fails when there is none, which is as good.
-        if let Err(error) = stream.delete_consumer(CONSUMER).await {
-            debug!(stream = self.stream, %error, "no consumer to be removed");
-        }
-        let config = pull::Config {
-            durable_name: Some(CONSUMER.to_owned()),
-            deliver_policy: self.deliver,
-            filter_subject: self.filter.to_string(),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            ..pull::Config::default()
-        };
-        stream
-            .create_consumer(config)
-            .await
-            .with_context(|| format!("making the relay's consumer of {}", self.stream))?;
-        self.pull.close();
-        Ok(())
-    }
-
-    /// Publishes one window at the hub, then acknowledges it here.
-    async fn forward(&mut self, window: Vec<Message>) -> anyhow::Result<()> {
-        let mut outgoing = Vec::with_capacity(window.len());
-        for message in &window {
-            // The LO alone writes these streams, and only subjects of the platform.
-            let Ok(subject) = message.subject.parse::<Subject>() else { continue };
-            let mut headers = HeaderMap::new();
-            if let Some(trace) = message.headers.as_ref().and_then(|headers| headers.get(trace::TRACEPARENT)) {
-                headers.insert(trace::TRACEPARENT, trace.clone());
-            }
-            outgoing.push(Outgoing { headers, ..Outgoing::new(subject, message.payload.clone()) });
-        }
-        let newest = outgoing.last().map(|outgoing| outgoing.subject.clone());
-        let count = outgoing.len() as u64;
-        let sequence = match self.site.hub.publish_all(outgoing).await {
-            Ok(sequence) => sequence,
-            Err(error) => {
-                for message in &window {
-                    message.ack_with(AckKind::Nak(None)).await.map_err(anyhow::Error::from_boxed)?;
+                    Some(Outcome::Never) => {
+                        count("refused");
+                        let reason = told.map_or("", |told| told.reason.as_str());
+                        self.site.refusals.add(&taken.subject.to_string(), &format!("the hub refuses it: {reason}"));
+                        if let Some(held) = told.and_then(|told| told.held.as_ref()) {
+                            overtaken(&self.site, &self.incarnations, &taken, held).await;
+                        }
+                        lane.done(&taken).await?;
+                    }
+                    Some(Outcome::NotNow | Outcome::Unspecified) => {
+                        count("not-now");
+                        let reason = told.map_or(window.refused.as_str(), |told| told.reason.as_str());
+                        debug!(subject = %taken.subject, reason, "the hub does not store it now");
+                        if lane.keep(&taken).await? {
+                            let shown = format!("the hub does not store it now: {reason}");
+                            self.site.refusals.add(&taken.subject.to_string(), &shown);
+                        }
+                    }
                 }
-                bail!(error);
             }
-        };
-        process::stop_point("local-orchestrator.relayed");
-        for message in &window {
-            message.ack().await.map_err(anyhow::Error::from_boxed)?;
-        }
-        metrics::RELAYED.with_label_values(&[self.site.client.as_str(), self.stream]).inc_by(count);
-        if self.stream == streams::STATE {
-            if self.landmark.as_ref().is_some_and(|(_, before)| *before >= sequence) {
-                info!("the hub counts anew, so its stream STATE is a new one: all last values are relayed again");
-                self.anew = true;
-            }
-            self.landmark = newest.map(|subject| (subject, sequence));
         }
         Ok(())
+    }
+
+    /// Takes note of the hub's stream STATE. Another one than before has lost what this site had stored there.
+    fn note_state_of_hub(&mut self, answer: proto::WindowAnswer) {
+        let found = Known { id: answer.state_stream, sequence: answer.state_sequence };
+        if !self.hub_state.id.is_empty() && self.hub_state.id != found.id {
+            info!("the hub has another stream STATE: all last values are relayed again");
+            self.lanes[1].begin_anew();
+        }
+        self.hub_state = found;
     }
 }
 
-/// Messages of one of the site's streams that are not on the hub's disk.
-pub async fn waiting(site: &Site, stream: &str) -> anyhow::Result<u64> {
-    let stream = site.bus.jetstream().get_stream_no_info(stream).await?;
-    match stream.consumer_info(CONSUMER).await {
-        Ok(info) => Ok(info.num_pending + info.num_ack_pending as u64),
-        // The relay has not begun: everything waits.
-        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(stream.get_info().await?.state.messages),
-        Err(error) => Err(error).context("asking how much waits for the hub"),
+/// What the lane has now, or in a moment.
+async fn soon(lane: &mut Lane) -> anyhow::Result<Vec<async_nats::jetstream::Message>> {
+    timeout(TOGETHER, lane.next()).await.unwrap_or_else(|_elapsed| Ok(Vec::new()))
+}
+
+/// The hub holds a later report of the node than the site: the disk of the node, or this one, is an older one. The node begins
+/// its next life.
+async fn overtaken(site: &Site, incarnations: &Incarnations, taken: &Taken, held: &proto::NodePosition) {
+    let (Subject::Status(node) | Subject::Capabilities(node)) = &taken.subject else { return };
+    let held = Position { generation: held.generation, incarnation: held.incarnation, sequence: held.sequence };
+    if let Err(error) = incarnations.outlive(&node.node, held).await.context("ending a life of the node") {
+        site.refusals.add(&taken.subject.to_string(), &format!("{error:#}"));
     }
 }

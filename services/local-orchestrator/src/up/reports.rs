@@ -4,13 +4,14 @@ use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use async_nats::HeaderMap;
 use bus::{
-    Ask, Asker, Asks, BatchError, NodeVerb, Outgoing, Pattern, Rules, Shares, Subject, proto,
+    Ask, Asker, Asks, BatchError, Known, NodeVerb, Outgoing, Pattern, Rules, Shares, Subject, proto,
     report::{self, MAX_REPORT, Position},
     streams, trace,
 };
 use bytes::Bytes;
+use futures::future::join_all;
 use margo::{NodeId, NodeName};
-use process::Backoff;
+use process::{Account, Allowance, Backoff};
 use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use tracing::{Span, debug, info_span, warn};
 use super::{telemetry::Telemetry, turn};
 use crate::{
     metrics,
-    nodes::{Decided, Incarnations, Pulses, Registrar},
+    nodes::{Decided, Presented, Pulses, Registrar, Reported, Stored, generation},
     site::Site,
 };
 
@@ -32,12 +33,15 @@ const ROUND: usize = 400;
 /// Bytes of one round, so that large reports do not pile up in memory.
 const ROUND_BYTES: usize = 32 << 20;
 
-/// A node has one report in work, and may ask once more when it waited in vain.
+/// A node has one report in work, and the newest of those that come meanwhile waits.
 const REPORTS: Rules =
     Rules { longest: MAX_REPORT, shares: Shares { each: 2, bytes: 2 * ROUND_BYTES }, answered: true };
 
-/// A busy stream is asked again so often before the node is told to come back.
+/// A stream that is missing is made and asked again so often before the node is told to come back.
 const ATTEMPTS: usize = 4;
+
+/// What one node may put into the queue towards the hub: what it keeps in an outage, and then some thousand transitions a day.
+const EVENTS_OF_NODE: Allowance = Allowance { burst: 32 << 20, per_day: 8 << 20 };
 
 /// One request as it came.
 struct Incoming {
@@ -50,7 +54,11 @@ struct Accepted {
     node: NodeName,
     ask: Ask,
     position: Position,
+    /// The site's stream STATE, as the node was last told of it.
+    claim: Known,
     event: Option<Outgoing>,
+    /// Whether the node has used up its share of EVENTS, and keeps its transitions.
+    events_over: bool,
     state: Vec<Outgoing>,
     traces: Bytes,
     metrics: Vec<proto::Metric>,
@@ -58,42 +66,27 @@ struct Accepted {
     span: Span,
 }
 
-/// The last report of a node that was stored.
-#[derive(Clone, Copy, Default)]
-struct Stored {
-    position: Position,
-    /// Whether its transitions were, too, as far as this process knows.
-    events: bool,
-}
-
 /// Who stores the reports of the site's nodes, and answers.
 pub struct Reporter {
     site: Arc<Site>,
-    incarnations: Arc<Incarnations>,
     registrar: Arc<Registrar>,
     pulses: Arc<Pulses>,
     telemetry: Telemetry,
-    stored: HashMap<NodeName, Stored>,
+    /// What each node may still put into EVENTS.
+    budgets: HashMap<NodeName, Account>,
     /// Came too early for the round that was being collected.
     carried: Option<Incoming>,
 }
 
 impl Reporter {
-    /// A reporter that knows no report yet: the site's stream tells it.
-    pub fn new(
-        site: Arc<Site>,
-        incarnations: Arc<Incarnations>,
-        registrar: Arc<Registrar>,
-        pulses: Arc<Pulses>,
-        telemetry: Telemetry,
-    ) -> Self {
-        Self { site, incarnations, registrar, pulses, telemetry, stored: HashMap::new(), carried: None }
+    pub fn new(site: Arc<Site>, registrar: Arc<Registrar>, pulses: Arc<Pulses>, telemetry: Telemetry) -> Self {
+        Self { site, registrar, pulses, telemetry, budgets: HashMap::new(), carried: None }
     }
 
     /// Stores and answers until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut requests =
-            self.site.front.asks(Pattern::Nodes(self.site.client.clone(), NodeVerb::Report), REPORTS).await?;
+            self.site.front.newest_asks(Pattern::Nodes(self.site.client.clone(), NodeVerb::Report), REPORTS).await?;
         loop {
             let round = tokio::select! {
                 biased;
@@ -139,35 +132,52 @@ impl Reporter {
     }
 
     async fn store(&mut self, round: Vec<Incoming>) {
-        let mut accepted = Vec::with_capacity(round.len());
-        for incoming in round {
-            if let Some(report) = self.check(incoming).await {
-                accepted.push(report);
-            }
-        }
-        let events: Vec<_> = accepted.iter().filter_map(|report| report.event.clone()).collect();
-        let states: Vec<_> = accepted.iter().flat_map(|report| report.state.clone()).collect();
-        let events_stored = self.publish(streams::EVENTS, events).await;
-        let stored = self.publish(streams::STATE, states).await;
-        for report in accepted {
-            let events_stored = events_stored || report.event.is_none();
-            let outcome = if stored { "stored" } else { "failed" };
-            metrics::REPORTS.with_label_values(&[self.site.client.as_str(), outcome]).inc();
-            if stored {
-                let last = Stored { position: report.position, events: events_stored };
-                self.stored.insert(report.node.clone(), last);
-                self.telemetry.take(&self.site.node(&report.node), report.traces.clone(), &report.metrics);
-            }
-            let answer = proto::ReportAnswer { stored, events_stored, ..proto::ReportAnswer::default() };
-            debug!(parent: &report.span, sequence = report.position.sequence, stored, events_stored, "report");
-            self.answer(&report.ask, answer).await;
+        self.look(Vec::new()).await;
+        // Together, so that one that has to wait holds up no other.
+        let checked = join_all(round.into_iter().map(|incoming| self.check(incoming))).await;
+        let mut accepted: Vec<_> = checked.into_iter().flatten().collect();
+        let claims = accepted.iter().map(|report| (report.node.to_string(), report.claim.clone())).collect();
+        self.look(claims).await;
+        self.charge(&mut accepted);
+        let events = accepted.iter().map(|report| report.event.clone().into_iter().collect()).collect();
+        let states = accepted.iter().map(|report| report.state.clone()).collect();
+        let (events_stored, _) = self.publish(streams::EVENTS, events).await;
+        let (stored, sequence) = self.publish(streams::STATE, states).await;
+        self.site.wrote_state(sequence).await;
+        for ((report, events_stored), stored) in accepted.into_iter().zip(events_stored).zip(stored) {
+            self.finish(report, events_stored, stored).await;
         }
     }
 
+    async fn look(&self, claims: Vec<(String, Known)>) {
+        if let Err(error) = self.site.look_at_state(claims).await {
+            // What cannot be written now is answered so when it is tried.
+            debug!(error = format!("{error:#}"), "the site's stream STATE");
+        }
+    }
+
+    /// Answers a report that was published. `events_stored` and `stored` say whether its transitions are on the disk, and its
+    /// status with its capabilities.
+    async fn finish(&mut self, report: Accepted, events_stored: Result<(), String>, stored: Result<(), String>) {
+        if let (Err(reason), _) | (_, Err(reason)) = (&events_stored, &stored) {
+            debug!(node = %report.node, reason, "report not stored as a whole");
+        }
+        let (stored, events_stored) = (stored.is_ok(), events_stored.is_ok() && !report.events_over);
+        let outcome = if stored { "stored" } else { "failed" };
+        metrics::REPORTS.with_label_values(&[self.site.client.as_str(), outcome]).inc();
+        if stored {
+            self.reported().set(report.node.clone(), Stored { position: report.position, events: events_stored });
+            self.telemetry.take(&self.site.node(&report.node), report.traces.clone(), &report.metrics);
+        }
+        let answer = proto::ReportAnswer { stored, events_stored, ..proto::ReportAnswer::default() };
+        debug!(parent: &report.span, sequence = report.position.sequence, stored, events_stored, "report");
+        self.answer(&report.ask, answer).await;
+    }
+
     /// A report that may be stored; any other is answered here.
-    async fn check(&mut self, Incoming { node: id, ask }: Incoming) -> Option<Accepted> {
+    async fn check(&self, Incoming { node: id, ask }: Incoming) -> Option<Accepted> {
         self.pulses.heard(&id.node);
-        let report = match report::request(&ask.payload) {
+        let report = match report::request(&ask.payload, generation(&id.node)) {
             Ok(report) => report,
             Err(malformed) => {
                 let reason = format!("the report is malformed: {}", process::chain(&malformed));
@@ -176,30 +186,26 @@ impl Reporter {
         };
         let span = info_span!("report", node = %id, trace_id = tracing::field::Empty);
         trace::continue_from_text(&span, &report.traceparent);
-        let position = report.position;
-        let incarnation = match self.incarnations.get(&id.node) {
-            Some(incarnation) => incarnation,
+        let Position { incarnation, sequence, .. } = report.position;
+        let life = match self.registrar.incarnations.get(&id.node) {
+            Some(life) => life,
             // The node has been connected since before we lost our disk.
-            None => match self.registrar.decide(&id.node, position.incarnation).await {
-                Decided::Incarnation(incarnation) => incarnation,
-                Decided::Refused(reason) => return self.refuse(&ask, &reason).await,
+            None => match self.registrar.decide(&id.node, Presented { incarnation, sequence }).await {
+                Decided::Life(life) => life,
                 Decided::NotReady => return self.not_now(&ask).await,
             },
         };
-        let held = match self.stored.get(&id.node) {
-            Some(stored) => *stored,
-            None => match self.look_up(&id).await {
-                Ok(position) => *self.stored.entry(id.node.clone()).or_insert(Stored { position, events: false }),
-                Err(error) => {
-                    warn!(node = %id, error = format!("{error:#}"), "report not stored");
-                    return self.not_now(&ask).await;
-                }
-            },
+        let held = match self.reported().get(&self.site, &id.node).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                warn!(node = %id, error = format!("{error:#}"), "report not stored");
+                return self.not_now(&ask).await;
+            }
         };
-        if let Err(out_of_turn) = turn::check(incarnation, held.position, position) {
+        if let Err(out_of_turn) = turn::check(life, held.position, report.position) {
             return self.refuse(&ask, &out_of_turn.to_string()).await;
         }
-        if held.position == position && held.events {
+        if held.position == report.position && held.events {
             // Stored before; only the answer was lost.
             let answer = proto::ReportAnswer { stored: true, events_stored: true, ..proto::ReportAnswer::default() };
             self.answer(&ask, answer).await;
@@ -209,42 +215,53 @@ impl Reporter {
         Some(accept(id, ask, report, headers, span))
     }
 
-    /// The position of the node's report that the site's stream holds.
-    async fn look_up(&self, node: &NodeId) -> anyhow::Result<Position> {
-        let message = self.site.bus.last(streams::STATE, &Subject::Status(node.clone())).await?;
-        let Some(message) = message else { return Ok(Position::default()) };
-        let status = proto::NodeStatus::decode(message.payload)?;
-        Ok(Position { incarnation: status.incarnation, sequence: status.sequence })
+    /// Charges nodes for their transitions: the queue towards the hub is for all of them. One that is over its budget keeps
+    /// its transitions, and its status is stored.
+    fn charge(&mut self, accepted: &mut [Accepted]) {
+        let now = Instant::now();
+        for report in accepted {
+            let Some(event) = &report.event else { continue };
+            let account = self.budgets.entry(report.node.clone()).or_insert_with(|| Account::new(EVENTS_OF_NODE, now));
+            if !account.spend(EVENTS_OF_NODE, event.payload.len(), now) {
+                let subject = event.subject.to_string();
+                self.site.refusals.add(&subject, "the node's share of the queue towards the hub is used up");
+                report.event = None;
+                report.events_over = true;
+            }
+        }
     }
 
-    async fn publish(&self, stream: &str, messages: Vec<Outgoing>) -> bool {
-        if messages.is_empty() {
-            return true;
-        }
+    /// Publishes what each report has for one stream. Returns what became of each, and the highest sequence.
+    async fn publish(&self, stream: &str, groups: Vec<Vec<Outgoing>>) -> (Vec<Result<(), String>>, u64) {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        for attempt in 1.. {
-            let error = match self.site.bus.publish_all(messages.clone()).await {
-                Ok(_) => return true,
-                Err(error) => error,
-            };
-            let again = match &error {
-                BatchError::Busy => true,
+        let mut attempt = 1;
+        loop {
+            let published = self.site.bus.publish_groups(groups.clone()).await;
+            let errors = || published.results.iter().flatten().filter_map(|result| result.as_ref().err());
+            if attempt < ATTEMPTS && errors().any(|error| matches!(**error, BatchError::NoStream)) {
                 // Also for a moment after the server has read a new list of users.
-                BatchError::NoStream => {
-                    if let Err(error) = self.site.ensure_streams().await {
-                        debug!(error = format!("{error:#}"), "the site's streams");
-                    }
-                    true
+                if let Err(error) = self.site.ensure_streams().await {
+                    debug!(error = format!("{error:#}"), "the site's streams");
                 }
-                BatchError::Full | BatchError::Conflict | BatchError::Unknown(_) | BatchError::Refused { .. } => false,
-            };
-            if !again || attempt == ATTEMPTS {
-                warn!(stream, count = messages.len(), error = &error as &dyn Error, "reports not stored");
-                return false;
+                attempt += 1;
+                sleep(backoff.pause()).await;
+                // A stream that was made anew holds nothing of what was known.
+                self.look(Vec::new()).await;
+                continue;
             }
-            sleep(backoff.pause()).await;
+            if let Some(error) = errors().next() {
+                let (count, error) = (errors().count(), &**error as &dyn Error);
+                warn!(stream, count, error, "messages of reports not stored");
+            }
+            let whole = |results: Vec<Result<(), Arc<BatchError>>>| {
+                results.into_iter().find_map(Result::err).map_or(Ok(()), |error| Err(error.to_string()))
+            };
+            return (published.results.into_iter().map(whole).collect(), published.sequence);
         }
-        false
+    }
+
+    fn reported(&self) -> &Reported {
+        &self.site.reported
     }
 
     async fn refuse(&self, ask: &Ask, reason: &str) -> Option<Accepted> {
@@ -262,18 +279,20 @@ impl Reporter {
     }
 
     async fn answer(&self, ask: &Ask, mut answer: proto::ReportAnswer) {
-        answer.state_stream = self.site.state_stream();
+        let Known { id, sequence } = self.site.state_known();
+        (answer.state_stream, answer.state_sequence) = (id, sequence);
         ask.answer(answer.encode_to_vec().into()).await;
     }
 }
 
 fn accept(id: NodeId, ask: Ask, report: report::Request, headers: HeaderMap, span: Span) -> Accepted {
-    let report::Request { position, status, capabilities, events, traces, metrics, .. } = report;
+    let report::Request { position, status, capabilities, events, traces, metrics, stream, .. } = report;
+    let claim = Known { id: stream.0, sequence: stream.1 };
     let outgoing =
         |subject: Subject, payload: Bytes| Outgoing { headers: headers.clone(), ..Outgoing::new(subject, payload) };
     let event = events.map(|payload| outgoing(Subject::Event(id.clone()), payload));
     let status = outgoing(Subject::Status(id.clone()), status);
     let capabilities = capabilities.map(|payload| outgoing(Subject::Capabilities(id.clone()), payload));
     let state = [status].into_iter().chain(capabilities).collect();
-    Accepted { node: id.node, ask, position, event, state, traces, metrics, span }
+    Accepted { node: id.node, ask, position, claim, event, events_over: false, state, traces, metrics, span }
 }

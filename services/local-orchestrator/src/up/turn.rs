@@ -2,6 +2,8 @@
 
 use bus::report::Position;
 
+use crate::nodes::Life;
+
 /// Why a report is not stored, ever: it comes out of turn.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutOfTurn {
@@ -18,11 +20,11 @@ pub enum OutOfTurn {
     },
 }
 
-/// Whether a well-formed report is the node's next one. `incarnation`: the one that is in force; `stored`: the last that
-/// was stored. The same report once more is stored once more: its answer may have been lost, and readers compare.
-pub fn check(incarnation: u64, stored: Position, found: Position) -> Result<(), OutOfTurn> {
-    if found.incarnation != incarnation {
-        return Err(OutOfTurn::OtherIncarnation { found: found.incarnation, held: incarnation });
+/// Whether a well-formed report is the node's next one. `life`: the one that is in force; `stored`: the last that was
+/// stored. The same report once more is stored once more: its answer may have been lost, and readers compare.
+pub fn check(life: Life, stored: Position, found: Position) -> Result<(), OutOfTurn> {
+    if Life::from(found) != life {
+        return Err(OutOfTurn::OtherIncarnation { found: found.incarnation, held: life.incarnation });
     }
     if found < stored {
         return Err(OutOfTurn::Overtaken { found: found.sequence, held: stored.sequence });
@@ -35,16 +37,20 @@ mod tests {
     use super::*;
 
     fn at(incarnation: u64, sequence: u64) -> Position {
-        Position { incarnation, sequence }
+        Position { generation: 0, incarnation, sequence }
+    }
+
+    fn life(incarnation: u64) -> Life {
+        Life { generation: 0, incarnation }
     }
 
     #[test]
     fn only_the_present_incarnation_reports_and_never_backwards() {
-        assert_eq!(check(2, at(2, 6), at(2, 7)), Ok(()));
-        assert_eq!(check(2, at(2, 7), at(2, 7)), Ok(()));
-        assert_eq!(check(2, at(1, 99), at(2, 1)), Ok(()));
-        assert_eq!(check(2, at(2, 8), at(2, 7)), Err(OutOfTurn::Overtaken { found: 7, held: 8 }));
-        assert_eq!(check(3, at(2, 8), at(2, 9)), Err(OutOfTurn::OtherIncarnation { found: 2, held: 3 }));
-        assert_eq!(check(1, at(1, 8), at(2, 1)), Err(OutOfTurn::OtherIncarnation { found: 2, held: 1 }));
+        assert_eq!(check(life(2), at(2, 6), at(2, 7)), Ok(()));
+        assert_eq!(check(life(2), at(2, 7), at(2, 7)), Ok(()));
+        assert_eq!(check(life(2), at(1, 99), at(2, 1)), Ok(()));
+        assert_eq!(check(life(2), at(2, 8), at(2, 7)), Err(OutOfTurn::Overtaken { found: 7, held: 8 }));
+        assert_eq!(check(life(3), at(2, 8), at(2, 9)), Err(OutOfTurn::OtherIncarnation { found: 2, held: 3 }));
+        assert_eq!(check(life(1), at(1, 8), at(2, 1)), Err(OutOfTurn::OtherIncarnation { found: 2, held: 1 }));
     }
 }

@@ -5,7 +5,7 @@ use bus::{Bus, NodeVerb, Pattern, Subject, proto, streams};
 use prost::Message as _;
 use testkit::wait_for;
 
-use crate::world::{World, last, make_state, node, plant, report};
+use crate::world::{World, last, node, plant, report};
 
 /// The status that a bus's stream holds of a node: its sequence.
 async fn reported(bus: &Bus, name: &str) -> Option<u64> {
@@ -177,15 +177,11 @@ async fn a_hub_that_lost_its_state_gets_all_last_values_again() {
     assert!(lathe.report(&report(1, 1)).await.stored);
     relayed(&world, "lathe", 1).await;
     world.collector.jetstream().delete_stream(streams::STATE).await.unwrap();
-    make_state(&world.collector).await;
-    // The line tells it: at the next connection the hub no longer holds what it acknowledged.
-    world.line.cut();
-    world.line.open();
-    relayed(&world, "press", 1).await;
-    relayed(&world, "lathe", 1).await;
-    // So does the next message, whose sequence is lower than that of an earlier one.
-    world.collector.jetstream().delete_stream(streams::STATE).await.unwrap();
-    make_state(&world.collector).await;
+    // The answer to the next window tells it: the stream has another identity.
+    wait_for("the hub to make its stream again", async || {
+        world.collector.jetstream().get_stream(streams::STATE).await.map(drop)
+    })
+    .await;
     assert!(lathe.report(&report(1, 2)).await.stored);
     relayed(&world, "lathe", 2).await;
     relayed(&world, "press", 1).await;
@@ -218,4 +214,140 @@ async fn the_spans_of_a_node_are_sent_on() {
     let spans = proto::ReportRequest { traces: "spans".into(), metrics: vec![metric], ..report(1, 1) };
     assert!(press.report(&spans).await.stored);
     assert_eq!(received.recv().await.unwrap(), "spans");
+}
+
+#[tokio::test]
+async fn a_restored_snapshot_of_the_hub_s_streams_gets_all_last_values_again() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    let lathe = world.node("lathe").await;
+    assert!(press.report(&report(1, 1)).await.stored);
+    relayed(&world, "press", 1).await;
+    world.hub.kill().await;
+    let snapshot = world.hub.save();
+    world.hub.restart().await;
+    assert!(lathe.report(&report(1, 1)).await.stored);
+    assert!(press.report(&report(1, 2)).await.stored);
+    relayed(&world, "lathe", 1).await;
+    relayed(&world, "press", 2).await;
+    world.hub.kill().await;
+    world.hub.put_back(&snapshot);
+    world.hub.restart().await;
+    world.collector.connected().await;
+    // The site has acknowledged these long ago, and its nodes say nothing new.
+    assert!(press.report(&report(1, 3)).await.stored);
+    relayed(&world, "press", 3).await;
+    relayed(&world, "lathe", 1).await;
+}
+
+#[tokio::test]
+async fn a_restored_snapshot_of_the_site_s_streams_says_so_in_every_answer() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    let before = press.report(&report(1, 1)).await;
+    world.site.kill().await;
+    let snapshot = world.site.save();
+    world.site.restart().await;
+    let again = reported_again(&press, 2).await;
+    assert_eq!(again.state_stream, before.state_stream);
+    assert!(again.state_sequence > before.state_sequence);
+    // Also when nobody but the node remembers.
+    world.kill().await;
+    world.site.kill().await;
+    world.site.put_back(&snapshot);
+    world.site.restart().await;
+    world.start().await;
+    let told = bus::proto::ReportRequest {
+        state_stream: again.state_stream.clone(),
+        state_sequence: again.state_sequence,
+        ..report(1, 3)
+    };
+    let after = wait_for("the report to be stored", async || match ask(&press, &told).await {
+        Ok(answer) if answer.stored => Ok(answer),
+        other => Err(other),
+    })
+    .await;
+    assert_ne!(after.state_stream, before.state_stream);
+    relayed(&world, "press", 3).await;
+}
+
+async fn ask(node: &crate::world::Node, report: &proto::ReportRequest) -> Result<proto::ReportAnswer, api::Problem> {
+    let subject = Subject::Node(node.id.clone(), NodeVerb::Report);
+    let answer = node.bus.request(&subject, Default::default(), report.encode_to_vec().into()).await?;
+    Ok(proto::ReportAnswer::decode(answer.payload).unwrap())
+}
+
+/// Reports until the site has stored it, as after a restart of its server.
+async fn reported_again(node: &crate::world::Node, sequence: u64) -> proto::ReportAnswer {
+    wait_for("the report to be stored", async || match ask(node, &report(1, sequence)).await {
+        Ok(answer) if answer.stored => Ok(answer),
+        other => Err(other),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_node_that_the_hub_does_not_know_yet_holds_up_nobody_and_goes_up_once_it_is_known() {
+    let mut world = World::started().await;
+    world.strangers.lock().unwrap().insert("press".parse().unwrap());
+    let press = world.node("press").await;
+    let lathe = world.node("lathe").await;
+    for sequence in 1..=3 {
+        assert!(press.report(&report(1, sequence)).await.events_stored);
+        assert!(lathe.report(&report(1, sequence)).await.events_stored);
+    }
+    relayed(&world, "lathe", 3).await;
+    assert_eq!(reported(&world.collector, "press").await, None);
+    // People see what waits, and why.
+    world.refused("event.plant.node.press", "the hub does not know the node").await;
+    world.strangers.lock().unwrap().clear();
+    relayed(&world, "press", 3).await;
+    wait_for("all transitions to reach the hub", async || match count(&world.collector, streams::EVENTS).await {
+        6 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_message_that_the_hub_refuses_for_good_holds_up_nobody_and_is_listed() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    assert!(press.report(&report(1, 1)).await.stored);
+    // What no version of this LO writes.
+    let broken = bus::Outgoing::new(Subject::Event(node("press")), "no report".into());
+    world.at_site.publish_batch(vec![broken]).await.unwrap();
+    assert!(press.report(&report(1, 2)).await.stored);
+    relayed(&world, "press", 2).await;
+    world.refused("event.plant.node.press", "the hub refuses it: malformed").await;
+    wait_for("the site's queue to be empty", async || match count(&world.at_site, streams::EVENTS).await {
+        0 => Ok(()),
+        more => Err(more),
+    })
+    .await;
+    assert_eq!(count(&world.collector, streams::EVENTS).await, 2);
+}
+
+#[tokio::test]
+async fn a_node_of_which_the_hub_knows_a_later_report_begins_its_next_life() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    let later = report(1, 900).status.unwrap().encode_to_vec();
+    world
+        .collector
+        .publish_batch(vec![bus::Outgoing::new(Subject::Status(node("press")), later.into())])
+        .await
+        .unwrap();
+    // An older disk of the site: it takes the report, and hears of the later one from the hub.
+    assert!(press.report(&report(1, 1)).await.stored);
+    world.refused("state.plant.node.press.status", "a later report is stored").await;
+    wait_for("the life to be over", async || {
+        let refused = press.report(&report(1, 2)).await.refused;
+        if refused == "the report is of incarnation 1, 2 is in force" { Ok(()) } else { Err(refused) }
+    })
+    .await;
+    let next = press.registered(1).await;
+    assert!(next >= 2);
+    assert!(press.report(&report(next, 3)).await.stored);
+    relayed(&world, "press", 3).await;
 }

@@ -1,16 +1,26 @@
 //! A hub and a site on real servers, with the users and permissions of production. The test plays the central services
 //! and the nodes; the local orchestrator is the real one.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use api::{SiteStatus, StoreAccess};
+use api::{Member, Members, NodeState, SiteStatus, StoreAccess, Targets};
 use async_nats::jetstream::message::StreamMessage;
-use bus::{Bus, Front, Jwt, Login, NodeVerb, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
+use bus::{
+    Bus, Call, Front, Jwt, Login, NodeVerb, Pattern, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto,
+    streams,
+};
 use identity::nats::{generate, public_key};
 use local_orchestrator::{Config, Road};
-use margo::{ClientName, NodeId, UserNkey};
+use margo::{ClientName, NodeId, NodeName, UserNkey};
 use prost::Message as _;
 use service::Base;
+use store::Location;
 use tempfile::TempDir;
 use testkit::{NatsServer, Proxy, Running, connect, start_traces, wait_for};
 use tokio::net::TcpListener;
@@ -66,12 +76,17 @@ pub struct World {
     pub collector: Bus,
     /// The site's server, as the LO.
     pub at_site: Bus,
+    /// Nodes that the hub does not know yet, although they are admitted at the site.
+    pub strangers: Arc<Mutex<BTreeSet<NodeName>>>,
     pub unreachable_after: Duration,
     pub otlp_endpoint: Option<String>,
     /// Makes the roads at each start; `None` stands for the road of the bus.
     pub roads: Option<MakeRoads>,
     address: Option<SocketAddr>,
     running: Option<Running>,
+    /// status-collector, which stores what the site reports.
+    _storing: Running,
+    _members: ServiceEndpoints<Mutex<BTreeSet<NodeName>>>,
     _store: AbortOnDropHandle<()>,
 }
 
@@ -81,7 +96,9 @@ impl World {
         start_traces();
         let central = [ServiceName::GitObserver, ServiceName::StatusCollector];
         let mut roles: Vec<_> = central.into_iter().map(User::Central).collect();
-        roles.extend([ServiceName::GitObserver, ServiceName::AppRegistry].map(User::Front));
+        roles.extend(
+            [ServiceName::GitObserver, ServiceName::AppRegistry, ServiceName::StatusCollector].map(User::Front),
+        );
         roles.push(User::Site(plant()));
         let hub = NatsServer::start(&roles).await;
         let site = NatsServer::start(&own_users()).await;
@@ -89,8 +106,12 @@ impl World {
         let collector = hub.connect_central(ServiceName::StatusCollector).await;
         let observer = Observer::start(&hub).await;
         let at_site = site.connect(&User::LocalOrchestrator(plant())).await;
-        collector.jetstream().create_stream(streams::events_at_hub()).await.unwrap();
-        make_state(&collector).await;
+        let strangers: Arc<Mutex<BTreeSet<NodeName>>> = Arc::default();
+        let capabilities = hub.connect_central(ServiceName::NodeCapabilities).await;
+        let members = answer_members(&capabilities, strangers.clone()).await;
+        let data = TempDir::new().unwrap();
+        let storing = start_storing(&hub, &data);
+        storing.ready().await;
         let store = async |_, _: bus::Call<()>| Ok(StoreAccess { url: "http://store".into(), token: "secret".into() });
         let store = answer(&hub, ServiceName::AppRegistry, SiteVerb::Store, store).await;
 
@@ -98,16 +119,19 @@ impl World {
             hub,
             site,
             line,
-            data: TempDir::new().unwrap(),
+            data,
             fleet: Fleet::new("plant"),
             observer,
             collector,
             at_site,
+            strangers,
             unreachable_after: Duration::from_secs(15),
             otlp_endpoint: None,
             roads: None,
             address: None,
             running: None,
+            _storing: storing,
+            _members: members,
             _store: store,
         }
     }
@@ -277,9 +301,31 @@ impl World {
     }
 }
 
-/// STATE, as status-collector makes it.
-pub async fn make_state(collector: &Bus) {
-    collector.jetstream().create_stream(streams::state(Pattern::State)).await.unwrap();
+/// The real status-collector.
+pub fn start_storing(hub: &NatsServer, data: &TempDir) -> Running {
+    let (back, front) = (User::Central(ServiceName::StatusCollector), User::Front(ServiceName::StatusCollector));
+    let database = Location::File(data.path().join("status-collector.sqlite"));
+    let (back, front) = (hub.login(&back), hub.login(&front));
+    Running::start_with_front(ServiceName::StatusCollector, back, front, |base, stop| {
+        status_collector::run(status_collector::Config { base, database }, stop)
+    })
+}
+
+/// Answers status-collector in the place of node-capabilities: every node exists, except strangers.
+async fn answer_members(
+    capabilities: &Bus,
+    strangers: Arc<Mutex<BTreeSet<NodeName>>>,
+) -> ServiceEndpoints<Mutex<BTreeSet<NodeName>>> {
+    let mut endpoints = capabilities.register(ServiceName::NodeCapabilities, strangers).await.unwrap();
+    let members = async |strangers: Arc<Mutex<BTreeSet<NodeName>>>, call: Call<Targets>| {
+        let strangers = strangers.lock().unwrap();
+        let known = call.body.nodes.into_iter().filter(|node| !strangers.contains(&node.node));
+        let member = |name: NodeId| Member { device_id: (&name).into(), name, state: NodeState::Active };
+        Ok(Members { sites: vec![], nodes: known.map(member).collect() })
+    };
+    endpoints.verb("members", members).await.unwrap();
+    endpoints.reachable().await;
+    endpoints
 }
 
 /// A node at the site.
@@ -295,7 +341,12 @@ impl Node {
     }
 
     pub async fn register(&self, incarnation: u64) -> Result<proto::RegisterAnswer, api::Problem> {
-        let body = proto::RegisterRequest { incarnation }.encode_to_vec();
+        self.register_after(incarnation, 0).await
+    }
+
+    /// Registers as a node whose last report had this sequence.
+    pub async fn register_after(&self, incarnation: u64, sequence: u64) -> Result<proto::RegisterAnswer, api::Problem> {
+        let body = proto::RegisterRequest { incarnation, sequence }.encode_to_vec();
         let answer = self
             .bus
             .request(&Subject::Node(self.id.clone(), NodeVerb::Register), Default::default(), body.into())
@@ -342,7 +393,7 @@ pub fn report(incarnation: u64, sequence: u64) -> proto::ReportRequest {
         proto::Transition { number: sequence, deployment: id, digest, state: installed, ..Default::default() };
     proto::ReportRequest {
         status: Some(proto::NodeStatus { incarnation, sequence, deployments: vec![deployment], ..Default::default() }),
-        events: Some(proto::NodeEvents { incarnation, sequence, transitions: vec![transition], lost: 0 }),
+        events: Some(proto::NodeEvents { incarnation, sequence, transitions: vec![transition], ..Default::default() }),
         ..Default::default()
     }
 }

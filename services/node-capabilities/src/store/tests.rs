@@ -131,7 +131,7 @@ async fn capabilities_are_replaced_by_newer_ones_alone() {
         let node: NodeId = "plant/press".parse().unwrap();
         let capabilities = |node: &NodeId, incarnation, sequence, document: &str| Capabilities {
             device: node.into(),
-            position: Position { incarnation, sequence },
+            position: Position { generation: 0, incarnation, sequence },
             document: document.into(),
         };
         for (incarnation, sequence, document) in

@@ -28,6 +28,7 @@ fn raw_status() -> proto::NodeStatus {
         refusals: vec![],
         time: 1_000_000_000,
         agent: "0.1.0".into(),
+        generation: 0,
     }
 }
 
@@ -40,7 +41,7 @@ fn refused(change: impl FnOnce(&mut proto::NodeStatus)) -> String {
 #[test]
 fn a_status_is_read_with_its_position() {
     let status = status(&raw_status().encode_to_vec()).unwrap();
-    assert_eq!(status.position, Position { incarnation: 1, sequence: 7 });
+    assert_eq!(status.position, Position { generation: 0, incarnation: 1, sequence: 7 });
     assert_eq!(status.deployments[0].state, State::Installed);
     assert_eq!(status.time.to_string(), "1970-01-01T00:00:01Z");
 }
@@ -64,7 +65,7 @@ fn every_objection_names_its_field() {
     let many = refused(|raw| raw.deployments[0].components = vec![Default::default(); MAX_COMPONENTS + 1]);
     assert_eq!(many, "deployments[0].components: 201 entries are more than 200");
     let many = refused(|raw| raw.deployments = vec![Default::default(); MAX_DEPLOYMENTS + 1]);
-    assert_eq!(many, "deployments: 2001 entries are more than 2000");
+    assert_eq!(many, "deployments: 501 entries are more than 500");
 }
 
 #[test]
@@ -76,11 +77,11 @@ fn transitions_are_limited_in_number_and_checked_like_a_status() {
         state: proto::State::Failed.into(),
         ..Default::default()
     };
-    let raw = |transitions| proto::NodeEvents { incarnation: 1, sequence: 1, transitions, lost: 0 };
+    let raw = |transitions| proto::NodeEvents { incarnation: 1, sequence: 1, transitions, lost: 0, generation: 0 };
     let read = |transitions| events(&raw(transitions).encode_to_vec());
     assert_eq!(read(vec![transition.clone(); MAX_TRANSITIONS]).unwrap().transitions.len(), MAX_TRANSITIONS);
     let many = read(vec![transition.clone(); MAX_TRANSITIONS + 1]).unwrap_err();
-    assert_eq!(many.to_string(), "transitions: 10001 entries are more than 10000");
+    assert_eq!(many.to_string(), "transitions: 2001 entries are more than 2000");
     let wrong = read(vec![proto::Transition { state: 0, ..transition }]).unwrap_err();
     assert_eq!(wrong.to_string(), "transitions[0].state: 0 is no state");
 }
@@ -108,7 +109,8 @@ fn what_is_too_long_is_not_decoded() {
 }
 
 fn check(document: impl ToString) -> Result<String, String> {
-    let raw = proto::NodeCapabilities { incarnation: 1, sequence: 1, document: document.to_string().into() };
+    let raw =
+        proto::NodeCapabilities { incarnation: 1, sequence: 1, document: document.to_string().into(), generation: 0 };
     let read = capabilities(&raw.encode_to_vec());
     read.map(|capabilities| capabilities.document).map_err(|error| error.to_string())
 }
@@ -141,6 +143,6 @@ fn capabilities_name_a_device() {
 #[test]
 fn a_capabilities_document_that_nobody_needs_is_too_large() {
     let large = json!({ "properties": { "id": "plant/press" }, "labels": { "x": "y".repeat(MAX_CAPABILITIES) } });
-    assert_eq!(check(large).unwrap_err(), "document: larger than 262144 bytes");
+    assert_eq!(check(large).unwrap_err(), "document: larger than 65536 bytes");
     assert!(check("[".repeat(100_000)).is_err());
 }
