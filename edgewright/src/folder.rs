@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use bus::{
     Jwt, Login, Members, User,
-    server::{Server, server_conf},
+    server::{Server, make_streams_folder, server_conf},
 };
 use disk::{make_private_folder, take_data_folder, write_private};
 use identity::{Authority, jwt, nats};
@@ -125,7 +125,7 @@ impl Folder {
             }
         }
         authority.keep_account(&members.template(), None, None, now).context("making the server's accounts")?;
-        let conf = server_conf(&Server {
+        let server = Server {
             listen: &listen.to_string(),
             monitor: None,
             name,
@@ -133,7 +133,9 @@ impl Folder {
             authority: &authority,
             accounts: "accounts.conf",
             jwts: &self.path("nats/jwt"),
-        });
+        };
+        make_streams_folder(&server).context("making the folder of the streams")?;
+        let conf = server_conf(&server);
         write_private(&self.path("nats/nats.conf"), conf.as_bytes()).context("writing nats.conf")
     }
 

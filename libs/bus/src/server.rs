@@ -4,7 +4,7 @@
 //! here. The JWTs of the accounts stand in a file that the configuration includes, for the server's first start and for one
 //! whose own copy is older.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use identity::Authority;
 
@@ -24,6 +24,16 @@ pub struct Server<'a> {
     pub accounts: &'a str,
     /// The folder in which the server keeps the JWTs that were pushed to it.
     pub jwts: &'a Path,
+}
+
+/// Makes the folder in which the server keeps the platform's streams, before its first start. A server that finds a file
+/// there loads the account at its start. Otherwise the account is loaded by the first users who log in, by each of them if
+/// they come together; each tries whether a folder for streams can be made and removes it again, and with it the stream that
+/// another one has just made (nats-server 2.15.1, which also removes a folder that is empty).
+pub fn make_streams_folder(server: &Server<'_>) -> io::Result<()> {
+    let file = server.store.join("jetstream").join(server.authority.account()).join("README");
+    let text = b"The streams of the account of this name. This file has the server load the account when it starts.\n";
+    if disk::read_optional(&file)?.is_none() { disk::write_private(&file, text) } else { Ok(()) }
 }
 
 /// Returns the server's configuration. With it a PubAck means that a message is on the disk, and no consumer is

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bus::{Bus, Jwt, Login, Members, ServiceName, Subject, User};
+use bus::{Bus, Jwt, Login, Members, Pattern, ServiceName, Subject, User, streams};
 use data_encoding::BASE64URL_NOPAD;
 use identity::{
     Authority, jwt,
@@ -515,4 +515,21 @@ async fn a_new_signing_key_needs_no_visit() {
     // The service's connection has another key.
     assert_eq!(*world.gateway.connections().borrow(), 1);
     stop.cancel();
+}
+
+#[tokio::test]
+async fn users_who_come_together_at_a_new_server_lose_no_stream() {
+    let [collector, observer] = [ServiceName::StatusCollector, ServiceName::GitObserver].map(User::Central);
+    for _ in 0..30 {
+        let server = NatsServer::start(&[collector.clone(), observer.clone()]).await;
+        let [collector, observer] = [&collector, &observer].map(|user| {
+            let login = server.login(user);
+            tokio::spawn(async move { connect(&login).await })
+        });
+        let collector = collector.await.unwrap();
+        let made = collector.jetstream().create_stream(streams::state(Pattern::State)).await;
+        made.expect("the first user's stream is made while the second one comes");
+        let desired = streams::desired(Pattern::Desired);
+        observer.await.unwrap().jetstream().create_stream(desired).await.expect("and so is the second one's");
+    }
 }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use bus::server::{Server, server_conf};
+use bus::server::{Server, make_streams_folder, server_conf};
 use bus::{Bus, Jwt, Login, Members, ServiceName, User};
 use identity::{Authority, jwt, nats::generate};
 use margo::{TenantName, UserNkey};
@@ -139,7 +139,7 @@ impl NatsServer {
 
     async fn launch(&mut self) {
         let folder = self.folder.path();
-        let conf = server_conf(&Server {
+        let server = Server {
             listen: &format!("{}:4222", self.address),
             monitor: None,
             name: "test",
@@ -147,7 +147,9 @@ impl NatsServer {
             authority: &self.authority,
             accounts: "accounts.conf",
             jwts: &folder.join("jwt"),
-        });
+        };
+        make_streams_folder(&server).expect("a folder for streams");
+        let conf = server_conf(&server);
         fs::write(folder.join("nats.conf"), format!("{conf}ports_file_dir: {folder:?}\n")).expect("writing nats.conf");
         let log = fs::File::create(folder.join("log")).expect("a log file");
         self.child = Command::new(nats_server_binary())
