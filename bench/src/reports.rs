@@ -10,8 +10,8 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use async_nats::HeaderMap;
 use api::{Member, Members, NodeState, Targets};
+use async_nats::HeaderMap;
 use bus::{
     Bus, Call, Outgoing, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto,
     report::{self, PROTOCOL},
@@ -101,7 +101,8 @@ struct Hub {
 /// What one LO asks to have stored in one run.
 fn window(client: &ClientName, nodes: usize, sequence: u64) -> proto::Window {
     let nodes: Vec<_> = (0..nodes).map(|number| node(client, number)).collect();
-    let messages = nodes.iter().map(|node| events(node, sequence)).chain(nodes.iter().map(|node| status(node, sequence)));
+    let messages =
+        nodes.iter().map(|node| events(node, sequence)).chain(nodes.iter().map(|node| status(node, sequence)));
     let wrapped = messages.filter_map(|it| report::wrap(&it.subject, it.payload, String::new()));
     proto::Window {
         protocol: PROTOCOL,
@@ -218,7 +219,10 @@ async fn relay(site: &Site, window: &proto::Window) -> anyhow::Result<()> {
         match site.bus.request(&subject, HeaderMap::new(), body.clone()).await {
             Ok(answer) => {
                 let answer = proto::WindowAnswer::decode(answer.payload).context("decoding the answer to a window")?;
-                ensure!(answer.refused.is_empty() && answer.not_stored.is_empty(), "a window was not stored: {answer:?}");
+                ensure!(
+                    answer.refused.is_empty() && answer.not_stored.is_empty(),
+                    "a window was not stored: {answer:?}"
+                );
                 return Ok(());
             }
             Err(problem) => {

@@ -75,7 +75,9 @@ impl Bus {
             }
             Box::pin(self.publish_together(vec![group], published)).await;
             let last = published.results.last().and_then(|results| results.first());
-            full += usize::from(last.is_some_and(|result| matches!(result, Err(error) if matches!(**error, BatchError::Full))));
+            full += usize::from(
+                last.is_some_and(|result| matches!(result, Err(error) if matches!(**error, BatchError::Full))),
+            );
         }
     }
 

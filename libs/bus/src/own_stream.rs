@@ -91,7 +91,8 @@ impl OwnStream {
         }
         let stream = self.bus.jetstream().get_stream(self.name).await;
         let stream = stream.with_context(|| format!("looking at the stream {}", self.name))?;
-        let (id, last) = (streams::id(&stream.cached_info().config).to_owned(), stream.cached_info().state.last_sequence);
+        let (id, last) =
+            (streams::id(&stream.cached_info().config).to_owned(), stream.cached_info().state.last_sequence);
         let content = match self.known.judge(&id, last) {
             Look::Same => {
                 self.known.sequence = last;
@@ -126,7 +127,12 @@ impl OwnStream {
         match behind {
             Some(claim) if self.may_claim => {
                 let last = self.at_first;
-                warn!(stream = self.name, last, claimed = claim.sequence, "others know more of the stream than it held");
+                warn!(
+                    stream = self.name,
+                    last,
+                    claimed = claim.sequence,
+                    "others know more of the stream than it held"
+                );
                 self.renew(self.known.sequence).await?;
                 self.may_claim = false;
                 Ok(Content::Void)

@@ -60,7 +60,17 @@ impl Pull {
     pub fn new(bus: Bus, stream: &'static str, consumer: impl Into<String>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         let (consumer, not_before) = (consumer.into(), Instant::now());
-        Self { bus, stream, consumer, open: None, group: Vec::new(), bytes: GROUP_BYTES, ends: |_| false, not_before, backoff }
+        Self {
+            bus,
+            stream,
+            consumer,
+            open: None,
+            group: Vec::new(),
+            bytes: GROUP_BYTES,
+            ends: |_| false,
+            not_before,
+            backoff,
+        }
     }
 
     /// The same with groups that are complete as soon as this holds of a message.

@@ -65,8 +65,7 @@ fn copies(messages: &[Message], ids: &[(&'static str, String)]) -> Vec<Copied> {
         let places = messages.iter().filter_map(|message| message.info().ok());
         places.filter(|info| info.stream == stream).map(|info| info.stream_sequence).max()
     };
-    let copied = |(stream, id): &(&'static str, String)| {
-        Some(Copied { stream, id: id.clone(), sequence: sequences(stream)? })
-    };
+    let copied =
+        |(stream, id): &(&'static str, String)| Some(Copied { stream, id: id.clone(), sequence: sequences(stream)? });
     ids.iter().filter_map(copied).collect()
 }

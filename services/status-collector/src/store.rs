@@ -309,9 +309,10 @@ impl Store {
 
     /// The transitions of one deployment, newest last.
     pub async fn history(&self, deployment: DeploymentId) -> Result<Vec<HistoryEntry>, StoreError> {
-        let query = TRANSITIONS
-            .query("SELECT * FROM history WHERE tenant = $1 AND deployment = $2
-                    ORDER BY node, generation, incarnation, number");
+        let query = TRANSITIONS.query(
+            "SELECT * FROM history WHERE tenant = $1 AND deployment = $2
+                    ORDER BY node, generation, incarnation, number",
+        );
         let query = query.bind(self.tenant.as_str()).bind(deployment.to_string());
         query.fetch_all(&self.database).await?.iter().map(read_transition).collect()
     }

@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::Context;
 use bus::{
-    Ask, Asker, Asks, BatchError, Bus, Content, Front, Known, Outgoing, OwnStream, Pattern, Published, Rules, Shares, SiteVerb, Subject, proto,
+    Ask, Asker, Asks, BatchError, Bus, Content, Front, Known, Outgoing, OwnStream, Pattern, Published, Rules, Shares,
+    SiteVerb, Subject, proto,
     report::{self, MAX_POSITIONS_REQUEST, MAX_WINDOW, PROTOCOL},
     streams,
 };
@@ -32,8 +33,7 @@ use crate::{
 };
 
 /// A site has one window in work, and may ask for it once more when it waited in vain.
-const WINDOWS: Rules =
-    Rules { longest: MAX_WINDOW, shares: Shares { each: 2, bytes: 64 << 20 }, answered: true };
+const WINDOWS: Rules = Rules { longest: MAX_WINDOW, shares: Shares { each: 2, bytes: 64 << 20 }, answered: true };
 
 /// A question for positions is a name and a number, and is asked page by page.
 const QUESTIONS: Rules =
@@ -296,9 +296,8 @@ impl Writer {
 
     /// Publishes what the windows have for one stream, notes what became of each message, and returns the highest sequence.
     async fn publish(&self, stream: &'static str, round: &mut [Ready]) -> u64 {
-        let of_stream = |entry: &Entry| {
-            entry.verdict == Verdict::Write && entry.is_event() == (stream == streams::EVENTS)
-        };
+        let of_stream =
+            |entry: &Entry| entry.verdict == Verdict::Write && entry.is_event() == (stream == streams::EVENTS);
         let groups: Vec<Vec<Outgoing>> = round
             .iter()
             .map(|ready| ready.entries.iter().filter(|it| of_stream(it)).filter_map(|it| it.outgoing.clone()).collect())
@@ -366,7 +365,12 @@ impl Writer {
                 sequence: held.sequence,
             });
         }
-        Ok(proto::PositionsAnswer { protocol: PROTOCOL, positions, more: rest.peek().is_some(), refused: String::new() })
+        Ok(proto::PositionsAnswer {
+            protocol: PROTOCOL,
+            positions,
+            more: rest.peek().is_some(),
+            refused: String::new(),
+        })
     }
 
     fn budgets(&self) -> MutexGuard<'_, Budgets> {

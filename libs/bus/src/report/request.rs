@@ -75,7 +75,16 @@ pub fn request(payload: &[u8], generation: u64) -> Result<Request, Malformed> {
         }
     };
     let stream = (raw.state_stream, raw.state_sequence);
-    Ok(Request { position, status, capabilities, events, traces: raw.traces, metrics: raw.metrics, traceparent, stream })
+    Ok(Request {
+        position,
+        status,
+        capabilities,
+        events,
+        traces: raw.traces,
+        metrics: raw.metrics,
+        traceparent,
+        stream,
+    })
 }
 
 #[cfg(test)]
@@ -102,7 +111,8 @@ mod tests {
             state: proto::State::Installed.into(),
             ..Default::default()
         };
-        let told = proto::NodeEvents { incarnation: 2, sequence: 7, transitions: vec![transition], ..Default::default() };
+        let told =
+            proto::NodeEvents { incarnation: 2, sequence: 7, transitions: vec![transition], ..Default::default() };
         let read = read(&proto::ReportRequest { events: Some(told), ..report() }).unwrap();
         assert_eq!(status(&read.status).unwrap().position, read.position);
         let told = events(&read.events.unwrap()).unwrap();

@@ -5,7 +5,9 @@ use margo::{ClientName, NodeId};
 
 use super::{
     Capabilities, Events, Malformed, Position, SiteHealth, Status, capabilities, events, health,
-    limits::{MAX_STREAM_ID, MAX_TRACEPARENT, MAX_WINDOW, MAX_WINDOW_MESSAGES, at_most, counter, decode_at_most, field, parse},
+    limits::{
+        MAX_STREAM_ID, MAX_TRACEPARENT, MAX_WINDOW, MAX_WINDOW_MESSAGES, at_most, counter, decode_at_most, field, parse,
+    },
     status,
 };
 use crate::{Subject, proto};
@@ -186,7 +188,8 @@ mod tests {
         let health = Item::read(&plant(), &message("state.plant.health", proto::SiteHealth::default())).unwrap();
         assert_eq!((health.subject, health.position), (Subject::Health(plant()), None));
         for wrong in ["", "a.b", "*", ">"] {
-            let message = proto::WindowMessage { node: wrong.into(), ..message("state.x.node.y.status", status.clone()) };
+            let message =
+                proto::WindowMessage { node: wrong.into(), ..message("state.x.node.y.status", status.clone()) };
             assert!(Item::read(&plant(), &message).unwrap_err().to_string().starts_with("node: "), "{wrong}");
         }
         let unknown = proto::WindowMessage { kind: 9, ..message("state.x.node.y.status", status) };

@@ -19,7 +19,11 @@ use super::incarnations::{Incarnations, Life};
 use crate::site::Site;
 
 /// Asks until the hub has answered and the answer is on disk, when that has to be.
-pub async fn learn(site: Arc<Site>, incarnations: Arc<Incarnations>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn learn(
+    site: Arc<Site>,
+    incarnations: Arc<Incarnations>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let subject = Subject::Site(site.client.clone(), SiteVerb::Positions);
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
     while !incarnations.is_complete() {

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span};
 
 use super::{
-    health::Pulses,
     generation,
+    health::Pulses,
     incarnations::{Incarnations, Life, Presented, Registration, register},
 };
 use crate::site::Site;

@@ -5,11 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use bus::{
-    Subject, proto,
-    report::Position,
-    streams,
-};
+use bus::{Subject, proto, report::Position, streams};
 use margo::NodeName;
 use prost::Message as _;
 

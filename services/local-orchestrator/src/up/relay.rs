@@ -217,7 +217,8 @@ impl Relay {
             for taken in taken {
                 let told = told.get(&at).copied();
                 at += 1;
-                let outcome = if window.refused.is_empty() { told.map(proto::NotStored::outcome) } else { Some(Outcome::NotNow) };
+                let outcome =
+                    if window.refused.is_empty() { told.map(proto::NotStored::outcome) } else { Some(Outcome::NotNow) };
                 match outcome {
                     None => {
                         count("stored");

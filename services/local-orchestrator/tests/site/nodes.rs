@@ -166,9 +166,8 @@ async fn a_node_whose_disk_was_rolled_back_begins_its_next_life() {
     let world = World::started().await;
     let press = world.node("press").await;
     assert!(press.report(&report(1, 50)).await.stored);
-    let incarnation = async |incarnation, sequence| {
-        press.register_after(incarnation, sequence).await.unwrap().incarnation
-    };
+    let incarnation =
+        async |incarnation, sequence| press.register_after(incarnation, sequence).await.unwrap().incarnation;
     // It reconnects: what it says fits what the site has.
     assert_eq!(incarnation(1, 50).await, 1);
     assert_eq!(incarnation(1, 51).await, 1);

@@ -330,7 +330,11 @@ async fn a_node_of_which_the_hub_knows_a_later_report_begins_its_next_life() {
     let world = World::started().await;
     let press = world.node("press").await;
     let later = report(1, 900).status.unwrap().encode_to_vec();
-    world.collector.publish_batch(vec![bus::Outgoing::new(Subject::Status(node("press")), later.into())]).await.unwrap();
+    world
+        .collector
+        .publish_batch(vec![bus::Outgoing::new(Subject::Status(node("press")), later.into())])
+        .await
+        .unwrap();
     // An older disk of the site: it takes the report, and hears of the later one from the hub.
     assert!(press.report(&report(1, 1)).await.stored);
     world.refused("state.plant.node.press.status", "a later report is stored").await;

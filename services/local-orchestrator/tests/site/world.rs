@@ -18,8 +18,8 @@ use async_nats::jetstream::{
     message::StreamMessage,
 };
 use bus::{
-    Bus, Call, Front, Login, NodeVerb, Outgoing, Pattern, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto,
-    streams,
+    Bus, Call, Front, Login, NodeVerb, Outgoing, Pattern, ServiceEndpoints, ServiceName, SiteVerb, Subject, User,
+    proto, streams,
 };
 use identity::nats::{generate, public_key};
 use local_orchestrator::{Config, Road};
@@ -392,11 +392,7 @@ impl Node {
     }
 
     /// Registers as a node whose last report had this sequence.
-    pub async fn register_after(
-        &self,
-        incarnation: u64,
-        sequence: u64,
-    ) -> Result<proto::RegisterAnswer, api::Problem> {
+    pub async fn register_after(&self, incarnation: u64, sequence: u64) -> Result<proto::RegisterAnswer, api::Problem> {
         let body = proto::RegisterRequest { incarnation, sequence }.encode_to_vec();
         let answer = self
             .bus

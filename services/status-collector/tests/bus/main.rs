@@ -53,7 +53,8 @@ struct Nodes {
 impl Nodes {
     async fn start(server: &NatsServer) -> Self {
         let bus = server.connect_central(ServiceName::NodeCapabilities).await;
-        let known = Arc::new(Mutex::new(["plant/press", "plant/saw", "loud/press"].map(|it| it.parse().unwrap()).into()));
+        let known =
+            Arc::new(Mutex::new(["plant/press", "plant/saw", "loud/press"].map(|it| it.parse().unwrap()).into()));
         let mut endpoints = bus.register(ServiceName::NodeCapabilities, known.clone()).await.unwrap();
         let members = async |known: Arc<Mutex<BTreeSet<NodeId>>>, call: Call<Targets>| {
             let known = known.lock().unwrap();

@@ -139,11 +139,9 @@ async fn a_node_that_the_hub_does_not_know_yet_waits_and_nobody_with_it() {
     assert_eq!(answer.not_stored[0].reason, "the hub does not know the node");
     assert_eq!((held(&stage.server, "press").await, held(&stage.server, "new").await), (at(1, 1), None));
     stage.nodes.known.lock().unwrap().insert("plant/new".parse().unwrap());
-    wait_for("the node to be known", async || {
-        match ask(&stage.site, &window(vec![messages[2].clone()])).await {
-            Ok(answer) if answer.not_stored.is_empty() => Ok(()),
-            other => Err(other),
-        }
+    wait_for("the node to be known", async || match ask(&stage.site, &window(vec![messages[2].clone()])).await {
+        Ok(answer) if answer.not_stored.is_empty() => Ok(()),
+        other => Err(other),
     })
     .await;
     assert_eq!(held(&stage.server, "new").await, at(1, 1));
@@ -214,7 +212,11 @@ async fn a_node_over_its_budget_waits_and_its_neighbours_go_on() {
     let large = |number| {
         let transition = proto::Transition { failure: Some(failure.clone()), ..transition(number, HELLO) };
         let transitions = vec![transition; 50];
-        of(Subject::Event, "press", proto::NodeEvents { incarnation: 1, sequence: number, transitions, ..Default::default() })
+        of(
+            Subject::Event,
+            "press",
+            proto::NodeEvents { incarnation: 1, sequence: number, transitions, ..Default::default() },
+        )
     };
     let mut number = 0;
     let over = wait_for("the budget to be used up", async || {
@@ -299,11 +301,9 @@ async fn a_restored_snapshot_of_a_stream_gets_a_new_identity() {
     stage.server.put_back(&snapshot);
     stage.server.restart().await;
     // What the site was told is in no stream any more. It sees so by the identity, and sends its last values whole.
-    let after = wait_for("the stream to have a new identity", async || {
-        match ask(&stage.site, &window(vec![])).await {
-            Ok(answer) if answer.refused.is_empty() && answer.state_stream != first.state_stream => Ok(answer),
-            other => Err(other),
-        }
+    let after = wait_for("the stream to have a new identity", async || match ask(&stage.site, &window(vec![])).await {
+        Ok(answer) if answer.refused.is_empty() && answer.state_stream != first.state_stream => Ok(answer),
+        other => Err(other),
     })
     .await;
     assert!(!after.state_stream.is_empty());
@@ -322,11 +322,8 @@ async fn a_restored_snapshot_of_a_stream_gets_a_new_identity() {
 async fn a_site_that_was_told_more_than_the_stream_holds_has_it_get_a_new_identity_once() {
     let stage = Stage::set().await;
     let first = ask(&stage.site, &window(vec![status("press", 1, 1)])).await.unwrap();
-    let claim = |stream: &str| proto::Window {
-        state_stream: stream.to_owned(),
-        state_sequence: 1 << 40,
-        ..window(vec![])
-    };
+    let claim =
+        |stream: &str| proto::Window { state_stream: stream.to_owned(), state_sequence: 1 << 40, ..window(vec![]) };
     let renewed = ask(&stage.site, &claim(&first.state_stream)).await.unwrap();
     assert_ne!(renewed.state_stream, first.state_stream);
     // The stream that it has now is the one that this service looked at. A site may say what it likes; no other site has to send everything for it again and again.

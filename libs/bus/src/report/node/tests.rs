@@ -109,7 +109,8 @@ fn what_is_too_long_is_not_decoded() {
 }
 
 fn check(document: impl ToString) -> Result<String, String> {
-    let raw = proto::NodeCapabilities { incarnation: 1, sequence: 1, document: document.to_string().into(), generation: 0 };
+    let raw =
+        proto::NodeCapabilities { incarnation: 1, sequence: 1, document: document.to_string().into(), generation: 0 };
     let read = capabilities(&raw.encode_to_vec());
     read.map(|capabilities| capabilities.document).map_err(|error| error.to_string())
 }
