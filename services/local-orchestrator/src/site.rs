@@ -7,7 +7,7 @@ use bus::{Bus, Content, Front, Known, OwnStream, Pattern, streams};
 use margo::{ClientName, NodeId, NodeName, SiteName, TenantName};
 use tokio::sync::Mutex;
 
-use crate::{nodes::Reported, refusals::Refusals};
+use crate::{refusals::Refusals, reported::Reported};
 
 /// The site as its parts see it.
 pub struct Site {

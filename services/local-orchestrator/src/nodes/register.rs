@@ -108,7 +108,12 @@ impl Registrar {
     }
 
     async fn register(&self, node: &NodeName, presented: Presented) -> anyhow::Result<Life> {
-        let stored = self.site.reported.get(&self.site, node).await.context("looking for the node's last report")?;
+        let stored = self
+            .site
+            .reported
+            .get(&self.site.bus, &self.site.node(node))
+            .await
+            .context("looking for the node's last report")?;
         let _deciding = self.deciding.lock().await;
         // Another request of the same node may have been answered meanwhile.
         let held = self.incarnations.get(node);

@@ -20,7 +20,8 @@ use tracing::{Span, debug, info_span, warn};
 use super::{telemetry::Telemetry, turn};
 use crate::{
     metrics,
-    nodes::{Decided, Presented, Pulses, Registrar, Reported, Stored, generation},
+    nodes::{Decided, Presented, Pulses, Registrar, generation},
+    reported::{Reported, Stored},
     site::Site,
 };
 
@@ -195,7 +196,7 @@ impl Reporter {
                 Decided::NotReady => return self.not_now(&ask).await,
             },
         };
-        let held = match self.reported().get(&self.site, &id.node).await {
+        let held = match self.reported().get(&self.site.bus, &id).await {
             Ok(stored) => stored,
             Err(error) => {
                 warn!(node = %id, error = format!("{error:#}"), "report not stored");
