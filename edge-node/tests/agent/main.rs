@@ -19,7 +19,7 @@ use runtime::{Condition, Part, Workload, WorkloadId};
 use runtime_null::{Deed, NullRuntime, Settings};
 use site::{Answers, Site};
 use tempfile::TempDir;
-use testing::{deployment, entry, node};
+use testing::{deployment, entry};
 use testkit::wait_for;
 
 /// A site, a node's disk, its runtime and its agent.

@@ -142,7 +142,12 @@ impl OwnStream {
     }
 
     async fn renew(&mut self, last: u64) -> anyhow::Result<()> {
-        let id = streams::renew(&self.bus, self.name).await?;
+        let stream = self.bus.jetstream().get_stream(self.name).await;
+        let stream = stream.with_context(|| format!("looking for the stream {}", self.name))?;
+        let config = streams::renewed(stream.cached_info().config.clone());
+        let id = streams::id(&config).to_owned();
+        let updated = self.bus.jetstream().update_stream(config).await;
+        updated.with_context(|| format!("giving the stream {} a new identity", self.name))?;
         info!(stream = self.name, id, "the stream has a new identity: whoever sees it sends again what belongs there");
         self.known = Known { id, sequence: last };
         Ok(())

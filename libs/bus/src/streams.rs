@@ -2,10 +2,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use anyhow::Context as _;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::{Bus, Pattern};
+use crate::Pattern;
 
 /// The stream of the last heads and desired states.
 pub const DESIRED: &str = "DESIRED";
@@ -33,16 +32,11 @@ pub fn id(config: &Config) -> &str {
     config.metadata.get(ID).map_or("", String::as_str)
 }
 
-/// Gives a stream a new identity, because a part of what it held is gone. Whoever sees the new one sends again what belongs
-/// there. Returns the new identity.
-pub async fn renew(bus: &Bus, name: &str) -> anyhow::Result<String> {
-    let stream = bus.jetstream().get_stream(name).await.with_context(|| format!("looking for the stream {name}"))?;
-    let mut config = stream.cached_info().config.clone();
-    let id = uuid::Uuid::new_v4().to_string();
-    config.metadata.insert(ID.to_owned(), id.clone());
-    let updated = bus.jetstream().update_stream(config).await;
-    updated.with_context(|| format!("giving the stream {name} a new identity"))?;
-    Ok(id)
+/// The same stream with a new identity, because a part of what it held is gone. Whoever sees the new one sends again what
+/// belongs there.
+pub(crate) fn renewed(mut config: Config) -> Config {
+    config.metadata.insert(ID.to_owned(), uuid::Uuid::new_v4().to_string());
+    config
 }
 
 fn stream(name: &str, subjects: Vec<String>) -> Config {

@@ -527,7 +527,7 @@ async fn users_who_come_together_at_a_new_server_lose_no_stream() {
             tokio::spawn(async move { connect(&login).await })
         });
         let collector = collector.await.unwrap();
-        let made = collector.jetstream().create_stream(streams::state(Pattern::State)).await;
+        let made = collector.jetstream().create_stream(streams::state_at_hub()).await;
         made.expect("the first user's stream is made while the second one comes");
         let desired = streams::desired(Pattern::Desired);
         observer.await.unwrap().jetstream().create_stream(desired).await.expect("and so is the second one's");

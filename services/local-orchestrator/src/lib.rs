@@ -20,6 +20,7 @@ mod metrics;
 mod nodes;
 mod pull;
 mod refusals;
+mod reported;
 mod site;
 mod up;
 

@@ -1,13 +1,16 @@
 //! What all parts of the service share: the two connections, the site's streams, what was refused.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use anyhow::{Context, bail};
 use bus::{Bus, Content, Front, Known, OwnStream, Pattern, streams};
 use margo::{ClientName, NodeId, NodeName, SiteName, TenantName};
 use tokio::sync::Mutex;
 
-use crate::{nodes::Reported, refusals::Refusals};
+use crate::{refusals::Refusals, reported::Reported};
 
 /// The site as its parts see it.
 pub struct Site {
@@ -22,6 +25,8 @@ pub struct Site {
     pub front: Front,
     /// The connection to the hub, which may be away for days.
     pub hub: Bus,
+    /// How many former keys each node has that has one.
+    generations: RwLock<BTreeMap<NodeName, u64>>,
     /// What the site did not accept.
     pub refusals: Refusals,
     /// The site's stream STATE, which the LO alone writes.
@@ -46,9 +51,20 @@ impl Site {
             bus,
             front,
             hub,
+            generations: RwLock::default(),
             refusals: Refusals::new(),
             creating: Mutex::default(),
         })
+    }
+
+    /// The generation of a node's key: how many former keys the NODE file in force names.
+    pub fn generation(&self, node: &NodeName) -> u64 {
+        self.generations.read().unwrap_or_else(PoisonError::into_inner).get(node).copied().unwrap_or(0)
+    }
+
+    /// Takes these as the generations of the nodes that have former keys.
+    pub fn set_generations(&self, generations: BTreeMap<NodeName, u64>) {
+        *self.generations.write().unwrap_or_else(PoisonError::into_inner) = generations;
     }
 
     /// The full name of one of the site's nodes.

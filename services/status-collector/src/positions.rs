@@ -102,7 +102,6 @@ fn position_of(subject: &Subject, payload: &[u8]) -> Position {
 pub async fn nodes_of(bus: &Bus, client: &ClientName) -> anyhow::Result<Vec<NodeName>> {
     let stream = bus.jetstream().get_stream_no_info(streams::STATE).await?;
     let filter = Pattern::StateOf(client.clone());
-    #[expect(clippy::disallowed_methods, reason = "the filter of an interface of the server is a text")]
     let mut subjects = stream.info_with_subjects(filter.to_string()).await.context("listing the subjects of STATE")?;
     let mut nodes = Vec::new();
     while let Some((subject, _)) = subjects.try_next().await.context("listing the subjects of STATE")? {

@@ -44,6 +44,8 @@ impl Admission {
     fn tell(&self) {
         let Some(in_force) = self.in_force.borrow().clone() else { return };
         let roll = roll(&self.site, &in_force);
+        let generations = in_force.identities.iter().map(|(name, node)| (name.clone(), node.generation()));
+        self.site.set_generations(generations.filter(|(_, generation)| *generation > 0).collect());
         let nodes = in_force.identities.iter().filter(|(_, node)| node.identity.is_some());
         self.pulses.know(&nodes.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>());
         self.roll.send_if_modified(|held| {

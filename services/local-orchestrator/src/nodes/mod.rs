@@ -7,7 +7,6 @@ mod incarnations;
 mod positions;
 mod pulse;
 mod register;
-mod reported;
 
 pub use admission::Admission;
 pub use desired::run as answer_desired;
@@ -15,10 +14,3 @@ pub use health::{Pulses, run as watch};
 pub use incarnations::{Incarnations, Life, Presented};
 pub use positions::learn;
 pub use register::{Decided, Registrar};
-pub use reported::{Reported, Stored};
-
-/// The generation of a node's key: how many former keys the node has. The list of nodes names none yet, so every key is a
-/// node's first.
-pub fn generation(_node: &margo::NodeName) -> u64 {
-    0
-}

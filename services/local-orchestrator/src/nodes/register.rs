@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span};
 
 use super::{
-    generation,
     health::Pulses,
     incarnations::{Incarnations, Life, Presented, Registration, register},
 };
@@ -108,11 +107,16 @@ impl Registrar {
     }
 
     async fn register(&self, node: &NodeName, presented: Presented) -> anyhow::Result<Life> {
-        let stored = self.site.reported.get(&self.site, node).await.context("looking for the node's last report")?;
+        let stored = self
+            .site
+            .reported
+            .get(&self.site.bus, &self.site.node(node))
+            .await
+            .context("looking for the node's last report")?;
         let _deciding = self.deciding.lock().await;
         // Another request of the same node may have been answered meanwhile.
         let held = self.incarnations.get(node);
-        let life = match register(generation(node), held, stored.position, presented) {
+        let life = match register(self.site.generation(node), held, stored.position, presented) {
             Registration::Keep(life) => life,
             Registration::Begin(life) => {
                 info!(%node, ?presented, ?life, "a new life of the node");

@@ -20,7 +20,8 @@ use tracing::{Span, debug, info_span, warn};
 use super::{telemetry::Telemetry, turn};
 use crate::{
     metrics,
-    nodes::{Decided, Presented, Pulses, Registrar, Reported, Stored, generation},
+    nodes::{Decided, Presented, Pulses, Registrar},
+    reported::{Reported, Stored},
     site::Site,
 };
 
@@ -177,7 +178,7 @@ impl Reporter {
     /// A report that may be stored; any other is answered here.
     async fn check(&self, Incoming { node: id, ask }: Incoming) -> Option<Accepted> {
         self.pulses.heard(&id.node);
-        let report = match report::request(&ask.payload, generation(&id.node)) {
+        let report = match report::request(&ask.payload, self.site.generation(&id.node)) {
             Ok(report) => report,
             Err(malformed) => {
                 let reason = format!("the report is malformed: {}", process::chain(&malformed));
@@ -195,7 +196,7 @@ impl Reporter {
                 Decided::NotReady => return self.not_now(&ask).await,
             },
         };
-        let held = match self.reported().get(&self.site, &id.node).await {
+        let held = match self.reported().get(&self.site.bus, &id).await {
             Ok(stored) => stored,
             Err(error) => {
                 warn!(node = %id, error = format!("{error:#}"), "report not stored");

@@ -5,11 +5,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use bus::{Subject, proto, report::Position, streams};
-use margo::NodeName;
+use bus::{Bus, Subject, proto, report::Position, streams};
+use margo::{NodeId, NodeName};
 use prost::Message as _;
-
-use crate::site::Site;
 
 /// The last report of a node that was stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,11 +25,11 @@ pub struct Reported {
 
 impl Reported {
     /// The last report of this node that the site has stored.
-    pub async fn get(&self, site: &Site, node: &NodeName) -> anyhow::Result<Stored> {
-        if let Some(stored) = self.lock().get(node) {
+    pub async fn get(&self, bus: &Bus, node: &NodeId) -> anyhow::Result<Stored> {
+        if let Some(stored) = self.lock().get(&node.node) {
             return Ok(*stored);
         }
-        let position = match site.bus.last(streams::STATE, &Subject::Status(site.node(node))).await? {
+        let position = match bus.last(streams::STATE, &Subject::Status(node.clone())).await? {
             None => Position::default(),
             Some(message) => {
                 let proto::NodeStatus { generation, incarnation, sequence, .. } =
@@ -39,7 +37,7 @@ impl Reported {
                 Position { generation, incarnation, sequence }
             }
         };
-        Ok(*self.lock().entry(node.clone()).or_insert(Stored { position, events: false }))
+        Ok(*self.lock().entry(node.node.clone()).or_insert(Stored { position, events: false }))
     }
 
     /// Notes a report that was stored.
