@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use bus::{Login, User};
+use bus::User;
 use edge_node::{Config, SpanBuffer};
 use end_to_end::{Application, Platform, SiteLayout, sample};
 use margo::NodeId;
@@ -134,7 +134,7 @@ impl Fleet {
             let node: NodeId = name.parse().context("the name of a node")?;
             let data = folder.join(name);
             fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
-            let bus = Login { url: running.nats_url(site), seed: seed.clone(), user: User::Node(node.clone()) };
+            let bus = running.login(site, User::Node(node.clone()), seed.clone());
             let config = Config { node, bus, data };
             let runtime = Arc::new(NullRuntime::new(Settings { name: RUNTIME, ..Settings::default() }));
             runtimes.push(runtime.clone());

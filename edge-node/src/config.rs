@@ -2,10 +2,14 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use bus::{Login, User};
 use clap::ValueEnum;
-use identity::credentials::{self, NodeCredentials};
+use identity::{
+    credentials::{self, NodeCredentials},
+    plaintext::{Plaintext, speaks_tls},
+    tls::{Peer, Trust},
+};
 use margo::NodeId;
 use process::args::TelemetryArgs;
 
@@ -21,6 +25,9 @@ pub struct AgentArgs {
     /// Address on which workloads listen.
     #[arg(long, env = "EDGEWRIGHT_NODE_WORKLOAD_ADDRESS", value_name = "IP", default_value = "127.0.0.1")]
     pub workload_address: IpAddr,
+    /// Let tokens and documents cross a network in clear, where the site has no certificates.
+    #[arg(long, env = "EDGEWRIGHT_ALLOW_PLAINTEXT")]
+    pub allow_plaintext: bool,
     /// What becomes of workloads when this agent ends.
     #[arg(long, env = "EDGEWRIGHT_NODE_ON_EXIT", default_value = "keep")]
     pub on_exit: OnExit,
@@ -62,13 +69,19 @@ impl TryFrom<AgentArgs> for Program {
     type Error = anyhow::Error;
 
     fn try_from(args: AgentArgs) -> anyhow::Result<Self> {
-        let NodeCredentials { node, server, seed } = credentials::load(&args.credentials)?;
+        let NodeCredentials { node, server, seed, root_certificates } = credentials::load(&args.credentials)?;
+        let file = args.credentials.display();
         ensure!(
             identity::nats::public_key(&seed).is_ok(),
-            "credentials file {}: seed must be the NKey seed of a user (58 characters that begin with SU)",
-            args.credentials.display()
+            "credentials file {file}: seed must be the NKey seed of a user (58 characters that begin with SU)",
         );
-        let bus = Login { url: server, seed, user: User::Node(node.clone()) };
+        Plaintext::allowed(args.allow_plaintext).check_url("the site's NATS server", &server)?;
+        let tls = match (speaks_tls(&server), root_certificates) {
+            (false, _) => None,
+            (true, Some(roots)) => Some(Trust::parse(&roots, &file)?.peer(&Peer::Site(node.client.clone()))),
+            (true, None) => bail!("credentials file {file}: with a server at tls://, root-certificates must be given"),
+        };
+        let bus = Login { url: server, tls, seed, user: User::Node(node.clone()) };
         let agent = Config { node, bus, data: args.data };
         Ok(Self { agent, workload_address: args.workload_address, on_exit: args.on_exit })
     }

@@ -88,6 +88,7 @@ pub async fn run(
     let store = ContentStore::open(data.join("store")).await?;
     let site = Arc::new(SiteStore::default());
     let gauges = Arc::new(Gauges::default());
+    let tls = bus.tls.clone();
     // Returns at once; the server may be away for days.
     let bus = Bus::connect(&bus).await?;
 
@@ -95,7 +96,7 @@ pub async fn run(
         node: node.clone(),
         file: file.clone(),
         runtimes: runtimes.clone(),
-        artifacts: Artifacts::new(store, site.clone()),
+        artifacts: Artifacts::new(store, site.clone(), tls),
         journal: journal.clone(),
         gauges: gauges.clone(),
     });

@@ -4,6 +4,10 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use api::AppRef;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use identity::{
+    plaintext::{Plaintext, speaks_tls},
+    tls::{Peer, Trust},
+};
 use margo::{AssignmentName, DeploymentId, DeviceId, NodeId, SiteName};
 use process::args::duration;
 
@@ -42,6 +46,12 @@ pub(crate) struct Connection {
     /// File that holds the token to present there.
     #[arg(long, env = "EDGEWRIGHT_TOKEN_FILE", global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// PEM file of the root certificates that are believed there. Absent: those that the operating system trusts.
+    #[arg(long, env = "EDGEWRIGHT_TRUST_FILE", global = true, value_name = "FILE")]
+    trust_file: Option<PathBuf>,
+    /// Let the token cross a network in clear.
+    #[arg(long, env = "EDGEWRIGHT_ALLOW_PLAINTEXT", global = true)]
+    allow_plaintext: bool,
     /// Context file that names the interface and the token file, of the platform and of its sites.
     #[arg(long, env = "EDGEWRIGHT_CONTEXT", global = true, value_name = "FILE")]
     context: Option<PathBuf>,
@@ -223,12 +233,11 @@ pub(crate) enum Lo {
 }
 
 #[derive(Debug, ClapArgs)]
-#[group(multiple = false)]
 pub(crate) struct LoStatus {
-    /// Base URL of the interface of the site's Local Orchestrator.
+    /// Base URL of the interface of the site's Local Orchestrator. Absent: the one in the context.
     #[arg(long)]
     url: Option<String>,
-    /// A site that the context knows. Absent: the only one there.
+    /// A site that the context knows, or whose certificate is expected at --url. Absent: the only one in the context.
     #[arg(long)]
     site: Option<SiteName>,
 }
@@ -287,13 +296,16 @@ impl Connection {
             )
         })?;
         let token_file = self.token_file.clone().or(context.token_file);
-        Client::new(&api, &token_file.ok_or_else(|| no_token(&api))?)
+        let trust_file = self.trust_file.clone().or(context.trust_file);
+        self.connect(&api, token_file, trust_file, Some(&Peer::Hub))
     }
 
     /// A client of a site's Local Orchestrator. Fails when its address or the token's file is named nowhere.
     pub(crate) fn site_client(&self, LoStatus { url, site }: &LoStatus) -> Result<Client, Failure> {
         if let Some(url) = url {
-            return Client::new(url, self.token_file.as_deref().ok_or_else(|| no_token(url))?);
+            // Whose certificate to expect, the name of the site says; else the address has to stand in it.
+            let peer = site.as_ref().map(|site| Peer::Site(site.client()));
+            return self.connect(url, self.token_file.clone(), self.trust_file.clone(), peer.as_ref());
         }
         let mut sites = self.context()?.sites;
         let only = || sites.keys().next().filter(|_| sites.len() == 1).cloned();
@@ -307,7 +319,23 @@ impl Connection {
         })?;
         // The site's own token first: --token-file may come from the environment, where it is the centre's.
         let token_file = known.token_file.or(self.token_file.clone());
-        Client::new(&url, &token_file.ok_or_else(|| no_token(&url))?)
+        let trust_file = known.trust_file.or(self.trust_file.clone());
+        self.connect(&url, token_file, trust_file, Some(&Peer::Site(site.client())))
+    }
+
+    /// A client that expects the certificate of this peer, or one for the address when no peer is known.
+    fn connect(
+        &self,
+        url: &str,
+        token_file: Option<PathBuf>,
+        trust_file: Option<PathBuf>,
+        peer: Option<&Peer>,
+    ) -> Result<Client, Failure> {
+        let token_file = token_file.ok_or_else(|| no_token(url))?;
+        let trust = trust_file.filter(|_| speaks_tls(url)).map(|file| Trust::load(&file)).transpose();
+        let trust = trust.map_err(|error| Failure::Usage(process::chain(&error)))?;
+        let tls = trust.map(|trust| peer.map_or_else(|| trust.hosts(), |peer| trust.peer(peer)));
+        Client::new(url, &token_file, tls, Plaintext::allowed(self.allow_plaintext))
     }
 
     /// The address at which a node reaches its site's NATS server: the one given, else the context's.
@@ -319,7 +347,7 @@ impl Connection {
         let known = context.sites.iter().find(|(site, _)| site.client() == node.client);
         known.and_then(|(_, site)| site.server.clone()).ok_or_else(|| {
             Failure::Usage(format!(
-                "the context does not say where the NATS server of {} is\n  next: give --server nats://HOST:PORT as the \
+                "the context does not say where the NATS server of {} is\n  next: give --server tls://HOST:PORT as the \
                  node reaches it",
                 node.client
             ))

@@ -7,6 +7,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -15,9 +16,11 @@ use bus::{
     server::{Server, server_conf, users_conf},
 };
 use disk::{make_private_folder, write_private};
-use identity::nats;
+use identity::{nats, tls::ClientConfig};
 use margo::{TenantName, UserNkey};
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::certificates::{TlsSettings, nats_scheme};
 
 /// A data folder that was made at some time by [`Folder::make`].
 #[derive(Clone, Debug)]
@@ -88,8 +91,9 @@ impl Folder {
     }
 
     /// What a user needs to connect to the server at this address. Fails when the user's seed was never made.
-    pub fn login(&self, user: User, server: SocketAddr) -> anyhow::Result<Login> {
-        Ok(Login { url: format!("nats://{server}"), seed: self.line(&Self::seed_file(&user))?, user })
+    pub fn login(&self, user: User, server: SocketAddr, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Login> {
+        let url = format!("{}://{server}", nats_scheme(tls.is_some()));
+        Ok(Login { url, tls, seed: self.line(&Self::seed_file(&user))?, user })
     }
 
     /// Each user with the public key of its seed, for the server's list of users.
@@ -116,10 +120,12 @@ impl Folder {
         &self,
         name: &str,
         listen: SocketAddr,
+        tls: Option<&TlsSettings>,
         tenant: &TenantName,
         users: &[(User, UserNkey)],
     ) -> anyhow::Result<()> {
         let reloader = self.public_keys([User::Reloader])?.remove(0).1;
+        let files = tls.map(|tls| tls.files(self));
         let conf = server_conf(&Server {
             listen: &listen.to_string(),
             monitor: None,
@@ -128,6 +134,7 @@ impl Folder {
             tenant,
             users: "users.conf",
             reloader: &reloader,
+            tls: files.as_ref().map(|files| (files.certificate.as_path(), files.key.as_path())),
         });
         write_private(&self.path("nats/nats.conf"), conf.as_bytes()).context("writing nats.conf")?;
         self.keep("nats/users.conf", || Ok(users_conf(users.iter().map(|(user, key)| (user, key))).into_bytes()))

@@ -5,6 +5,8 @@
 //! keys/root, root.pub         the tenant's root key: signs KEYS, nothing else
 //! keys/git-writer             signs commits and heads
 //! keys/KEYS, KEYS.sig         the public keys in force
+//! keys/ca/root.pem, root.key  the root of all certificates: signs sites' intermediates and the hub's certificate
+//! tls/server.pem              the certificate of the hub's servers, with its key
 //! keys/nats/<user>.seed       NKey seed of each service's NATS user
 //! nats/nats.conf, users.conf  the hub's NATS server
 //! tokens.json, admin.token    API tokens (hashes), and the first of them in clear, for its owner
@@ -14,18 +16,28 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use bus::{Login, Role, ServiceName, Tier, User};
-use identity::{SigningKey, trust};
+use identity::{
+    SigningKey,
+    authority::{Authority, keep_root},
+    plaintext::Plaintext,
+    tls::{ClientConfig, Peer, ServerConfig, Trust},
+    trust,
+};
 use margo::{KeySet, TenantName, UserNkey};
 use serde::{Deserialize, Serialize};
 use service::{Base, Health, Readiness};
 use store::{Location, PostgresUrl};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::{
+    certificates::{self, Listener, OWN, TlsSettings, for_people, http_scheme, names, nats_scheme},
+    children::{check_nats_server, nats_server},
     folder::Folder,
     supervise::{Tasks, restarting},
 };
@@ -44,19 +56,64 @@ pub struct HubSettings {
     pub store_listen: SocketAddr,
     /// The URL at which sites reach the artifact store.
     pub store_url: String,
+    /// Further DNS names and IP addresses for which the hub's own certificate shall be valid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// A PEM file of the root certificates that sites and nodes are told to believe.
+    #[serde(default = "root_certificates")]
+    pub root_certificates: PathBuf,
+    /// The certificate of the NATS server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats_tls: Option<TlsSettings>,
+    /// The certificate of the REST interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_tls: Option<TlsSettings>,
+    /// The certificate of the artifact store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_tls: Option<TlsSettings>,
 }
 
+fn root_certificates() -> PathBuf {
+    ROOT.into()
+}
+
+/// The certificate and the key of the hub's own root.
+const ROOT: &str = "keys/ca/root.pem";
+const ROOT_KEY: &str = "keys/ca/root.key";
+
 impl HubSettings {
-    /// Every server on one address, each with its default port.
-    pub fn on(host: IpAddr) -> Self {
+    /// Every server on one address, each with its default port, and with certificates unless plaintext is allowed.
+    pub fn on(host: IpAddr, plaintext: Plaintext) -> Self {
         let at = |port| SocketAddr::new(host, port);
+        let tls = plaintext == Plaintext::OnLoopback;
         Self {
             nats_listen: at(4222),
-            nats_url: format!("nats://{}", at(4222)),
+            nats_url: format!("{}://{}", nats_scheme(tls), at(4222)),
             api_listen: at(8080),
             store_listen: at(8082),
-            store_url: format!("http://{}", at(8082)),
+            store_url: format!("{}://{}", http_scheme(tls), at(8082)),
+            names: Vec::new(),
+            root_certificates: root_certificates(),
+            nats_tls: tls.then(TlsSettings::own),
+            api_tls: for_people(host).filter(|_| tls),
+            store_tls: tls.then(TlsSettings::own),
         }
+    }
+
+    fn check(&self, plaintext: Plaintext) -> anyhow::Result<()> {
+        let (nats, api, store) = (self.nats_tls.as_ref(), self.api_tls.as_ref(), self.store_tls.as_ref());
+        let listeners = [
+            ("the hub's NATS server", self.nats_listen, "nats-tls", nats, Some(&*self.nats_url)),
+            ("REST", self.api_listen, "api-tls", api, None),
+            ("the platform's store", self.store_listen, "store-tls", store, Some(&*self.store_url)),
+        ];
+        let listeners = listeners.map(|(what, listen, setting, tls, url)| Listener { what, listen, setting, tls, url });
+        listeners.iter().try_for_each(|listener| listener.check("hub.toml", plaintext))
+    }
+
+    /// The URL of the REST interface on this machine.
+    pub fn api_url(&self) -> String {
+        format!("{}://{}", http_scheme(self.api_tls.is_some()), self.api_listen)
     }
 }
 
@@ -71,10 +128,53 @@ pub struct Hub {
 
 impl Hub {
     /// Opens a data folder that [`init`] made, and reads its settings.
-    pub fn open(data: &Path) -> anyhow::Result<Self> {
-        let folder = Folder::open(data);
-        let settings = folder.settings("hub.toml", "edgewright init")?;
+    pub fn open(data: &Path, plaintext: Plaintext) -> anyhow::Result<Self> {
+        let hub = Self::read(Folder::open(data), plaintext)?;
+        hub.renew_certificate()?;
+        Ok(hub)
+    }
+
+    fn read(folder: Folder, plaintext: Plaintext) -> anyhow::Result<Self> {
+        let settings: HubSettings = folder.settings("hub.toml", "edgewright init")?;
+        settings.check(plaintext)?;
         Ok(Self { folder, settings, database: None })
+    }
+
+    /// The file of the root certificates by which the hub and its sites are known.
+    pub fn trust_file(&self) -> PathBuf {
+        self.folder.path(&self.settings.root_certificates.to_string_lossy())
+    }
+
+    fn authority(&self) -> anyhow::Result<Authority> {
+        let root = Authority::load_root(&self.folder.path(ROOT), &self.folder.path(ROOT_KEY));
+        root.context("reading the root of the hub's certificates (`edgewright init` makes it)")
+    }
+
+    /// Makes the hub's own certificate anew when a third of its life is over, or when it lacks a name.
+    fn renew_certificate(&self) -> anyhow::Result<()> {
+        let HubSettings { nats_tls, api_tls, store_tls, .. } = &self.settings;
+        let own = Some(TlsSettings::own());
+        if ![nats_tls, api_tls, store_tls].contains(&&own) {
+            return Ok(());
+        }
+        let HubSettings { nats_listen, nats_url, api_listen, store_listen, store_url, names: further, .. } =
+            &self.settings;
+        let urls = [nats_url, store_url].into_iter().chain(further).map(String::as_str);
+        let names = names(Peer::Hub.dns_name(), urls, &[*nats_listen, *api_listen, *store_listen]);
+        if self.authority()?.keep_leaf(&self.folder.path(OWN), &names)? {
+            info!(names = names.join(" "), "a new certificate for the hub's servers");
+        }
+        Ok(())
+    }
+
+    /// What the hub's certificates are verified with by its own services.
+    fn client_tls(&self, tls: Option<&TlsSettings>) -> anyhow::Result<Option<Arc<ClientConfig>>> {
+        let Some(_) = tls else { return Ok(None) };
+        Ok(Some(Trust::load(&self.trust_file())?.peer(&Peer::Hub)))
+    }
+
+    fn server_tls(&self, tls: Option<&TlsSettings>) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+        Ok(certificates::server(tls, &self.folder)?)
     }
 
     /// The folder in which the hub's NATS server runs.
@@ -100,7 +200,7 @@ impl Hub {
     }
 
     fn login(&self, user: User) -> anyhow::Result<Login> {
-        self.folder.login(user, self.settings.nats_listen)
+        self.folder.login(user, self.settings.nats_listen, self.client_tls(self.settings.nats_tls.as_ref())?)
     }
 
     fn root_key(&self) -> anyhow::Result<String> {
@@ -140,6 +240,8 @@ impl Hub {
                     database: self.database(name),
                     hub_url: self.settings.nats_url.clone(),
                     root_key: self.root_key()?,
+                    root_certificates: self.folder.line(&self.settings.root_certificates.to_string_lossy())?,
+                    authority: self.authority()?,
                     users_file: self.folder.users_file(),
                     service_users: self.service_users()?,
                     reloader: self.login(User::Reloader)?,
@@ -152,6 +254,7 @@ impl Hub {
                     database: self.database(name),
                     store: self.folder.path("store"),
                     listen: self.settings.store_listen,
+                    tls: self.server_tls(self.settings.store_tls.as_ref())?,
                     public_url: Some(self.settings.store_url.clone()),
                 };
                 app_registry::run(config, shutdown).await
@@ -164,6 +267,8 @@ impl Hub {
                 let config = api_gateway::Config {
                     base,
                     listen: self.settings.api_listen,
+                    tls: self.server_tls(self.settings.api_tls.as_ref())?,
+                    store_tls: self.client_tls(self.settings.store_tls.as_ref())?,
                     tokens: self.folder.path("tokens.json"),
                 };
                 api_gateway::run(config, shutdown).await
@@ -192,21 +297,33 @@ impl Hub {
 pub async fn run_one(
     service: ServiceName,
     data: &Path,
+    plaintext: Plaintext,
     database: Option<PostgresUrl>,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let hub = Hub::open(data)?.with_database(database);
+    let hub = Hub::open(data, plaintext)?.with_database(database);
     let attempt = || hub.run(service, health.service(service), shutdown.clone());
     restarting(service.as_str(), shutdown, attempt).await
 }
 
+/// Runs a whole hub until shutdown: its services in this process, its NATS server as a child.
+pub async fn run(hub: &Hub, server: &Path, health: &Health, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    check_nats_server(server).await?;
+    let mut tasks = Tasks::default();
+    tasks.spawn("nats-server of the hub", nats_server(server, &hub.nats()).supervise(shutdown.clone()));
+    hub.spawn(&mut tasks, health, shutdown);
+    tasks.join(shutdown).await
+}
+
 /// Makes what a hub needs and lacks, with these settings if it has none. What is there already stays, for keys are
 /// identities.
-pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
+pub fn init(data: &Path, settings: &HubSettings, plaintext: Plaintext) -> anyhow::Result<Hub> {
     let folder = Folder::make(data)?;
     folder.keep_settings("hub.toml", settings)?;
-    let hub = Hub { settings: folder.settings("hub.toml", "edgewright init")?, folder, database: None };
+    let hub = Hub::read(folder, plaintext)?;
+    keep_root(&hub.folder.path(ROOT), &hub.folder.path(ROOT_KEY))?;
+    hub.renew_certificate()?;
     let (folder, tenant) = (&hub.folder, TenantName::default());
 
     let root = signing_key(&folder.path("keys/root"), &format!("root of {tenant}"))?;
@@ -224,7 +341,8 @@ pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
         let token = api_gateway::tokens::create(&folder.path("tokens.json"), "admin", Role::Admin)?;
         disk::write_private(&hub.admin_token(), token.as_bytes())?;
     }
-    folder.write_server("hub", hub.settings.nats_listen, &tenant, &hub.service_users()?)?;
+    let tls = hub.settings.nats_tls.as_ref();
+    folder.write_server("hub", hub.settings.nats_listen, tls, &tenant, &hub.service_users()?)?;
     Ok(hub)
 }
 

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use disk::FolderLock;
 use edgectl::context::{Context, SiteContext};
+use identity::plaintext::Plaintext;
 use margo::{NodeName, SiteName};
 use process::args::TelemetryArgs;
 use service::Health;
@@ -40,13 +41,15 @@ const SITE_PORT: u16 = 4323;
 /// Runs everything until shutdown, or until the command of `--then` has ended.
 pub async fn run(
     args: &UpArgs,
+    plaintext: Plaintext,
     database: Option<PostgresUrl>,
     telemetry: &TelemetryArgs,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     check_nats_server(&args.nats_server).await?;
-    let hub = hub::init(&args.data, &hub::HubSettings::on(IpAddr::V4(args.host)))?.with_database(database);
+    let hub = hub::init(&args.data, &hub::HubSettings::on(IpAddr::V4(args.host), plaintext), plaintext)?
+        .with_database(database);
     let data = args.data.canonicalize()?;
     let _lock = lock(&data)?;
     ensure!(
@@ -62,7 +65,7 @@ pub async fn run(
     hub.spawn(&mut tasks, health, shutdown);
 
     let made = async {
-        let up = Up { args, telemetry, data: &data, programs: programs_folder()? };
+        let up = Up { args, plaintext, telemetry, data: &data, programs: programs_folder()? };
         up.make(&hub, &mut tasks, health, shutdown).await
     };
     let code = tokio::select! {
@@ -99,6 +102,7 @@ fn check_free(address: SocketAddr) -> anyhow::Result<()> {
 
 struct Up<'a> {
     args: &'a UpArgs,
+    plaintext: Plaintext,
     telemetry: &'a TelemetryArgs,
     data: &'a Path,
     programs: PathBuf,
@@ -116,8 +120,9 @@ impl Up<'_> {
     ) -> anyhow::Result<Option<ExitCode>> {
         let site: SiteName = SITE.parse()?;
         let mut context = Context {
-            api: Some(format!("http://{}", hub.settings.api_listen)),
+            api: Some(hub.settings.api_url()),
             token_file: Some(hub.admin_token()),
+            trust_file: Some(hub.trust_file()),
             sites: Default::default(),
         };
         context.save(&self.context_file())?;
@@ -126,16 +131,17 @@ impl Up<'_> {
         let folder = site::folder(self.data, &site);
         let credentials = folder.join("credentials.toml");
         self.credentials(&["co", "add", "site", SITE], &credentials).await?;
-        let settings = SiteSettings::on(IpAddr::V4(self.args.host), SITE_PORT);
-        let opened = site::init(&folder, &credentials, &settings)?;
+        let settings = SiteSettings::on(IpAddr::V4(self.args.host), SITE_PORT, self.plaintext);
+        let opened = site::init(&folder, &credentials, &settings, self.plaintext)?;
         let otlp = self.telemetry.otlp_endpoint.as_deref();
         opened.spawn(tasks, &self.args.nats_server, otlp, health, shutdown);
-        let server = format!("nats://{}", opened.settings.nats_listen);
+        let server = opened.settings.nats_url();
         context.sites.insert(
             site.clone(),
             SiteContext {
-                status: Some(format!("http://{}", opened.settings.status_listen)),
+                status: Some(opened.settings.status_url()),
                 token_file: Some(opened.status_token()),
+                trust_file: Some(hub.trust_file()),
                 server: Some(server.clone()),
             },
         );

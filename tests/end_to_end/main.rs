@@ -9,5 +9,6 @@ mod kills;
 mod offline;
 mod receiver;
 mod refusals;
+mod tls;
 mod trace;
 mod up;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use bus::{Bus, Login, ServiceName, Subject, User, decode, encode, proto, streams};
+use bus::{Bus, ServiceName, Subject, User, decode, encode, proto, streams};
 use identity::{SigningKey, trust};
 use margo::{Digest, Head, KeySet, ManifestVersion, TenantName};
 use reqwest::StatusCode;
@@ -25,7 +25,7 @@ impl Forger {
     async fn at(platform: &Platform) -> Self {
         let user = User::Central(ServiceName::GitObserver);
         let seed = std::fs::read_to_string(platform.hub().join("keys/nats/git-observer.seed")).unwrap();
-        let bus = Bus::connect(&Login { url: platform.nats_url("hub"), seed, user }).await.unwrap();
+        let bus = Bus::connect(&platform.login("hub", user, seed)).await.unwrap();
         bus.connected().await;
         let stream = bus.jetstream().get_stream(streams::DESIRED).await.unwrap();
         let last =
@@ -160,7 +160,7 @@ async fn a_report_of_an_earlier_incarnation_is_refused() {
     platform.kill("plant.press");
     let seed = seed_of(&platform, "press");
     let user = User::Node("plant/press".parse().unwrap());
-    let bus = Bus::connect(&Login { url: platform.nats_url("plant"), seed, user }).await.unwrap();
+    let bus = Bus::connect(&platform.login("plant", user, seed)).await.unwrap();
     bus.connected().await;
     // The node lost its disk: it registers anew and gets the next incarnation. Then a report of the old one comes late.
     let register = proto::RegisterRequest { incarnation: 0 };

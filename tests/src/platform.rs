@@ -7,8 +7,9 @@ use std::{
     process::{Command, Output},
 };
 
-use bus::{ServiceName, Tier};
+use bus::{Login, ServiceName, Tier, User};
 use edgectl::context::{Context, SiteContext};
+use identity::tls::{Peer, Trust};
 use margo::State;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -230,7 +231,14 @@ impl Platform {
 
     /// The URL of the NATS server of a site, or of the hub when `owner` is `hub`.
     pub fn nats_url(&self, owner: &str) -> String {
-        format!("nats://{}:{}", self.address, if owner == "hub" { 4222 } else { self.port(owner) })
+        format!("tls://{}:{}", self.address, if owner == "hub" { 4222 } else { self.port(owner) })
+    }
+
+    /// What a user needs who connects with this seed to the NATS server of a site, or of the hub when `owner` is `hub`.
+    pub fn login(&self, owner: &str, user: User, seed: String) -> Login {
+        let trust = Trust::load(&self.hub().join("keys/ca/root.pem")).expect("`init` writes it");
+        let peer = if owner == "hub" { Peer::Hub } else { Peer::Site(owner.parse().expect("a site's name")) };
+        Login { url: self.nats_url(owner), tls: Some(trust.peer(&peer)), seed, user }
     }
 
     /// The first of a site's three ports.
@@ -345,6 +353,7 @@ impl Platform {
             let context = SiteContext {
                 status: Some(format!("http://{}:{}", self.address, self.port(layout.name) + 2)),
                 token_file: Some(self.site(layout.name).join("keys/status.token")),
+                trust_file: None,
                 server: Some(self.nats_url(layout.name)),
             };
             (layout.name.parse().expect("a name"), context)
@@ -352,6 +361,7 @@ impl Platform {
         let context = Context {
             api: Some(format!("http://{}:8080", self.address)),
             token_file: Some(self.hub().join("admin.token")),
+            trust_file: None,
             sites: self.sites.iter().map(site).collect(),
         };
         context.save(&self.context()).expect("writing the context");

@@ -1,10 +1,12 @@
 //! A connection to one NATS server, as one user.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use api::Problem;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, RequestErrorKind, Subscriber, jetstream};
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, RequestErrorKind, Subscriber, jetstream, rustls::ClientConfig,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
@@ -15,6 +17,10 @@ use crate::{Caller, Pattern, Subject, User, trace};
 
 /// The longest time to wait for an answer to a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest time for a connection with its handshake. It is that of the server, for which a thousand sites may wait at
+/// once.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The time between pings. Two lost ones end the connection, so a dead line is noticed within 20 s; each ping costs
 /// 100 bytes.
@@ -32,8 +38,11 @@ fn reconnect_delay(attempt: usize) -> Duration {
 /// Where to connect, and as which user.
 #[derive(Clone)]
 pub struct Login {
-    /// The address of the server, `nats://host:port`.
+    /// The address of the server, `nats://host:port` or `tls://host:port`.
     pub url: String,
+    /// What a TLS connection needs, which is then demanded and begins with the first byte. Without it everything crosses
+    /// the network in clear.
+    pub tls: Option<Arc<ClientConfig>>,
     /// The NKey seed (`SU…`) of the user. It is a secret.
     pub seed: String,
     /// The user, which gives the connection its name and its inbox prefix. The server decides by the seed what is
@@ -58,12 +67,17 @@ impl Bus {
         let (count, connections) = watch::channel(0);
         let (now, up) = watch::channel(false);
         let user = login.user.to_string();
-        let client = ConnectOptions::with_nkey(login.seed.clone())
+        let mut options = ConnectOptions::with_nkey(login.seed.clone());
+        if let Some(tls) = &login.tls {
+            options = options.require_tls(true).tls_first().tls_client_config((**tls).clone());
+        }
+        let client = options
             .name(&user)
             .custom_inbox_prefix(login.user.inbox_prefix())
             .retry_on_initial_connect()
             .ping_interval(PING_INTERVAL)
             .request_timeout(Some(REQUEST_TIMEOUT))
+            .connection_timeout(CONNECT_TIMEOUT)
             // The server must not redirect the client to addresses that lie behind another network.
             .ignore_discovered_servers()
             .reconnect_delay_callback(reconnect_delay)

@@ -45,19 +45,33 @@ pub struct Server<'a> {
     pub users: &'a str,
     /// The public key of the user that may have the server reload its configuration.
     pub reloader: &'a UserNkey,
+    /// The PEM files with the server's certificate and chain, and with its key. Without them everything crosses the
+    /// network in clear.
+    pub tls: Option<(&'a Path, &'a Path)>,
+}
+
+/// The block that has a server speak TLS 1.3 from the first byte on, with clients and with nobody else. Its time limit is
+/// one for a storm of a thousand handshakes.
+fn tls_conf((certificate, key): (&Path, &Path)) -> String {
+    format!(
+        "tls {{\n  cert_file: {:?}\n  key_file: {:?}\n  min_version: \"1.3\"\n  handshake_first: true\n  timeout: 10\n}}\n",
+        certificate.display().to_string(),
+        key.display().to_string(),
+    )
 }
 
 /// Returns the server's configuration. With it a PubAck means that a message is on the disk, and no consumer is
 /// refused because there are too many.
 pub fn server_conf(server: &Server<'_>) -> String {
-    let Server { listen, monitor, name, store, tenant, users, reloader } = server;
+    let Server { listen, monitor, name, store, tenant, users, reloader, tls } = server;
     let reloader_may = User::Reloader.permissions();
     let list =
         |subjects: &[String]| subjects.iter().map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ");
     let monitor = monitor.map_or(String::new(), |monitor| format!("http: {monitor:?}\n"));
+    let tls = tls.map_or(String::new(), tls_conf);
     format!(
         "# Written by Edgewright; changes are overwritten.\n\
-         listen: {listen:?}\n{monitor}server_name: {name:?}\n\
+         listen: {listen:?}\n{monitor}{tls}server_name: {name:?}\n\
          # A desired state of one node fits into one message.\n\
          max_payload: 8MB\n\
          jetstream {{\n  store_dir: {:?}\n  sync_interval: always\n  limits {{ default_max_consumers: -1 }}\n}}\n\

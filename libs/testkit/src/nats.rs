@@ -11,13 +11,16 @@ use std::{
 
 use bus::server::{Server, server_conf, users_conf};
 use bus::{Bus, Login, ServiceName, User};
-use identity::nats::generate;
+use identity::{
+    nats::generate,
+    tls::{Peer, Trust},
+};
 use margo::{TenantName, UserNkey};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{loopback, wait_for};
+use crate::{Certificates, loopback, wait_for};
 
 /// Returns the path of the server that `make setup` installed: `$EDGEWRIGHT_NATS_SERVER`, or
 /// `.tools/bin/nats-server` of the project.
@@ -33,15 +36,26 @@ pub struct NatsServer {
     address: Ipv4Addr,
     users: HashMap<User, (String, UserNkey)>,
     reloader: (String, UserNkey),
+    /// Absent: the server speaks no TLS, which is faster.
+    certificates: Option<Certificates>,
 }
 
 impl NatsServer {
     /// Starts a server that admits exactly these users, each with its permissions, and waits until it listens.
     pub async fn start(admitted: &[User]) -> Self {
+        Self::start_with(admitted, None).await
+    }
+
+    /// Does the same with a server that speaks TLS, as the hub.
+    pub async fn start_tls(admitted: &[User]) -> Self {
+        Self::start_with(admitted, Some(Certificates::default())).await
+    }
+
+    async fn start_with(admitted: &[User], certificates: Option<Certificates>) -> Self {
         let folder = TempDir::new().expect("a folder for a server");
         let users: HashMap<_, _> = admitted.iter().map(|user| (user.clone(), generate())).collect();
         let reloader = generate();
-        let mut server = Self { child: spawn_nothing(), folder, address: loopback(), users, reloader };
+        let mut server = Self { child: spawn_nothing(), folder, address: loopback(), users, reloader, certificates };
         server.write_users();
         server.launch().await;
         server
@@ -54,7 +68,13 @@ impl NatsServer {
         } else {
             self.users.get(user).unwrap_or_else(|| panic!("the server does not admit {user}"))
         };
-        Login { url: self.url(), seed: seed.clone(), user: user.clone() }
+        let tls = self.certificates.as_ref().map(|certificates| certificates.trust().peer(&Peer::Hub));
+        Login { url: self.url(), tls, seed: seed.clone(), user: user.clone() }
+    }
+
+    /// What believes in the root of a server that speaks TLS.
+    pub fn trust(&self) -> Trust {
+        self.certificates.as_ref().expect("the server speaks TLS").trust()
     }
 
     /// Connects as this user.
@@ -67,9 +87,10 @@ impl NatsServer {
         self.connect(&User::Central(service)).await
     }
 
-    /// Returns the server's address, `nats://127.x.y.z:4222`.
+    /// Returns the server's address, `nats://127.x.y.z:4222` or `tls://127.x.y.z:4222`.
     pub fn url(&self) -> String {
-        format!("nats://{}:4222", self.address)
+        let scheme = if self.certificates.is_some() { "tls" } else { "nats" };
+        format!("{scheme}://{}:4222", self.address)
     }
 
     /// Returns the path of the file that lists the users, for services that write it themselves.
@@ -113,6 +134,7 @@ impl NatsServer {
 
     async fn launch(&mut self) {
         let folder = self.folder.path();
+        let files = self.certificates.as_ref().map(|certificates| certificates.server(&Peer::Hub));
         let conf = server_conf(&Server {
             listen: &format!("{}:4222", self.address),
             monitor: None,
@@ -121,6 +143,7 @@ impl NatsServer {
             tenant: &TenantName::default(),
             users: "users.conf",
             reloader: &self.reloader.1,
+            tls: files.as_ref().map(|files| (files.certificate.as_path(), files.key.as_path())),
         });
         fs::write(folder.join("nats.conf"), format!("{conf}ports_file_dir: {folder:?}\n")).expect("writing nats.conf");
         let log = fs::File::create(folder.join("log")).expect("a log file");

@@ -1,10 +1,10 @@
 //! What local-orchestrator has to know; the program that starts it fills it in.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bus::{Login, User};
 use margo::{SiteName, UserNkey};
-use service::Base;
+use service::{Base, ServerConfig};
 
 /// What a local orchestrator needs to know of its site, of the hub and of its own place on the disk.
 pub struct Config {
@@ -26,6 +26,8 @@ pub struct Config {
     pub root_key: String,
     /// The address on which `GET /api/v1/status` is answered.
     pub listen: SocketAddr,
+    /// The certificate of the status. Without it the status is plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
     /// The bearer token that a reader of the status has to present.
     pub status_token: String,
     /// Where the site's artifacts are read; handed to nodes.

@@ -115,7 +115,7 @@ async fn start(
     // A part that fails takes the others along, and the supervisor begins anew.
     let stop = shutdown.child_token();
     // Without the site's server nothing works but the status.
-    parts.spawn(answers::http(listener, view, stop.clone()));
+    parts.spawn(answers::http(listener, config.tls, view, stop.clone()));
     parts.spawn(admission.run(stop.clone()));
     tokio::select! {
         biased;

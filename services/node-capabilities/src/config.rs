@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bus::User;
+use identity::authority::Authority;
 use margo::UserNkey;
 use service::Base;
 use store::Location;
@@ -16,6 +17,10 @@ pub struct Config {
     pub hub_url: String,
     /// The tenant's root public key, in OpenSSH's form, that new sites are told.
     pub root_key: String,
+    /// The root certificates, in PEM form, that new sites and nodes are told.
+    pub root_certificates: String,
+    /// What signs the intermediates of new sites.
+    pub authority: Authority,
     /// The file of the hub's list of users, which this service alone writes.
     pub users_file: PathBuf,
     /// The users that are always in that list, with their public keys.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use api::{
     AdmittedNodes, CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated,
@@ -11,7 +11,10 @@ use async_nats::jetstream::consumer::pull;
 use bus::{Bus, Call, Login, Outgoing, Pattern, ServiceName, SiteVerb, Subject, User, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
-use identity::nats::{generate, public_key};
+use identity::{
+    authority::{Authority, SiteRequest},
+    nats::{generate, public_key},
+};
 use margo::{ClientName, Identity, NodeId, UserNkey};
 use node_capabilities::Config;
 use prost::Message;
@@ -19,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, Running, ada, connect, on_each_database, wait_for};
+use testkit::{Certificates, NatsServer, Running, ada, connect, on_each_database, wait_for};
 use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,6 +48,9 @@ fn services() -> Vec<User> {
     .to_vec()
 }
 
+/// The authority of the hub.
+static CERTIFICATES: LazyLock<Certificates> = LazyLock::new(Certificates::default);
+
 fn start(server: &NatsServer, database: &Location) -> Running {
     let user = |role: User| (role.clone(), public_key(&server.login(&role).seed).unwrap());
     let login = server.login(&User::Central(ServiceName::NodeCapabilities));
@@ -54,6 +60,8 @@ fn start(server: &NatsServer, database: &Location) -> Running {
             database: database.clone(),
             hub_url: server.url(),
             root_key: "ssh-ed25519 AAAA".into(),
+            root_certificates: CERTIFICATES.root(),
+            authority: CERTIFICATES.authority(),
             users_file: server.users_file(),
             service_users: services().into_iter().map(user).collect(),
             reloader: server.login(&User::Reloader),
@@ -97,7 +105,12 @@ impl Stage {
     }
 
     async fn add_site(&self, key: &UserNkey) -> Result<SiteCreated, Problem> {
-        let site = CreateSite { name: "plant".parse().unwrap(), identity: Identity::Nkey(key.clone()), reason: None };
+        let site = CreateSite {
+            name: "plant".parse().unwrap(),
+            identity: Identity::Nkey(key.clone()),
+            certificate_request: None,
+            reason: None,
+        };
         self.ask("create-site", &site).await
     }
 
@@ -120,7 +133,7 @@ impl Stage {
     }
 
     fn site_login(&self, seed: &str) -> Login {
-        Login { url: self.server.url(), seed: seed.into(), user: User::Site(plant()) }
+        Login { seed: seed.into(), user: User::Site(plant()), ..self.server.login(&User::Reloader) }
     }
 
     /// A site with one node, connected.
@@ -188,6 +201,35 @@ async fn a_site_may_connect_once_it_was_added_and_not_before() {
     assert_eq!((created.hub, created.root_key.as_str()), (stage.server.url(), "ssh-ed25519 AAAA"));
     // The services were not disturbed.
     assert_eq!(stage.sites().await[0].identity, Identity::Nkey(key));
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_site_gets_the_intermediate_that_it_asks_for() {
+    let stage = Stage::set().await;
+    let (_, key) = generate();
+    let request = SiteRequest::generate().unwrap();
+    let site = |request: &str| CreateSite {
+        name: "plant".parse().unwrap(),
+        identity: Identity::Nkey(key.clone()),
+        certificate_request: Some(request.to_owned()),
+        reason: None,
+    };
+    let refused = stage.ask::<_, SiteCreated>("create-site", &site("a request")).await.unwrap_err();
+    let detail = refused.detail.clone().unwrap();
+    assert!(refused.status == 422 && detail.contains("certificateRequest"), "{refused:?}");
+    assert!(stage.sites().await.is_empty());
+
+    let created: SiteCreated = stage.ask("create-site", &site(&request.request)).await.unwrap();
+    assert_eq!(created.root_certificates, CERTIFICATES.root());
+    let origin = "the answer";
+    Authority::parse(&created.certificate.unwrap(), &request.key, origin).unwrap();
+    // The answer was lost: the same request is answered with a certificate again.
+    let again: SiteCreated = stage.ask("create-site", &site(&request.request)).await.unwrap();
+    Authority::parse(&again.certificate.unwrap(), &request.key, origin).unwrap();
+    // Its nodes are told whom to believe.
+    let node = stage.add_node(press(), &generate().1).await.unwrap();
+    assert_eq!(node.root_certificates, CERTIFICATES.root());
     stage.service.stop().await;
 }
 
@@ -311,7 +353,12 @@ async fn a_site_survives_a_power_cut_of_the_hub() {
     stage.gateway.connected().await;
     let (seed, key) = generate();
     wait_for("the service to take orders again", async || {
-        let site = CreateSite { name: "harbour".parse().unwrap(), identity: Identity::Nkey(key.clone()), reason: None };
+        let site = CreateSite {
+            name: "harbour".parse().unwrap(),
+            identity: Identity::Nkey(key.clone()),
+            certificate_request: None,
+            reason: None,
+        };
         stage.ask::<_, SiteCreated>("create-site", &site).await
     })
     .await;

@@ -166,6 +166,7 @@ impl World {
             data: self.data_folder(),
             root_key: self.fleet.root.public().to_string(),
             listen: ([127, 0, 0, 1], 0).into(),
+            tls: None,
             status_token: TOKEN.to_owned(),
             artifacts_url: "http://artifacts".to_owned(),
             artifacts_token: "artifacts-token".to_owned(),
@@ -289,7 +290,7 @@ impl World {
         let signal = Subject::Call(id.clone(), bus::CallVerb::Admit);
         self.capabilities.signal(&signal, "".into()).await.unwrap();
         self.capabilities.client().flush().await.unwrap();
-        Login { url: self.site.url(), seed, user: User::Node(id) }
+        Login { seed, user: User::Node(id), ..self.site.login(&User::Reloader) }
     }
 
     /// An admitted, connected and registered node.
