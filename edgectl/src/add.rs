@@ -9,7 +9,7 @@ use std::{
 use api::{App, CreateNode, CreateSite, NodeCreated, SiteCreated};
 use futures::TryStreamExt;
 use identity::{
-    authority::SiteRequest,
+    certificates::SiteRequest,
     credentials::{self, NodeCredentials, SiteCredentials, SiteTls},
 };
 use indicatif::{ProgressBar, ProgressStyle};

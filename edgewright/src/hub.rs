@@ -23,7 +23,7 @@ use anyhow::{Context, bail};
 use bus::{Login, Role, ServiceName, Tier, User};
 use identity::{
     SigningKey,
-    authority::{Authority, keep_root},
+    certificates::{Issuer, keep_root},
     plaintext::Plaintext,
     tls::{ClientConfig, Peer, ServerConfig, Trust},
     trust,
@@ -145,8 +145,8 @@ impl Hub {
         self.folder.path(&self.settings.root_certificates.to_string_lossy())
     }
 
-    fn authority(&self) -> anyhow::Result<Authority> {
-        let root = Authority::load_root(&self.folder.path(ROOT), &self.folder.path(ROOT_KEY));
+    fn issuer(&self) -> anyhow::Result<Issuer> {
+        let root = Issuer::load_root(&self.folder.path(ROOT), &self.folder.path(ROOT_KEY));
         root.context("reading the root of the hub's certificates (`edgewright init` makes it)")
     }
 
@@ -161,7 +161,7 @@ impl Hub {
             &self.settings;
         let urls = [nats_url, store_url].into_iter().chain(further).map(String::as_str);
         let names = names(Peer::Hub.dns_name(), urls, &[*nats_listen, *api_listen, *store_listen]);
-        if self.authority()?.keep_leaf(&self.folder.path(OWN), &names)? {
+        if self.issuer()?.keep_leaf(&self.folder.path(OWN), &names)? {
             info!(names = names.join(" "), "a new certificate for the hub's servers");
         }
         Ok(())
@@ -241,7 +241,7 @@ impl Hub {
                     hub_url: self.settings.nats_url.clone(),
                     root_key: self.root_key()?,
                     root_certificates: self.folder.line(&self.settings.root_certificates.to_string_lossy())?,
-                    authority: self.authority()?,
+                    issuer: self.issuer()?,
                     users_file: self.folder.users_file(),
                     service_users: self.service_users()?,
                     reloader: self.login(User::Reloader)?,

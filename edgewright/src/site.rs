@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use bus::{Login, ServiceName, Tier, User};
 use identity::{
-    authority::Authority,
+    certificates::Issuer,
     credentials::{self, SiteCredentials, SiteTls},
     plaintext::{Plaintext, speaks_tls},
     random_token,
@@ -154,7 +154,7 @@ impl Site {
         let origin = self.folder.path("credentials.toml").display().to_string();
         // The name alone: the intermediate may sign for nothing else.
         let names = [Peer::Site(self.client()).dns_name()];
-        if Authority::parse(certificate, key, &origin)?.keep_leaf(&self.folder.path(OWN), &names)? {
+        if Issuer::parse(certificate, key, &origin)?.keep_leaf(&self.folder.path(OWN), &names)? {
             info!(site = %self.credentials.site, "a new certificate for the site's servers");
         }
         Ok(())

@@ -56,6 +56,25 @@ fn a_hub_for_others_without_certificates_does_not_start() {
 }
 
 #[test]
+fn a_hub_s_certificate_stays_until_it_lacks_a_name() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("hub");
+    let (settings, certificate) = (data.join("hub.toml"), data.join("tls/server.pem"));
+    let init = || {
+        let made = edgewright(&["init"], &data);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        std::fs::read(&certificate).unwrap()
+    };
+    let first = init();
+    assert_eq!(init(), first);
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("names = [\"hub.example\"]\n{text}")).unwrap();
+    let second = init();
+    assert_ne!(second, first);
+    assert_eq!(init(), second);
+}
+
+#[test]
 fn an_agent_and_a_user_do_not_send_their_secrets_in_clear() {
     let folder = TempDir::new().unwrap();
     let file = |name: &str, text: &str| {

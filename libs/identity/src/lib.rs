@@ -6,7 +6,7 @@
 //! - [`nats`] makes users of NATS servers, whose keys are NKeys.
 //! - [`credentials`] reads and writes the files that sites and nodes are given.
 //! - [`tls`] makes of certificate files what servers and clients need, and [`plaintext`] says where TLS may be absent.
-//! - `authority` is the platform's own small certificate authority. It is a cargo feature, because agents sign nothing.
+//! - `certificates` is the platform's own small certificate authority. It is a cargo feature, because agents sign nothing.
 //!
 //! A site pins the root key, and believes what a key signed that the root key vouches for:
 //!
@@ -26,8 +26,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(feature = "authority")]
-pub mod authority;
+#[cfg(feature = "certificates")]
+pub mod certificates;
 pub mod credentials;
 pub mod nats;
 pub mod plaintext;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use identity::{
-    authority::{Authority, keep_root},
+    certificates::{Issuer, keep_root},
     tls::{CertificateFiles, Peer, Trust},
 };
 use tempfile::TempDir;
@@ -25,13 +25,13 @@ impl Certificates {
     }
 
     /// The root with its key.
-    pub fn authority(&self) -> Authority {
-        Authority::load_root(&self.path("root.pem"), &self.path("root.key")).expect("the root that was made")
+    pub fn issuer(&self) -> Issuer {
+        Issuer::load_root(&self.path("root.pem"), &self.path("root.key")).expect("the root that was made")
     }
 
     /// The root's certificate in PEM form.
     pub fn root(&self) -> String {
-        self.authority().certificate().to_owned()
+        self.issuer().certificate().to_owned()
     }
 
     /// Believes this root alone.
@@ -42,7 +42,7 @@ impl Certificates {
     /// The files of a server that is this peer.
     pub fn server(&self, peer: &Peer) -> CertificateFiles {
         let leaf = self.path(&peer.dns_name());
-        self.authority().keep_leaf(&leaf, &[peer.dns_name()]).expect("a certificate for a server");
+        self.issuer().keep_leaf(&leaf, &[peer.dns_name()]).expect("a certificate for a server");
         CertificateFiles { certificate: leaf.clone(), key: leaf }
     }
 }

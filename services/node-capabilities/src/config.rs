@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bus::User;
-use identity::authority::Authority;
+use identity::certificates::Issuer;
 use margo::UserNkey;
 use service::Base;
 use store::Location;
@@ -20,7 +20,7 @@ pub struct Config {
     /// The root certificates, in PEM form, that new sites and nodes are told.
     pub root_certificates: String,
     /// What signs the intermediates of new sites.
-    pub authority: Authority,
+    pub issuer: Issuer,
     /// The file of the hub's list of users, which this service alone writes.
     pub users_file: PathBuf,
     /// The users that are always in that list, with their public keys.

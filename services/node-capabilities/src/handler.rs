@@ -7,7 +7,7 @@ use ::store::Transaction;
 use api::{AdmittedNodes, CreateNode, CreateSite, Members, Node, NodeCreated, Problem, Site, SiteCreated, Targets};
 use bus::{Bus, Call, CallVerb, Caller, ServiceName, SiteVerb, Subject, proto};
 use bytes::Bytes;
-use identity::authority::Authority;
+use identity::certificates::Issuer;
 use margo::{Identity, RepositoryName, TenantName, UserNkey};
 use outbox::{OrderHeader, Outbox};
 use tokio::sync::mpsc;
@@ -41,7 +41,7 @@ pub struct Registrar {
     /// The root certificates that new sites and nodes are told.
     pub root_certificates: String,
     /// What signs the intermediates of new sites.
-    pub authority: Authority,
+    pub issuer: Issuer,
 }
 
 impl Registrar {
@@ -94,7 +94,7 @@ impl Registrar {
 
     /// Signs the intermediate of a site.
     fn sign(&self, site: &CreateSite, request: &str) -> Result<String, Problem> {
-        let signed = self.authority.sign_site(&site.name.client(), request);
+        let signed = self.issuer.sign_site(&site.name.client(), request);
         signed.map_err(|error| Problem::new(422, format!("certificateRequest: {error}")))
     }
 

@@ -51,7 +51,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         hub_url: config.hub_url,
         root_key: config.root_key,
         root_certificates: config.root_certificates,
-        authority: config.authority,
+        issuer: config.issuer,
     });
     let endpoints = answer(&bus, &registrar).await?;
     let orders_ended = CancellationToken::new();

@@ -12,7 +12,7 @@ use bus::{Bus, Call, Login, Outgoing, Pattern, ServiceName, SiteVerb, Subject, U
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
 use identity::{
-    authority::{Authority, SiteRequest},
+    certificates::{Issuer, SiteRequest},
     nats::{generate, public_key},
 };
 use margo::{ClientName, Identity, NodeId, UserNkey};
@@ -61,7 +61,7 @@ fn start(server: &NatsServer, database: &Location) -> Running {
             hub_url: server.url(),
             root_key: "ssh-ed25519 AAAA".into(),
             root_certificates: CERTIFICATES.root(),
-            authority: CERTIFICATES.authority(),
+            issuer: CERTIFICATES.issuer(),
             users_file: server.users_file(),
             service_users: services().into_iter().map(user).collect(),
             reloader: server.login(&User::Reloader),
@@ -223,10 +223,10 @@ async fn a_site_gets_the_intermediate_that_it_asks_for() {
     let created: SiteCreated = stage.ask("create-site", &site(&request.request)).await.unwrap();
     assert_eq!(created.root_certificates, CERTIFICATES.root());
     let origin = "the answer";
-    Authority::parse(&created.certificate.unwrap(), &request.key, origin).unwrap();
+    Issuer::parse(&created.certificate.unwrap(), &request.key, origin).unwrap();
     // The answer was lost: the same request is answered with a certificate again.
     let again: SiteCreated = stage.ask("create-site", &site(&request.request)).await.unwrap();
-    Authority::parse(&again.certificate.unwrap(), &request.key, origin).unwrap();
+    Issuer::parse(&again.certificate.unwrap(), &request.key, origin).unwrap();
     // Its nodes are told whom to believe.
     let node = stage.add_node(press(), &generate().1).await.unwrap();
     assert_eq!(node.root_certificates, CERTIFICATES.root());

@@ -14,7 +14,7 @@ use std::{
 use margo::ClientName;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CidrSubnet, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SerialNumber,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose, NameConstraints, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use time::OffsetDateTime;
@@ -71,8 +71,8 @@ impl SiteRequest {
 pub struct InvalidRequest(String);
 
 /// A certificate that signs others, with its key.
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+pub struct Issuer {
+    signer: rcgen::Issuer<'static, KeyPair>,
     /// What servers send along with their own certificates: the intermediate, and nothing for the root.
     chain: String,
     certificate: String,
@@ -82,7 +82,7 @@ pub struct Authority {
     end: OffsetDateTime,
 }
 
-impl Authority {
+impl Issuer {
     /// Makes a new root. Returns its certificate and its key, both in PEM form.
     pub fn generate_root() -> io::Result<(String, String)> {
         // Two roots of two hubs have two names, so that a certificate tells which of them made it.
@@ -122,9 +122,9 @@ impl Authority {
             return Err(invalid("the key has to be that of the certificate"));
         }
         let (name, validity) = (parsed.subject().as_raw().to_vec(), parsed.validity().clone());
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|error| invalid(&error.to_string()))?;
+        let signer = rcgen::Issuer::from_ca_cert_der(&der, key).map_err(|error| invalid(&error.to_string()))?;
         Ok(Self {
-            issuer,
+            signer,
             chain: certificate.to_owned(),
             certificate: certificate.to_owned(),
             name,
@@ -160,7 +160,7 @@ impl Authority {
             ],
         });
         (params.not_before, params.not_after) = self.within(AUTHORITY_LIFE);
-        let signed = params.signed_by(&request.public_key, &self.issuer).map_err(|error| invalid(&error))?;
+        let signed = params.signed_by(&request.public_key, &self.signer).map_err(|error| invalid(&error))?;
         Ok(signed.pem())
     }
 
@@ -190,11 +190,11 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = self.within(LEAF_LIFE);
         let key = KeyPair::generate().map_err(io::Error::other)?;
-        let signed = params.signed_by(&key, &self.issuer).map_err(io::Error::other)?;
+        let signed = params.signed_by(&key, &self.signer).map_err(io::Error::other)?;
         Ok(format!("{}{}{}", key.serialize_pem(), signed.pem(), self.chain))
     }
 
-    /// Whether a file that [`Authority::keep_leaf`] wrote may stay. What does not parse may not.
+    /// Whether a file that [`Issuer::keep_leaf`] wrote may stay. What does not parse may not.
     fn still_serves(&self, held: &[u8], names: &[String], now: OffsetDateTime) -> bool {
         let Ok(leaf) = CertificateDer::from_pem_slice(held) else { return false };
         let Ok((_, leaf)) = X509Certificate::from_der(&leaf) else { return false };
@@ -264,12 +264,11 @@ pub fn keep_root(certificate: &Path, key: &Path) -> Result<(), TlsError> {
         let path = path.to_owned();
         |source| TlsError::File { path, source }
     };
-    let (root, secret) = Authority::generate_root().map_err(failed(certificate))?;
+    let (root, secret) = Issuer::generate_root().map_err(failed(certificate))?;
     // The certificate comes last: while it is missing, nobody has seen the root, and a new one may take its place.
     disk::write_private(key, secret.as_bytes()).map_err(failed(key))?;
     disk::write_private(certificate, root.as_bytes()).map_err(failed(certificate))
 }
 
 #[cfg(test)]
-#[path = "authority/tests.rs"]
 mod tests;

@@ -14,7 +14,7 @@ use crate::tls::{CertificateFiles, Trust};
 /// A hub with its root, in a folder that servers' files are put into.
 struct Hub {
     folder: TempDir,
-    root: Authority,
+    root: Issuer,
 }
 
 impl Hub {
@@ -22,7 +22,7 @@ impl Hub {
         let folder = tempfile::tempdir().unwrap();
         let [certificate, key] = ["root.pem", "root.key"].map(|name| folder.path().join(name));
         keep_root(&certificate, &key).unwrap();
-        Self { root: Authority::load_root(&certificate, &key).unwrap(), folder }
+        Self { root: Issuer::load_root(&certificate, &key).unwrap(), folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -33,14 +33,14 @@ impl Hub {
         Trust::load(&self.path("root.pem")).unwrap()
     }
 
-    fn site(&self, name: &str) -> Authority {
+    fn site(&self, name: &str) -> Issuer {
         let request = SiteRequest::generate().unwrap();
         let certificate = self.root.sign_site(&client(name), &request.request).unwrap();
-        Authority::parse(&certificate, &request.key, "the credentials").unwrap()
+        Issuer::parse(&certificate, &request.key, "the credentials").unwrap()
     }
 
     /// The file of a server with these names.
-    fn leaf(&self, authority: &Authority, names: &[&str]) -> PathBuf {
+    fn leaf(&self, authority: &Issuer, names: &[&str]) -> PathBuf {
         let path = self.path(&names.join("+"));
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         authority.keep_leaf(&path, &names).unwrap();
@@ -117,8 +117,8 @@ fn a_stolen_intermediate_stands_in_for_its_own_site_only() {
     let mut params = params("an authority below").unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &plant.issuer).unwrap();
-    let mut below = Authority::parse(&certificate.pem(), &key.serialize_pem(), "a forgery").unwrap();
+    let certificate = params.signed_by(&key, &plant.signer).unwrap();
+    let mut below = Issuer::parse(&certificate.pem(), &key.serialize_pem(), "a forgery").unwrap();
     below.chain.push_str(plant.certificate());
     let refused = connect(&hub.leaf(&below, &[PLANT]), trust.peer(&Peer::Site(client("plant"))), PLANT).unwrap_err();
     assert!(refused.contains("PathLenConstraintViolated"), "{refused}");
@@ -183,7 +183,7 @@ fn a_root_is_made_once() {
     // Killed between the two files.
     fs::remove_file(&certificate).unwrap();
     keep_root(&certificate, &key).unwrap();
-    Authority::load_root(&certificate, &key).unwrap();
+    Issuer::load_root(&certificate, &key).unwrap();
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn only_a_request_for_a_key_that_is_held_is_signed() {
     let again = SiteRequest::for_key(&request.key).unwrap();
     for request in [&request.request, &again.request] {
         let signed = hub.root.sign_site(&client("plant"), request).unwrap();
-        Authority::parse(&signed, &again.key, "the answer").unwrap();
+        Issuer::parse(&signed, &again.key, "the answer").unwrap();
     }
     // One bit of the signature is another.
     let mut der = pem_body(&request.request);
@@ -240,9 +240,9 @@ fn what_is_wrong_with_a_file_is_told_with_file_and_rule() {
         assert!(Trust::load(bad).is_err());
     }
     let leaf = fs::read_to_string(&good).unwrap();
-    let told = Authority::parse(&leaf, &leaf, "the credentials").err().unwrap().to_string();
+    let told = Issuer::parse(&leaf, &leaf, "the credentials").err().unwrap().to_string();
     assert!(told.contains("the credentials") && told.contains("CA: true"), "{told}");
-    let root = Authority::load_root(&hub.path("root.pem"), &good).err().unwrap().to_string();
+    let root = Issuer::load_root(&hub.path("root.pem"), &good).err().unwrap().to_string();
     assert!(root.contains("root.pem") && root.contains("that of the certificate"), "{root}");
 }
 
