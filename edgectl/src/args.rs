@@ -389,7 +389,7 @@ mod tests {
             "edgectl co add site Plant --credentials f",
             "edgectl co update hello --set times",
             "edgectl co history 7",
-            "edgectl lo status --url x --site y",
+            "edgectl lo status --url x --site Y",
         ] {
             assert_eq!(Args::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -12,8 +12,6 @@ use identity::{
     tls::{CertificateFiles, ServerConfig, TlsError},
 };
 use serde::{Deserialize, Serialize};
-
-use crate::folder::Folder;
 
 /// The file of the certificate that the platform makes for the servers of a folder, with its key and its chain.
 pub const OWN: &str = "tls/server.pem";
@@ -34,15 +32,14 @@ impl TlsSettings {
         Self { certificate: OWN.into(), key: OWN.into() }
     }
 
-    /// The files with their whole paths.
-    pub fn files(&self, folder: &Folder) -> CertificateFiles {
-        let path = |file: &PathBuf| folder.path(&file.to_string_lossy());
-        CertificateFiles { certificate: path(&self.certificate), key: path(&self.key) }
+    /// The files with their whole paths, in this data folder.
+    pub fn files(&self, folder: &Path) -> CertificateFiles {
+        CertificateFiles { certificate: folder.join(&self.certificate), key: folder.join(&self.key) }
     }
 }
 
 /// Reads the certificate of a server that has one.
-pub fn server(tls: Option<&TlsSettings>, folder: &Folder) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+pub fn server(tls: Option<&TlsSettings>, folder: &Path) -> Result<Option<Arc<ServerConfig>>, TlsError> {
     tls.map(|tls| tls.files(folder).server()).transpose()
 }
 

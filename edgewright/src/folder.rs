@@ -125,7 +125,7 @@ impl Folder {
         users: &[(User, UserNkey)],
     ) -> anyhow::Result<()> {
         let reloader = self.public_keys([User::Reloader])?.remove(0).1;
-        let files = tls.map(|tls| tls.files(self));
+        let files = tls.map(|tls| tls.files(&self.0));
         let conf = server_conf(&Server {
             listen: &listen.to_string(),
             monitor: None,

@@ -174,7 +174,7 @@ impl Hub {
     }
 
     fn server_tls(&self, tls: Option<&TlsSettings>) -> anyhow::Result<Option<Arc<ServerConfig>>> {
-        Ok(certificates::server(tls, &self.folder)?)
+        Ok(certificates::server(tls, &self.folder.path(""))?)
     }
 
     /// The folder in which the hub's NATS server runs.

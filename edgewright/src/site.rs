@@ -170,7 +170,7 @@ impl Site {
     }
 
     fn server_tls(&self, tls: Option<&TlsSettings>) -> anyhow::Result<Option<Arc<ServerConfig>>> {
-        Ok(certificates::server(tls, &self.folder)?)
+        Ok(certificates::server(tls, &self.folder.path(""))?)
     }
 
     /// The file that holds the token for the site's own REST interface.
