@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use bus::{Jwt, Login, User};
+use bus::{Jwt, User};
 use edge_node::{Config, SpanBuffer};
 use end_to_end::{Application, Platform, SiteLayout, sample};
 use margo::NodeId;
@@ -135,8 +135,9 @@ impl Fleet {
             let data = folder.join(name);
             fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
             let jwt = Jwt::File(data.join("login.jwt"));
-            let bus = Login { url: running.nats_url(site), seed: seed.clone(), jwt, user: User::Node(node.clone()) };
-            let config = Config { node, bus, minter: running.site_url(site), data };
+            let bus = running.login(site, User::Node(node.clone()), seed.clone(), jwt);
+            let minter_tls = bus.tls.clone();
+            let config = Config { node, bus, minter: running.site_url(site), minter_tls, data };
             let runtime = Arc::new(NullRuntime::new(Settings { name: RUNTIME, ..Settings::default() }));
             runtimes.push(runtime.clone());
             let agent =

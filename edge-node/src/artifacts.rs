@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use identity::tls::ClientConfig;
 use margo::Digest;
 use oci::{Client, ContentStore, PullError, StoreError};
 use process::{Backoff, chain};
@@ -99,16 +100,18 @@ pub struct Artifacts {
 struct Source {
     store: ContentStore,
     access: Option<Access>,
+    /// What the certificate of the site's store is verified with.
+    tls: Option<Arc<ClientConfig>>,
     slots: Arc<Semaphore>,
     underway: Arc<Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>>,
 }
 
 impl Artifacts {
     /// Content in this store, pulled from this site.
-    pub fn new(store: ContentStore, site: Arc<SiteStore>) -> Self {
+    pub fn new(store: ContentStore, site: Arc<SiteStore>, tls: Option<Arc<ClientConfig>>) -> Self {
         let access = site.access.subscribe();
         let slots = Arc::new(Semaphore::new(CONCURRENCY));
-        let source = Source { store, access: None, slots, underway: Arc::default() };
+        let source = Source { store, access: None, tls, slots, underway: Arc::default() };
         Self { source, site, access, fetches: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
@@ -305,7 +308,8 @@ impl Source {
         let alone = self.alone(need.digest);
         let _alone = alone.lock().await;
         let _slot = self.slots.acquire().await.map_err(|closed| Miss::passing("fetch-failed", closed))?;
-        let client = Client::new(url, token.clone()).map_err(|error| Miss::passing("fetch-failed", error))?;
+        let client =
+            Client::new(url, token.clone(), self.tls.as_ref()).map_err(|error| Miss::passing("fetch-failed", error))?;
         let Need { repository, kind, digest, size } = need;
         let bytes = match kind {
             ContentKind::Manifest => client.pull_manifest(&self.store, repository, digest).await?,

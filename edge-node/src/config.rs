@@ -1,11 +1,15 @@
 //! What the operator wrote, and what follows from it once it is checked.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use bus::{Jwt, Login, User};
 use clap::ValueEnum;
-use identity::credentials::{self, NodeCredentials};
+use identity::{
+    credentials::{self, NodeCredentials},
+    plaintext::{Plaintext, speaks_tls},
+    tls::{ClientConfig, Peer, Trust},
+};
 use margo::NodeId;
 use process::args::TelemetryArgs;
 use runtime::ReservedPorts;
@@ -26,6 +30,9 @@ pub struct AgentArgs {
     /// of the site's NATS server is always among them. Where REST stands on the same address, add its port.
     #[arg(long, env = "EDGEWRIGHT_NODE_RESERVED_PORTS", value_name = "PORTS", default_value = "4222,4323-4325,8082")]
     pub reserved_ports: ReservedPorts,
+    /// Let tokens and documents cross a network in clear, where the site has no certificates.
+    #[arg(long, env = "EDGEWRIGHT_ALLOW_PLAINTEXT")]
+    pub allow_plaintext: bool,
     /// What becomes of workloads when this agent ends.
     #[arg(long, env = "EDGEWRIGHT_NODE_ON_EXIT", default_value = "keep")]
     pub on_exit: OnExit,
@@ -51,6 +58,8 @@ pub struct Config {
     pub bus: Login,
     /// The base URL at which the site hands out JWTs, for a login whose JWT stands in a file.
     pub minter: String,
+    /// Which certificates are believed there, where that address is https.
+    pub minter_tls: Option<Arc<ClientConfig>>,
     /// An existing folder, or one that can be made.
     pub data: PathBuf,
 }
@@ -71,12 +80,23 @@ impl TryFrom<AgentArgs> for Program {
     type Error = anyhow::Error;
 
     fn try_from(args: AgentArgs) -> anyhow::Result<Self> {
-        let NodeCredentials { node, server, minter, seed } = credentials::load(&args.credentials)?;
+        let NodeCredentials { node, server, minter, seed, root_certificates } = credentials::load(&args.credentials)?;
+        let file = args.credentials.display();
         ensure!(
             identity::nats::public_key(&seed).is_ok(),
-            "credentials file {}: seed must be the NKey seed of a user (58 characters that begin with SU)",
-            args.credentials.display()
+            "credentials file {file}: seed must be the NKey seed of a user (58 characters that begin with SU)",
         );
+        let plaintext = Plaintext::allowed(args.allow_plaintext);
+        plaintext.check_url("the site's NATS server", &server)?;
+        plaintext.check_url("the site's minter of logins", &minter)?;
+        let trust = root_certificates.map(|roots| Trust::parse(&roots, &file)).transpose()?;
+        let site = Peer::Site(node.client.clone());
+        let tls = |setting: &str, url: &str| match &trust {
+            _ if !speaks_tls(url) => Ok(None),
+            Some(trust) => Ok(Some(trust.peer(&site))),
+            None => bail!("credentials file {file}: with {setting} = {url:?}, root-certificates must be given"),
+        };
+        let (server_tls, minter_tls) = (tls("server", &server)?, tls("minter", &minter)?);
         let mut reserved_ports = args.reserved_ports;
         // A server without a port in its address listens on 4222.
         if let Some((_, port)) = server.rsplit_once(':')
@@ -85,8 +105,8 @@ impl TryFrom<AgentArgs> for Program {
             reserved_ports.add(port);
         }
         let jwt = Jwt::File(args.data.join("login.jwt"));
-        let bus = Login { url: server, seed, jwt, user: User::Node(node.clone()) };
-        let agent = Config { node, bus, minter, data: args.data };
+        let bus = Login { url: server, tls: server_tls, seed, jwt, user: User::Node(node.clone()) };
+        let agent = Config { node, bus, minter, minter_tls, data: args.data };
         Ok(Self { agent, workload_address: args.workload_address, reserved_ports, on_exit: args.on_exit })
     }
 }
@@ -109,7 +129,8 @@ mod tests {
         let file = folder.path().join("credentials.toml");
         let server = "nats://127.0.0.1:5555".to_owned();
         let (seed, minter) = (identity::nats::generate().0, "http://127.0.0.1:5557".to_owned());
-        let held = NodeCredentials { node: "plant/press".parse().unwrap(), server, minter, seed };
+        let node = "plant/press".parse().unwrap();
+        let held = NodeCredentials { node, server, minter, seed, root_certificates: None };
         credentials::save(&file, &held).unwrap();
         let file = file.display().to_string();
         let line = ["edge-node", "--credentials", &file, "--data", "/d"];

@@ -86,13 +86,14 @@ pub async fn run(
     spans: SpanBuffer,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Config { node, bus, minter, data } = config;
-    let renewal = Renewal::new(&bus, &minter)?;
+    let Config { node, bus, minter, minter_tls, data } = config;
+    let renewal = Renewal::new(&bus, &minter, minter_tls)?;
     let file = data.join("desired.json");
     let journal = Arc::new(Journal::open(&data.join("journal"))?);
     let store = ContentStore::open(data.join("store")).await?;
     let site = Arc::new(SiteStore::default());
     let gauges = Arc::new(Gauges::default());
+    let tls = bus.tls.clone();
     // Returns at once; the server may be away for days.
     let bus = Bus::connect(&bus).await?;
 
@@ -101,7 +102,7 @@ pub async fn run(
         node: node.clone(),
         file: file.clone(),
         runtimes: runtimes.clone(),
-        artifacts: Artifacts::new(store, site.clone()),
+        artifacts: Artifacts::new(store, site.clone(), tls),
         journal: journal.clone(),
         gauges: gauges.clone(),
         held,

@@ -1,9 +1,17 @@
 //! The command line of edgectl, and the addresses and tokens that follow from it and from the context file.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use api::AppRef;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use identity::{
+    plaintext::{Plaintext, speaks_tls},
+    tls::{Peer, Trust},
+};
 use margo::{AssignmentName, DeploymentId, DeviceId, NodeId, SiteName};
 use process::args::duration;
 
@@ -47,6 +55,12 @@ pub(crate) struct Connection {
     /// File that holds the token to present there.
     #[arg(long, env = "EDGEWRIGHT_TOKEN_FILE", global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// PEM file of the root certificates that are believed there. Absent: those that the operating system trusts.
+    #[arg(long, env = "EDGEWRIGHT_TRUST_FILE", global = true, value_name = "FILE")]
+    trust_file: Option<PathBuf>,
+    /// Let the token cross a network in clear.
+    #[arg(long, env = "EDGEWRIGHT_ALLOW_PLAINTEXT", global = true)]
+    allow_plaintext: bool,
     /// Context file that names the interface and the token file, of the platform and of its sites.
     #[arg(long, env = "EDGEWRIGHT_CONTEXT", global = true, value_name = "FILE")]
     context: Option<PathBuf>,
@@ -232,12 +246,11 @@ pub(crate) enum Lo {
 }
 
 #[derive(Debug, ClapArgs)]
-#[group(multiple = false)]
 pub(crate) struct LoStatus {
-    /// Base URL of the interface of the site's Local Orchestrator.
+    /// Base URL of the interface of the site's Local Orchestrator. Absent: the one in the context.
     #[arg(long)]
     url: Option<String>,
-    /// A site that the context knows. Absent: the only one there.
+    /// A site that the context knows, or whose certificate is expected at --url. Absent: the only one in the context.
     #[arg(long)]
     site: Option<SiteName>,
 }
@@ -300,13 +313,19 @@ impl Connection {
         if self.api.is_none() || self.token_file.is_none() {
             known.check_token(&token_file).map_err(unusable)?;
         }
-        Client::new(&api, &token_file)
+        // A context says whom to believe at its own address only.
+        let known_trust = known.context.trust_file.filter(|_| self.api.is_none());
+        let trust_file = self.trust_file.clone().or(known_trust);
+        self.connect(&api, &token_file, trust_file, Some(&Peer::Hub))
     }
 
     /// A client of a site's Local Orchestrator. Fails when its address or the token's file is named nowhere.
     pub(crate) fn site_client(&self, LoStatus { url, site }: &LoStatus) -> Result<Client, Failure> {
         if let Some(url) = url {
-            return Client::new(url, self.token_file.as_deref().ok_or_else(|| no_token(url))?);
+            // Whose certificate to expect, the name of the site says; else the address has to stand in it.
+            let peer = site.as_ref().map(|site| Peer::Site(site.client()));
+            let token_file = self.token_file.as_deref().ok_or_else(|| no_token(url))?;
+            return self.connect(url, token_file, self.trust_file.clone(), peer.as_ref());
         }
         let known = self.known()?;
         let sites = &known.context.sites;
@@ -323,7 +342,22 @@ impl Connection {
         let token_file = at_site.token_file.or(self.token_file.clone());
         let token_file = token_file.ok_or_else(|| no_token(&url))?;
         known.check_token(&token_file).map_err(unusable)?;
-        Client::new(&url, &token_file)
+        let trust_file = at_site.trust_file.or(self.trust_file.clone());
+        self.connect(&url, &token_file, trust_file, Some(&Peer::Site(site.client())))
+    }
+
+    /// A client that expects the certificate of this peer, or one for the address when no peer is known.
+    fn connect(
+        &self,
+        url: &str,
+        token_file: &Path,
+        trust_file: Option<PathBuf>,
+        peer: Option<&Peer>,
+    ) -> Result<Client, Failure> {
+        let trust = trust_file.filter(|_| speaks_tls(url)).map(|file| Trust::load(&file)).transpose();
+        let trust = trust.map_err(|error| Failure::Usage(process::chain(&error)))?;
+        let tls = trust.map(|trust| peer.map_or_else(|| trust.hosts(), |peer| trust.peer(peer)));
+        Client::new(url, token_file, tls, Plaintext::allowed(self.allow_plaintext))
     }
 
     /// Where a node logs in: what is given, else what the context says of the site.
@@ -342,13 +376,13 @@ impl Connection {
         };
         let server = server.or(known.server).ok_or_else(|| {
             Failure::Usage(format!(
-                "the context does not say where the NATS server of {} is\n  next: give --server nats://HOST:PORT as the \
+                "the context does not say where the NATS server of {} is\n  next: give --server tls://HOST:PORT as the \
                  node reaches it",
                 node.client
             ))
         })?;
         let minter = minter.or(known.status).or_else(|| beside(&server)).ok_or_else(|| {
-            Failure::Usage(format!("no login can be had at {server}\n  next: give --minter http://HOST:PORT, too"))
+            Failure::Usage(format!("no login can be had at {server}\n  next: give --minter https://HOST:PORT, too"))
         })?;
         Ok(SiteAddresses { server, minter })
     }
@@ -366,10 +400,12 @@ pub(crate) struct SiteAddresses {
     pub minter: String,
 }
 
-/// The interface of an LO whose site has its three ports in a row, as `edgewright init-site` makes it.
+/// The interface of an LO whose site has its three ports in a row, as `edgewright init-site` makes it: with certificates for
+/// all or for none.
 fn beside(server: &str) -> Option<String> {
+    let scheme = if speaks_tls(server) { "https" } else { "http" };
     let server = reqwest::Url::parse(server).ok()?;
-    Some(format!("http://{}:{}", server.host_str()?, server.port()?.checked_add(2)?))
+    Some(format!("{scheme}://{}:{}", server.host_str()?, server.port()?.checked_add(2)?))
 }
 
 fn no_token(url: &str) -> Failure {
@@ -406,7 +442,7 @@ mod tests {
             "edgectl co add site Plant --credentials f",
             "edgectl co update hello --set times",
             "edgectl co history 7",
-            "edgectl lo status --url x --site y",
+            "edgectl lo status --url x --site Y",
         ] {
             assert_eq!(Args::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -1,8 +1,9 @@
 //! Requests to a REST interface of the platform, and how its answers and refusals are understood.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use api::Problem;
+use identity::{plaintext::Plaintext, tls::ClientConfig};
 use reqwest::{Method, RequestBuilder, StatusCode, Url, redirect};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -32,12 +33,20 @@ pub(crate) struct Answer<T> {
 
 impl Client {
     /// Fails with wrong usage when the address is not one, or when the file holds nothing that can be a token.
-    pub(crate) fn new(base: &str, token_file: &Path) -> Result<Self, Failure> {
+    /// It also fails when the token would cross a network in clear. `tls` says whose certificates are believed; without it
+    /// those are that the operating system trusts.
+    pub(crate) fn new(
+        base: &str,
+        token_file: &Path,
+        tls: Option<Arc<ClientConfig>>,
+        plaintext: Plaintext,
+    ) -> Result<Self, Failure> {
         let invalid = |reason: &str| Failure::Usage(format!("{base:?} is no address of the platform: {reason}"));
         let url = Url::parse(base).map_err(|error| invalid(&error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(invalid("it must begin with http:// or https://"));
         }
+        plaintext.check_url("the platform", base).map_err(|error| Failure::Usage(error.to_string()))?;
         let token = fs::read_to_string(token_file)
             .map_err(|error| Failure::Usage(format!("reading the token file {}: {error}", token_file.display())))?;
         let token = token.trim().to_owned();
@@ -47,6 +56,9 @@ impl Client {
         // No redirects: the token goes nowhere but to the address that was named.
         let mut builder =
             reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(redirect::Policy::none());
+        if let Some(tls) = tls {
+            builder = builder.tls_backend_preconfigured((*tls).clone());
+        }
         if is_this_machine(&url) {
             builder = builder.no_proxy();
         }
@@ -122,11 +134,17 @@ mod tests {
         let [good, empty] = ["good", "empty"].map(|name| folder.path().join(name));
         fs::write(&good, "ew_0\n").unwrap();
         fs::write(&empty, " \n").unwrap();
-        assert!(Client::new("http://127.0.0.1:8080/", &good).is_ok());
-        for (url, file) in
-            [("127.0.0.1", &good), ("nats://x", &good), ("http://x", &empty), ("http://x", &folder.path().join("none"))]
-        {
-            assert!(matches!(Client::new(url, file), Err(Failure::Usage(_))), "{url} {}", file.display());
+        let client = |url: &str, file: &Path| Client::new(url, file, None, Plaintext::OnLoopback);
+        assert!(client("http://127.0.0.1:8080/", &good).is_ok());
+        assert!(client("https://192.0.2.1:8080/", &good).is_ok());
+        for (url, file) in [
+            ("127.0.0.1", &good),
+            ("nats://x", &good),
+            ("http://192.0.2.1:8080", &good),
+            ("https://x", &empty),
+            ("https://x", &folder.path().join("none")),
+        ] {
+            assert!(matches!(client(url, file), Err(Failure::Usage(_))), "{url} {}", file.display());
         }
     }
 

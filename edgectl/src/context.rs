@@ -3,11 +3,13 @@
 //! ```toml
 //! api = "http://127.0.0.1:8080"
 //! token-file = "tokens/admin"
+//! trust-file = "keys/ca/root.pem"
 //!
 //! [sites.plant]
 //! status = "http://127.0.0.1:8081"
 //! token-file = "sites/plant/status-token"
-//! server = "nats://127.0.0.1:4223"
+//! trust-file = "keys/ca/root.pem"
+//! server = "tls://127.0.0.1:4323"
 //! ```
 //!
 //! **Trust.** A context decides to whom a token is sent, so whoever writes one could collect tokens. A file that belongs to
@@ -36,6 +38,9 @@ pub struct Context {
     /// The file that holds the API token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    /// A PEM file of the root certificates that are believed. Absent: those that the operating system trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_file: Option<PathBuf>,
     /// Sites that can be reached without the centre.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sites: BTreeMap<SiteName, SiteContext>,
@@ -51,6 +56,9 @@ pub struct SiteContext {
     /// The file that holds the token for that interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    /// A PEM file of the root certificates that are believed. Absent: those that the operating system trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_file: Option<PathBuf>,
     /// Address of the site's NATS server, as its nodes use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
@@ -127,8 +135,8 @@ impl Context {
         let mut context: Self = toml::from_str(&text)
             .map_err(|error| ContextError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let sites = context.sites.values_mut().map(|site| &mut site.token_file);
-        for file in sites.chain([&mut context.token_file]).flatten() {
+        let sites = context.sites.values_mut().flat_map(|site| [&mut site.token_file, &mut site.trust_file]);
+        for file in sites.chain([&mut context.token_file, &mut context.trust_file]).flatten() {
             *file = folder.join(&*file);
         }
         Ok(context)
@@ -216,11 +224,13 @@ mod tests {
         let site = SiteContext {
             status: Some("http://127.0.0.1:8081".to_owned()),
             token_file: Some("plant/token".into()),
-            server: Some("nats://127.0.0.1:4223".to_owned()),
+            trust_file: Some("root.pem".into()),
+            server: Some("tls://127.0.0.1:4323".to_owned()),
         };
         let context = Context {
             api: Some("http://127.0.0.1:8080".to_owned()),
             token_file: Some("/etc/edgewright/token".into()),
+            trust_file: None,
             sites: BTreeMap::from([("plant".parse().unwrap(), site)]),
         };
         context.save(&path).unwrap();
@@ -229,6 +239,7 @@ mod tests {
         assert_eq!(loaded.token_file, context.token_file);
         let site = &loaded.sites[&"plant".parse().unwrap()];
         assert_eq!(site.token_file.as_deref(), Some(folder.path().join("plant/token").as_path()));
+        assert_eq!(site.trust_file.as_deref(), Some(folder.path().join("root.pem").as_path()));
     }
 
     #[test]

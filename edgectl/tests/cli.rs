@@ -39,6 +39,8 @@ struct Told {
     lose_answer: bool,
     /// Public keys of the sites and nodes that were added.
     keys: Vec<String>,
+    /// The bodies of the requests that added them.
+    added: Vec<String>,
     /// The body and the `If-Match` header of each order.
     orders: Vec<(Value, Option<String>)>,
     /// The sum of the sizes of all uploads, in bytes.
@@ -54,6 +56,7 @@ impl Platform {
     fn added(&self, body: &Value, answer: impl IntoResponse) -> Response {
         let mut told = self.told();
         told.keys.push(body["identity"]["nkey"].as_str().unwrap().to_owned());
+        told.added.push(body.to_string());
         if std::mem::take(&mut told.lose_answer) {
             return problem(&Problem::new(504, "no answer in time"));
         }
@@ -130,8 +133,12 @@ impl World {
                     async |State(platform): State<Platform>, Json(body): Json<Value>| {
                         let name = body["name"].as_str().unwrap().parse().unwrap();
                         let (hub, root_key) = ("nats://hub:4222".to_owned(), "ssh-ed25519 AAAA".to_owned());
-                        let minter = "http://hub:8083".to_owned();
-                        platform.added(&body, Json(SiteCreated { order: "1".to_owned(), name, hub, minter, root_key }))
+                        let minter = "https://hub:8083".to_owned();
+                        let (root_certificates, certificate) = ("the root".to_owned(), Some("the site".to_owned()));
+                        let order = "1".to_owned();
+                        let created =
+                            SiteCreated { order, name, hub, minter, root_key, root_certificates, certificate };
+                        platform.added(&body, Json(created))
                     },
                 ),
             )
@@ -143,7 +150,8 @@ impl World {
                             return problem(&Problem::conflict("node plant/taken exists"));
                         }
                         let name = body["name"].as_str().unwrap().parse().unwrap();
-                        platform.added(&body, Json(NodeCreated { order: "1".to_owned(), name }))
+                        let (order, root_certificates) = ("1".to_owned(), "the root".to_owned());
+                        platform.added(&body, Json(NodeCreated { order, name, root_certificates }))
                     },
                 ),
             )
@@ -198,10 +206,11 @@ impl World {
         let site = SiteContext {
             status: Some(url.clone()),
             token_file: Some("token".into()),
+            trust_file: None,
             server: Some("nats://plant:4222".to_owned()),
         };
         let sites = [("plant".parse().unwrap(), site)].into();
-        Context { api: Some(url), token_file: Some("token".into()), sites }.save(&context).unwrap();
+        Context { api: Some(url), token_file: Some("token".into()), trust_file: None, sites }.save(&context).unwrap();
         fs::write(folder.path().join(".edgewright/token"), "ew_0\n").unwrap();
         Self { platform, folder }
     }
@@ -325,7 +334,14 @@ async fn a_site_gets_its_credentials_and_its_seed_stays_here() {
     let public = identity::nats::public_key(&credentials.seed).unwrap();
     assert_eq!(world.platform.told().keys, [public.to_string()]);
     assert_eq!((credentials.hub.as_str(), credentials.root_key.as_str()), ("nats://hub:4222", "ssh-ed25519 AAAA"));
-    assert_eq!(credentials.minter, "http://hub:8083");
+    assert_eq!(credentials.minter, "https://hub:8083");
+    // The key of its intermediate is made here, too, and only a request to sign it is sent.
+    let tls = credentials.tls.unwrap();
+    assert_eq!((tls.root_certificates.as_str(), tls.certificate.as_str()), ("the root", "the site"));
+    assert!(tls.key.contains("PRIVATE KEY"));
+    let sent = world.platform.told().added.concat();
+    assert!(sent.contains("BEGIN CERTIFICATE REQUEST"), "{sent}");
+    assert!(!sent.contains("PRIVATE KEY") && !sent.contains(&credentials.seed), "{sent}");
     let told = world.fails("co add site plant --credentials plant.toml", 2).await;
     assert!(told.contains("never overwritten"), "{told}");
 }

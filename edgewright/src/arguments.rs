@@ -3,11 +3,16 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
 use bus::{ServiceName, service::SERVICES};
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use identity::{
+    plaintext::Plaintext,
+    tls::{CertificateFiles, ServerConfig},
+};
 use process::args::TelemetryArgs;
 use store::PostgresUrl;
 
@@ -24,6 +29,16 @@ pub struct Arguments {
     /// Address on which to serve /healthz, /readyz and /metrics, such as 127.0.0.1:8081. Absent: nowhere.
     #[arg(long, env = "EDGEWRIGHT_HEALTH", global = true)]
     pub health: Option<SocketAddr>,
+    /// A PEM file with the certificate of --health and its chain.
+    #[arg(long, env = "EDGEWRIGHT_HEALTH_CERTIFICATE", global = true, requires = "health_key", value_name = "FILE")]
+    pub health_certificate: Option<PathBuf>,
+    /// A PEM file with the key of that certificate; it may be the same file.
+    #[arg(long, env = "EDGEWRIGHT_HEALTH_KEY", global = true, requires = "health_certificate", value_name = "FILE")]
+    pub health_key: Option<PathBuf>,
+    /// Let tokens, keys and documents cross a network in clear: a new hub or site gets no certificates, and addresses that
+    /// are not loopback are used without.
+    #[arg(long, env = "EDGEWRIGHT_ALLOW_PLAINTEXT", global = true)]
+    pub allow_plaintext: bool,
     /// A file with the URL of the PostgreSQL database in which the central services keep their tables. Absent: each keeps
     /// a SQLite file in the data folder. The URL may also stand in the environment, as DATABASE_URL; it is no argument
     /// because it may hold a password.
@@ -32,6 +47,14 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// The certificate of the health checks, if there is one.
+    pub fn health_tls(&self) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+        let Some((certificate, key)) = self.health_certificate.clone().zip(self.health_key.clone()) else {
+            return Ok(None);
+        };
+        Ok(Some(CertificateFiles { certificate, key }.server()?))
+    }
+
     /// The PostgreSQL database of the central services, if there is one.
     #[expect(clippy::disallowed_methods, reason = "an argument would show the password to everybody on the machine")]
     pub fn database(&self) -> anyhow::Result<Option<PostgresUrl>> {
@@ -60,6 +83,8 @@ pub enum Command {
     Up(UpArgs),
     /// Make the hub's keys, users and settings in a data folder. What is there already stays.
     Init(InitArgs),
+    /// Run a hub: its NATS server and all central services. Makes its data folder first where that is missing.
+    Hub(HubArgs),
     /// Run a site: its NATS server, local-orchestrator and oci-fetcher. Makes its data folder first where that is missing.
     Site(InitSiteArgs),
     /// Make a site's keys, users and settings in a data folder. What is there already stays.
@@ -126,9 +151,18 @@ pub struct InitArgs {
 
 impl InitArgs {
     /// The settings of a new hub whose servers all listen on the given address.
-    pub fn settings(&self) -> HubSettings {
-        HubSettings::on(self.host)
+    pub fn settings(&self, plaintext: Plaintext) -> HubSettings {
+        HubSettings::on(self.host, plaintext)
     }
+}
+
+#[derive(Debug, Args)]
+pub struct HubArgs {
+    #[command(flatten)]
+    pub init: InitArgs,
+    /// Path of the nats-server program. Absent: the one in the search path.
+    #[arg(long, env = "EDGEWRIGHT_NATS_SERVER", default_value = "nats-server")]
+    pub nats_server: PathBuf,
 }
 
 /// Arguments of `site` and of `init-site`, which makes the same folder without running it.
@@ -153,8 +187,8 @@ pub struct InitSiteArgs {
 
 impl InitSiteArgs {
     /// The settings of a new site whose servers all listen on the given address.
-    pub fn settings(&self) -> SiteSettings {
-        SiteSettings::on(self.host, self.port)
+    pub fn settings(&self, plaintext: Plaintext) -> SiteSettings {
+        SiteSettings::on(self.host, self.port, plaintext)
     }
 }
 
@@ -181,7 +215,7 @@ impl Command {
     /// The name under which this process logs and traces.
     pub fn program(&self) -> &'static str {
         match self {
-            Self::Up(_) | Self::Init(_) | Self::InitSite(_) | Self::Site(_) => "edgewright",
+            Self::Up(_) | Self::Init(_) | Self::InitSite(_) | Self::Hub(_) | Self::Site(_) => "edgewright",
             Self::Service(command) => command.service.as_str(),
         }
     }

@@ -8,6 +8,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -16,9 +17,11 @@ use bus::{
     server::{Server, make_streams_folder, server_conf},
 };
 use disk::{make_private_folder, take_data_folder, write_private};
-use identity::{Authority, jwt, nats};
+use identity::{Authority, jwt, nats, tls::ClientConfig};
 use margo::{TenantName, UserNkey};
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::certificates::{TlsSettings, nats_scheme};
 
 /// A data folder that was made at some time by [`Folder::make`].
 #[derive(Clone, Debug)]
@@ -105,6 +108,7 @@ impl Folder {
         &self,
         name: &str,
         listen: SocketAddr,
+        tls: Option<&TlsSettings>,
         tenant: &TenantName,
         members: Members,
         users: &[User],
@@ -125,6 +129,7 @@ impl Folder {
             }
         }
         authority.keep_account(&members.template(), None, None, now).context("making the server's accounts")?;
+        let files = tls.map(|tls| tls.files(&self.0));
         let server = Server {
             listen: &listen.to_string(),
             monitor: None,
@@ -133,6 +138,7 @@ impl Folder {
             authority: &authority,
             accounts: "accounts.conf",
             jwts: &self.path("nats/jwt"),
+            tls: files.as_ref().map(|files| (files.certificate.as_path(), files.key.as_path())),
         };
         make_streams_folder(&server).context("making the folder of the streams")?;
         let conf = server_conf(&server);
@@ -140,9 +146,10 @@ impl Folder {
     }
 
     /// What a user needs to connect to the server at this address. Fails when the user's seed was never made.
-    pub fn login(&self, user: User, server: SocketAddr) -> anyhow::Result<Login> {
+    pub fn login(&self, user: User, server: SocketAddr, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Login> {
+        let url = format!("{}://{server}", nats_scheme(tls.is_some()));
         let jwt = Jwt::File(self.path(&Self::jwt_file(&user)));
-        Ok(Login { url: format!("nats://{server}"), seed: self.line(&Self::seed_file(&user))?, jwt, user })
+        Ok(Login { url, tls, seed: self.line(&Self::seed_file(&user))?, jwt, user })
     }
 
     /// The public keys of users whose seeds were made.

@@ -6,8 +6,10 @@
 //! keys/git-writer             signs commits and heads
 //! keys/KEYS, KEYS.sig         the public keys in force
 //! keys/authority/             the keys of the hub's NATS server: whoever has them makes its users
+//! keys/ca/root.pem, root.key  the root of all certificates: signs sites' intermediates and the hub's certificate
 //! keys/nats/<user>.seed, .jwt NKey seed and JWT of each service's NATS user
 //! nats/                       the hub's NATS server: nats.conf, and accounts.conf with what is revoked
+//! tls/server.pem              the certificate of the hub's servers, with its key
 //! tokens.json, admin.token    API tokens (hashes), and the first of them in clear, for its owner
 //! repositories/ database/ store/
 //! ```
@@ -23,15 +25,23 @@ use std::{
 use anyhow::{Context, bail};
 use api_gateway::tokens::{self, Added};
 use bus::{Login, Members, Role, ServiceName, Tier, User};
-use identity::{SigningKey, trust};
+use identity::{
+    SigningKey,
+    certificates::{Issuer, keep_root},
+    plaintext::Plaintext,
+    tls::{ClientConfig, Peer, ServerConfig, Trust},
+    trust,
+};
 use margo::{KeySet, TenantName};
 use serde::{Deserialize, Serialize};
 use service::{Base, Health, Readiness};
 use store::{Location, PostgresUrl};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
+    certificates::{self, Listener, OWN, TlsSettings, for_people, http_scheme, names, nats_scheme},
+    children::{check_nats_server, nats_server},
     folder::Folder,
     supervise::{Tasks, restarting},
 };
@@ -56,22 +66,73 @@ pub struct HubSettings {
     pub identity_url: String,
     /// How many days a site's login holds. It is renewed after a third of that.
     pub site_login_days: u32,
+    /// Further DNS names and IP addresses for which the hub's own certificate shall be valid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// A PEM file of the root certificates that sites and nodes are told to believe.
+    #[serde(default = "root_certificates")]
+    pub root_certificates: PathBuf,
+    /// The certificate of the NATS server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats_tls: Option<TlsSettings>,
+    /// The certificate of the REST interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_tls: Option<TlsSettings>,
+    /// The certificate of the artifact store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_tls: Option<TlsSettings>,
+    /// The certificate of the listener that gives sites their logins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_tls: Option<TlsSettings>,
 }
 
+fn root_certificates() -> PathBuf {
+    ROOT.into()
+}
+
+/// The certificate and the key of the hub's own root.
+const ROOT: &str = "keys/ca/root.pem";
+const ROOT_KEY: &str = "keys/ca/root.key";
+
 impl HubSettings {
-    /// Every server on one address, each with its default port.
-    pub fn on(host: IpAddr) -> Self {
+    /// Every server on one address, each with its default port, and with certificates unless plaintext is allowed.
+    pub fn on(host: IpAddr, plaintext: Plaintext) -> Self {
         let at = |port| SocketAddr::new(host, port);
+        let tls = plaintext == Plaintext::OnLoopback;
         Self {
             nats_listen: at(4222),
-            nats_url: format!("nats://{}", at(4222)),
+            nats_url: format!("{}://{}", nats_scheme(tls), at(4222)),
             api_listen: at(8080),
             store_listen: at(8082),
-            store_url: format!("http://{}", at(8082)),
+            store_url: format!("{}://{}", http_scheme(tls), at(8082)),
             identity_listen: at(8083),
-            identity_url: format!("http://{}", at(8083)),
+            identity_url: format!("{}://{}", http_scheme(tls), at(8083)),
             site_login_days: 90,
+            names: Vec::new(),
+            root_certificates: root_certificates(),
+            nats_tls: tls.then(TlsSettings::own),
+            api_tls: for_people(host).filter(|_| tls),
+            store_tls: tls.then(TlsSettings::own),
+            identity_tls: tls.then(TlsSettings::own),
         }
+    }
+
+    fn check(&self, plaintext: Plaintext) -> anyhow::Result<()> {
+        let (nats, api, store) = (self.nats_tls.as_ref(), self.api_tls.as_ref(), self.store_tls.as_ref());
+        let (identity, identity_url) = (self.identity_tls.as_ref(), Some(&*self.identity_url));
+        let listeners = [
+            ("the hub's NATS server", self.nats_listen, "nats-tls", nats, Some(&*self.nats_url)),
+            ("REST", self.api_listen, "api-tls", api, None),
+            ("the platform's store", self.store_listen, "store-tls", store, Some(&*self.store_url)),
+            ("the minter of sites' logins", self.identity_listen, "identity-tls", identity, identity_url),
+        ];
+        let listeners = listeners.map(|(what, listen, setting, tls, url)| Listener { what, listen, setting, tls, url });
+        listeners.iter().try_for_each(|listener| listener.check("hub.toml", plaintext))
+    }
+
+    /// The URL of the REST interface on this machine.
+    pub fn api_url(&self) -> String {
+        format!("{}://{}", http_scheme(self.api_tls.is_some()), self.api_listen)
     }
 }
 
@@ -86,10 +147,54 @@ pub struct Hub {
 
 impl Hub {
     /// Opens a data folder that [`init`] made, and reads its settings.
-    pub fn open(data: &Path) -> anyhow::Result<Self> {
-        let folder = Folder::open(data);
-        let settings = folder.settings("hub.toml", "edgewright init")?;
+    pub fn open(data: &Path, plaintext: Plaintext) -> anyhow::Result<Self> {
+        let hub = Self::read(Folder::open(data), plaintext)?;
+        hub.renew_certificate()?;
+        Ok(hub)
+    }
+
+    fn read(folder: Folder, plaintext: Plaintext) -> anyhow::Result<Self> {
+        let settings: HubSettings = folder.settings("hub.toml", "edgewright init")?;
+        settings.check(plaintext)?;
         Ok(Self { folder, settings, database: None })
+    }
+
+    /// The file of the root certificates by which the hub and its sites are known.
+    pub fn trust_file(&self) -> PathBuf {
+        self.folder.path(&self.settings.root_certificates.to_string_lossy())
+    }
+
+    fn issuer(&self) -> anyhow::Result<Issuer> {
+        let root = Issuer::load_root(&self.folder.path(ROOT), &self.folder.path(ROOT_KEY));
+        root.context("reading the root of the hub's certificates (`edgewright init` makes it)")
+    }
+
+    /// Makes the hub's own certificate anew when a third of its life is over, or when it lacks a name.
+    fn renew_certificate(&self) -> anyhow::Result<()> {
+        let HubSettings { nats_tls, api_tls, store_tls, identity_tls, .. } = &self.settings;
+        let own = Some(TlsSettings::own());
+        if ![nats_tls, api_tls, store_tls, identity_tls].contains(&&own) {
+            return Ok(());
+        }
+        let HubSettings { nats_listen, api_listen, store_listen, identity_listen, .. } = &self.settings;
+        let HubSettings { nats_url, store_url, identity_url, names: further, .. } = &self.settings;
+        let urls = [nats_url, store_url, identity_url].into_iter().chain(further).map(String::as_str);
+        let listen = [*nats_listen, *api_listen, *store_listen, *identity_listen];
+        let names = names(Peer::Hub.dns_name(), urls, &listen);
+        if self.issuer()?.keep_leaf(&self.folder.path(OWN), &names)? {
+            info!(names = names.join(" "), "a new certificate for the hub's servers");
+        }
+        Ok(())
+    }
+
+    /// What the hub's certificates are verified with by its own services.
+    fn client_tls(&self, tls: Option<&TlsSettings>) -> anyhow::Result<Option<Arc<ClientConfig>>> {
+        let Some(_) = tls else { return Ok(None) };
+        Ok(Some(Trust::load(&self.trust_file())?.peer(&Peer::Hub)))
+    }
+
+    fn server_tls(&self, tls: Option<&TlsSettings>) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+        Ok(certificates::server(tls, &self.folder.path(""))?)
     }
 
     /// The folder in which the hub's NATS server runs.
@@ -115,7 +220,7 @@ impl Hub {
     }
 
     fn login(&self, user: User) -> anyhow::Result<Login> {
-        self.folder.login(user, self.settings.nats_listen)
+        self.folder.login(user, self.settings.nats_listen, self.client_tls(self.settings.nats_tls.as_ref())?)
     }
 
     fn root_key(&self) -> anyhow::Result<String> {
@@ -153,6 +258,8 @@ impl Hub {
                     hub_url: self.settings.nats_url.clone(),
                     root_key: self.root_key()?,
                     minter_url: self.settings.identity_url.clone(),
+                    root_certificates: self.folder.line(&self.settings.root_certificates.to_string_lossy())?,
+                    issuer: self.issuer()?,
                 };
                 node_capabilities::run(config, shutdown).await
             }
@@ -162,6 +269,7 @@ impl Hub {
                     database: self.database(name),
                     store: self.folder.path("store"),
                     listen: self.settings.store_listen,
+                    tls: self.server_tls(self.settings.store_tls.as_ref())?,
                     public_url: Some(self.settings.store_url.clone()),
                 };
                 app_registry::run(config, shutdown).await
@@ -174,6 +282,8 @@ impl Hub {
                 let config = api_gateway::Config {
                     base,
                     listen: self.settings.api_listen,
+                    tls: self.server_tls(self.settings.api_tls.as_ref())?,
+                    store_tls: self.client_tls(self.settings.store_tls.as_ref())?,
                     tokens: self.folder.path("tokens.json"),
                 };
                 api_gateway::run(config, shutdown).await
@@ -187,6 +297,7 @@ impl Hub {
                     base,
                     repositories,
                     listen: self.settings.identity_listen,
+                    tls: self.server_tls(self.settings.identity_tls.as_ref())?,
                     life: Duration::from_secs(days * 24 * 60 * 60),
                 };
                 identity_service::run(config, shutdown).await
@@ -215,21 +326,33 @@ impl Hub {
 pub async fn run_one(
     service: ServiceName,
     data: &Path,
+    plaintext: Plaintext,
     database: Option<PostgresUrl>,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let hub = Hub::open(data)?.with_database(database);
+    let hub = Hub::open(data, plaintext)?.with_database(database);
     let attempt = || hub.run(service, health.service(service), shutdown.clone());
     restarting(service.as_str(), shutdown, attempt).await
 }
 
+/// Runs a whole hub until shutdown: its services in this process, its NATS server as a child.
+pub async fn run(hub: &Hub, server: &Path, health: &Health, shutdown: &CancellationToken) -> anyhow::Result<()> {
+    check_nats_server(server).await?;
+    let mut tasks = Tasks::default();
+    tasks.spawn("nats-server of the hub", nats_server(server, &hub.nats()).supervise(shutdown.clone()));
+    hub.spawn(&mut tasks, health, shutdown);
+    tasks.join(shutdown).await
+}
+
 /// Makes what a hub needs and lacks, with these settings if it has none. What is there already stays, for keys are
 /// identities.
-pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
+pub fn init(data: &Path, settings: &HubSettings, plaintext: Plaintext) -> anyhow::Result<Hub> {
     let folder = Folder::make(data)?;
     folder.keep_settings("hub.toml", settings)?;
-    let hub = Hub { settings: folder.settings("hub.toml", "edgewright init")?, folder, database: None };
+    let hub = Hub::read(folder, plaintext)?;
+    keep_root(&hub.folder.path(ROOT), &hub.folder.path(ROOT_KEY))?;
+    hub.renew_certificate()?;
     let (folder, tenant) = (&hub.folder, TenantName::default());
 
     let root = signing_key(&folder.path("keys/root"), &format!("root of {tenant}"))?;
@@ -243,7 +366,8 @@ pub fn init(data: &Path, settings: &HubSettings) -> anyhow::Result<Hub> {
     }
     keep_admin_token(folder, &hub.admin_token())?;
     let users = [service_users(), vec![User::Minter]].concat();
-    folder.keep_server("hub", hub.settings.nats_listen, &tenant, Members::Sites, &users)?;
+    let (listen, tls) = (hub.settings.nats_listen, hub.settings.nats_tls.as_ref());
+    folder.keep_server("hub", listen, tls, &tenant, Members::Sites, &users)?;
     Ok(hub)
 }
 

@@ -2,6 +2,7 @@
 //! runs all of them in one process, still meeting only over the two NATS servers.
 
 mod arguments;
+mod certificates;
 mod children;
 mod folder;
 mod hub;
@@ -15,6 +16,7 @@ use anyhow::Context;
 use arguments::{Arguments, Command, ServiceCommand};
 use bus::Tier;
 use clap::Parser;
+use identity::plaintext::Plaintext;
 use process::{shutdown_token, telemetry, within_grace};
 use service::{Health, health};
 
@@ -42,25 +44,39 @@ fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let health = Health::default();
     let shutdown = shutdown_token()?;
-    let checks = arguments.health.map(|listen| tokio::spawn(health::serve(listen, health.clone(), shutdown.clone())));
+    let plaintext = Plaintext::allowed(arguments.allow_plaintext);
+    let checks = match arguments.health {
+        None => None,
+        Some(listen) => {
+            let tls = arguments.health_tls()?;
+            plaintext.check_listener("--health (with --health-certificate and --health-key)", listen, tls.is_some())?;
+            Some(tokio::spawn(health::serve(listen, tls, health.clone(), shutdown.clone())))
+        }
+    };
     let otlp = arguments.telemetry.otlp_endpoint.as_deref();
     let database = arguments.database()?;
     let mut code = ExitCode::SUCCESS;
     let work = async {
         match &arguments.command {
-            Command::Init(args) => hub::init(&args.data, &args.settings()).map(drop),
-            Command::InitSite(args) => site::init(&args.data, &args.credentials, &args.settings()).map(drop),
+            Command::Init(args) => hub::init(&args.data, &args.settings(plaintext), plaintext).map(drop),
+            Command::InitSite(args) => {
+                site::init(&args.data, &args.credentials, &args.settings(plaintext), plaintext).map(drop)
+            }
+            Command::Hub(args) => {
+                let hub = hub::init(&args.init.data, &args.init.settings(plaintext), plaintext)?;
+                hub::run(&hub.with_database(database), &args.nats_server, &health, &shutdown).await
+            }
             Command::Up(args) => {
-                code = up::run(args, database, &arguments.telemetry, &health, &shutdown).await?;
+                code = up::run(args, plaintext, database, &arguments.telemetry, &health, &shutdown).await?;
                 Ok(())
             }
             Command::Site(args) => {
-                let site = site::init(&args.data, &args.credentials, &args.settings())?;
+                let site = site::init(&args.data, &args.credentials, &args.settings(plaintext), plaintext)?;
                 site::run(&site, &args.nats_server, otlp, &health, &shutdown).await
             }
             Command::Service(ServiceCommand { service, data }) => match service.service().tier {
-                Tier::Hub => hub::run_one(*service, &data.data, database, &health, &shutdown).await,
-                Tier::Site => site::run_one(*service, &data.data, otlp, &health, &shutdown).await,
+                Tier::Hub => hub::run_one(*service, &data.data, plaintext, database, &health, &shutdown).await,
+                Tier::Site => site::run_one(*service, &data.data, plaintext, otlp, &health, &shutdown).await,
             },
         }
     };

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! site.toml                   addresses
-//! credentials.toml            from `edgectl co add site`
+//! credentials.toml            from `edgectl co add site`, with the site's intermediate certificate and its key
+//! tls/server.pem, root.pem    the certificate of the site's servers with its key, and the roots, for people
 //! keys/authority/             the keys of the site's NATS server: whoever has them makes its users
 //! keys/nats/<user>.seed, .jwt NKey seeds and JWTs at the site's own server
 //! keys/status.token           opens GET /api/v1/status of local-orchestrator
@@ -21,15 +22,20 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use bus::{Jwt, Login, Members, ServiceName, Tier, User};
 use identity::{
-    credentials::{self, SiteCredentials},
+    certificates::Issuer,
+    credentials::{self, SiteCredentials, SiteTls},
+    plaintext::{Plaintext, speaks_tls},
     random_token,
+    tls::{ClientConfig, Peer, ServerConfig, Trust},
 };
 use margo::{ClientName, SiteName};
 use serde::{Deserialize, Serialize};
 use service::{Base, Health, Readiness};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::{
+    certificates::{self, Listener, OWN, TlsSettings, http_scheme, nats_scheme},
     children::{check_nats_server, nats_server},
     folder::Folder,
     supervise::{Tasks, restarting},
@@ -50,18 +56,54 @@ pub struct SiteSettings {
     pub artifacts_url: String,
     /// The address on which the site's own REST interface shows its status, and gives nodes their logins.
     pub status_listen: SocketAddr,
+    /// The certificate of the NATS server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats_tls: Option<TlsSettings>,
+    /// The certificate of the site's store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts_tls: Option<TlsSettings>,
+    /// The certificate of the site's own REST interface, where nodes get their logins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_tls: Option<TlsSettings>,
 }
 
 impl SiteSettings {
-    /// Every server on one address, on three ports that follow each other.
-    pub fn on(host: IpAddr, port: u16) -> Self {
+    /// Every server on one address, on three ports that follow each other, and with certificates unless plaintext is
+    /// allowed.
+    pub fn on(host: IpAddr, port: u16, plaintext: Plaintext) -> Self {
         let at = |offset| SocketAddr::new(host, port + offset);
+        let tls = plaintext == Plaintext::OnLoopback;
         Self {
             nats_listen: at(0),
             artifacts_listen: at(1),
-            artifacts_url: format!("http://{}", at(1)),
+            artifacts_url: format!("{}://{}", http_scheme(tls), at(1)),
             status_listen: at(2),
+            nats_tls: tls.then(TlsSettings::own),
+            artifacts_tls: tls.then(TlsSettings::own),
+            status_tls: tls.then(TlsSettings::own),
         }
+    }
+
+    fn check(&self, plaintext: Plaintext) -> anyhow::Result<()> {
+        let (nats, artifacts, status) = (self.nats_tls.as_ref(), self.artifacts_tls.as_ref(), self.status_tls.as_ref());
+        let url = Some(&*self.artifacts_url);
+        let listeners = [
+            ("the site's NATS server", self.nats_listen, "nats-tls", nats, None),
+            ("the site's store", self.artifacts_listen, "artifacts-tls", artifacts, url),
+            ("the site's status", self.status_listen, "status-tls", status, None),
+        ];
+        let listeners = listeners.map(|(what, listen, setting, tls, url)| Listener { what, listen, setting, tls, url });
+        listeners.iter().try_for_each(|listener| listener.check("site.toml", plaintext))
+    }
+
+    /// The URL of the NATS server on this machine.
+    pub fn nats_url(&self) -> String {
+        format!("{}://{}", nats_scheme(self.nats_tls.is_some()), self.nats_listen)
+    }
+
+    /// The URL of the site's own REST interface on this machine.
+    pub fn status_url(&self) -> String {
+        format!("{}://{}", http_scheme(self.status_tls.is_some()), self.status_listen)
     }
 }
 
@@ -75,14 +117,62 @@ pub struct Site {
 
 impl Site {
     /// Opens a data folder that [`init`] made, and reads its settings and credentials.
-    pub fn open(data: &Path) -> anyhow::Result<Self> {
-        Self::read(Folder::open(data))
+    pub fn open(data: &Path, plaintext: Plaintext) -> anyhow::Result<Self> {
+        let site = Self::read(Folder::open(data), plaintext)?;
+        site.renew_certificate()?;
+        Ok(site)
     }
 
-    fn read(folder: Folder) -> anyhow::Result<Self> {
-        let settings = folder.settings("site.toml", "edgewright init-site")?;
-        let credentials = credentials::load(&folder.path("credentials.toml"))?;
+    fn read(folder: Folder, plaintext: Plaintext) -> anyhow::Result<Self> {
+        let settings: SiteSettings = folder.settings("site.toml", "edgewright init-site")?;
+        settings.check(plaintext)?;
+        let credentials: SiteCredentials = credentials::load(&folder.path("credentials.toml"))?;
+        plaintext.check_url("the hub's NATS server", &credentials.hub)?;
+        plaintext.check_url("the hub's minter of logins", &credentials.minter)?;
         Ok(Self { folder, settings, credentials })
+    }
+
+    /// The file of the root certificates by which the site is known.
+    fn trust_file(&self) -> PathBuf {
+        self.folder.path("tls/root.pem")
+    }
+
+    fn tls(&self) -> anyhow::Result<&SiteTls> {
+        let tls = self.credentials.tls.as_ref();
+        tls.with_context(|| {
+            let file = self.folder.path("credentials.toml");
+            format!("{} brings no certificates: add the site anew, or allow it with --allow-plaintext", file.display())
+        })
+    }
+
+    /// Makes the site's own certificate anew when a third of its life is over.
+    fn renew_certificate(&self) -> anyhow::Result<()> {
+        let SiteSettings { nats_tls, artifacts_tls, status_tls, .. } = &self.settings;
+        let own = Some(TlsSettings::own());
+        if ![nats_tls, artifacts_tls, status_tls].contains(&&own) {
+            return Ok(());
+        }
+        let SiteTls { certificate, key, .. } = self.tls()?;
+        let origin = self.folder.path("credentials.toml").display().to_string();
+        // The name alone: the intermediate may sign for nothing else.
+        let names = [Peer::Site(self.client()).dns_name()];
+        if Issuer::parse(certificate, key, &origin)?.keep_leaf(&self.folder.path(OWN), &names)? {
+            info!(site = %self.credentials.site, "a new certificate for the site's servers");
+        }
+        Ok(())
+    }
+
+    /// What a client of this peer needs, where the peer speaks TLS.
+    fn client_tls(&self, peer: &Peer, tls: bool) -> anyhow::Result<Option<Arc<ClientConfig>>> {
+        if !tls {
+            return Ok(None);
+        }
+        let origin = self.folder.path("credentials.toml");
+        Ok(Some(Trust::parse(&self.tls()?.root_certificates, origin.display())?.peer(peer)))
+    }
+
+    fn server_tls(&self, tls: Option<&TlsSettings>) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+        Ok(certificates::server(tls, &self.folder.path(""))?)
     }
 
     /// The file that holds the token for the site's own REST interface.
@@ -95,7 +185,8 @@ impl Site {
     }
 
     fn login(&self, user: User) -> anyhow::Result<Login> {
-        self.folder.login(user, self.settings.nats_listen)
+        let tls = self.client_tls(&Peer::Site(self.client()), self.settings.nats_tls.is_some())?;
+        self.folder.login(user, self.settings.nats_listen, tls)
     }
 
     fn own_users(&self) -> [User; 3] {
@@ -111,7 +202,9 @@ impl Site {
         readiness: Readiness,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let SiteCredentials { tenant, site, hub, minter, seed, root_key } = self.credentials.clone();
+        let SiteCredentials { tenant, site, hub, minter, seed, root_key, tls: _ } = self.credentials.clone();
+        let hub_tls = self.client_tls(&Peer::Hub, speaks_tls(&hub))?;
+        let hub_minter_tls = self.client_tls(&Peer::Hub, speaks_tls(&minter))?;
         let [orchestrator, front, fetcher] = self.own_users();
         let artifacts_token = self.folder.line("keys/artifacts.token")?;
         match name {
@@ -121,6 +214,8 @@ impl Site {
                     client: self.client(),
                     data: self.folder.path("store"),
                     listen: self.settings.artifacts_listen,
+                    tls: self.server_tls(self.settings.artifacts_tls.as_ref())?,
+                    hub_tls,
                     token: artifacts_token,
                 };
                 oci_fetcher::run(config, shutdown).await
@@ -130,14 +225,16 @@ impl Site {
                 let config = local_orchestrator::Config {
                     authority: Arc::new(self.folder.authority(&tenant)?),
                     base: Base { bus: self.login(orchestrator)?, front: Some(self.login(front)?), readiness, tenant },
-                    hub: Login { url: hub, seed, jwt, user: User::Site(site.client()) },
+                    hub: Login { url: hub, tls: hub_tls, seed, jwt, user: User::Site(site.client()) },
                     hub_minter: minter,
+                    hub_minter_tls,
                     minter: self.login(User::Minter)?,
                     site,
                     services: self.folder.public_keys(&self.own_users())?,
                     data: self.folder.path("orchestrator"),
                     root_key,
                     listen: self.settings.status_listen,
+                    tls: self.server_tls(self.settings.status_tls.as_ref())?,
                     status_token: self.folder.line("keys/status.token")?,
                     artifacts_url: self.settings.artifacts_url.clone(),
                     artifacts_token,
@@ -184,11 +281,12 @@ impl Site {
 pub async fn run_one(
     service: ServiceName,
     data: &Path,
+    plaintext: Plaintext,
     otlp_endpoint: Option<&str>,
     health: &Health,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let site = Site::open(data)?;
+    let site = Site::open(data, plaintext)?;
     let attempt = || site.run(service, otlp_endpoint.map(str::to_owned), health.service(service), shutdown.clone());
     restarting(service.as_str(), shutdown, attempt).await
 }
@@ -209,7 +307,7 @@ pub async fn run(
 
 /// Makes what a site needs and lacks, with these settings if it has none. What is there already stays, for keys are
 /// identities; only the credentials are replaced by those given. Fails when these are of another site.
-pub fn init(data: &Path, credentials: &Path, settings: &SiteSettings) -> anyhow::Result<Site> {
+pub fn init(data: &Path, credentials: &Path, settings: &SiteSettings, plaintext: Plaintext) -> anyhow::Result<Site> {
     let folder = Folder::make(data)?;
     let given: SiteCredentials = credentials::load(credentials)?;
     let kept = folder.path("credentials.toml");
@@ -225,14 +323,19 @@ pub fn init(data: &Path, credentials: &Path, settings: &SiteSettings) -> anyhow:
     }
     credentials::save(&kept, &given)?;
     folder.keep_settings("site.toml", settings)?;
-    let site = Site::read(folder)?;
+    let site = Site::read(folder, plaintext)?;
     let folder = &site.folder;
+    site.renew_certificate()?;
+    if let Some(tls) = &given.tls {
+        disk::write_private(&site.trust_file(), tls.root_certificates.as_bytes())?;
+    }
     for name in ["keys/status.token", "keys/artifacts.token"] {
         folder.keep(name, || Ok(random_token().context("making a token")?.into_bytes()))?;
     }
     let [orchestrator, front, fetcher] = site.own_users();
     let (name, users) = (format!("site-{}", given.site), [orchestrator, front, fetcher, User::Minter]);
-    folder.keep_server(&name, site.settings.nats_listen, &given.tenant, Members::Nodes, &users)?;
+    let (listen, tls) = (site.settings.nats_listen, site.settings.nats_tls.as_ref());
+    folder.keep_server(&name, listen, tls, &given.tenant, Members::Nodes, &users)?;
     Ok(site)
 }
 

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use disk::FolderLock;
 use edgectl::context::{Context, SiteContext};
+use identity::plaintext::Plaintext;
 use margo::{NodeName, SiteName};
 use process::args::TelemetryArgs;
 use service::Health;
@@ -40,6 +41,7 @@ const SITE_PORT: u16 = 4323;
 /// Runs everything until shutdown, or until the command of `--then` has ended.
 pub async fn run(
     args: &UpArgs,
+    plaintext: Plaintext,
     database: Option<PostgresUrl>,
     telemetry: &TelemetryArgs,
     health: &Health,
@@ -48,7 +50,8 @@ pub async fn run(
     check_nats_server(&args.nats_server).await?;
     // Two that start at once must not both make keys.
     let _lock = lock(&args.data)?;
-    let hub = hub::init(&args.data, &hub::HubSettings::on(IpAddr::V4(args.host)))?.with_database(database);
+    let settings = hub::HubSettings::on(IpAddr::V4(args.host), plaintext);
+    let hub = hub::init(&args.data, &settings, plaintext)?.with_database(database);
     let data = args.data.canonicalize()?;
     ensure!(
         IpAddr::V4(args.host) == hub.settings.api_listen.ip(),
@@ -63,7 +66,7 @@ pub async fn run(
     hub.spawn(&mut tasks, health, shutdown);
 
     let made = async {
-        let up = Up { args, telemetry, data: &data, programs: programs_folder()? };
+        let up = Up { args, plaintext, telemetry, data: &data, programs: programs_folder()? };
         up.make(&hub, &mut tasks, health, shutdown).await
     };
     let code = tokio::select! {
@@ -100,6 +103,7 @@ fn check_free(address: SocketAddr) -> anyhow::Result<()> {
 
 struct Up<'a> {
     args: &'a UpArgs,
+    plaintext: Plaintext,
     telemetry: &'a TelemetryArgs,
     data: &'a Path,
     programs: PathBuf,
@@ -117,8 +121,9 @@ impl Up<'_> {
     ) -> anyhow::Result<Option<ExitCode>> {
         let site: SiteName = SITE.parse()?;
         let mut context = Context {
-            api: Some(format!("http://{}", hub.settings.api_listen)),
+            api: Some(hub.settings.api_url()),
             token_file: Some(hub.admin_token()),
+            trust_file: Some(hub.trust_file()),
             sites: Default::default(),
         };
         context.save(&self.context_file())?;
@@ -127,16 +132,17 @@ impl Up<'_> {
         let folder = site::folder(self.data, &site);
         let credentials = folder.join("credentials.toml");
         self.credentials(&["co", "add", "site", SITE], &credentials).await?;
-        let settings = SiteSettings::on(IpAddr::V4(self.args.host), SITE_PORT);
-        let opened = site::init(&folder, &credentials, &settings)?;
+        let settings = SiteSettings::on(IpAddr::V4(self.args.host), SITE_PORT, self.plaintext);
+        let opened = site::init(&folder, &credentials, &settings, self.plaintext)?;
         let otlp = self.telemetry.otlp_endpoint.as_deref();
         opened.spawn(tasks, &self.args.nats_server, otlp, health, shutdown);
-        let server = format!("nats://{}", opened.settings.nats_listen);
+        let server = opened.settings.nats_url();
         context.sites.insert(
             site.clone(),
             SiteContext {
-                status: Some(format!("http://{}", opened.settings.status_listen)),
+                status: Some(opened.settings.status_url()),
                 token_file: Some(opened.status_token()),
+                trust_file: Some(hub.trust_file()),
                 server: Some(server.clone()),
             },
         );
@@ -289,8 +295,8 @@ mod tests {
 
     #[test]
     fn no_workload_takes_a_port_of_hub_or_site() {
-        let host = IpAddr::from([127, 0, 0, 1]);
-        let (mut hub, site) = (hub::HubSettings::on(host), SiteSettings::on(host, 4323));
+        let (host, plaintext) = (IpAddr::from([127, 0, 0, 1]), Plaintext::OnLoopback);
+        let (mut hub, site) = (hub::HubSettings::on(host, plaintext), SiteSettings::on(host, 4323, plaintext));
         let of = |hub: &hub::HubSettings| reserved_ports(Ipv4Addr::new(127, 0, 0, 2), hub, &site);
         assert_eq!(of(&hub), "4222,8082,4323,4324,4325");
         hub.api_listen.set_ip(Ipv4Addr::UNSPECIFIED.into());

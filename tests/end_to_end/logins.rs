@@ -1,6 +1,6 @@
 //! Logins of sites and nodes: who comes back by itself, and how much of what a member may have it needs.
 
-use bus::{Bus, Jwt, Login, User};
+use bus::{Bus, Jwt, User};
 use serde_json::Value;
 
 use end_to_end::{Platform, answers};
@@ -13,7 +13,7 @@ async fn subscriptions(platform: &Platform, owner: &str) -> Vec<(String, u64)> {
     let folder = if owner == "hub" { platform.hub() } else { platform.site(owner) };
     let seed = std::fs::read_to_string(folder.join("keys/nats/minter.seed")).unwrap();
     let jwt = Jwt::File(folder.join("keys/nats/minter.jwt"));
-    let bus = Bus::connect(&Login { url: platform.nats_url(owner), seed, jwt, user: User::Minter }).await.unwrap();
+    let bus = Bus::connect(&platform.login(owner, User::Minter, seed, jwt)).await.unwrap();
     bus.connected().await;
     let account = std::fs::read_to_string(folder.join("keys/authority/account.pub")).unwrap();
     let subject = format!("$SYS.REQ.SERVER.{}.CONNZ", bus.client().server_info().server_id);

@@ -11,5 +11,6 @@ mod logins;
 mod offline;
 mod receiver;
 mod refusals;
+mod tls;
 mod trace;
 mod up;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use bus::{Bus, Jwt, Login, NodeVerb, ServiceName, Subject, User, decode, encode, proto, streams};
+use bus::{Bus, Jwt, NodeVerb, ServiceName, Subject, User, decode, encode, proto, streams};
 use identity::{SigningKey, trust};
 use margo::{Digest, Head, KeySet, ManifestVersion, TenantName};
 use reqwest::StatusCode;
@@ -26,8 +26,7 @@ impl Forger {
         let user = User::Central(ServiceName::GitObserver);
         let key = |kind: &str| platform.hub().join(format!("keys/nats/git-observer.{kind}"));
         let seed = std::fs::read_to_string(key("seed")).unwrap();
-        let login = Login { url: platform.nats_url("hub"), seed, jwt: Jwt::File(key("jwt")), user };
-        let bus = Bus::connect(&login).await.unwrap();
+        let bus = Bus::connect(&platform.login("hub", user, seed, Jwt::File(key("jwt")))).await.unwrap();
         bus.connected().await;
         let stream = bus.jetstream().get_stream(streams::DESIRED).await.unwrap();
         let last =
@@ -163,7 +162,7 @@ async fn a_report_of_an_earlier_incarnation_is_refused() {
     let seed = seed_of(&platform, "press");
     let user = User::Node("plant/press".parse().unwrap());
     let jwt = Jwt::File(platform.node("press").join("login.jwt"));
-    let bus = Bus::connect(&Login { url: platform.nats_url("plant"), seed, jwt, user }).await.unwrap();
+    let bus = Bus::connect(&platform.login("plant", user, seed, jwt)).await.unwrap();
     bus.connected().await;
     // The node lost its disk: it registers anew and gets the next incarnation. Then a report of the old one comes late.
     let register = proto::RegisterRequest { incarnation: 0, sequence: 0 };

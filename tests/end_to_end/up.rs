@@ -90,7 +90,7 @@ async fn up_runs_the_sample_on_both_nodes_and_everything_grows_from_there() {
         .env("EDGEWRIGHT_NATS_SERVER", nats_server_binary());
     let mut depot = Process::start("depot", folder.0.path(), &mut command);
     let credentials = folder.0.path().join("crane.toml").display().to_string();
-    let server = format!("nats://{here}:4423");
+    let server = format!("tls://{here}:4423");
     edgectl_ok(&context, &["co", "add", "node", "depot/crane", "--credentials", &credentials, "--server", &server]);
     let third = after(here, 3);
     let mut command = Command::new(program("edge-node"));

@@ -7,8 +7,9 @@ use std::{
     process::{Command, Output},
 };
 
-use bus::{ServiceName, Tier};
+use bus::{Jwt, Login, ServiceName, Tier, User};
 use edgectl::context::{Context, SiteContext};
+use identity::tls::{Peer, Trust};
 use margo::State;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -204,6 +205,11 @@ impl Platform {
         self.folder.path().join("hub")
     }
 
+    /// The file of the platform's root certificate.
+    pub fn trust_file(&self) -> PathBuf {
+        self.hub().join("keys/ca/root.pem")
+    }
+
     /// The path of a site's data folder.
     pub fn site(&self, site: &str) -> PathBuf {
         self.folder.path().join(site)
@@ -235,12 +241,19 @@ impl Platform {
 
     /// The URL of the NATS server of a site, or of the hub when `owner` is `hub`.
     pub fn nats_url(&self, owner: &str) -> String {
-        format!("nats://{}:{}", self.address, if owner == "hub" { 4222 } else { self.port(owner) })
+        format!("tls://{}:{}", self.address, if owner == "hub" { 4222 } else { self.port(owner) })
+    }
+
+    /// What a user needs who connects with this seed and JWT to the NATS server of a site, or of the hub when `owner` is `hub`.
+    pub fn login(&self, owner: &str, user: User, seed: String, jwt: Jwt) -> Login {
+        let trust = Trust::load(&self.trust_file()).expect("`init` writes it");
+        let peer = if owner == "hub" { Peer::Hub } else { Peer::Site(owner.parse().expect("a site's name")) };
+        Login { url: self.nats_url(owner), tls: Some(trust.peer(&peer)), seed, jwt, user }
     }
 
     /// The base URL of the interface of a site's LO.
     pub fn site_url(&self, site: &str) -> String {
-        format!("http://{}:{}", self.address, self.port(site) + 2)
+        format!("https://{}:{}", self.address, self.port(site) + 2)
     }
 
     /// The first of a site's three ports.
@@ -355,6 +368,7 @@ impl Platform {
             let context = SiteContext {
                 status: Some(self.site_url(layout.name)),
                 token_file: Some(self.site(layout.name).join("keys/status.token")),
+                trust_file: Some(self.trust_file()),
                 server: Some(self.nats_url(layout.name)),
             };
             (layout.name.parse().expect("a name"), context)
@@ -362,6 +376,7 @@ impl Platform {
         let context = Context {
             api: Some(format!("http://{}:8080", self.address)),
             token_file: Some(self.hub().join("admin.token")),
+            trust_file: None,
             sites: self.sites.iter().map(site).collect(),
         };
         context.save(&self.context()).expect("writing the context");

@@ -27,6 +27,7 @@ impl Agent {
             node: node(),
             bus: site.nats.login(&User::Node(node())),
             minter: "http://site".to_owned(),
+            minter_tls: None,
             data: data.to_owned(),
         };
         let shutdown = CancellationToken::new();

@@ -23,6 +23,10 @@ pub struct CreateSite {
     /// What the LO proves to hold when it connects to the hub. Its seed never leaves the credentials file.
     #[schema(value_type = IdentityForm)]
     pub identity: Identity,
+    /// A request (PKCS #10, PEM) to sign the site's own intermediate certificate, with which the site makes those of its
+    /// servers. Its key never leaves the credentials file. Absent: the site's servers speak no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_request: Option<String>,
     /// Why the caller orders it, for the audit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -62,6 +66,11 @@ pub struct SiteCreated {
     pub minter: String,
     /// The tenant's root public key (OpenSSH): the one thing a site pins.
     pub root_key: String,
+    /// The root certificates (PEM) by which the hub is known.
+    pub root_certificates: String,
+    /// The site's intermediate certificate (PEM), if one was requested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// Answer to POST `/nodes`, 201.
@@ -73,6 +82,8 @@ pub struct NodeCreated {
     /// The name of the node that was created.
     #[schema(value_type = String)]
     pub name: NodeId,
+    /// The root certificates (PEM) by which the node's site is known.
+    pub root_certificates: String,
 }
 
 /// A site as it stands.

@@ -20,6 +20,10 @@ use crate::{Caller, Login, Pattern, Subject, User, trace};
 /// The longest time to wait for an answer to a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest time for a connection with its handshake. It is that of the server, for which a thousand sites may wait at
+/// once.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The time between pings. Two lost ones end the connection, so a dead line is noticed within 20 s; each ping costs
 /// 100 bytes.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -56,12 +60,17 @@ impl Bus {
         let key = KeyPair::from_seed(login.seed.trim());
         let key = Arc::new(key.with_context(|| format!("the seed of {user} is no NKey seed"))?);
         let jwt = login.jwt.clone();
-        let client = ConnectOptions::with_auth_callback(move |nonce| jwt.clone().answer(key.clone(), nonce))
+        let mut options = ConnectOptions::with_auth_callback(move |nonce| jwt.clone().answer(key.clone(), nonce));
+        if let Some(tls) = &login.tls {
+            options = options.require_tls(true).tls_first().tls_client_config((**tls).clone());
+        }
+        let client = options
             .name(&user)
             .custom_inbox_prefix(login.user.inbox_prefix())
             .retry_on_initial_connect()
             .ping_interval(PING_INTERVAL)
             .request_timeout(Some(REQUEST_TIMEOUT))
+            .connection_timeout(CONNECT_TIMEOUT)
             // The server must not redirect the client to addresses that lie behind another network.
             .ignore_discovered_servers()
             .reconnect_delay_callback(|attempt| jittered(longest_delay(attempt)))

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use async_nats::{Auth, AuthError};
+use async_nats::{Auth, AuthError, rustls::ClientConfig};
 use nkeys::KeyPair;
 
 use crate::User;
@@ -14,8 +14,11 @@ use crate::User;
 /// Where to connect, and as which user.
 #[derive(Clone)]
 pub struct Login {
-    /// The address of the server, `nats://host:port`.
+    /// The address of the server, `nats://host:port` or `tls://host:port`.
     pub url: String,
+    /// What a TLS connection needs, which is then demanded and begins with the first byte. Without it everything crosses
+    /// the network in clear.
+    pub tls: Option<Arc<ClientConfig>>,
     /// The NKey seed (`SU…`) of the user. It is a secret.
     pub seed: String,
     /// The JWT that says what the holder of the seed is. It is no secret.

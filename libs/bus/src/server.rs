@@ -24,6 +24,19 @@ pub struct Server<'a> {
     pub accounts: &'a str,
     /// The folder in which the server keeps the JWTs that were pushed to it.
     pub jwts: &'a Path,
+    /// The PEM files with the server's certificate and chain, and with its key. Without them everything crosses the
+    /// network in clear.
+    pub tls: Option<(&'a Path, &'a Path)>,
+}
+
+/// The block that has a server speak TLS 1.3 from the first byte on, with clients and with nobody else. Its time limit is
+/// one for a storm of a thousand handshakes.
+fn tls_conf((certificate, key): (&Path, &Path)) -> String {
+    format!(
+        "tls {{\n  cert_file: {:?}\n  key_file: {:?}\n  min_version: \"1.3\"\n  handshake_first: true\n  timeout: 10\n}}\n",
+        certificate.display().to_string(),
+        key.display().to_string(),
+    )
 }
 
 /// Makes the folder in which the server keeps the platform's streams, before its first start. A server that finds a file
@@ -39,11 +52,12 @@ pub fn make_streams_folder(server: &Server<'_>) -> io::Result<()> {
 /// Returns the server's configuration. With it a PubAck means that a message is on the disk, and no consumer is
 /// refused because there are too many.
 pub fn server_conf(server: &Server<'_>) -> String {
-    let Server { listen, monitor, name, store, authority, accounts, jwts } = server;
+    let Server { listen, monitor, name, store, authority, accounts, jwts, tls } = server;
     let monitor = monitor.map_or(String::new(), |monitor| format!("http: {monitor:?}\n"));
+    let tls = tls.map_or(String::new(), tls_conf);
     format!(
         "# Written by Edgewright; changes are overwritten.\n\
-         listen: {listen:?}\n{monitor}server_name: {name:?}\n\
+         listen: {listen:?}\n{monitor}{tls}server_name: {name:?}\n\
          # A desired state of one node fits into one message.\n\
          max_payload: 8MB\n\
          # Everybody may come at once after an outage.\n\

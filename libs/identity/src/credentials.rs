@@ -22,6 +22,21 @@ pub struct SiteCredentials {
     pub seed: String,
     /// The tenant's root public key in OpenSSH form. It is the one key that a site pins.
     pub root_key: String,
+    /// What TLS needs. It is absent in files of a platform that speaks none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<SiteTls>,
+}
+
+/// The certificates of a site, in PEM form: what it believes, and what it makes its servers' certificates with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SiteTls {
+    /// The root certificates by which the hub is known.
+    pub root_certificates: String,
+    /// The site's own intermediate, which may sign for the site's name only.
+    pub certificate: String,
+    /// The key of the intermediate. It is a secret.
+    pub key: String,
 }
 
 /// What a node needs to connect to its site.
@@ -36,6 +51,10 @@ pub struct NodeCredentials {
     pub minter: String,
     /// The NKey seed of the node's user at the site. It is a secret.
     pub seed: String,
+    /// The root certificates, in PEM form, by which the site is known. They are absent in files of a platform that speaks
+    /// no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_certificates: Option<String>,
 }
 
 /// A credentials file cannot be used.

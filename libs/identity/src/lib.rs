@@ -6,6 +6,8 @@
 //! - [`nats`] makes users of NATS servers, whose keys are NKeys.
 //! - [`Authority`] has the keys of one NATS server, and mints the JWTs of its accounts and users; [`jwt`] reads these.
 //! - [`credentials`] reads and writes the files that sites and nodes are given.
+//! - [`tls`] makes of certificate files what servers and clients need, and [`plaintext`] says where TLS may be absent.
+//! - `certificates` is the platform's own small certificate authority. It is a cargo feature, because agents sign nothing.
 //!
 //! A site pins the root key, and believes what a key signed that the root key vouches for:
 //!
@@ -26,10 +28,14 @@
 //! ```
 
 mod authority;
+#[cfg(feature = "certificates")]
+pub mod certificates;
 pub mod credentials;
 pub mod jwt;
 pub mod nats;
+pub mod plaintext;
 mod signing;
+pub mod tls;
 mod token;
 pub mod trust;
 

@@ -73,7 +73,7 @@ impl World {
         let bus = Bus::connect(&self.server.login(&User::Minter)).await.unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let (serving, ending) = (minter.router(), stop.clone());
-        tasks.spawn(async move { service::http::serve(listener, serving, ending).await.unwrap() });
+        tasks.spawn(async move { service::http::serve(listener, None, serving, ending).await.unwrap() });
         let (running, ending) = (minter.clone(), stop.clone());
         tasks.spawn(async move { running.run(bus, ending).await.unwrap() });
         self.minter = Some((minter, stop, tasks));
@@ -115,7 +115,7 @@ impl World {
     }
 
     fn login(&self, name: &str, seed: &str, jwt: String) -> Login {
-        Login { url: self.server.url(), seed: seed.to_owned(), jwt: Jwt::Text(jwt), user: site(name) }
+        Login { url: self.server.url(), tls: None, seed: seed.to_owned(), jwt: Jwt::Text(jwt), user: site(name) }
     }
 
     /// A site that is connected with a JWT of the minter.
@@ -132,7 +132,7 @@ impl World {
         let login = Login { jwt: Jwt::File(file.clone()), ..self.login(name, &seed, String::new()) };
         let bus = Bus::connect(&login).await.unwrap();
         let stop = CancellationToken::new();
-        let renewal = Renewal::new(&login, &self.url()).unwrap().unwrap();
+        let renewal = Renewal::new(&login, &self.url(), None).unwrap().unwrap();
         tokio::spawn(renewal.run(bus.clone(), stop.clone()));
         bus.connected().await;
         (bus, stop, file)

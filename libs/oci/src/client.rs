@@ -1,6 +1,6 @@
 //! A client that pulls artifacts by digest.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
@@ -10,6 +10,7 @@ use reqwest::{
     header::{ACCEPT, RETRY_AFTER},
     redirect::Policy,
 };
+use rustls::ClientConfig;
 
 use crate::{ContentStore, Descriptor, MAX_MANIFEST, RepositoryName, StoreError, media};
 
@@ -69,8 +70,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client of the store at this base URL, which does not include `/v2`.
-    pub fn new(base: &str, token: impl Into<String>) -> Result<Self, InvalidAddress> {
+    /// Makes a client of the store at this base URL, which does not include `/v2`. `tls` says which certificates are
+    /// believed at an `https://` address; without it they are those that the operating system trusts.
+    pub fn new(base: &str, token: impl Into<String>, tls: Option<&Arc<ClientConfig>>) -> Result<Self, InvalidAddress> {
         let invalid = || InvalidAddress(base.to_owned());
         let mut url = Url::parse(base).map_err(|_| invalid())?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
@@ -80,7 +82,11 @@ impl Client {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder();
+        if let Some(tls) = tls {
+            http = http.tls_backend_preconfigured((**tls).clone());
+        }
+        let http = http
             .redirect(Policy::none())
             // The token must not go to whatever the environment calls a proxy.
             .no_proxy()

@@ -79,7 +79,7 @@ async fn empty() -> (TempDir, ContentStore) {
 async fn an_artifact_is_pulled_whole_and_only_once() {
     let source = source().await;
     let (_folder, store) = empty().await;
-    let client = Client::new(&source.url, TOKEN).unwrap();
+    let client = Client::new(&source.url, TOKEN, None).unwrap();
     let bytes = client.pull(&store, &source.hello, &source.manifest).await.unwrap();
     assert!(bytes > 200_000);
     assert!(store.holds(&source.hello, &source.manifest).await.unwrap());
@@ -90,7 +90,7 @@ async fn an_artifact_is_pulled_whole_and_only_once() {
 async fn a_pull_goes_on_where_an_earlier_one_was_cut() {
     let source = source().await;
     let (_folder, store) = empty().await;
-    let client = Client::new(&source.url, TOKEN).unwrap();
+    let client = Client::new(&source.url, TOKEN, None).unwrap();
     let hidden = source._folder.path().join("hidden");
     fs::rename(source.store.path(&source.wasm), &hidden).unwrap();
     // The name no longer holds the whole artifact, so its manifest is not given out either.
@@ -112,7 +112,7 @@ async fn damaged_content_arrives_nowhere_and_is_removed_where_it_lay() {
     let source = source().await;
     let (_folder, store) = empty().await;
     fs::write(source.store.path(&source.wasm), b"evil".repeat(50_000)).unwrap();
-    let client = Client::new(&source.url, TOKEN).unwrap();
+    let client = Client::new(&source.url, TOKEN, None).unwrap();
     client.pull(&store, &source.hello, &source.manifest).await.unwrap_err();
     assert!(!store.contains(&source.wasm));
     assert!(!store.holds(&source.hello, &source.manifest).await.unwrap());
@@ -123,7 +123,7 @@ async fn damaged_content_arrives_nowhere_and_is_removed_where_it_lay() {
 async fn another_content_than_the_digest_s_is_refused() {
     let other = serve(Router::new().route("/v2/{*path}", get(|| async { "something else" }))).await;
     let (_folder, store) = empty().await;
-    let client = Client::new(&other, TOKEN).unwrap();
+    let client = Client::new(&other, TOKEN, None).unwrap();
     let digest = Digest::of(b"wanted");
     let error = client.pull(&store, &"hello".parse().unwrap(), &digest).await.unwrap_err();
     assert!(matches!(error, PullError::Store(StoreError::WrongDigest { wanted, .. }) if wanted == digest), "{error}");
@@ -138,12 +138,12 @@ async fn a_token_is_for_one_host_only() {
         serve(Router::new().fallback(move || async move { counted.fetch_add(1, Ordering::SeqCst).to_string() })).await;
     let redirecting = Router::new().fallback(move || async move { Redirect::temporary(&thief) });
     let (_folder, store) = empty().await;
-    let client = Client::new(&serve(redirecting).await, TOKEN).unwrap();
+    let client = Client::new(&serve(redirecting).await, TOKEN, None).unwrap();
     let error = client.pull(&store, &"hello".parse().unwrap(), &Digest::of(b"wanted")).await.unwrap_err();
     assert!(matches!(error, PullError::Status { status: StatusCode::TEMPORARY_REDIRECT, .. }), "{error}");
     assert_eq!(visits.load(Ordering::SeqCst), 0);
     for bad in ["", "edgewright", "ftp://host/", "unix:/run/store"] {
-        assert!(Client::new(bad, TOKEN).is_err(), "{bad}");
+        assert!(Client::new(bad, TOKEN, None).is_err(), "{bad}");
     }
 }
 
@@ -152,7 +152,7 @@ async fn the_client_knows_why_it_got_nothing() {
     let source = source().await;
     let (_folder, store) = empty().await;
     let pull = async |url: &str, token: &str, name: &str, digest: Digest| {
-        let client = Client::new(url, token).unwrap();
+        let client = Client::new(url, token, None).unwrap();
         client.pull(&store, &name.parse().unwrap(), &digest).await.unwrap_err()
     };
     let wrong_token = pull(&source.url, "guess", "demo/hello", source.manifest).await;
@@ -170,7 +170,7 @@ async fn nobody_is_told_to_wait_for_longer_than_minutes() {
     let (_folder, store) = empty().await;
     for says in ["301", "18446744073709551615", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", "-1"] {
         let answer = move || async move { (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", says)]) };
-        let client = Client::new(&serve(Router::new().fallback(answer)).await, TOKEN).unwrap();
+        let client = Client::new(&serve(Router::new().fallback(answer)).await, TOKEN, None).unwrap();
         let later = client.pull(&store, &"hello".parse().unwrap(), &Digest::of(b"wanted")).await.unwrap_err();
         let PullError::Later(after) = later else { panic!("{says}: {later}") };
         assert!(after <= Duration::from_secs(300), "{says}: {after:?}");

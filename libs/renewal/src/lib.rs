@@ -9,11 +9,14 @@
 //!
 //! **After a crash.** The file is whole, the old or the new one. A JWT that does not fit is found out at the next login.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use bus::{Bus, Jwt, Login};
-use identity::jwt::{self, Claims};
+use identity::{
+    jwt::{self, Claims},
+    tls::ClientConfig,
+};
 use margo::UserNkey;
 use process::{Backoff, due, jittered};
 use reqwest::{StatusCode, redirect::Policy};
@@ -41,20 +44,19 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// Keeps the JWT in the file of this login, from the minter at this base URL. A login whose JWT stands in no file stays as
-    /// it is, and then this returns `None`.
-    pub fn new(login: &Login, minter: &str) -> anyhow::Result<Option<Self>> {
+    /// Keeps the JWT in the file of this login, from the minter at this base URL. `tls` says which certificates are believed
+    /// where that is https. A login whose JWT stands in no file stays as it is, and then this returns `None`.
+    pub fn new(login: &Login, minter: &str, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Option<Self>> {
         let Jwt::File(file) = &login.jwt else { return Ok(None) };
         let key = identity::nats::public_key(&login.seed).with_context(|| format!("the seed of {}", login.user))?;
         let base = reqwest::Url::parse(minter).ok().filter(|base| matches!(base.scheme(), "http" | "https"));
         ensure!(base.is_some(), "the minter's address {minter:?} is not http:// or https://, a host and a port");
         let url = format!("{}/v1/jwt/{key}", minter.trim_end_matches('/'));
-        let http = reqwest::Client::builder()
-            .redirect(Policy::none())
-            .no_proxy()
-            .timeout(ANSWER_WITHIN)
-            .build()
-            .context("making an HTTP client")?;
+        let mut http = reqwest::Client::builder().redirect(Policy::none()).no_proxy().timeout(ANSWER_WITHIN);
+        if let Some(tls) = tls {
+            http = http.tls_backend_preconfigured((*tls).clone());
+        }
+        let http = http.build().context("making an HTTP client")?;
         Ok(Some(Self { http, url, key, file: file.clone(), expires: watch::Sender::default() }))
     }
 
@@ -161,15 +163,19 @@ mod tests {
     fn an_address_that_is_none_stops_the_start() {
         let login = |jwt| Login {
             url: "nats://hub:4222".to_owned(),
+            tls: None,
             seed: identity::nats::generate().0,
             jwt,
             user: bus::User::Minter,
         };
         let file = || login(Jwt::File("login.jwt".into()));
-        assert!(Renewal::new(&file(), "http://hub:8083/").unwrap().is_some());
+        assert!(Renewal::new(&file(), "http://hub:8083/", None).unwrap().is_some());
         for wrong in ["", "hub:8083", "nats://hub:4222", "http://"] {
-            assert!(Renewal::new(&file(), wrong).is_err(), "{wrong}");
+            assert!(Renewal::new(&file(), wrong, None).is_err(), "{wrong}");
         }
-        assert!(Renewal::new(&login(Jwt::Text(String::new())), "").unwrap().is_none(), "nothing is to be renewed");
+        assert!(
+            Renewal::new(&login(Jwt::Text(String::new())), "", None).unwrap().is_none(),
+            "nothing is to be renewed"
+        );
     }
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::http;
+use crate::{ServerConfig, http};
 
 /// What the services of this process say of themselves. Clones share what was said.
 #[derive(Clone, Default)]
@@ -102,7 +102,12 @@ impl Readiness {
 /// Serves health and metrics until shutdown. `/healthz` answers 200 as long as the process lives. `/readyz` answers
 /// 200 when every service is ready, and otherwise 503 with the reasons. `/metrics` answers with the default
 /// registry as Prometheus text.
-pub async fn serve(listen: SocketAddr, health: Health, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    listen: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
+    health: Health,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("listening on {listen} for health checks"))?;
     let router = Router::new()
@@ -110,7 +115,7 @@ pub async fn serve(listen: SocketAddr, health: Health, shutdown: CancellationTok
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(health);
-    http::serve(listener, router, shutdown).await
+    http::serve(listener, tls, router, shutdown).await
 }
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, Json<Value>) {

@@ -26,3 +26,5 @@ pub use base::Base;
 pub use health::{Health, Readiness};
 pub use problem::{BearerToken, PROBLEM_JSON, ProblemResponse, bearer};
 pub use reopening::reopening;
+/// What listeners and clients over TLS are given. `identity::tls` makes both from certificate files.
+pub use tokio_rustls::rustls::{ClientConfig, ServerConfig};

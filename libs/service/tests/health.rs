@@ -32,7 +32,7 @@ async fn a_service_is_ready_while_it_says_so_and_has_its_connection() {
     let bus = server.connect(&role).await;
     let (health, shutdown, listen) = (Health::default(), CancellationToken::new(), free_port().await);
     let readiness = health.service(ServiceName::GitWriter);
-    let served = tokio::spawn(health::serve(listen, health.clone(), shutdown.clone()));
+    let served = tokio::spawn(health::serve(listen, None, health.clone(), shutdown.clone()));
 
     assert!(readyz(listen, 503).await.contains("starting"));
     readiness.needs(&bus);

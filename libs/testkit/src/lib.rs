@@ -18,6 +18,7 @@
 //! ```
 
 mod address;
+mod certificates;
 mod nats;
 mod postgres;
 mod proxy;
@@ -27,6 +28,7 @@ mod telemetry;
 mod wait;
 
 pub use address::loopback;
+pub use certificates::Certificates;
 pub use nats::{NatsServer, connect, credentials, nats_server_binary};
 pub use postgres::{Postgres, on_each_database};
 pub use proxy::Proxy;

@@ -12,12 +12,16 @@ use std::{
 
 use bus::server::{Server, make_streams_folder, server_conf};
 use bus::{Bus, Jwt, Login, Members, ServiceName, User};
-use identity::{Authority, jwt, nats::generate};
+use identity::{
+    Authority, jwt,
+    nats::generate,
+    tls::{Peer, Trust},
+};
 use margo::{TenantName, UserNkey};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{loopback, wait_for};
+use crate::{Certificates, loopback, wait_for};
 
 /// Returns the path of the server that `make setup` installed: `$EDGEWRIGHT_NATS_SERVER`, or
 /// `.tools/bin/nats-server` of the project.
@@ -34,18 +38,30 @@ pub struct NatsServer {
     authority: Arc<Authority>,
     members: Members,
     users: HashMap<User, (String, UserNkey)>,
+    /// Absent: the server speaks no TLS, which is faster.
+    certificates: Option<Certificates>,
 }
 
 impl NatsServer {
     /// Starts a server for which these users have JWTs, and waits until it listens. It is a site's server when one of them
     /// belongs to a site, else that of the hub.
     pub async fn start(admitted: &[User]) -> Self {
+        Self::start_with(admitted, None).await
+    }
+
+    /// Does the same with a server that speaks TLS, as the hub.
+    pub async fn start_tls(admitted: &[User]) -> Self {
+        Self::start_with(admitted, Some(Certificates::default())).await
+    }
+
+    async fn start_with(admitted: &[User], certificates: Option<Certificates>) -> Self {
         let folder = TempDir::new().expect("a folder for a server");
         let at_site = |user: &User| matches!(user, User::LocalOrchestrator(_) | User::OciFetcher(_) | User::Node(_));
         let members = if admitted.iter().any(at_site) { Members::Nodes } else { Members::Sites };
         let users = admitted.iter().chain([&User::Minter]).map(|user| (user.clone(), generate())).collect();
         let authority = keep_authority(folder.path(), members);
-        let mut server = Self { child: spawn_nothing(), folder, address: loopback(), authority, members, users };
+        let mut server =
+            Self { child: spawn_nothing(), folder, address: loopback(), authority, members, users, certificates };
         server.launch().await;
         server
     }
@@ -54,7 +70,13 @@ impl NatsServer {
     pub fn login(&self, user: &User) -> Login {
         let (seed, key) = self.users.get(user).unwrap_or_else(|| panic!("the server does not admit {user}"));
         let jwt = user.mint(&self.authority, key, jwt::now(), None);
-        Login { url: self.url(), seed: seed.clone(), jwt: Jwt::Text(jwt), user: user.clone() }
+        let tls = self.certificates.as_ref().map(|certificates| certificates.trust().peer(&Peer::Hub));
+        Login { url: self.url(), tls, seed: seed.clone(), jwt: Jwt::Text(jwt), user: user.clone() }
+    }
+
+    /// What believes in the root of a server that speaks TLS.
+    pub fn trust(&self) -> Trust {
+        self.certificates.as_ref().expect("the server speaks TLS").trust()
     }
 
     /// Connects as this user.
@@ -67,9 +89,10 @@ impl NatsServer {
         self.connect(&User::Central(service)).await
     }
 
-    /// Returns the server's address, `nats://127.x.y.z:4222`.
+    /// Returns the server's address, `nats://127.x.y.z:4222` or `tls://127.x.y.z:4222`.
     pub fn url(&self) -> String {
-        format!("nats://{}:4222", self.address)
+        let scheme = if self.certificates.is_some() { "tls" } else { "nats" };
+        format!("{scheme}://{}:4222", self.address)
     }
 
     /// Returns the address of this server, on which its ports other than 4222 are free.
@@ -139,6 +162,7 @@ impl NatsServer {
 
     async fn launch(&mut self) {
         let folder = self.folder.path();
+        let files = self.certificates.as_ref().map(|certificates| certificates.server(&Peer::Hub));
         let server = Server {
             listen: &format!("{}:4222", self.address),
             monitor: None,
@@ -147,6 +171,7 @@ impl NatsServer {
             authority: &self.authority,
             accounts: "accounts.conf",
             jwts: &folder.join("jwt"),
+            tls: files.as_ref().map(|files| (files.certificate.as_path(), files.key.as_path())),
         };
         make_streams_folder(&server).expect("a folder for streams");
         let conf = server_conf(&server);

@@ -87,15 +87,18 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let tokens = Tokens::open(&config.tokens)?;
     let bus = config.base.connect().await?;
     // Without a proxy: one that the environment names would send uploads out of the platform's own network.
-    let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build();
-    let http = http.context("preparing HTTP requests to app-registry")?;
+    let mut http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT);
+    if let Some(tls) = &config.store_tls {
+        http = http.tls_backend_preconfigured((**tls).clone());
+    }
+    let http = http.build().context("preparing HTTP requests to app-registry")?;
     let (router, document) = routes::router();
     let openapi = document.to_pretty_json().context("writing the OpenAPI document")?.into();
     let gateway = Arc::new(Gateway { bus: bus.clone(), tenant: config.base.tenant, http, tokens, openapi });
     let router = edge::wrap(router, &document, gateway);
     info!(address = %listener.local_addr().context("asking for the address of REST")?, "REST is served");
 
-    let served = service::http::serve(listener, router, shutdown.clone());
+    let served = service::http::serve(listener, config.tls, router, shutdown.clone());
     let registered = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
         let service = bus.register(ServiceName::ApiGateway, Arc::new(())).await?;

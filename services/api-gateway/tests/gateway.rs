@@ -63,7 +63,11 @@ impl World {
         let address = listener.local_addr().unwrap();
         let login = server.login(&User::Central(ServiceName::ApiGateway));
         let gateway = Running::start(ServiceName::ApiGateway, login, |base, shutdown| {
-            api_gateway::serve(listener, Config { base, listen: address, tokens: path }, shutdown)
+            api_gateway::serve(
+                listener,
+                Config { base, listen: address, tls: None, store_tls: None, tokens: path },
+                shutdown,
+            )
         });
         gateway.ready().await;
         let url = format!("http://{address}/api/v1/").parse().unwrap();
@@ -149,10 +153,13 @@ impl World {
             minter: "http://hub:8083".to_owned(),
             hub: "nats://127.0.0.1:4222".to_owned(),
             root_key: "ssh-ed25519 AAAA".to_owned(),
+            root_certificates: "-----BEGIN CERTIFICATE-----".to_owned(),
+            certificate: site.certificate_request,
         }));
         answer!(NodeCapabilities, "create-node", CreateNode, |node: CreateNode| Ok::<_, Problem>(NodeCreated {
             order: "1".to_owned(),
             name: node.name,
+            root_certificates: "-----BEGIN CERTIFICATE-----".to_owned(),
         }));
         for service in services.values() {
             service.reachable().await;

@@ -54,7 +54,10 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
         config.public_url.is_some() || !address.ip().is_unspecified(),
         "app-registry listens on {address}, which is no address for sites: give the URL under which they reach it"
     );
-    let url = config.public_url.unwrap_or_else(|| format!("http://{address}"));
+    let url = config.public_url.unwrap_or_else(|| match config.tls {
+        Some(_) => format!("https://{address}"),
+        None => format!("http://{address}"),
+    });
 
     let database = Database::open(&config.database).await?;
     let outbox = Outbox::open(ServiceName::AppRegistry, database.clone()).await?;
@@ -70,7 +73,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
 
     let served = async {
         info!(%address, "uploads and the store are served");
-        service::http::serve(listener, router, shutdown.clone()).await
+        service::http::serve(listener, config.tls, router, shutdown.clone()).await
     };
     let answered = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };

@@ -61,6 +61,7 @@ impl Hub {
                 database: self.database.clone(),
                 store: self.store(),
                 listen: listener.local_addr().unwrap(),
+                tls: None,
                 public_url: None,
             };
             app_registry::serve(listener, config, shutdown)
@@ -190,7 +191,7 @@ async fn an_upload_becomes_an_app_a_commit_and_content() {
     let folder = TempDir::new().unwrap();
     let held = ContentStore::open(folder.path()).await.unwrap();
     let name: RepositoryName = "hello".parse().unwrap();
-    let client = Client::new(&access.url, &access.token).unwrap();
+    let client = Client::new(&access.url, &access.token, None).unwrap();
     client.pull(&held, &name, digest).await.unwrap();
     assert!(held.contains(&Digest::of(b"one")));
     client.pull(&held, &name, &added.digest).await.unwrap();
@@ -337,9 +338,9 @@ async fn a_restart_keeps_the_apps_and_ends_the_old_token() {
         let folder = TempDir::new().unwrap();
         let held = ContentStore::open(folder.path()).await.unwrap();
         let name: RepositoryName = "hello".parse().unwrap();
-        let old = Client::new(&after.url, &before.token).unwrap();
+        let old = Client::new(&after.url, &before.token, None).unwrap();
         assert!(matches!(old.pull(&held, &name, &added.digest).await, Err(PullError::Unauthorized)));
-        let new = Client::new(&after.url, &after.token).unwrap();
+        let new = Client::new(&after.url, &after.token, None).unwrap();
         new.pull(&held, &name, &added.digest).await.unwrap();
     })
     .await;

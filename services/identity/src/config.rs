@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time
 use bus::Login;
 use identity::Authority;
 use margo::UserNkey;
-use service::Base;
+use service::{Base, ServerConfig};
 
 /// The program `edgewright` fills this from its data folder.
 pub struct Config {
@@ -20,6 +20,8 @@ pub struct Config {
     pub repositories: PathBuf,
     /// The address on which sites ask for their logins.
     pub listen: SocketAddr,
+    /// The certificate of that listener. Without it logins are handed out over plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
     /// How long a site's login holds.
     pub life: Duration,
 }

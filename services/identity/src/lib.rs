@@ -55,7 +55,7 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
     endpoints.verb("logins", Answers::logins).await?;
     let fleet = Fleet { folder: config.repositories, tenant: config.base.tenant };
     tokio::try_join!(
-        service::http::serve(listener, minter.router(), shutdown.clone()),
+        service::http::serve(listener, config.tls, minter.router(), shutdown.clone()),
         minter.run(minting, shutdown.clone()),
         consume::run(fleet, bus, signals, roll, config.base.readiness, shutdown.clone()),
     )?;

@@ -61,6 +61,7 @@ impl World {
                 services: BTreeSet::new(),
                 repositories: self.folder.path().to_owned(),
                 listen: self.address,
+                tls: None,
                 life: LIFE,
             };
             identity_service::run_on(listener, config, shutdown)
@@ -111,7 +112,7 @@ impl World {
 
     fn login(&self, seed: &str, jwt: &str) -> Login {
         let user = User::Site("plant".parse().unwrap());
-        Login { url: self.server.url(), seed: seed.to_owned(), jwt: Jwt::Text(jwt.to_owned()), user }
+        Login { url: self.server.url(), tls: None, seed: seed.to_owned(), jwt: Jwt::Text(jwt.to_owned()), user }
     }
 }
 
@@ -205,7 +206,7 @@ async fn a_site_needs_the_service_only_to_renew() {
     let login = Login { jwt: Jwt::File(file), ..world.login(&seed, "") };
     let site = Bus::connect(&login).await.unwrap();
     let stop = CancellationToken::new();
-    let renewal = Renewal::new(&login, &format!("http://{}", world.address)).unwrap().unwrap();
+    let renewal = Renewal::new(&login, &format!("http://{}", world.address), None).unwrap().unwrap();
     let task = tokio::spawn(renewal.run(site.clone(), stop.clone()));
     site.connected().await;
     world.stop().await;

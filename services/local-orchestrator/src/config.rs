@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bus::Login;
-use identity::Authority;
+use identity::{Authority, tls::ClientConfig};
 use margo::{SiteName, UserNkey};
-use service::Base;
+use service::{Base, ServerConfig};
 
 /// What a local orchestrator needs to know of its site, of the hub and of its own place on the disk.
 pub struct Config {
@@ -15,6 +15,8 @@ pub struct Config {
     pub hub: Login,
     /// The base URL at which the hub hands out JWTs, for a login at the hub whose JWT stands in a file.
     pub hub_minter: String,
+    /// Which certificates are believed there, where that address is https.
+    pub hub_minter_tls: Option<Arc<ClientConfig>>,
     /// The site's own server, as [`bus::User::Minter`].
     pub minter: Login,
     /// The keys of the site's own server, by which nodes are given their JWTs.
@@ -29,6 +31,8 @@ pub struct Config {
     pub root_key: String,
     /// The address on which `GET /api/v1/status` and `GET /v1/jwt/…` are answered.
     pub listen: SocketAddr,
+    /// The certificate of that listener. Without it status and logins are handed out over plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
     /// The bearer token that a reader of the status has to present.
     pub status_token: String,
     /// Where the site's artifacts are read; handed to nodes.

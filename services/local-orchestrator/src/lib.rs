@@ -112,7 +112,7 @@ async fn start(
         server: site.name.to_string(),
     };
     let minter = Minter::new(settings, roll);
-    let renewal = Renewal::new(&config.hub, &config.hub_minter)?;
+    let renewal = Renewal::new(&config.hub, &config.hub_minter, config.hub_minter_tls)?;
     let reporter = Reporter::new(site.clone(), registrar.clone(), pulses.clone(), telemetry);
     let view = View {
         site: site.clone(),
@@ -127,7 +127,7 @@ async fn start(
     // A part that fails takes the others along, and the supervisor begins anew.
     let stop = shutdown.child_token();
     // Without the site's server nothing works but the status.
-    parts.spawn(answers::http(listener, view, minter.router(), stop.clone()));
+    parts.spawn(answers::http(listener, config.tls, view, minter.router(), stop.clone()));
     parts.spawn(admission.run(stop.clone()));
     parts.spawn(minter.run(minting, stop.clone()));
     if let Some(renewal) = renewal {

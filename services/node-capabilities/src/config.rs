@@ -1,5 +1,6 @@
 //! What node-capabilities has to know; the program that starts it fills it in.
 
+use identity::certificates::Issuer;
 use service::Base;
 use store::Location;
 
@@ -14,4 +15,8 @@ pub struct Config {
     pub minter_url: String,
     /// The tenant's root public key, in OpenSSH's form, that new sites are told.
     pub root_key: String,
+    /// The root certificates, in PEM form, that new sites and nodes are told.
+    pub root_certificates: String,
+    /// What signs the intermediates of new sites.
+    pub issuer: Issuer,
 }

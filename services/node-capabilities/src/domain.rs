@@ -99,6 +99,7 @@ mod tests {
         CreateSite {
             name: "plant".parse().unwrap(),
             identity: Identity::Nkey(identity::nats::generate().1),
+            certificate_request: None,
             reason: None,
         }
     }

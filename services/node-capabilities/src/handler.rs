@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ::store::Transaction;
 use api::{CreateNode, CreateSite, Members, Node, NodeCreated, Problem, Site, SiteCreated, Targets};
 use bus::{Bus, Call, Caller, ServiceName, Subject};
+use identity::certificates::Issuer;
 use margo::TenantName;
 use outbox::{OrderHeader, Outbox};
 use tokio::sync::mpsc;
@@ -32,6 +33,10 @@ pub struct Registrar {
     pub minter_url: String,
     /// The tenant's root public key, in OpenSSH's form, that new sites are told.
     pub root_key: String,
+    /// The root certificates that new sites and nodes are told.
+    pub root_certificates: String,
+    /// What signs the intermediates of new sites.
+    pub issuer: Issuer,
 }
 
 impl Registrar {
@@ -40,6 +45,8 @@ impl Registrar {
         let requested_by = call.caller()?.name.clone();
         let site = call.body;
         let order = OrderHeader::new(requested_by, site.reason.clone());
+        // Before anything is stored: a request that cannot be signed is a site that cannot speak.
+        let certificate = site.certificate_request.as_deref().map(|request| self.sign(&site, request)).transpose()?;
         let mut tx = self.store.begin().await.map_err(store_problem)?;
         let taken = self.store.taken_of_site(&mut tx, &site).await.map_err(store_problem)?;
         if check_site(&site, taken)? == Joins::Anew {
@@ -52,6 +59,8 @@ impl Registrar {
             hub: self.hub_url.clone(),
             minter: self.minter_url.clone(),
             root_key: self.root_key.clone(),
+            root_certificates: self.root_certificates.clone(),
+            certificate,
         })
     }
 
@@ -69,7 +78,14 @@ impl Registrar {
         self.commit(tx, git::add_node(&node, &order)).await?;
         // A full queue holds an evaluation that has not begun, and that will see this node, too.
         let _ = self.joined.try_send(Span::current());
-        Ok(NodeCreated { order: order.id.to_string(), name: node.name })
+        let root_certificates = self.root_certificates.clone();
+        Ok(NodeCreated { order: order.id.to_string(), name: node.name, root_certificates })
+    }
+
+    /// Signs the intermediate of a site.
+    fn sign(&self, site: &CreateSite, request: &str) -> Result<String, Problem> {
+        let signed = self.issuer.sign_site(&site.name.client(), request);
+        signed.map_err(|error| Problem::new(422, format!("certificateRequest: {error}")))
     }
 
     /// Commits an order with its writes for Git.

@@ -46,6 +46,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         hub_url: config.hub_url,
         minter_url: config.minter_url,
         root_key: config.root_key,
+        root_certificates: config.root_certificates,
+        issuer: config.issuer,
     });
     let endpoints = answer(&bus, &registrar).await?;
     let orders_ended = CancellationToken::new();

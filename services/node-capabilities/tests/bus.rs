@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use api::{CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated};
 use async_nats::jetstream::consumer::pull;
 use bus::{Bus, Call, Outgoing, ServiceName, Subject, User, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
-use identity::nats::generate;
+use identity::{
+    certificates::{Issuer, SiteRequest},
+    nats::generate,
+};
 use margo::{ClientName, Identity, NodeId, UserNkey};
 use node_capabilities::Config;
 use prost::Message;
@@ -17,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use store::Location;
 use tempfile::TempDir;
-use testkit::{NatsServer, Running, ada, connect, on_each_database, wait_for};
+use testkit::{Certificates, NatsServer, Running, ada, connect, on_each_database, wait_for};
 use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +45,9 @@ fn services() -> Vec<User> {
     services.map(User::Central).to_vec()
 }
 
+/// The authority of the hub.
+static CERTIFICATES: LazyLock<Certificates> = LazyLock::new(Certificates::default);
+
 fn start(server: &NatsServer, database: &Location) -> Running {
     let login = server.login(&User::Central(ServiceName::NodeCapabilities));
     Running::start(ServiceName::NodeCapabilities, login, |base, shutdown| {
@@ -51,6 +57,8 @@ fn start(server: &NatsServer, database: &Location) -> Running {
             hub_url: server.url(),
             root_key: "ssh-ed25519 AAAA".into(),
             minter_url: "http://hub:8083".into(),
+            root_certificates: CERTIFICATES.root(),
+            issuer: CERTIFICATES.issuer(),
         };
         node_capabilities::run(config, shutdown)
     })
@@ -90,7 +98,12 @@ impl Stage {
     }
 
     async fn add_site(&self, key: &UserNkey) -> Result<SiteCreated, Problem> {
-        let site = CreateSite { name: "plant".parse().unwrap(), identity: Identity::Nkey(key.clone()), reason: None };
+        let site = CreateSite {
+            name: "plant".parse().unwrap(),
+            identity: Identity::Nkey(key.clone()),
+            certificate_request: None,
+            reason: None,
+        };
         self.ask("create-site", &site).await
     }
 
@@ -171,6 +184,35 @@ async fn a_new_site_is_told_where_it_logs_in_and_whom_it_believes() {
     assert_eq!((created.hub, created.minter.as_str()), (stage.server.url(), "http://hub:8083"));
     assert_eq!(created.root_key, "ssh-ed25519 AAAA");
     assert_eq!(stage.sites().await[0].identity, Identity::Nkey(key));
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_site_gets_the_intermediate_that_it_asks_for() {
+    let stage = Stage::set().await;
+    let (_, key) = generate();
+    let request = SiteRequest::generate().unwrap();
+    let site = |request: &str| CreateSite {
+        name: "plant".parse().unwrap(),
+        identity: Identity::Nkey(key.clone()),
+        certificate_request: Some(request.to_owned()),
+        reason: None,
+    };
+    let refused = stage.ask::<_, SiteCreated>("create-site", &site("a request")).await.unwrap_err();
+    let detail = refused.detail.clone().unwrap();
+    assert!(refused.status == 422 && detail.contains("certificateRequest"), "{refused:?}");
+    assert!(stage.sites().await.is_empty());
+
+    let created: SiteCreated = stage.ask("create-site", &site(&request.request)).await.unwrap();
+    assert_eq!(created.root_certificates, CERTIFICATES.root());
+    let origin = "the answer";
+    Issuer::parse(&created.certificate.unwrap(), &request.key, origin).unwrap();
+    // The answer was lost: the same request is answered with a certificate again.
+    let again: SiteCreated = stage.ask("create-site", &site(&request.request)).await.unwrap();
+    Issuer::parse(&again.certificate.unwrap(), &request.key, origin).unwrap();
+    // Its nodes are told whom to believe.
+    let node = stage.add_node(press(), &generate().1).await.unwrap();
+    assert_eq!(node.root_certificates, CERTIFICATES.root());
     stage.service.stop().await;
 }
 

@@ -1,9 +1,9 @@
 //! What oci-fetcher has to know; the program that starts it fills it in.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use margo::ClientName;
-use service::Base;
+use service::{Base, ClientConfig, ServerConfig};
 
 /// The program `edgewright` fills this from its data folder.
 pub struct Config {
@@ -14,6 +14,10 @@ pub struct Config {
     pub data: PathBuf,
     /// The address on which artifacts are served to nodes.
     pub listen: SocketAddr,
+    /// The certificate of the site's store. Without it the store is plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// What the certificate of the platform's store is verified with, where it has one.
+    pub hub_tls: Option<Arc<ClientConfig>>,
     /// The bearer token that every node of the site presents.
     pub token: String,
 }

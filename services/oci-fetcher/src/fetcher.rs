@@ -16,7 +16,7 @@ use oci::{
     server::{Availability, Policy},
 };
 use process::{Backoff, jittered};
-use service::BearerToken;
+use service::{BearerToken, ClientConfig};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, sleep_until, timeout},
@@ -54,6 +54,8 @@ pub struct Fetcher(Arc<Shared>);
 struct Shared {
     bus: Bus,
     store: ContentStore,
+    /// What the certificate of the platform's store is verified with.
+    hub_tls: Option<Arc<ClientConfig>>,
     /// A client of the platform's store as the LO last named it; `None` before the first pull and after a failed one.
     hub: tokio::sync::Mutex<Option<Client>>,
     /// The artifacts that the LO last named; `None` before its first answer.
@@ -68,10 +70,11 @@ struct Shared {
 }
 
 impl Fetcher {
-    pub fn new(bus: Bus, store: ContentStore) -> Self {
+    pub fn new(bus: Bus, store: ContentStore, hub_tls: Option<Arc<ClientConfig>>) -> Self {
         Self(Arc::new(Shared {
             bus,
             store,
+            hub_tls,
             hub: tokio::sync::Mutex::default(),
             wanted: Mutex::default(),
             failures: watch::Sender::default(),
@@ -215,7 +218,7 @@ impl Fetcher {
         let subject = Subject::service(ServiceName::LocalOrchestrator, "store");
         let access: StoreAccess =
             self.0.bus.call(&subject, &(), None).await.context("asking the LO for the platform's store")?;
-        let client = Client::new(&access.url, access.token)?;
+        let client = Client::new(&access.url, access.token, self.0.hub_tls.as_ref())?;
         *hub = Some(client.clone());
         Ok(client)
     }

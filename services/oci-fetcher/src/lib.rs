@@ -35,12 +35,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let store = ContentStore::open(config.data).await?;
     let bus = config.base.connect().await?;
-    let fetcher = Fetcher::new(bus.clone(), store.clone());
+    let fetcher = Fetcher::new(bus.clone(), store.clone(), config.hub_tls);
     let router = oci::server::router(store, Nodes::new(fetcher.clone(), &config.token));
 
     let served = async {
         info!(address = ?listener.local_addr(), "artifacts are served");
-        service::http::serve(listener, router, shutdown.clone()).await
+        service::http::serve(listener, config.tls, router, shutdown.clone()).await
     };
     let fetched = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };

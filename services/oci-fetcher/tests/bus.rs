@@ -86,7 +86,7 @@ impl Site {
         let login = self.server.login(&User::OciFetcher(plant()));
         let running = Running::start(ServiceName::OciFetcher, login, |base, shutdown| {
             let (data, token) = (self.data.path().to_owned(), NODE_TOKEN.to_owned());
-            let config = Config { base, client: plant(), data, listen: address, token };
+            let config = Config { base, client: plant(), data, listen: address, tls: None, hub_tls: None, token };
             oci_fetcher::serve(listener, config, shutdown)
         });
         running.ready().await;
@@ -114,7 +114,7 @@ impl Site {
     async fn pull_as_node(&self, artifact: &WantedArtifact, token: &str) -> Result<(), PullError> {
         let folder = TempDir::new().unwrap();
         let store = ContentStore::open(folder.path()).await.unwrap();
-        let client = Client::new(&format!("http://{}", self.address.unwrap()), token).unwrap();
+        let client = Client::new(&format!("http://{}", self.address.unwrap()), token, None).unwrap();
         client.pull(&store, &artifact.name.parse().unwrap(), &artifact.digest).await.map(|_| ())
     }
 

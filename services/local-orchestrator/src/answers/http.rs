@@ -13,7 +13,7 @@ use axum::{
 use bus::{Subject, proto, streams};
 use margo::NodeName;
 use prost::Message as _;
-use service::{BearerToken, ProblemResponse};
+use service::{BearerToken, ProblemResponse, ServerConfig};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -43,12 +43,13 @@ pub struct View {
 /// Answers `GET /api/v1/status` until shutdown, to readers that present the token of the view, and what `logins` answers.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
     view: View,
     logins: Router,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let router = Router::new().route("/api/v1/status", get(status)).with_state(Arc::new(view)).merge(logins);
-    service::http::serve(listener, router, shutdown).await
+    service::http::serve(listener, tls, router, shutdown).await
 }
 
 async fn status(State(view): State<Arc<View>>, headers: HeaderMap) -> Response {

@@ -88,7 +88,7 @@ async fn nodes_come_back_by_themselves_after_the_disk_of_the_site_was_lost() {
     let login = bus::Login { jwt: bus::Jwt::File(file), ..login };
     let press = Bus::connect(&login).await.unwrap();
     // The agent's own part: it asks when it has no JWT, and when it is refused.
-    let agent = renewal::Renewal::new(&login, &world.minter_url()).unwrap().unwrap();
+    let agent = renewal::Renewal::new(&login, &world.minter_url(), None).unwrap().unwrap();
     let end = tokio_util::sync::CancellationToken::new();
     let agent = tokio::spawn(agent.run(press.clone(), end.clone()));
     press.connected().await;

@@ -149,6 +149,7 @@ impl World {
             base,
             hub: Login { url: self.line.url(), ..self.hub.login(&User::Site(plant())) },
             hub_minter: "http://hub".to_owned(),
+            hub_minter_tls: None,
             minter: self.site.login(&User::Minter),
             authority: self.site.authority(),
             services: services.into(),
@@ -156,6 +157,7 @@ impl World {
             data: self.data_folder(),
             root_key: self.fleet.root.public().to_string(),
             listen: ([127, 0, 0, 1], 0).into(),
+            tls: None,
             status_token: TOKEN.to_owned(),
             artifacts_url: "http://artifacts".to_owned(),
             artifacts_token: "artifacts-token".to_owned(),
@@ -277,7 +279,7 @@ impl World {
         self.fleet.admit(name, key.clone());
         self.publish(&self.fleet, &self.fleet.head_parts()).await;
         let jwt = wait_for("the site to admit a node", async || self.jwt(&key).await).await;
-        Login { url: self.site.url(), seed, jwt: Jwt::Text(jwt), user: User::Node(node(name)) }
+        Login { url: self.site.url(), tls: None, seed, jwt: Jwt::Text(jwt), user: User::Node(node(name)) }
     }
 
     /// What the site says to whoever asks for the JWT of a key: the JWT, or the status of the refusal.

@@ -12,7 +12,7 @@ async fn open(location: &Location) -> (Database, Store) {
 }
 
 fn site(name: &str, key: &Identity) -> CreateSite {
-    CreateSite { name: name.parse().unwrap(), identity: key.clone(), reason: None }
+    CreateSite { name: name.parse().unwrap(), identity: key.clone(), certificate_request: None, reason: None }
 }
 
 fn node(name: &str, key: &Identity) -> CreateNode {
