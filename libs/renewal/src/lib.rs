@@ -144,6 +144,11 @@ fn renew_within(held: &Claims, now: u64) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use identity::tls::Peer;
+    use testkit::{Certificates, loopback};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     fn held(exp: Option<u64>) -> Claims {
@@ -159,16 +164,44 @@ mod tests {
         assert_eq!(renew_within(&held(None), 9_999), None);
     }
 
+    fn login(jwt: Jwt) -> Login {
+        let seed = identity::nats::generate().0;
+        Login { url: "nats://hub:4222".to_owned(), tls: None, seed, jwt, user: bus::User::Minter }
+    }
+
+    fn file() -> Login {
+        login(Jwt::File("login.jwt".into()))
+    }
+
+    #[tokio::test]
+    async fn only_the_minter_of_the_right_root_and_name_is_asked() {
+        let certificates = Certificates::default();
+        let listener = TcpListener::bind((loopback(), 0)).await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let tls = certificates.server(&Peer::Hub).server().unwrap();
+        // It knows nobody, which is an answer all the same.
+        let served = service::http::serve(listener, Some(tls), Router::new(), CancellationToken::new());
+        let asked = async |tls| {
+            let renewal = Renewal::new(&file(), &url, tls).unwrap().unwrap();
+            format!("{:?}", renewal.renew().await.unwrap_err())
+        };
+        let all = async {
+            let told = asked(Some(certificates.trust().peer(&Peer::Hub))).await;
+            assert!(told.contains("404"), "{told}");
+            let told = asked(Some(Certificates::default().trust().peer(&Peer::Hub))).await;
+            assert!(told.contains("UnknownIssuer"), "{told}");
+            let site = Peer::Site("plant".parse().unwrap());
+            let told = asked(Some(certificates.trust().peer(&site))).await;
+            assert!(told.contains("not valid for name"), "{told}");
+        };
+        tokio::select! {
+            ended = served => panic!("{ended:?}"),
+            () = all => {}
+        }
+    }
+
     #[test]
     fn an_address_that_is_none_stops_the_start() {
-        let login = |jwt| Login {
-            url: "nats://hub:4222".to_owned(),
-            tls: None,
-            seed: identity::nats::generate().0,
-            jwt,
-            user: bus::User::Minter,
-        };
-        let file = || login(Jwt::File("login.jwt".into()));
         assert!(Renewal::new(&file(), "http://hub:8083/", None).unwrap().is_some());
         for wrong in ["", "hub:8083", "nats://hub:4222", "http://"] {
             assert!(Renewal::new(&file(), wrong, None).is_err(), "{wrong}");

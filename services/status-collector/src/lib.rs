@@ -2,11 +2,11 @@
 //!
 //! The service is the only writer of the hub's streams STATE and EVENTS, which it keeps in being with DEAD_LETTERS: sites ask it
 //! on `site.*.report` to store what they and their nodes report, and on `site.*.positions` where their nodes stand
-//! ([`writer`]). It asks node-capabilities which nodes exist.
+//! (`writer`). It asks node-capabilities which nodes exist.
 //!
 //! It is also the only writer of its database (current status, history, refusals), which it makes from
 //! `state.*.node.*.status` and `event.>`, and from which it answers `svc.status-collector.list`, `.history` and `.refusals`
-//! ([`consume`]). It acknowledges to sites what the streams hold and to the streams what the database holds, so it may die
+//! (`consume`). It acknowledges to sites what the streams hold and to the streams what the database holds, so it may die
 //! at any time; what it knows besides it asks for again. Only the budgets of sites begin full again.
 
 #![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]

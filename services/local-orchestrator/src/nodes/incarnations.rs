@@ -8,7 +8,7 @@
 //!
 //! **After a crash.** The old file is there or the new one. A number that was kept and never answered is skipped: a
 //! node without its disk asks again and begins the life after that one, for no number is given twice. A site that lost
-//! the file, or cannot read it, asks the hub where its nodes stand ([`super::positions`]); until it knows, no node is
+//! the file, or cannot read it, asks the hub where its nodes stand (`positions.rs`); until it knows, no node is
 //! registered.
 
 use std::{
