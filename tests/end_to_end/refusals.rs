@@ -2,45 +2,95 @@
 //!
 //! The forger here has git-observer's and a site's own NATS credentials: signatures and digests are all that protects.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
-use bus::{Bus, Jwt, NodeVerb, ServiceName, Subject, User, decode, encode, proto, streams};
+use bus::{
+    Bus, Front, Jwt, NodeVerb, Pattern, Rules, ServiceName, SiteVerb, Subject, User, decode, encode, proto, streams,
+};
+use bytes::Bytes;
 use identity::{SigningKey, trust};
-use margo::{Digest, Head, KeySet, ManifestVersion, TenantName};
+use margo::{ClientName, Digest, Head, KeySet, ManifestList, ManifestVersion, NodeEntry, NodeId, TenantName};
+use proto::desired_part::Part;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use testkit::wait_for;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::kills::git;
 use end_to_end::{Platform, answers};
 
-/// Publishes what git-observer would, with its credentials.
+/// Answers sites in the place of git-observer, with its credentials.
 struct Forger {
-    bus: Bus,
+    back: Bus,
+    /// The last good head.
     head: proto::DesiredHead,
-    node: proto::DesiredNode,
+    /// Who the nodes are and what they run, as the last good head says.
+    list: ManifestList,
+    told: Arc<Mutex<Told>>,
+    _answers: AbortOnDropHandle<()>,
+}
+
+/// What the forger answers.
+#[derive(Clone, Default)]
+struct Told {
+    head: proto::DesiredHead,
+    list: ManifestList,
+    document: Bytes,
 }
 
 impl Forger {
     async fn at(platform: &Platform) -> Self {
-        let user = User::Central(ServiceName::GitObserver);
-        let key = |kind: &str| platform.hub().join(format!("keys/nats/git-observer.{kind}"));
-        let seed = std::fs::read_to_string(key("seed")).unwrap();
-        let bus = Bus::connect(&platform.login("hub", user, seed, Jwt::File(key("jwt")))).await.unwrap();
-        bus.connected().await;
-        let stream = bus.jetstream().get_stream(streams::DESIRED).await.unwrap();
+        let login = |user: User| {
+            let key = |kind: &str| platform.hub().join(format!("keys/nats/{user}.{kind}"));
+            let seed = std::fs::read_to_string(key("seed")).unwrap();
+            platform.login("hub", user.clone(), seed, Jwt::File(key("jwt")))
+        };
+        let back = Bus::connect(&login(User::Central(ServiceName::GitObserver))).await.unwrap();
+        back.connected().await;
+        let stream = back.jetstream().get_stream(streams::DESIRED).await.unwrap();
         let last =
             async |subject: Subject| stream.direct_get_last_for_subject(subject.to_string()).await.unwrap().payload;
-        let head = decode(&last(head_subject()).await).unwrap();
-        let node = decode(&last(node_subject()).await).unwrap();
-        Self { bus, head, node }
+        let head = decode(&last(Subject::DesiredHead(plant())).await).unwrap();
+        let mut list = ManifestList::default();
+        for node in ["press", "oven"] {
+            let id = NodeId::new(plant(), node.parse().unwrap());
+            let message: proto::DesiredNode = decode(&last(Subject::DesiredNode(id.clone())).await).unwrap();
+            let digests = message.deployments.iter().map(|it| (it.id.parse().unwrap(), it.digest.parse().unwrap()));
+            let entry = NodeEntry {
+                identity: Some(Digest::of(&message.identity)),
+                version: message.version.try_into().unwrap(),
+                deployments: digests.collect(),
+            };
+            list.put(id.node, entry);
+        }
+        let front = Front::connect(&login(User::Front(ServiceName::GitObserver)), |_| {}).await.unwrap();
+        let rules = Rules { longest: 64 << 10, ..Rules::SMALL };
+        let mut asks = front.asks(Pattern::Sites(SiteVerb::Desired), rules).await.unwrap();
+        front.reachable().await;
+        let told: Arc<Mutex<Told>> = Arc::default();
+        let state = told.clone();
+        let answers = tokio::spawn(async move {
+            while let Some(ask) = asks.next().await {
+                let asked = prost::Message::decode(ask.payload.clone()).unwrap();
+                let answer = state.lock().unwrap().answer(&asked);
+                ask.answer(encode(&answer)).await;
+            }
+        });
+        Self { back, head, list, told, _answers: AbortOnDropHandle::new(answers) }
     }
 
-    /// Puts a head and a node's desired state on the bus.
-    async fn publish(&self, head: &proto::DesiredHead, node: &proto::DesiredNode) {
-        let batch =
-            vec![bus::Outgoing::new(node_subject(), encode(node)), bus::Outgoing::new(head_subject(), encode(head))];
-        self.bus.publish_batch(batch).await.unwrap();
+    /// Answers with this from now on, and has the site ask.
+    async fn tell(&self, told: Told) {
+        *self.told.lock().unwrap() = told;
+        self.back.signal(&Subject::ChangedHead(plant()), Bytes::new()).await.unwrap();
+    }
+
+    /// Answers with this head, and the last good list.
+    async fn tell_head(&self, head: proto::DesiredHead) {
+        self.tell(Told { head, list: self.list.clone(), ..Told::default() }).await;
     }
 
     /// The last good state under the next version, altered by `change` and then signed by `key`.
@@ -54,12 +104,28 @@ impl Forger {
     }
 }
 
-fn head_subject() -> Subject {
-    Subject::DesiredHead("plant".parse().unwrap())
+impl Told {
+    fn answer(&self, ask: &proto::DesiredAsk) -> proto::DesiredAnswer {
+        let outcome = proto::DesiredOutcome::Found.into();
+        if ask.commit.is_empty() {
+            return proto::DesiredAnswer { outcome, head: Some(self.head.clone()), ..Default::default() };
+        }
+        let content = |part: &proto::DesiredPart| match part.part.clone().unwrap() {
+            Part::Folder(folder) => self.list.folder_text(folder.parse().unwrap()).unwrap_or_default().into(),
+            Part::Node(node) => self.list.get(&node.parse().unwrap()).unwrap().to_text().into(),
+            Part::Identity(_) | Part::Document(_) => self.document.clone(),
+        };
+        let piece = |content: Bytes| proto::Piece { size: content.len() as u64, content };
+        proto::DesiredAnswer {
+            outcome,
+            pieces: ask.parts.iter().map(content).map(piece).collect(),
+            ..Default::default()
+        }
+    }
 }
 
-fn node_subject() -> Subject {
-    Subject::DesiredNode("plant/press".parse().unwrap())
+fn plant() -> ClientName {
+    "plant".parse().unwrap()
 }
 
 /// Waits until the site shows a refusal whose reason contains these words.
@@ -83,17 +149,16 @@ async fn forged_desired_state_is_refused_and_the_last_good_state_stays() {
     let key = |name: &str| SigningKey::load(&platform.hub().join("keys").join(name)).unwrap();
     let (writer, root, foreign) = (key("git-writer"), key("root"), SigningKey::generate("foreign").unwrap());
 
-    forger.publish(&forger.signed(&foreign, |_| {}), &forger.node).await;
+    forger.tell_head(forger.signed(&foreign, |_| {})).await;
     site_refuses(&platform, "not signed by a key in KEYS").await;
 
-    forger.publish(&forger.signed(&writer, |head| head.client = "other".parse().unwrap()), &forger.node).await;
+    forger.tell_head(forger.signed(&writer, |head| head.client = "other".parse().unwrap())).await;
     site_refuses(&platform, "is of default/other, not of default/plant").await;
 
     let keys = KeySet { tenant: TenantName::default(), number: 0, keys: vec![writer.public().to_string()] };
     let (bytes, signature) = trust::sign_keys(&root, &keys).unwrap();
     let head = forger.signed(&writer, |_| {});
-    let head = proto::DesiredHead { keys: bytes.into(), keys_signature: signature.into(), ..head };
-    forger.publish(&head, &forger.node).await;
+    forger.tell_head(proto::DesiredHead { keys: bytes.into(), keys_signature: signature.into(), ..head }).await;
     site_refuses(&platform, "KEYS has number 0").await;
 
     // An older version comes again, as it was signed at its time.
@@ -101,25 +166,32 @@ async fn forged_desired_state_is_refused_and_the_last_good_state_stays() {
         head.version = ManifestVersion::FIRST;
         head.list = Digest::of(b"");
     });
-    forger.publish(&head, &proto::DesiredNode::default()).await;
-    site_refuses(&platform, "version 1 is older than version 2").await;
+    forger.tell_head(proto::DesiredHead { list: Bytes::new(), ..head }).await;
+    site_refuses(&platform, "version 1 is older than version").await;
 
-    // A document does not hash to its digest.
-    let mut node = forger.node.clone();
-    node.deployments[0].document = "id: forged".into();
-    forger.publish(&forger.head, &node).await;
-    site_refuses(&platform, "digest").await;
+    // A document is not the one that was signed for.
+    let (press, mut list) = ("press".parse().unwrap(), forger.list.clone());
+    let mut entry = NodeEntry::clone(list.get(&press).unwrap());
+    entry.version = Head::parse(&forger.head.head).unwrap().version.next().unwrap();
+    entry.deployments.values_mut().for_each(|digest| *digest = Digest::of(b"id: signed"));
+    list.put(press, entry);
+    let head = forger.signed(&writer, |head| head.list = list.digest());
+    let head = proto::DesiredHead { list: list.top_text().into(), ..head };
+    forger.tell(Told { head, list, document: "id: forged".into() }).await;
+    site_refuses(&platform, "is not whole").await;
 
-    // A message does not decode.
-    let batch = vec![bus::Outgoing::new(node_subject(), "no message".into())];
-    forger.bus.publish_batch(batch).await.unwrap();
-    site_refuses(&platform, "decompressing").await;
+    // What somebody writes into the stream moves nobody: sites do not read it.
+    let evil =
+        proto::DesiredNode { version: 1 << 50, client: "plant".into(), node: "press".into(), ..Default::default() };
+    let subject = Subject::DesiredNode("plant/press".parse().unwrap());
+    forger.back.publish_batch(vec![bus::Outgoing::new(subject, encode(&evil))]).await.unwrap();
 
     for node in ["press", "oven"] {
         answers(platform.node_address(node), "Second").await;
     }
 
     // git-observer repairs the bus, and orders go through as before.
+    drop(forger);
     platform.run("git-observer");
     platform.edgectl_ok(&["co", "update", "hello", "--set", "greeting=Third", "--wait"]);
     answers(platform.node_address("press"), "Third").await;

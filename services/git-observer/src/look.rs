@@ -90,7 +90,12 @@ impl Observer {
 
         let since = tip.since(published.as_ref())?;
         // Before anything is published: sites are answered from the commit, and whoever dies in between signals again.
-        self.tell(client, &candidate, &tip).await;
+        let version = tip.head.head.version.get();
+        let span = info_span!("publish desired", %client, version, trace_id = tracing::field::Empty);
+        if let Some(traceparent) = &candidate.traceparent {
+            trace::continue_from_text(&span, traceparent);
+        }
+        self.tell(client, &candidate, &tip).instrument(span.clone()).await;
         let nodes = match (look, since) {
             (Look::Changes, None) => return Ok(()),
             (Look::Changes, Some(since)) => {
@@ -104,7 +109,7 @@ impl Observer {
                 differing
             }
         };
-        self.publish(client, &candidate, &tip, nodes, stored.sequence).await?;
+        self.publish(client, &tip, nodes, stored.sequence).instrument(span).await?;
         Ok(())
     }
 
@@ -115,7 +120,7 @@ impl Observer {
             return;
         }
         let before = self.snapshots().newest_snapshot(client);
-        let snapshot = Snapshot::of(tip.clone(), candidate.traceparent.clone(), before.as_deref());
+        let snapshot = Snapshot::of(tip.clone(), trace::current_text(), before.as_deref());
         self.snapshots().advance(client, Arc::new(snapshot));
         stop_point("git-observer.before-signal");
         if let Err(error) = self.hub.changed(client).await {
@@ -168,25 +173,15 @@ impl Observer {
     async fn publish(
         &self,
         client: &ClientName,
-        candidate: &Candidate,
         tip: &Tip,
         nodes: BTreeMap<NodeName, proto::DesiredNode>,
         sequence: u64,
     ) -> anyhow::Result<()> {
-        let version = tip.head.head.version.get();
-        let span = info_span!("publish desired", %client, version, trace_id = tracing::field::Empty);
-        if let Some(traceparent) = &candidate.traceparent {
-            trace::continue_from_text(&span, traceparent);
-        }
-        async {
-            stop_point("git-observer.before-publish");
-            let count = self.hub.publish(client, nodes.into_iter(), &tip.head.message, sequence).await?;
-            metrics::PUBLISHED.inc_by(count as u64);
-            info!(messages = count, "published");
-            Ok(())
-        }
-        .instrument(span)
-        .await
+        stop_point("git-observer.before-publish");
+        let count = self.hub.publish(client, nodes.into_iter(), &tip.head.message, sequence).await?;
+        metrics::PUBLISHED.inc_by(count as u64);
+        info!(messages = count, "published");
+        Ok(())
     }
 
     /// The highest number of a key set that was seen for this client; 0 when none was.

@@ -1,16 +1,17 @@
 //! `node.<client>.<node>.desired`: what a node shall run, from the set in force. While the next one is on its way into force,
 //! nodes are answered from the one before.
 
-use std::{error::Error, sync::Arc};
+use std::{convert::Infallible, error::Error, sync::Arc};
 
-use bus::{Ask, Asker, NodeVerb, Pattern, Rules, Shares, proto};
+use bus::{Ask, Asker, NodeVerb, Pattern, Rules, Shares, Subject, proto};
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use margo::NodeName;
 use prost::Message as _;
 use proto::{DesiredOutcome, NodeDesiredAnswer, NodeDesiredAsk};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{down::InForce, site::Site};
 
@@ -28,14 +29,39 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let pattern = Pattern::Nodes(site.client.clone(), NodeVerb::Desired);
     let asks = site.front.asks(pattern, ASKS).await?;
-    stream::unfold(asks, async |mut asks| Some((asks.next().await?, asks)))
+    let telling = tell_all(&site, in_force.clone());
+    let answering = stream::unfold(asks, async |mut asks| Some((asks.next().await?, asks)))
         .take_until(shutdown.cancelled_owned())
         .for_each_concurrent(CONCURRENCY, async |ask| {
             let held = in_force.borrow().clone();
             answer(held, ask).await;
-        })
-        .await;
+        });
+    tokio::select! {
+        () = answering => {}
+        never = telling => match never {},
+    }
     Ok(())
+}
+
+/// Tells every node to ask, at the start and with each connection: an earlier life may have died, or a connection may have been
+/// lost, between the adoption of a set and the signals. Whoever has it already is answered with a word.
+async fn tell_all(site: &Site, in_force: watch::Receiver<Option<Arc<InForce>>>) -> Infallible {
+    let mut connections = site.bus.connections();
+    loop {
+        site.front.reachable().await;
+        connections.mark_unchanged();
+        let held = in_force.borrow().clone();
+        for (node, _) in held.iter().flat_map(|held| held.set.list.nodes()) {
+            let subject = Subject::ChangedNode(site.node(node));
+            if let Err(error) = site.bus.signal(&subject, Bytes::new()).await {
+                debug!(%subject, error = format!("{error:#}"), "not told to ask");
+            }
+        }
+        if connections.changed().await.is_err() {
+            // The connection has ended, and so does whoever holds this.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 async fn answer(in_force: Option<Arc<InForce>>, ask: Ask) {
