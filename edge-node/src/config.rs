@@ -28,7 +28,12 @@ pub struct AgentArgs {
     pub workload_address: IpAddr,
     /// Ports that no workload may take, because the platform's own servers may listen there, such as 4222,4323-4325. That
     /// of the site's NATS server is always among them. Where REST stands on the same address, add its port.
-    #[arg(long, env = "EDGEWRIGHT_NODE_RESERVED_PORTS", value_name = "PORTS", default_value = "4222,4323-4325,8082")]
+    #[arg(
+        long,
+        env = "EDGEWRIGHT_NODE_RESERVED_PORTS",
+        value_name = "PORTS",
+        default_value = "4222,4323-4325,8082-8083"
+    )]
     pub reserved_ports: ReservedPorts,
     /// Let tokens and documents cross a network in clear, where the site has no certificates.
     #[arg(long, env = "EDGEWRIGHT_ALLOW_PLAINTEXT")]
@@ -138,7 +143,7 @@ mod tests {
             let args = Arguments::try_parse_from(line.iter().chain(more)).unwrap();
             Program::try_from(args.agent).unwrap().reserved_ports.to_string()
         };
-        assert_eq!(reserved(&[]), "4222,4323-4325,8082,5555");
+        assert_eq!(reserved(&[]), "4222,4323-4325,8082-8083,5555");
         assert_eq!(reserved(&["--reserved-ports", "8080"]), "8080,5555");
         let wrong = Arguments::try_parse_from(line.iter().chain(&["--reserved-ports", "all"]));
         assert!(wrong.is_err());

@@ -73,7 +73,10 @@ impl Places {
         let path = self.repositories.join("clients").join(format!("{name}.git"));
         let status = edgectl(&self.context, &["lo", "status", "--site", name, "-o", "json"]);
         let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
-        Site { repository: git::read(&path, "desired", &["nodes"]), in_force: status["manifestVersion"].as_u64() }
+        let mut repository = git::read(&path, "desired", &["nodes"]);
+        // That a node was added has no assignment, and is none of this campaign's.
+        repository.commits.retain(|commit| !commit.assignment.is_empty());
+        Site { repository, in_force: status["manifestVersion"].as_u64() }
     }
 
     async fn node(&self, folder: &Path, address: &str) -> Node {

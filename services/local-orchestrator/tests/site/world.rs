@@ -94,7 +94,7 @@ impl World {
     /// Everything but the local orchestrator runs.
     pub async fn new() -> Self {
         start_traces();
-        let central = [ServiceName::GitObserver, ServiceName::StatusCollector];
+        let central = [ServiceName::GitObserver, ServiceName::StatusCollector, ServiceName::NodeCapabilities];
         let mut roles: Vec<_> = central.into_iter().map(User::Central).collect();
         roles.extend(
             [ServiceName::GitObserver, ServiceName::AppRegistry, ServiceName::StatusCollector].map(User::Front),
