@@ -55,15 +55,17 @@ fn expected(thief: Thief, about: About, subject: &Subject) -> May {
     };
     match (subject, thief) {
         // A node reports, registers and beats for itself, and hears what is for itself.
-        (Subject::Node(..), Thief::Node) if own => PUBLISH,
+        (Subject::Node(..) | Subject::NodePart(..), Thief::Node) if own => PUBLISH,
         (Subject::ChangedNode(_) | Subject::Call(..), Thief::Node) if own => SUBSCRIBE,
         // A site asks for itself, and is signalled and called. What it and its nodes report it asks to have stored.
         (Subject::ChangedHead(_) | Subject::ChangedNode(_), Thief::Site) if own => SUBSCRIBE,
-        (Subject::Site(..), Thief::Site) if own => PUBLISH,
+        (Subject::Site(..) | Subject::SitePart(..), Thief::Site) if own => PUBLISH,
         (Subject::Call(..), Thief::Site) if own => SUBSCRIBE,
         // Nobody else's, and nothing of the centre's.
         (
             Subject::Node(..)
+            | Subject::NodePart(..)
+            | Subject::SitePart(..)
             | Subject::ChangedNode(_)
             | Subject::Call(..)
             | Subject::Status(_)
