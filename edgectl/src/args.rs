@@ -83,6 +83,12 @@ pub(crate) enum Co {
     /// Add an application, a site or a node.
     #[command(subcommand)]
     Add(Add),
+    /// Replace the key of a site or a node: the one in force is cut off at once and for ever.
+    #[command(subcommand)]
+    ReplaceKey(ReplaceKey),
+    /// Revoke the key of a site or a node, which is cut off at once, until its key is replaced.
+    #[command(subcommand)]
+    RevokeKey(RevokeKey),
     /// List all things of one kind.
     #[command(subcommand)]
     List(List),
@@ -130,17 +136,74 @@ pub(crate) enum Add {
         /// The file to write. An existing one is never overwritten.
         #[arg(long, value_name = "FILE")]
         credentials: PathBuf,
-        /// Address of the site's NATS server as the node reaches it. Absent: the one in the context.
-        #[arg(long, value_name = "URL")]
-        server: Option<String>,
-        /// Address at which the node gets its login: the interface of the site's LO, as the node reaches it. Absent: the one
-        /// in the context, or the port that follows from --server as `edgewright init-site` gives them.
-        #[arg(long, value_name = "URL")]
-        minter: Option<String>,
+        #[command(flatten)]
+        addresses: AddressArgs,
         /// The DeviceId by which Margo documents shall name the node, such as Gateway-1/cell_7. Absent: SITE/NAME.
         #[arg(long, value_name = "ID")]
         device_id: Option<DeviceId>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReplaceKey {
+    /// Replace the key of a site. Makes its new key pair here and writes its new credentials file; the seed is sent nowhere.
+    Site {
+        /// Name of the site.
+        name: SiteName,
+        /// The file to write. An existing one is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        credentials: PathBuf,
+        /// Why this is ordered, for the audit trail.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Replace the key of a node. Makes its new key pair here and writes its new credentials file; the seed is sent nowhere.
+    Node {
+        /// Site and name of the node.
+        #[arg(value_name = "SITE/NAME")]
+        name: NodeId,
+        /// The file to write. An existing one is never overwritten.
+        #[arg(long, value_name = "FILE")]
+        credentials: PathBuf,
+        #[command(flatten)]
+        addresses: AddressArgs,
+        /// Why this is ordered, for the audit trail.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RevokeKey {
+    /// Revoke the key of a site: the hub turns it away at once. Its nodes go on with what they have.
+    Site {
+        /// Name of the site.
+        name: SiteName,
+        /// Why this is ordered, for the audit trail.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Revoke the key of a node: its site turns it away as soon as it hears of it.
+    Node {
+        /// Site and name of the node.
+        #[arg(value_name = "SITE/NAME")]
+        name: NodeId,
+        /// Why this is ordered, for the audit trail.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+}
+
+/// Where a node will find its site.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AddressArgs {
+    /// Address of the site's NATS server as the node reaches it. Absent: the one in the context.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Address at which the node gets its login: the interface of the site's LO, as the node reaches it. Absent: the one
+    /// in the context, or the port that follows from --server as `edgewright init-site` gives them.
+    #[arg(long, value_name = "URL")]
+    pub(crate) minter: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -369,8 +432,7 @@ impl Connection {
     pub(crate) fn site_addresses(
         &self,
         node: &NodeId,
-        server: Option<String>,
-        minter: Option<String>,
+        AddressArgs { server, minter }: AddressArgs,
     ) -> Result<SiteAddresses, Failure> {
         let known = if server.is_some() {
             // Addresses of two sources may be those of two networks.

@@ -11,9 +11,11 @@ mod args;
 mod client;
 pub mod context;
 mod failure;
+mod key;
 mod order;
 mod output;
 mod parameters;
+mod replace;
 mod tables;
 mod wait;
 
@@ -26,7 +28,7 @@ use reqwest::Method;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    args::{Add, Args, Co, Command, Connection, List, Lo, LoStatus, Show},
+    args::{Add, Args, Co, Command, Connection, List, Lo, LoStatus, ReplaceKey, RevokeKey, Show},
     client::Client,
     failure::Failure,
     output::{Format, print},
@@ -56,9 +58,24 @@ async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), 
         Co::Status => show(&client, "asking for the status", "status", format, tables::platform).await,
         Co::Add(Add::App { folder }) => add::app(&client, &folder, format).await,
         Co::Add(Add::Site { name, credentials }) => add::site(&client, &name, &credentials, format).await,
-        Co::Add(Add::Node { name, credentials, server, minter, device_id }) => {
-            let addresses = connection.site_addresses(&name, server, minter)?;
+        Co::Add(Add::Node { name, credentials, addresses, device_id }) => {
+            let addresses = connection.site_addresses(&name, addresses)?;
             add::node(&client, &name, &credentials, addresses, device_id, format).await
+        }
+        Co::ReplaceKey(ReplaceKey::Site { name, credentials, reason }) => {
+            replace::site(&client, &name, &credentials, reason, format).await
+        }
+        Co::ReplaceKey(ReplaceKey::Node { name, credentials, addresses, reason }) => {
+            let addresses = connection.site_addresses(&name, addresses)?;
+            replace::node(&client, &name, &credentials, addresses, reason, format).await
+        }
+        Co::RevokeKey(RevokeKey::Site { name, reason }) => {
+            let attempt = format!("revoking the key of the site {name}");
+            replace::revoke(&client, &attempt, &format!("sites/{name}/key"), reason, format).await
+        }
+        Co::RevokeKey(RevokeKey::Node { name, reason }) => {
+            let attempt = format!("revoking the key of the node {name}");
+            replace::revoke(&client, &attempt, &format!("nodes/{name}/key"), reason, format).await
         }
         Co::List(List::Apps) => list(&client, "apps", format, tables::apps).await,
         Co::List(List::Sites) => list(&client, "sites", format, tables::sites).await,

@@ -1,10 +1,10 @@
 //! What each answer looks like to people: one function for each kind of answer, as text that ends with a line break.
 
 use api::{
-    Accepted, ActualComponent, App, Assignment, AssignmentState, Deployment, Failure, HistoryEntry, Node, NodeCreated,
-    NodeState, Order, PlatformStatus, Reachability, Refusal, Site, SiteCreated, SiteStatus,
+    Accepted, ActualComponent, App, Assignment, AssignmentState, Deployment, Failure, HistoryEntry, KeyRevoked, Node,
+    NodeAdmitted, NodeState, Order, PlatformStatus, Reachability, Refusal, Site, SiteAdmitted, SiteStatus,
 };
-use margo::ParameterValue;
+use margo::{Identity, ParameterValue};
 
 use crate::output::Table;
 
@@ -13,6 +13,17 @@ const NONE: &str = "-";
 
 fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+/// Stands for the key of a site or node that has none in force.
+const NO_KEY: &str = "revoked";
+
+/// The beginning of the key in force: enough to compare it with another one by eye.
+fn key(identity: Option<&Identity>) -> String {
+    match identity {
+        Some(Identity::Nkey(key)) => key.as_str().chars().take(12).collect(),
+        None => NO_KEY.to_owned(),
+    }
 }
 
 /// A time without the fraction of its second, so that lines are easy to compare.
@@ -71,10 +82,11 @@ pub(crate) fn apps(apps: &[App]) -> String {
 }
 
 pub(crate) fn sites(sites: &[Site]) -> String {
-    let mut table = Table::new(["SITE", "NODES", "MANIFEST", "LAST SEEN", "REFUSALS"]);
+    let mut table = Table::new(["SITE", "KEY", "NODES", "MANIFEST", "LAST SEEN", "REFUSALS"]);
     for site in sites {
         table.row([
             site.name.to_string(),
+            key(site.identity.as_ref()),
             site.nodes.to_string(),
             or_none(site.adopted_manifest_version),
             or_none(site.last_seen.as_deref().map(second)),
@@ -86,10 +98,11 @@ pub(crate) fn sites(sites: &[Site]) -> String {
 }
 
 pub(crate) fn nodes(nodes: &[Node]) -> String {
-    let mut table = Table::new(["NODE", "STATE", "REACHABILITY", "SINCE"]);
+    let mut table = Table::new(["NODE", "KEY", "STATE", "REACHABILITY", "SINCE"]);
     for node in nodes {
         let (state, reachability) = (node_state(node.state).to_owned(), reachability(node.reachability).to_owned());
-        table.row([node.name.to_string(), state, reachability, or_none(node.since.as_deref().map(second))]);
+        let (key, since) = (key(node.identity.as_ref()), or_none(node.since.as_deref().map(second)));
+        table.row([node.name.to_string(), key, state, reachability, since]);
     }
     table.to_string()
 }
@@ -282,7 +295,7 @@ pub(crate) fn orders(orders: &[Order]) -> String {
     table.to_string()
 }
 
-pub(crate) fn site_created(site: &SiteCreated, credentials: &str) -> String {
+pub(crate) fn site_admitted(site: &SiteAdmitted, credentials: &str) -> String {
     let mut fields = Table::default();
     fields.field("site", &site.name);
     fields.field("order", &site.order);
@@ -290,11 +303,20 @@ pub(crate) fn site_created(site: &SiteCreated, credentials: &str) -> String {
     fields.to_string()
 }
 
-pub(crate) fn node_created(node: &NodeCreated, credentials: &str) -> String {
+pub(crate) fn node_admitted(node: &NodeAdmitted, credentials: &str) -> String {
     let mut fields = Table::default();
     fields.field("node", &node.name);
     fields.field("order", &node.order);
     fields.field("credentials", credentials);
+    fields.to_string()
+}
+
+pub(crate) fn key_revoked(revoked: &KeyRevoked) -> String {
+    let mut fields = Table::default();
+    fields.field("name", &revoked.name);
+    fields.field("order", &revoked.order);
+    fields.field("key", NO_KEY);
+    fields.field("former keys", joined(&revoked.former_keys));
     fields.to_string()
 }
 
@@ -374,16 +396,23 @@ mod tests {
             "digest": margo::Digest::of(b""), "addedBy": "ada", "addedAt": "2026-11-21T10:00:00Z",
         });
         let all_sites = json!([
-            { "name": "bakery", "identity": {"nkey": KEY}, "nodes": 0 },
+            { "name": "bakery", "formerKeys": [{"nkey": KEY}], "nodes": 0 },
             {
                 "name": "plant", "identity": {"nkey": KEY}, "nodes": 2, "adoptedManifestVersion": 7,
                 "lastSeen": "2026-11-21T10:00:00Z", "refusals": refusals,
             },
         ]);
-        let all_nodes = json!([{
-            "name": "plant/press", "deviceId": "plant/press", "identity": {"nkey": KEY}, "state": "active",
-            "reachability": "reachable", "since": "2026-11-21T10:00:00Z",
-        }]);
+        let all_nodes = json!([
+            {
+                "name": "plant/oven", "deviceId": "plant/oven", "formerKeys": [{"nkey": KEY}], "state": "active",
+                "reachability": "unknown",
+            },
+            {
+                "name": "plant/press", "deviceId": "plant/press", "identity": {"nkey": KEY}, "state": "active",
+                "reachability": "reachable", "since": "2026-11-21T10:00:00Z",
+            },
+        ]);
+        let revoked = json!({ "order": "0193", "name": "plant/oven", "formerKeys": [{"nkey": KEY}] });
         let order = json!({
             "id": "0193", "kind": "create", "assignment": "hello", "revision": 1, "requestedBy": "ada",
             "requestedAt": "2026-11-21T10:00:00Z", "reason": "first try", "committed": true,
@@ -404,6 +433,7 @@ mod tests {
             apps(&[of(app)]),
             sites(&of::<Vec<_>>(all_sites)),
             nodes(&of::<Vec<_>>(all_nodes)),
+            key_revoked(&of(revoked)),
             assignments(&[of(assignment.clone())]),
             accepted(&of(json!({ "order": "0193", "assignment": assignment }))),
             deployments(&[of(installed), of(failed.clone())]),

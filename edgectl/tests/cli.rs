@@ -10,14 +10,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use api::{NodeCreated, Problem, SiteCreated};
+use api::{KeyRevoked, NodeAdmitted, Problem, SiteAdmitted};
 use axum::{
     Json, Router,
     body::Bytes,
     extract::{Path as UrlPath, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use edgectl::context::{Context, SiteContext};
 use identity::credentials::{self, NodeCredentials, SiteCredentials};
@@ -37,10 +37,12 @@ struct Told {
     state: String,
     /// Whether the next POST is carried out but answered with a timeout.
     lose_answer: bool,
-    /// Public keys of the sites and nodes that were added.
+    /// Public keys that were brought into force.
     keys: Vec<String>,
-    /// The bodies of the requests that added them.
+    /// The bodies of the requests that did it.
     added: Vec<String>,
+    /// The path and query of each request that revoked a key.
+    revoked: Vec<String>,
     /// The body and the `If-Match` header of each order.
     orders: Vec<(Value, Option<String>)>,
     /// The sum of the sizes of all uploads, in bytes.
@@ -61,6 +63,30 @@ impl Platform {
             return problem(&Problem::new(504, "no answer in time"));
         }
         (StatusCode::CREATED, answer).into_response()
+    }
+
+    /// Answers an order that brings the key of a site into force.
+    fn admitted_site(&self, name: &str, body: &Value) -> Response {
+        let (order, name, hub) = ("1".to_owned(), name.parse().unwrap(), "nats://hub:4222".to_owned());
+        let (root_key, minter) = ("ssh-ed25519 AAAA".to_owned(), "https://hub:8083".to_owned());
+        let (root_certificates, certificate) = ("the root".to_owned(), Some("the site".to_owned()));
+        let admitted = SiteAdmitted { order, name, hub, minter, root_key, root_certificates, certificate };
+        self.added(body, Json(admitted))
+    }
+
+    /// Answers an order that brings the key of a node into force.
+    fn admitted_node(&self, name: &str, body: &Value) -> Response {
+        if name == "plant/taken" {
+            return problem(&Problem::conflict("node plant/taken exists"));
+        }
+        let (order, root_certificates) = ("1".to_owned(), "the root".to_owned());
+        self.added(body, Json(NodeAdmitted { order, name: name.parse().unwrap(), root_certificates }))
+    }
+
+    fn revoked(&self, name: &str, uri: &Uri) -> Response {
+        self.told().revoked.push(uri.to_string());
+        let former_keys = vec![format!("nkey:{}", identity::nats::generate().1).parse().unwrap()];
+        Json(KeyRevoked { order: "1".to_owned(), name: name.to_owned(), former_keys }).into_response()
     }
 
     fn ordered(&self, body: Value, headers: &HeaderMap) -> Response {
@@ -131,14 +157,20 @@ impl World {
                 "/api/v1/sites",
                 get(async || Json(json!([]))).post(
                     async |State(platform): State<Platform>, Json(body): Json<Value>| {
-                        let name = body["name"].as_str().unwrap().parse().unwrap();
-                        let (hub, root_key) = ("nats://hub:4222".to_owned(), "ssh-ed25519 AAAA".to_owned());
-                        let minter = "https://hub:8083".to_owned();
-                        let (root_certificates, certificate) = ("the root".to_owned(), Some("the site".to_owned()));
-                        let order = "1".to_owned();
-                        let created =
-                            SiteCreated { order, name, hub, minter, root_key, root_certificates, certificate };
-                        platform.added(&body, Json(created))
+                        platform.admitted_site(body["name"].as_str().unwrap(), &body)
+                    },
+                ),
+            )
+            .route(
+                "/api/v1/sites/{name}/key",
+                put(
+                    async |State(platform): State<Platform>,
+                           UrlPath(name): UrlPath<String>,
+                           Json(body): Json<Value>| { platform.admitted_site(&name, &body) },
+                )
+                .delete(
+                    async |State(platform): State<Platform>, UrlPath(name): UrlPath<String>, uri: Uri| {
+                        platform.revoked(&name, &uri)
                     },
                 ),
             )
@@ -146,13 +178,23 @@ impl World {
                 "/api/v1/nodes",
                 get(async || problem(&Problem::new(403, "this needs the role viewer"))).post(
                     async |State(platform): State<Platform>, Json(body): Json<Value>| {
-                        if body["name"] == "plant/taken" {
-                            return problem(&Problem::conflict("node plant/taken exists"));
-                        }
-                        let name = body["name"].as_str().unwrap().parse().unwrap();
-                        let (order, root_certificates) = ("1".to_owned(), "the root".to_owned());
-                        platform.added(&body, Json(NodeCreated { order, name, root_certificates }))
+                        platform.admitted_node(body["name"].as_str().unwrap(), &body)
                     },
+                ),
+            )
+            .route(
+                "/api/v1/nodes/{site}/{name}/key",
+                put(
+                    async |State(platform): State<Platform>,
+                           UrlPath((site, name)): UrlPath<(String, String)>,
+                           Json(body): Json<Value>| {
+                        platform.admitted_node(&format!("{site}/{name}"), &body)
+                    },
+                )
+                .delete(
+                    async |State(platform): State<Platform>,
+                           UrlPath((site, name)): UrlPath<(String, String)>,
+                           uri: Uri| { platform.revoked(&format!("{site}/{name}"), &uri) },
                 ),
             )
             .route(
@@ -368,6 +410,52 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key() {
     let told = world.fails("co add node bakery/oven --credentials pan.toml", 2).await;
     assert!(told.contains("--server"), "{told}");
     assert_eq!(fs::read_dir(world.folder.path()).unwrap().count(), before);
+}
+
+#[tokio::test]
+async fn a_replaced_key_is_made_here_and_comes_with_a_credentials_file_of_its_own() {
+    let world = World::start().await;
+    world.done("co add site plant --credentials plant.toml").await;
+    world.platform.told().lose_answer = true;
+    world.fails("co replace-key site plant --credentials plant-2.toml --reason lost", 1).await;
+    world.done("co replace-key site plant --credentials plant-2.toml --reason lost").await;
+    let [first, second] =
+        ["plant.toml", "plant-2.toml"].map(|file| credentials::load::<SiteCredentials>(&world.path(file)).unwrap());
+    // The key of the intermediate was in the file that was stolen, too.
+    assert_ne!((&first.seed, &first.tls.unwrap().key), (&second.seed, &second.tls.as_ref().unwrap().key));
+    assert_eq!((first.hub, first.minter, first.root_key), (second.hub, second.minter, second.root_key));
+    let public = identity::nats::public_key(&second.seed).unwrap().to_string();
+    {
+        let told = world.platform.told();
+        assert_eq!(told.keys[1..], [public.clone(), public]);
+        let sent: Value = serde_json::from_str(&told.added[1]).unwrap();
+        assert_eq!(sent["reason"], "lost");
+        assert!(sent["certificateRequest"].as_str().unwrap().contains("BEGIN CERTIFICATE REQUEST"));
+        assert!(!told.added.concat().contains(&second.seed));
+    }
+
+    world.done("co replace-key node plant/press --credentials press.toml --server nats://x:4222").await;
+    let press: NodeCredentials = credentials::load(&world.path("press.toml")).unwrap();
+    assert_eq!(
+        (press.node.to_string().as_str(), &*press.server, &*press.minter),
+        ("plant/press", "nats://x:4222", "http://x:4224")
+    );
+    // What is written is never overwritten, and a refusal leaves nothing.
+    let before = fs::read_dir(world.folder.path()).unwrap().count();
+    world.fails("co replace-key node plant/press --credentials press.toml", 2).await;
+    world.fails("co replace-key node plant/taken --credentials taken.toml", 1).await;
+    assert_eq!(fs::read_dir(world.folder.path()).unwrap().count(), before);
+}
+
+#[tokio::test]
+async fn a_key_is_revoked_by_the_name_of_its_owner() {
+    let world = World::start().await;
+    let told = world.done("co revoke-key site plant --reason stolen").await;
+    assert!(told.contains("revoked") && told.contains("nkey:U"), "{told}");
+    world.done("co revoke-key node plant/press").await;
+    world.fails("co revoke-key node press", 2).await;
+    let revoked = world.platform.told().revoked.clone();
+    assert_eq!(revoked, ["/api/v1/sites/plant/key?reason=stolen", "/api/v1/nodes/plant/press/key"]);
 }
 
 #[tokio::test]

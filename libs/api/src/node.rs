@@ -51,13 +51,13 @@ pub struct CreateNode {
     pub reason: Option<String>,
 }
 
-/// Answer to POST `/sites`, 201: what a site has to know besides its own seed.
+/// Answer to POST `/sites` and to PUT `/sites/{site}/key`: what a site has to know besides its own seed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct SiteCreated {
+pub struct SiteAdmitted {
     /// The order's id, which the audit and the commit name.
     pub order: String,
-    /// The name of the site that was created.
+    /// The name of the site.
     #[schema(value_type = String)]
     pub name: SiteName,
     /// The address of the hub's NATS server, which the LO connects to.
@@ -73,17 +73,79 @@ pub struct SiteCreated {
     pub certificate: Option<String>,
 }
 
-/// Answer to POST `/nodes`, 201.
+/// Answer to POST `/nodes` and to PUT `/nodes/{site}/{node}/key`: what a node has to know besides its own seed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct NodeCreated {
+pub struct NodeAdmitted {
     /// The order's id, which the audit and the commit name.
     pub order: String,
-    /// The name of the node that was created.
+    /// The name of the node.
     #[schema(value_type = String)]
     pub name: NodeId,
     /// The root certificates (PEM) by which the node's site is known.
     pub root_certificates: String,
+}
+
+/// Body of PUT `/sites/{site}/key`: the key that takes the place of the one in force, which is revoked for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReplaceSiteKey {
+    /// What the LO will prove to hold when it connects to the hub. It was never that of any site or node.
+    #[schema(value_type = IdentityForm)]
+    pub identity: Identity,
+    /// A request (PKCS #10, PEM) to sign an intermediate certificate with a new key, too. Absent: the site's servers speak no
+    /// TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_request: Option<String>,
+    /// Why the caller orders it, for the audit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Body of PUT `/nodes/{site}/{node}/key`: the key that takes the place of the one in force, which is revoked for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReplaceNodeKey {
+    /// What the node will prove to hold when it connects to its site. It was never that of any site or node.
+    #[schema(value_type = IdentityForm)]
+    pub identity: Identity,
+    /// Why the caller orders it, for the audit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Body of `svc.node-capabilities.replace-site-key` and `.replace-node-key`: the PUT of a key, passed on by the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplaceKeyRequest<N, R> {
+    /// The site or node whose key is replaced.
+    pub name: N,
+    /// The body of the PUT.
+    pub replace: R,
+}
+
+/// Body of `svc.node-capabilities.revoke-site-key` and `.revoke-node-key`: the DELETE of a key, passed on by the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevokeKeyRequest<N> {
+    /// The site or node whose key is revoked.
+    pub name: N,
+    /// Why the caller orders it, for the audit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Answer to DELETE `/sites/{site}/key` and `/nodes/{site}/{node}/key`: no key of the site or node is in force any longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRevoked {
+    /// The order's id, which the audit and the commit name.
+    pub order: String,
+    /// The name of the site, or that of the node, `SITE/NODE`.
+    pub name: String,
+    /// All identities that the site or node had, the oldest first. None of them is ever accepted again.
+    #[schema(value_type = Vec<IdentityForm>)]
+    pub former_keys: Vec<Identity>,
 }
 
 /// A site as it stands.
@@ -93,9 +155,14 @@ pub struct Site {
     /// The name of the site and of its client.
     #[schema(value_type = String)]
     pub name: SiteName,
-    /// What the site's LO proves to hold when it connects to the hub.
-    #[schema(value_type = IdentityForm)]
-    pub identity: Identity,
+    /// What the site's LO proves to hold when it connects to the hub. It is absent when its key was revoked and not replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<IdentityForm>)]
+    pub identity: Option<Identity>,
+    /// The identities that the site had before, the oldest first. None of them is ever accepted again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<IdentityForm>)]
+    pub former_keys: Vec<Identity>,
     /// How many nodes the site has.
     pub nodes: u64,
     /// The manifest version that the site has adopted. It is absent until the site has spoken.
@@ -131,9 +198,14 @@ pub struct Node {
     /// The DeviceId by which Margo documents name the node.
     #[schema(value_type = String)]
     pub device_id: DeviceId,
-    /// What the node proves to hold when it connects to its site.
-    #[schema(value_type = IdentityForm)]
-    pub identity: Identity,
+    /// What the node proves to hold when it connects to its site. It is absent when its key was revoked and not replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<IdentityForm>)]
+    pub identity: Option<Identity>,
+    /// The identities that the node had before, the oldest first. None of them is ever accepted again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<IdentityForm>)]
+    pub former_keys: Vec<Identity>,
     /// Whether the node was ordered to be there.
     pub state: NodeState,
     /// Whether the node can be reached, as its LO judges.

@@ -180,11 +180,13 @@ pub struct SiteFile {
 pub struct ClientFile {
     /// The name of the client.
     pub name: ClientName,
-    /// The identity that the hub accepts when the client connects.
-    pub identity: Identity,
+    /// The identity that the hub accepts when the client connects. It is absent after its key was revoked, until another one is
+    /// ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// Whether the client was ordered to be there. A client has the same states as a node.
     pub state: NodeState,
-    /// The identities that the client had before. The hub never accepts one of them again, whoever shows it.
+    /// The identities that the client had before, the oldest first. The hub never accepts one of them again, whoever shows it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former_keys: Vec<Identity>,
 }
@@ -197,8 +199,10 @@ pub struct NodeFile {
     pub name: NodeId,
     /// The DeviceId by which Margo documents name the node.
     pub device_id: DeviceId,
-    /// The identity that the site accepts when the node connects.
-    pub identity: Identity,
+    /// The identity that the site accepts when the node connects. It is absent after its key was revoked, until another one is
+    /// ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// The identities that the node had before, the oldest first. They never come into force again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<Identity>,

@@ -58,7 +58,7 @@ pub use manifest::{Head, KeySet, ManifestError};
 pub use name::{
     AppId, AppVersion, AssignmentName, ClientName, ComponentName, InvalidName, NodeName, SiteName, TenantName,
 };
-pub use node_identity::NodeIdentity;
+pub use node_identity::{MAX_FORMER_KEYS, NodeIdentity};
 pub use order::{InvalidOrderId, OrderId, Revision};
 pub use parameter::{ParameterValue, Target};
 pub use parameter_check::{ParameterError, check_parameters};

@@ -4,16 +4,20 @@ use std::fmt::Write;
 
 use crate::{DeviceId, Identity, ManifestError, manifest::Lines};
 
-/// The most bytes of a NODE file: some 800 former keys.
+/// The most bytes of a NODE file: more than [`MAX_FORMER_KEYS`] need.
 const MAX_NODE: usize = 64 << 10;
 
+/// The most former keys that a client or a node may have. A node with that many still fits into its NODE file.
+pub const MAX_FORMER_KEYS: usize = 500;
+
 /// Who a node is, and with which key it may connect. The signed head covers these bytes, and no unsigned word admits a node.
-/// The file stays when the node has left: then all its keys are former ones, and none is in force.
+/// The file stays when the node's key was revoked, and when the node has left: then all its keys are former ones, and none is
+/// in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeIdentity {
     /// The DeviceId by which Margo documents name the node.
     pub device: DeviceId,
-    /// The identity that the site accepts; `None` when the node has left.
+    /// The identity that the site accepts; `None` when its key was revoked, or the node has left.
     pub identity: Option<Identity>,
     /// The identities that the node had before, the oldest first. They never come into force again.
     pub former: Vec<Identity>,
@@ -66,6 +70,14 @@ mod tests {
 
     fn key() -> Identity {
         Identity::Nkey(nkeys::KeyPair::new_user().public_key().parse().unwrap())
+    }
+
+    #[test]
+    fn a_node_with_the_longest_name_and_the_most_keys_fits() {
+        let device = "d".repeat(255).parse().unwrap();
+        let former = (0..MAX_FORMER_KEYS).map(|_| key()).collect();
+        let node = NodeIdentity { device, identity: None, former };
+        assert_eq!(NodeIdentity::parse(&node.to_bytes()).unwrap().generation(), MAX_FORMER_KEYS as u64);
     }
 
     #[test]

@@ -116,6 +116,10 @@ pub enum Verb {
     Remove,
     /// Follows a standing wish on further nodes.
     Place,
+    /// Puts another key in the place of the one in force, which is never accepted again.
+    ReplaceKey,
+    /// Ends the key in force, which is never accepted again.
+    RevokeKey,
 }
 
 impl Verb {
@@ -127,6 +131,8 @@ impl Verb {
             Self::Update => "update",
             Self::Remove => "remove",
             Self::Place => "place",
+            Self::ReplaceKey => "replace-key",
+            Self::RevokeKey => "revoke-key",
         }
     }
 }
@@ -202,6 +208,8 @@ mod tests {
             (subject(Verb::Add, app), "add app hello 1.0.0"),
             (subject(Verb::Add, Object::Site("plant".parse().unwrap())), "add site plant"),
             (subject(Verb::Add, Object::Node("plant/press".parse().unwrap())), "add node plant/press"),
+            (subject(Verb::ReplaceKey, Object::Site("plant".parse().unwrap())), "replace-key site plant"),
+            (subject(Verb::RevokeKey, Object::Node("plant/press".parse().unwrap())), "revoke-key node plant/press"),
             (subject(Verb::Remove, assignment), "remove assignment greeter"),
         ] {
             assert_eq!(subject.to_string(), expected);

@@ -136,7 +136,7 @@ pub(crate) async fn update_assignment(
 #[into_params(parameter_in = Query)]
 pub(crate) struct Why {
     /// Why, for the audit.
-    reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// Remove an assignment

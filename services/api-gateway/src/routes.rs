@@ -69,6 +69,8 @@ pub(crate) fn router() -> (Router<Arc<Gateway>>, OpenApi) {
         .routes(routes!(sites::create_node, sites::list_nodes))
         .routes(routes!(sites::get_node))
         .routes(routes!(calls::ping_node))
+        .routes(routes!(sites::replace_site_key, sites::revoke_site_key))
+        .routes(routes!(sites::replace_node_key, sites::revoke_node_key))
         .routes(routes!(assignments::create_assignment, assignments::list_assignments))
         .routes(routes!(assignments::get_assignment, assignments::update_assignment, assignments::remove_assignment))
         .routes(routes!(assignments::list_orders))

@@ -1,8 +1,11 @@
-//! Routes to sites and nodes; node-capabilities owns both.
+//! Routes to sites and nodes, and to their keys; node-capabilities owns all of them.
 
 use std::sync::Arc;
 
-use api::{CreateNode, CreateSite, Node, NodeCreated, Problem, Site, SiteCreated};
+use api::{
+    CreateNode, CreateSite, KeyRevoked, Node, NodeAdmitted, Problem, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey,
+    RevokeKeyRequest, Site, SiteAdmitted,
+};
 use axum::{Json, extract::State};
 use bus::ServiceName;
 use http::StatusCode;
@@ -13,19 +16,20 @@ use service::ProblemResponse;
 use crate::{
     Gateway,
     access::Authenticated,
-    extract::{FromJson, FromPath},
+    assignments::Why,
+    extract::{FromJson, FromPath, FromQuery},
 };
 
 /// Add a site
 #[utoipa::path(
     post, path = "/sites", tag = "sites", security(("token" = ["supplier"])),
-    request_body = CreateSite, responses((status = 201, body = SiteCreated)),
+    request_body = CreateSite, responses((status = 201, body = SiteAdmitted)),
 )]
 pub(crate) async fn create_site(
     State(gateway): State<Arc<Gateway>>,
     Authenticated(caller): Authenticated,
     FromJson(site): FromJson<CreateSite>,
-) -> Result<(StatusCode, Json<SiteCreated>), ProblemResponse> {
+) -> Result<(StatusCode, Json<SiteAdmitted>), ProblemResponse> {
     let created = gateway.ask(ServiceName::NodeCapabilities, "create-site", &site, &caller).await?;
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -42,13 +46,13 @@ pub(crate) async fn list_sites(
 /// Add a node
 #[utoipa::path(
     post, path = "/nodes", tag = "nodes", security(("token" = ["supplier"])),
-    request_body = CreateNode, responses((status = 201, body = NodeCreated)),
+    request_body = CreateNode, responses((status = 201, body = NodeAdmitted)),
 )]
 pub(crate) async fn create_node(
     State(gateway): State<Arc<Gateway>>,
     Authenticated(caller): Authenticated,
     FromJson(node): FromJson<CreateNode>,
-) -> Result<(StatusCode, Json<NodeCreated>), ProblemResponse> {
+) -> Result<(StatusCode, Json<NodeAdmitted>), ProblemResponse> {
     let created = gateway.ask(ServiceName::NodeCapabilities, "create-node", &node, &caller).await?;
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -77,4 +81,78 @@ pub(crate) async fn get_node(
     let nodes: Vec<Node> = gateway.ask(ServiceName::NodeCapabilities, "nodes", &(), &caller).await?;
     let found = nodes.into_iter().find(|node| node.name == name);
     found.map(Json).ok_or_else(|| Problem::not_found(format!("there is no node {name}")).into())
+}
+
+/// Replace the key of a site
+///
+/// The key that was in force is cut off at once and never accepted again, and the new one is let in. The same key again is
+/// answered as before; 409: the key is, or was, that of a site or node.
+#[utoipa::path(
+    put, path = "/sites/{site}/key", tag = "sites", security(("token" = ["supplier"])),
+    params(("site" = String, Path)),
+    request_body = ReplaceSiteKey, responses((status = 200, body = SiteAdmitted)),
+)]
+pub(crate) async fn replace_site_key(
+    State(gateway): State<Arc<Gateway>>,
+    Authenticated(caller): Authenticated,
+    FromPath(name): FromPath<SiteName>,
+    FromJson(replace): FromJson<ReplaceSiteKey>,
+) -> Result<Json<SiteAdmitted>, ProblemResponse> {
+    let order = ReplaceKeyRequest { name, replace };
+    gateway.ask(ServiceName::NodeCapabilities, "replace-site-key", &order, &caller).await.map(Json)
+}
+
+/// Revoke the key of a site
+///
+/// The site is cut off at once, until its key is replaced. Its nodes go on with what they have.
+#[utoipa::path(
+    delete, path = "/sites/{site}/key", tag = "sites", security(("token" = ["supplier"])),
+    params(("site" = String, Path), Why),
+    responses((status = 200, body = KeyRevoked)),
+)]
+pub(crate) async fn revoke_site_key(
+    State(gateway): State<Arc<Gateway>>,
+    Authenticated(caller): Authenticated,
+    FromPath(name): FromPath<SiteName>,
+    FromQuery(Why { reason }): FromQuery<Why>,
+) -> Result<Json<KeyRevoked>, ProblemResponse> {
+    let order = RevokeKeyRequest { name, reason };
+    gateway.ask(ServiceName::NodeCapabilities, "revoke-site-key", &order, &caller).await.map(Json)
+}
+
+/// Replace the key of a node
+///
+/// As soon as the node's site has heard of it, the key that was in force is cut off and never accepted again, and the new one is
+/// let in. The same key again is answered as before; 409: the key is, or was, that of a site or node.
+#[utoipa::path(
+    put, path = "/nodes/{site}/{node}/key", tag = "nodes", security(("token" = ["supplier"])),
+    params(("site" = String, Path), ("node" = String, Path)),
+    request_body = ReplaceNodeKey, responses((status = 200, body = NodeAdmitted)),
+)]
+pub(crate) async fn replace_node_key(
+    State(gateway): State<Arc<Gateway>>,
+    Authenticated(caller): Authenticated,
+    FromPath((site, node)): FromPath<(SiteName, NodeName)>,
+    FromJson(replace): FromJson<ReplaceNodeKey>,
+) -> Result<Json<NodeAdmitted>, ProblemResponse> {
+    let order = ReplaceKeyRequest { name: NodeId::new(site.client(), node), replace };
+    gateway.ask(ServiceName::NodeCapabilities, "replace-node-key", &order, &caller).await.map(Json)
+}
+
+/// Revoke the key of a node
+///
+/// As soon as the node's site has heard of it, the node is cut off, until its key is replaced.
+#[utoipa::path(
+    delete, path = "/nodes/{site}/{node}/key", tag = "nodes", security(("token" = ["supplier"])),
+    params(("site" = String, Path), ("node" = String, Path), Why),
+    responses((status = 200, body = KeyRevoked)),
+)]
+pub(crate) async fn revoke_node_key(
+    State(gateway): State<Arc<Gateway>>,
+    Authenticated(caller): Authenticated,
+    FromPath((site, node)): FromPath<(SiteName, NodeName)>,
+    FromQuery(Why { reason }): FromQuery<Why>,
+) -> Result<Json<KeyRevoked>, ProblemResponse> {
+    let order = RevokeKeyRequest { name: NodeId::new(site.client(), node), reason };
+    gateway.ask(ServiceName::NodeCapabilities, "revoke-node-key", &order, &caller).await.map(Json)
 }

@@ -10,8 +10,9 @@ use std::{
 
 use api::{
     Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ById, ByName, CreateAssignment, CreateNode,
-    CreateSite, HistoryEntry, Member, Members, Node, NodeCreated, NodeState, Order, PlatformStatus, Problem,
-    Reachability, Refusal, RemoveRequest, Site, SiteCreated, Targets, UpdateRequest, UploadTicket,
+    CreateSite, HistoryEntry, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus, Problem,
+    Reachability, Refusal, RemoveRequest, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest, Site,
+    SiteAdmitted, Targets, UpdateRequest, UploadTicket,
 };
 use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};
@@ -24,7 +25,7 @@ use bus::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header};
-use margo::{AssignmentName, Identity, NodeId};
+use margo::{AssignmentName, Identity, NodeId, SiteName};
 use prost::Message as _;
 use reqwest::{Response, Url};
 use tempfile::TempDir;
@@ -159,7 +160,7 @@ impl World {
         answer!(GitObserver, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:00Z")]));
         answer!(NodeCapabilities, "sites", (), |()| Ok::<_, Problem>(vec![site()]));
         answer!(NodeCapabilities, "nodes", (), |()| Ok::<_, Problem>(vec![node()]));
-        answer!(NodeCapabilities, "create-site", CreateSite, |site: CreateSite| Ok::<_, Problem>(SiteCreated {
+        answer!(NodeCapabilities, "create-site", CreateSite, |site: CreateSite| Ok::<_, Problem>(SiteAdmitted {
             order: "1".to_owned(),
             name: site.name,
             minter: "http://hub:8083".to_owned(),
@@ -168,11 +169,38 @@ impl World {
             root_certificates: "-----BEGIN CERTIFICATE-----".to_owned(),
             certificate: site.certificate_request,
         }));
-        answer!(NodeCapabilities, "create-node", CreateNode, |node: CreateNode| Ok::<_, Problem>(NodeCreated {
+        answer!(NodeCapabilities, "create-node", CreateNode, |node: CreateNode| Ok::<_, Problem>(NodeAdmitted {
             order: "1".to_owned(),
             name: node.name,
             root_certificates: "-----BEGIN CERTIFICATE-----".to_owned(),
         }));
+        answer!(NodeCapabilities, "replace-site-key", ReplaceKeyRequest<SiteName, ReplaceSiteKey>, |order: ReplaceKeyRequest<
+            SiteName,
+            ReplaceSiteKey,
+        >| Ok::<_, Problem>(SiteAdmitted {
+            order: "1".to_owned(),
+            name: order.name,
+            minter: "http://hub:8083".to_owned(),
+            hub: "nats://127.0.0.1:4222".to_owned(),
+            root_key: "ssh-ed25519 AAAA".to_owned(),
+            root_certificates: "-----BEGIN CERTIFICATE-----".to_owned(),
+            certificate: order.replace.certificate_request,
+        }));
+        answer!(NodeCapabilities, "replace-node-key", ReplaceKeyRequest<NodeId, ReplaceNodeKey>, |order: ReplaceKeyRequest<
+            NodeId,
+            ReplaceNodeKey,
+        >| {
+            let root_certificates = "-----BEGIN CERTIFICATE-----".to_owned();
+            Ok::<_, Problem>(NodeAdmitted { order: "1".to_owned(), name: order.name, root_certificates })
+        });
+        answer!(NodeCapabilities, "revoke-site-key", RevokeKeyRequest<SiteName>, |order: RevokeKeyRequest<
+            SiteName,
+        >| {
+            Ok::<_, Problem>(key_revoked(&order.name))
+        });
+        answer!(NodeCapabilities, "revoke-node-key", RevokeKeyRequest<NodeId>, |order: RevokeKeyRequest<NodeId>| {
+            Ok::<_, Problem>(key_revoked(&order.name))
+        });
         for service in services.values() {
             service.reachable().await;
         }
@@ -241,6 +269,10 @@ fn identity() -> Identity {
     format!("nkey:{KEY}").parse().unwrap()
 }
 
+fn key_revoked(name: &impl ToString) -> KeyRevoked {
+    KeyRevoked { order: "1".to_owned(), name: name.to_string(), former_keys: vec![identity()] }
+}
+
 /// Who asks, as the services were told.
 fn who<T>(call: &Call<T>) -> &str {
     call.caller.as_ref().map_or("nobody", |caller| caller.name.as_str())
@@ -253,7 +285,8 @@ fn refusal(at: &str) -> Refusal {
 fn site() -> Site {
     Site {
         name: "plant".parse().unwrap(),
-        identity: identity(),
+        identity: Some(identity()),
+        former_keys: Vec::new(),
         nodes: 1,
         adopted_manifest_version: Some(1),
         last_seen: None,
@@ -265,7 +298,8 @@ fn node() -> Node {
     Node {
         name: "plant/press".parse().unwrap(),
         device_id: "plant/press".parse().unwrap(),
-        identity: identity(),
+        identity: None,
+        former_keys: vec![identity()],
         state: NodeState::Active,
         reachability: Reachability::Reachable,
         since: None,
@@ -455,6 +489,36 @@ async fn each_route_asks_the_service_that_owns_the_matter_in_the_name_of_the_tok
     }
     let unknown = world.as_admin(Method::GET, "nodes/plant/oven").send().await.unwrap();
     problem(unknown, StatusCode::NOT_FOUND).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_path_says_whose_key_is_replaced_or_revoked() {
+    let world = World::start().await;
+    let services = world.services().await;
+    let key = serde_json::json!({ "identity": { "nkey": KEY }, "reason": "lost" });
+    for (path, kind, name) in [("sites/plant/key", "site", "plant"), ("nodes/plant/press/key", "node", "plant/press")] {
+        let response = world.as_admin(Method::PUT, path).json(&key).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.json::<serde_json::Value>().await.unwrap()["name"], name);
+        let subject = format!("svc.node-capabilities.replace-{kind}-key as admin");
+        assert_eq!(services.last(), (subject, serde_json::json!({ "name": name, "replace": key })));
+
+        let response = world.as_admin(Method::DELETE, &format!("{path}?reason=lost")).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let former = serde_json::json!([{ "nkey": KEY }]);
+        assert_eq!(response.json::<serde_json::Value>().await.unwrap()["formerKeys"], former);
+        let subject = format!("svc.node-capabilities.revoke-{kind}-key as admin");
+        assert_eq!(services.last(), (subject, serde_json::json!({ "name": name, "reason": "lost" })));
+
+        let before = services.asked.lock().unwrap().len();
+        for wrong in [serde_json::json!({ "identity": { "nkey": "SUSEED" } }), serde_json::json!({ "key": KEY })] {
+            let response = world.as_admin(Method::PUT, path).json(&wrong).send().await.unwrap();
+            let problem = problem(response, StatusCode::UNPROCESSABLE_ENTITY).await;
+            assert!(!problem.to_string().contains("SUSEED"), "{problem}");
+        }
+        assert_eq!(services.asked.lock().unwrap().len(), before);
+    }
     world.stop().await;
 }
 

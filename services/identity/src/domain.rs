@@ -13,13 +13,14 @@ use minter::Roll;
 pub fn roll(clients: impl IntoIterator<Item = ClientFile>) -> Roll {
     let mut roll = Roll::default();
     for ClientFile { name, identity, state, former_keys } in clients {
-        let Identity::Nkey(key) = identity;
-        match state {
-            NodeState::Active | NodeState::Leaving => {
-                roll.members.insert(key, User::Site(name));
-            }
-            NodeState::Retired => {
-                roll.revoked.insert(key);
+        if let Some(Identity::Nkey(key)) = identity {
+            match state {
+                NodeState::Active | NodeState::Leaving => {
+                    roll.members.insert(key, User::Site(name));
+                }
+                NodeState::Retired => {
+                    roll.revoked.insert(key);
+                }
             }
         }
         roll.revoked.extend(former_keys.into_iter().map(|Identity::Nkey(key)| key));
@@ -51,7 +52,7 @@ mod tests {
     }
 
     fn client(name: &str, key: &UserNkey, state: NodeState) -> ClientFile {
-        let (name, identity) = (name.parse().unwrap(), Identity::Nkey(key.clone()));
+        let (name, identity) = (name.parse().unwrap(), Some(Identity::Nkey(key.clone())));
         ClientFile { name, identity, state, former_keys: Vec::new() }
     }
 
@@ -67,6 +68,14 @@ mod tests {
         assert_eq!(roll.members, BTreeMap::from([(a, site("a")), (b, site("b"))]));
         assert_eq!(roll.revoked, BTreeSet::from([c]));
         assert_eq!(keys(&roll).keys().map(ClientName::as_str).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_client_whose_key_was_revoked_has_none() {
+        let key = key();
+        let former_keys = vec![Identity::Nkey(key.clone())];
+        let roll = roll([ClientFile { identity: None, former_keys, ..client("a", &key, NodeState::Active) }]);
+        assert_eq!((roll.members, roll.revoked), (BTreeMap::new(), BTreeSet::from([key])));
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl World {
 }
 
 fn client(key: &UserNkey) -> ClientFile {
-    let identity = Identity::Nkey(key.clone());
+    let identity = Some(Identity::Nkey(key.clone()));
     ClientFile { name: "plant".parse().unwrap(), identity, state: NodeState::Active, former_keys: vec![] }
 }
 

@@ -2,7 +2,6 @@
 CREATE TABLE clients (
     tenant TEXT NOT NULL,
     name TEXT NOT NULL,
-    identity TEXT NOT NULL UNIQUE,  -- NKey of its user at the hub
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
 
@@ -25,7 +24,6 @@ CREATE TABLE nodes (
     client TEXT NOT NULL,
     node TEXT NOT NULL,
     device_id TEXT NOT NULL,
-    identity TEXT NOT NULL UNIQUE,  -- NKey of its user at the site
     reachability TEXT NOT NULL DEFAULT 'unknown',
     since INTEGER,                    -- Unix nanoseconds of the LO's clock
     capabilities TEXT,                -- JSON, as the node sent it
@@ -35,3 +33,18 @@ CREATE TABLE nodes (
     PRIMARY KEY (tenant, client, node),
     FOREIGN KEY (tenant, client) REFERENCES clients (tenant, name)
 ) STRICT, WITHOUT ROWID;
+
+-- Every identity that a client or a node has or had. No row is ever deleted or given to another owner.
+CREATE TABLE identities (
+    identity TEXT NOT NULL PRIMARY KEY, -- NKey of a user at the hub or at a site
+    tenant TEXT NOT NULL,
+    client TEXT NOT NULL,
+    node TEXT NOT NULL,               -- empty: the identity is that of the client itself
+    generation INTEGER NOT NULL,      -- how many identities its owner had before it
+    in_force INTEGER NOT NULL,        -- 1, or 0 for a former one
+    UNIQUE (tenant, client, node, generation),
+    FOREIGN KEY (tenant, client) REFERENCES clients (tenant, name)
+) STRICT, WITHOUT ROWID;
+
+-- At most one of them lets its owner in.
+CREATE UNIQUE INDEX identities_in_force ON identities (tenant, client, node) WHERE in_force = 1;

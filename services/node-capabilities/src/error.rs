@@ -8,7 +8,7 @@ use margo::{ClientName, DeviceId, NodeId};
 use store::StoreError;
 use tracing::error;
 
-use crate::domain::CannotJoin;
+use crate::domain::Refused;
 
 /// Pause before a message comes again that the database could not take.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -40,13 +40,13 @@ pub fn store_problem(error: StoreError) -> Problem {
     }
 }
 
-impl From<CannotJoin> for Problem {
-    fn from(reason: CannotJoin) -> Self {
+impl From<Refused> for Problem {
+    fn from(reason: Refused) -> Self {
         let text = reason.to_string();
         match reason {
-            CannotJoin::Invalid(errors) => Self::invalid(text, errors),
-            CannotJoin::NameTaken(_) | CannotJoin::IdentityTaken(_) => Self::conflict(text),
-            CannotJoin::NoSite(_) => Self::not_found(text),
+            Refused::Invalid(errors) => Self::invalid(text, errors),
+            Refused::NameTaken(_) | Refused::IdentityTaken(_) | Refused::TooManyKeys(_) => Self::conflict(text),
+            Refused::NoSite(_) | Refused::NoOwner(_) => Self::not_found(text),
         }
     }
 }

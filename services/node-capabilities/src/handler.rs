@@ -1,20 +1,23 @@
-//! Requests on the bus. An order to add a site or a node is decided and stored in one transaction, then those who wait
-//! for it are told; what sites and nodes there are is answered from the database.
+//! Requests on the bus. An order to add a site or a node, or about its key, is decided and stored in one transaction, then
+//! those who wait for it are told; what sites and nodes there are is answered from the database.
 
 use std::sync::Arc;
 
 use ::store::Transaction;
-use api::{CreateNode, CreateSite, Members, Node, NodeCreated, Problem, Site, SiteCreated, Targets};
+use api::{
+    CreateNode, CreateSite, KeyRevoked, Members, Node, NodeAdmitted, Problem, ReplaceKeyRequest, ReplaceNodeKey,
+    ReplaceSiteKey, RevokeKeyRequest, Site, SiteAdmitted, Targets,
+};
 use bus::{Bus, Call, Caller, ServiceName, Subject};
 use identity::certificates::Issuer;
-use margo::TenantName;
-use outbox::{OrderHeader, Outbox};
+use margo::{DeviceId, Identity, NodeId, SiteName, TenantName};
+use outbox::{OrderHeader, Outbox, Verb};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span, warn};
 
 use crate::{
-    domain::{Joins, check_node, check_site},
+    domain::{Joins, Keys, Owner, Refused, check_node, check_reason, check_site, replace_key},
     error::store_problem,
     git,
     store::Store,
@@ -41,31 +44,26 @@ pub struct Registrar {
 
 impl Registrar {
     /// Adds a site. What this answers is durable; the site may log in at the hub as soon as Git has it.
-    pub async fn create_site(self: Arc<Self>, call: Call<CreateSite>) -> Result<SiteCreated, Problem> {
+    pub async fn create_site(self: Arc<Self>, call: Call<CreateSite>) -> Result<SiteAdmitted, Problem> {
         let requested_by = call.caller()?.name.clone();
         let site = call.body;
         let order = OrderHeader::new(requested_by, site.reason.clone());
         // Before anything is stored: a request that cannot be signed is a site that cannot speak.
-        let certificate = site.certificate_request.as_deref().map(|request| self.sign(&site, request)).transpose()?;
+        let certificate = self.sign(&site.name, site.certificate_request.as_deref())?;
+        let owner = Owner::Site(site.name.clone());
         let mut tx = self.store.begin().await.map_err(store_problem)?;
         let taken = self.store.taken_of_site(&mut tx, &site).await.map_err(store_problem)?;
         if check_site(&site, taken)? == Joins::Anew {
             self.store.insert_site(&mut tx, &site).await.map_err(store_problem)?;
         }
-        self.commit(tx, git::add_site(&site, &order)).await?;
-        Ok(SiteCreated {
-            order: order.id.to_string(),
-            name: site.name,
-            hub: self.hub_url.clone(),
-            minter: self.minter_url.clone(),
-            root_key: self.root_key.clone(),
-            root_certificates: self.root_certificates.clone(),
-            certificate,
-        })
+        // As they are kept, not as they are asked for: an order that is given again must not lose a former key.
+        let keys = self.store.keys_of(&mut tx, &owner).await.map_err(store_problem)?;
+        self.commit(tx, git::add_site(&site.name, &keys, &order)).await?;
+        Ok(self.admitted(&order, site.name, certificate))
     }
 
     /// Adds a node. What this answers is durable; the site lets the node in as soon as it has the commit that names it.
-    pub async fn create_node(self: Arc<Self>, call: Call<CreateNode>) -> Result<NodeCreated, Problem> {
+    pub async fn create_node(self: Arc<Self>, call: Call<CreateNode>) -> Result<NodeAdmitted, Problem> {
         let requested_by = call.caller()?.name.clone();
         let node = call.body;
         let order = OrderHeader::new(requested_by, node.reason.clone());
@@ -75,16 +73,129 @@ impl Registrar {
         if check_node(&node, site_exists, taken)? == Joins::Anew {
             self.store.insert_node(&mut tx, &node).await.map_err(store_problem)?;
         }
-        self.commit(tx, git::add_node(&node, &order)).await?;
+        let (device, keys) = self.node(&mut tx, &node.name).await?;
+        self.commit(tx, git::write_node(Verb::Add, &node.name, &device, &keys, &order)).await?;
         // A full queue holds an evaluation that has not begun, and that will see this node, too.
         let _ = self.joined.try_send(Span::current());
         let root_certificates = self.root_certificates.clone();
-        Ok(NodeCreated { order: order.id.to_string(), name: node.name, root_certificates })
+        Ok(NodeAdmitted { order: order.id.to_string(), name: node.name, root_certificates })
     }
 
-    /// Signs the intermediate of a site.
-    fn sign(&self, site: &CreateSite, request: &str) -> Result<String, Problem> {
-        let signed = self.issuer.sign_site(&site.name.client(), request);
+    /// Replaces the key of a site. What this answers is durable; the hub cuts the old key off, and lets the new one in, as soon as
+    /// Git has it.
+    pub async fn replace_site_key(
+        self: Arc<Self>,
+        call: Call<ReplaceKeyRequest<SiteName, ReplaceSiteKey>>,
+    ) -> Result<SiteAdmitted, Problem> {
+        let requested_by = call.caller()?.name.clone();
+        let ReplaceKeyRequest { name, replace } = call.body;
+        check_reason(replace.reason.as_deref())?;
+        let order = OrderHeader::new(requested_by, replace.reason);
+        let certificate = self.sign(&name, replace.certificate_request.as_deref())?;
+        let mut tx = self.store.begin().await.map_err(store_problem)?;
+        let held = self.site(&mut tx, &name).await?;
+        let keys = self.replace(&mut tx, &Owner::Site(name.clone()), held, &replace.identity).await?;
+        self.commit(tx, git::change_site_key(Verb::ReplaceKey, &name, &keys, &order)).await?;
+        Ok(self.admitted(&order, name, certificate))
+    }
+
+    /// Replaces the key of a node. What this answers is durable; the site cuts the old key off, and lets the new one in, as soon as
+    /// it has the commit that names them.
+    pub async fn replace_node_key(
+        self: Arc<Self>,
+        call: Call<ReplaceKeyRequest<NodeId, ReplaceNodeKey>>,
+    ) -> Result<NodeAdmitted, Problem> {
+        let requested_by = call.caller()?.name.clone();
+        let ReplaceKeyRequest { name, replace } = call.body;
+        check_reason(replace.reason.as_deref())?;
+        let order = OrderHeader::new(requested_by, replace.reason);
+        let mut tx = self.store.begin().await.map_err(store_problem)?;
+        let (device, held) = self.node(&mut tx, &name).await?;
+        let keys = self.replace(&mut tx, &Owner::Node(name.clone()), held, &replace.identity).await?;
+        self.commit(tx, git::write_node(Verb::ReplaceKey, &name, &device, &keys, &order)).await?;
+        let root_certificates = self.root_certificates.clone();
+        Ok(NodeAdmitted { order: order.id.to_string(), name, root_certificates })
+    }
+
+    /// Revokes the key of a site, which has none in force until it is replaced.
+    pub async fn revoke_site_key(
+        self: Arc<Self>,
+        call: Call<RevokeKeyRequest<SiteName>>,
+    ) -> Result<KeyRevoked, Problem> {
+        let requested_by = call.caller()?.name.clone();
+        let RevokeKeyRequest { name, reason } = call.body;
+        check_reason(reason.as_deref())?;
+        let order = OrderHeader::new(requested_by, reason);
+        let mut tx = self.store.begin().await.map_err(store_problem)?;
+        let keys = self.site(&mut tx, &name).await?.revoked();
+        self.store.change_keys(&mut tx, &Owner::Site(name.clone()), &keys).await.map_err(store_problem)?;
+        self.commit(tx, git::change_site_key(Verb::RevokeKey, &name, &keys, &order)).await?;
+        Ok(KeyRevoked { order: order.id.to_string(), name: name.to_string(), former_keys: keys.former })
+    }
+
+    /// Revokes the key of a node, which has none in force until it is replaced.
+    pub async fn revoke_node_key(self: Arc<Self>, call: Call<RevokeKeyRequest<NodeId>>) -> Result<KeyRevoked, Problem> {
+        let requested_by = call.caller()?.name.clone();
+        let RevokeKeyRequest { name, reason } = call.body;
+        check_reason(reason.as_deref())?;
+        let order = OrderHeader::new(requested_by, reason);
+        let mut tx = self.store.begin().await.map_err(store_problem)?;
+        let (device, held) = self.node(&mut tx, &name).await?;
+        let keys = held.revoked();
+        self.store.change_keys(&mut tx, &Owner::Node(name.clone()), &keys).await.map_err(store_problem)?;
+        self.commit(tx, git::write_node(Verb::RevokeKey, &name, &device, &keys, &order)).await?;
+        Ok(KeyRevoked { order: order.id.to_string(), name: name.to_string(), former_keys: keys.former })
+    }
+
+    /// The keys of a site. Fails when nobody added the site.
+    async fn site(&self, tx: &mut Transaction, name: &SiteName) -> Result<Keys, Problem> {
+        let owner = Owner::Site(name.clone());
+        if !self.store.client_exists(&mut *tx, &name.client()).await.map_err(store_problem)? {
+            return Err(Refused::NoOwner(owner).into());
+        }
+        self.store.keys_of(tx, &owner).await.map_err(store_problem)
+    }
+
+    /// The device that a node is, and its keys. Fails when nobody added the node.
+    async fn node(&self, tx: &mut Transaction, name: &NodeId) -> Result<(DeviceId, Keys), Problem> {
+        let owner = Owner::Node(name.clone());
+        let device = self.store.device_of(tx, name).await.map_err(store_problem)?;
+        let device = device.ok_or_else(|| Refused::NoOwner(owner.clone()))?;
+        Ok((device, self.store.keys_of(tx, &owner).await.map_err(store_problem)?))
+    }
+
+    /// Puts this identity in the place of the one in force.
+    async fn replace(
+        &self,
+        tx: &mut Transaction,
+        owner: &Owner,
+        held: Keys,
+        identity: &Identity,
+    ) -> Result<Keys, Problem> {
+        let holder = self.store.holder_of(tx, identity).await.map_err(store_problem)?;
+        let keys = replace_key(owner, &held, identity, holder)?;
+        if keys != held {
+            self.store.change_keys(tx, owner, &keys).await.map_err(store_problem)?;
+        }
+        Ok(keys)
+    }
+
+    fn admitted(&self, order: &OrderHeader, name: SiteName, certificate: Option<String>) -> SiteAdmitted {
+        SiteAdmitted {
+            order: order.id.to_string(),
+            name,
+            hub: self.hub_url.clone(),
+            minter: self.minter_url.clone(),
+            root_key: self.root_key.clone(),
+            root_certificates: self.root_certificates.clone(),
+            certificate,
+        }
+    }
+
+    /// Signs the intermediate of a site, if it asks for one.
+    fn sign(&self, site: &SiteName, request: Option<&str>) -> Result<Option<String>, Problem> {
+        let sign = |request| self.issuer.sign_site(&site.client(), request);
+        let signed = request.map(sign).transpose();
         signed.map_err(|error| Problem::new(422, format!("certificateRequest: {error}")))
     }
 

@@ -1,10 +1,11 @@
 //! node-capabilities: which sites, clients and nodes there are, what they can do, and whether they are heard.
 //!
-//! The service is the only writer of its database. It adds sites and nodes as ordered: one transaction holds its rows and two
-//! outbox rows, for `fleet.git` and for the client's repository, whose signed head admits a node at its site; a site may log in
-//! when Git has it. It reads `state.*.node.*.capabilities` and `state.*.health` of the hub's STATE, and answers
-//! `svc.node-capabilities.create-site`, `.sites`, `.create-node`, `.nodes` and `.members`. It keeps nothing in memory that the
-//! database does not hold, so it may die at any time.
+//! The service is the only writer of its database. It adds sites and nodes, and replaces and revokes their keys, as ordered: one
+//! transaction holds its rows and the outbox rows, for `fleet.git` and for the client's repository, whose signed head admits a
+//! node at its site; a site may log in when Git has it. It reads `state.*.node.*.capabilities` and `state.*.health` of the hub's
+//! STATE, and answers `svc.node-capabilities.create-site`, `.replace-site-key`, `.revoke-site-key` and `.sites`, `.create-node`,
+//! `.replace-node-key`, `.revoke-node-key` and `.nodes`, and `.members`. It keeps nothing in memory that the database does not
+//! hold, so it may die at any time.
 
 #![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
@@ -70,6 +71,10 @@ async fn answer(bus: &Bus, registrar: &Arc<Registrar>) -> anyhow::Result<Service
     let mut endpoints = bus.register(ServiceName::NodeCapabilities, registrar.clone()).await?;
     endpoints.verb("create-site", Registrar::create_site).await?;
     endpoints.verb("create-node", Registrar::create_node).await?;
+    endpoints.verb("replace-site-key", Registrar::replace_site_key).await?;
+    endpoints.verb("replace-node-key", Registrar::replace_node_key).await?;
+    endpoints.verb("revoke-site-key", Registrar::revoke_site_key).await?;
+    endpoints.verb("revoke-node-key", Registrar::revoke_node_key).await?;
     endpoints.verb("sites", Registrar::sites).await?;
     endpoints.verb("nodes", Registrar::nodes).await?;
     endpoints.verb("members", Registrar::members).await?;

@@ -1,12 +1,13 @@
 //! How sites and nodes are kept: the only file that knows SQL.
 //!
-//! **Layout.** `clients` holds who may connect to the hub, `sites` what belongs to each place and what its LO last said,
-//! `nodes` who may connect at a site, how the LO judges the node, and the document with what the node can do. Identities
-//! are unique in each of the two tables that have them, and an order looks into both.
+//! **Layout.** `clients` and `nodes` hold who was added, `nodes` also how the LO judges the node, and the document with what
+//! the node can do; `sites` what belongs to each place and what its LO last said. `identities` holds every key that a client
+//! or a node has or had. An identity is the key of that table, so none is there twice, whoever had it and whether or not it
+//! is in force.
 //!
-//! **Updates.** An order adds rows and its commit in one transaction. Reports change a row that an order has made, and
-//! never make one: capabilities only when they are newer than those held, by the node's own count; an LO's judgement
-//! always, because it arrives in the order of a stream that keeps only the last one.
+//! **Updates.** An order adds rows and its commit in one transaction. A key that is replaced or revoked stays as a former one.
+//! Reports change a row that an order has made, and never make one: capabilities only when they are newer than those held, by
+//! the node's own count; an LO's judgement always, because it arrives in the order of a stream that keeps only the last one.
 //!
 //! **After a crash.** Whoever was added and not answered is found by name and identity when the order is repeated. A report
 //! that was not acknowledged comes again and changes nothing the second time.
@@ -18,11 +19,12 @@ use api::{CreateNode, CreateSite, Member, Members, Node, NodeState, Reachability
 use bus::report::{self, Capabilities, Position, SiteHealth};
 use margo::{ClientName, DeviceId, Identity, NodeId, SiteName, TenantName};
 
-use crate::domain::{Taken, device_id, is_newer};
+use crate::domain::{Holder, Keys, Owner, Taken, device_id, is_newer};
 
 static CLIENTS: Table = Table::new("clients", &["name"]);
 static SITES: Table = Table::new("sites", &["name"]);
 static NODES: Table = Table::new("nodes", &["client", "node"]);
+static IDENTITIES: Table = Table::new("identities", &["identity"]);
 
 const MIGRATIONS: Migrations = Migrations::new(&[(1, "nodes", include_str!("../migrations/1_nodes.sql"))]);
 
@@ -62,15 +64,13 @@ impl Store {
     /// What of a new site is taken.
     pub async fn taken_of_site(&self, tx: &mut Transaction, site: &CreateSite) -> Result<Taken, StoreError> {
         let name = self.client_exists(&mut *tx, &site.name.client()).await?;
-        Ok(Taken { name, identity: self.owner_of(tx, &site.identity).await? })
+        Ok(Taken { name, identity: self.holder_of(tx, &site.identity).await? })
     }
 
     /// What of a new node is taken.
     pub async fn taken_of_node(&self, tx: &mut Transaction, node: &CreateNode) -> Result<Taken, StoreError> {
-        let query = NODES.query("SELECT node FROM nodes WHERE tenant = $1 AND client = $2 AND node = $3");
-        let query = query.bind(self.tenant.as_str()).bind(node.name.client.as_str()).bind(node.name.node.as_str());
-        let name = query.fetch_optional(&mut *tx).await?.is_some();
-        Ok(Taken { name, identity: self.owner_of(tx, &node.identity).await? })
+        let name = self.device_of(tx, &node.name).await?.is_some();
+        Ok(Taken { name, identity: self.holder_of(tx, &node.identity).await? })
     }
 
     /// Whether somebody added this client.
@@ -80,58 +80,107 @@ impl Store {
         Ok(query.fetch_optional(on).await?.is_some())
     }
 
-    /// Who has this identity. Identities are compared over all tenants: the servers' lists of users are.
-    async fn owner_of(&self, tx: &mut Transaction, identity: &Identity) -> Result<Option<String>, StoreError> {
-        let query = CLIENTS.query(
-            "SELECT 'site ' || name AS owner FROM clients WHERE identity = $1
-             UNION ALL SELECT 'node ' || client || '/' || node AS owner FROM nodes WHERE identity = $1",
+    /// The device that a node is; `None` when nobody added the node.
+    pub async fn device_of(&self, tx: &mut Transaction, node: &NodeId) -> Result<Option<DeviceId>, StoreError> {
+        let query =
+            NODES.query("SELECT client, node, device_id FROM nodes WHERE tenant = $1 AND client = $2 AND node = $3");
+        let query = query.bind(self.tenant.as_str()).bind(node.client.as_str()).bind(node.node.as_str());
+        query.fetch_optional(tx).await?.map(|row| row.parse("device_id")).transpose()
+    }
+
+    /// Who has this identity, or had it. Identities are compared over all tenants: the servers' lists of users are.
+    pub async fn holder_of(&self, tx: &mut Transaction, identity: &Identity) -> Result<Option<Holder>, StoreError> {
+        let query = IDENTITIES.query("SELECT identity, client, node, in_force FROM identities WHERE identity = $1");
+        let row = query.bind(identity.to_string()).fetch_optional(tx).await?;
+        row.map(|row| Ok(Holder { owner: read_owner(&row)?, in_force: row.flag("in_force")? })).transpose()
+    }
+
+    /// The keys of a site or node that was added.
+    pub async fn keys_of(&self, tx: &mut Transaction, owner: &Owner) -> Result<Keys, StoreError> {
+        let (client, node) = columns(owner);
+        let query = IDENTITIES.query(
+            "SELECT identity, in_force FROM identities WHERE tenant = $1 AND client = $2 AND node = $3
+             ORDER BY generation",
         );
-        let owner = query.bind(identity.to_string()).fetch_optional(tx).await?;
-        owner.map(|row| row.string("owner")).transpose()
+        let rows = query.bind(self.tenant.as_str()).bind(client).bind(node).fetch_all(tx).await?;
+        let mut keys = Keys::default();
+        rows.iter().try_for_each(|row| read_key(row, &mut keys))?;
+        Ok(keys)
+    }
+
+    /// Keeps the keys that follow from those held by replacing or revoking the one in force.
+    pub async fn change_keys(&self, tx: &mut Transaction, owner: &Owner, keys: &Keys) -> Result<(), StoreError> {
+        let (client, node) = columns(owner);
+        let revoke = IDENTITIES.query(
+            "UPDATE identities SET in_force = 0 WHERE tenant = $1 AND client = $2 AND node = $3 AND in_force = 1",
+        );
+        revoke.bind(self.tenant.as_str()).bind(client).bind(node).execute(&mut *tx).await?;
+        let Some(identity) = &keys.in_force else { return Ok(()) };
+        let insert = IDENTITIES.query(
+            "INSERT INTO identities (identity, tenant, client, node, generation, in_force) VALUES ($1, $2, $3, $4, $5, 1)",
+        );
+        let insert = insert.bind(identity.to_string()).bind(self.tenant.as_str()).bind(client).bind(node);
+        insert.bind(keys.former.len() as u64).execute(tx).await?;
+        Ok(())
+    }
+
+    /// The keys of all sites and nodes, as the database is at one moment.
+    async fn all_keys(&self, on: impl Into<Access<'_>>) -> Result<BTreeMap<Owner, Keys>, StoreError> {
+        let query = IDENTITIES.query(
+            "SELECT identity, client, node, in_force FROM identities WHERE tenant = $1 ORDER BY client, node, generation",
+        );
+        let mut all = BTreeMap::<Owner, Keys>::new();
+        for row in query.bind(self.tenant.as_str()).fetch_all(on).await? {
+            read_key(&row, all.entry(read_owner(&row)?).or_default())?;
+        }
+        Ok(all)
     }
 
     /// Adds a site and the client that is its LO.
     pub async fn insert_site(&self, tx: &mut Transaction, site: &CreateSite) -> Result<(), StoreError> {
         let (tenant, client) = (self.tenant.as_str(), site.name.client());
-        let insert = CLIENTS.query("INSERT INTO clients (tenant, name, identity) VALUES ($1, $2, $3)");
-        insert.bind(tenant).bind(client.as_str()).bind(site.identity.to_string()).execute(&mut *tx).await?;
+        let insert = CLIENTS.query("INSERT INTO clients (tenant, name) VALUES ($1, $2)");
+        insert.bind(tenant).bind(client.as_str()).execute(&mut *tx).await?;
         let insert = SITES.query("INSERT INTO sites (tenant, name, orchestrator) VALUES ($1, $2, $3)");
-        insert.bind(tenant).bind(site.name.as_str()).bind(client.as_str()).execute(tx).await?;
-        Ok(())
+        insert.bind(tenant).bind(site.name.as_str()).bind(client.as_str()).execute(&mut *tx).await?;
+        self.change_keys(tx, &Owner::Site(site.name.clone()), &Keys::first(site.identity.clone())).await
     }
 
     pub async fn insert_node(&self, tx: &mut Transaction, node: &CreateNode) -> Result<(), StoreError> {
-        let insert =
-            NODES.query("INSERT INTO nodes (tenant, client, node, device_id, identity) VALUES ($1, $2, $3, $4, $5)");
+        let insert = NODES.query("INSERT INTO nodes (tenant, client, node, device_id) VALUES ($1, $2, $3, $4)");
         insert
             .bind(self.tenant.as_str())
             .bind(node.name.client.as_str())
             .bind(node.name.node.as_str())
             .bind(String::from(device_id(node)))
-            .bind(node.identity.to_string())
-            .execute(tx)
+            .execute(&mut *tx)
             .await?;
-        Ok(())
+        self.change_keys(tx, &Owner::Node(node.name.clone()), &Keys::first(node.identity.clone())).await
     }
 
     /// Every site, sorted by name.
     pub async fn sites(&self) -> Result<Vec<Site>, StoreError> {
+        let mut snapshot = self.database.snapshot().await?;
+        let mut keys = self.all_keys(&mut snapshot).await?;
         let query = SITES.query(
-            "SELECT sites.name, identity, adopted_manifest_version, last_seen, refusals,
+            "SELECT name, adopted_manifest_version, last_seen, refusals,
                  (SELECT count(*) FROM nodes WHERE nodes.tenant = sites.tenant AND client = orchestrator) AS nodes
-             FROM sites JOIN clients ON clients.tenant = sites.tenant AND clients.name = orchestrator
-             WHERE sites.tenant = $1 ORDER BY sites.name",
+             FROM sites WHERE tenant = $1 ORDER BY name",
         );
-        query.bind(self.tenant.as_str()).fetch_all(&self.database).await?.iter().map(read_site).collect()
+        let rows = query.bind(self.tenant.as_str()).fetch_all(&mut snapshot).await?;
+        rows.iter().map(|row| read_site(row, &mut keys)).collect()
     }
 
     /// Every node, sorted by name.
     pub async fn nodes(&self) -> Result<Vec<Node>, StoreError> {
+        let mut snapshot = self.database.snapshot().await?;
+        let mut keys = self.all_keys(&mut snapshot).await?;
         let query = NODES.query(
-            "SELECT client, node, device_id, identity, reachability, since, capabilities
+            "SELECT client, node, device_id, reachability, since, capabilities
              FROM nodes WHERE tenant = $1 ORDER BY client, node",
         );
-        query.bind(self.tenant.as_str()).fetch_all(&self.database).await?.iter().map(read_node).collect()
+        let rows = query.bind(self.tenant.as_str()).fetch_all(&mut snapshot).await?;
+        rows.iter().map(|row| read_node(row, &mut keys)).collect()
     }
 
     /// The sites and nodes that targets name, and the nodes of these sites, as far as they exist.
@@ -262,10 +311,40 @@ fn word(reachability: Reachability) -> &'static str {
     }
 }
 
-fn read_site(row: &Row) -> Result<Site, StoreError> {
+/// The columns that name an owner in `identities`.
+fn columns(owner: &Owner) -> (&str, &str) {
+    match owner {
+        // A site and the client that is its LO have the same name.
+        Owner::Site(site) => (site.as_str(), ""),
+        Owner::Node(node) => (node.client.as_str(), node.node.as_str()),
+    }
+}
+
+fn read_owner(row: &Row) -> Result<Owner, StoreError> {
+    match row.text("node")? {
+        "" => Ok(Owner::Site(row.parse("client")?)),
+        _ => Ok(Owner::Node(NodeId::new(row.parse("client")?, row.parse("node")?))),
+    }
+}
+
+/// Adds the identity of this row to those of its owner. Rows come in the order of generations.
+fn read_key(row: &Row, keys: &mut Keys) -> Result<(), StoreError> {
+    let identity = row.parse("identity")?;
+    if row.flag("in_force")? {
+        keys.in_force = Some(identity);
+    } else {
+        keys.former.push(identity);
+    }
+    Ok(())
+}
+
+fn read_site(row: &Row, keys: &mut BTreeMap<Owner, Keys>) -> Result<Site, StoreError> {
+    let name: SiteName = row.parse("name")?;
+    let Keys { in_force, former } = keys.remove(&Owner::Site(name.clone())).unwrap_or_default();
     Ok(Site {
-        name: row.parse("name")?,
-        identity: row.parse("identity")?,
+        name,
+        identity: in_force,
+        former_keys: former,
         nodes: row.number("nodes")?,
         adopted_manifest_version: row.optional("adopted_manifest_version", Row::number)?,
         last_seen: row.optional("last_seen", Row::time)?.map(|time| time.to_string()),
@@ -279,15 +358,19 @@ fn read_member(row: &Row) -> Result<Member, StoreError> {
     Ok(Member { name, device_id: row.parse("device_id")?, state: NodeState::Active })
 }
 
-fn read_node(row: &Row) -> Result<Node, StoreError> {
+fn read_node(row: &Row, keys: &mut BTreeMap<Owner, Keys>) -> Result<Node, StoreError> {
     let Member { name, device_id, state } = read_member(row)?;
+    let Keys { in_force, former } = keys.remove(&Owner::Node(name.clone())).unwrap_or_default();
+    // Of a node that may not connect an LO says nothing, so what it said last is over.
+    let judged = in_force.is_some();
     Ok(Node {
         name,
         device_id,
-        identity: row.parse("identity")?,
+        identity: in_force,
+        former_keys: former,
         state,
-        reachability: read_reachability(row)?,
-        since: row.optional("since", Row::time)?.map(|time| time.to_string()),
+        reachability: if judged { read_reachability(row)? } else { Reachability::Unknown },
+        since: row.optional("since", Row::time)?.filter(|_| judged).map(|time| time.to_string()),
         capabilities: row.optional("capabilities", Row::json)?,
     })
 }

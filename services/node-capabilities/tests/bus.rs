@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
-use api::{CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated};
+use api::{
+    CreateNode, CreateSite, KeyRevoked, Node, NodeAdmitted, NodeState, Problem, Reachability, ReplaceKeyRequest,
+    ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest, Site, SiteAdmitted,
+};
 use async_nats::jetstream::consumer::pull;
 use bus::{Bus, Call, Outgoing, ServiceName, Subject, User, proto, streams};
 use futures::{Stream, StreamExt};
@@ -31,6 +34,10 @@ fn plant() -> ClientName {
 
 fn press() -> NodeId {
     "plant/press".parse().unwrap()
+}
+
+fn nkey(key: &UserNkey) -> Identity {
+    Identity::Nkey(key.clone())
 }
 
 /// The services at the hub that these tests play, and the one that they test.
@@ -97,7 +104,7 @@ impl Stage {
         self.gateway.call(&Subject::service(ServiceName::NodeCapabilities, verb), body, Some(&ada())).await
     }
 
-    async fn add_site(&self, key: &UserNkey) -> Result<SiteCreated, Problem> {
+    async fn add_site(&self, key: &UserNkey) -> Result<SiteAdmitted, Problem> {
         let site = CreateSite {
             name: "plant".parse().unwrap(),
             identity: Identity::Nkey(key.clone()),
@@ -107,7 +114,7 @@ impl Stage {
         self.ask("create-site", &site).await
     }
 
-    async fn add_node(&self, name: NodeId, key: &UserNkey) -> Result<NodeCreated, Problem> {
+    async fn add_node(&self, name: NodeId, key: &UserNkey) -> Result<NodeAdmitted, Problem> {
         let node = CreateNode {
             name,
             identity: Identity::Nkey(key.clone()),
@@ -115,6 +122,25 @@ impl Stage {
             reason: Some("a second press".into()),
         };
         self.ask("create-node", &node).await
+    }
+
+    async fn replace_site_key(&self, key: &UserNkey) -> Result<SiteAdmitted, Problem> {
+        let (identity, reason) = (nkey(key), Some("stolen".to_owned()));
+        let replace = ReplaceSiteKey { identity, certificate_request: None, reason };
+        self.ask("replace-site-key", &ReplaceKeyRequest { name: "plant", replace }).await
+    }
+
+    async fn replace_node_key(&self, key: &UserNkey) -> Result<NodeAdmitted, Problem> {
+        let replace = ReplaceNodeKey { identity: nkey(key), reason: Some("stolen".to_owned()) };
+        self.ask("replace-node-key", &ReplaceKeyRequest { name: press(), replace }).await
+    }
+
+    async fn revoke_site_key(&self) -> Result<KeyRevoked, Problem> {
+        self.ask("revoke-site-key", &RevokeKeyRequest { name: "plant", reason: None }).await
+    }
+
+    async fn revoke_node_key(&self) -> Result<KeyRevoked, Problem> {
+        self.ask("revoke-node-key", &RevokeKeyRequest { name: press(), reason: None }).await
     }
 
     async fn nodes(&self) -> Vec<Node> {
@@ -183,7 +209,7 @@ async fn a_new_site_is_told_where_it_logs_in_and_whom_it_believes() {
     let created = stage.add_site(&key).await.unwrap();
     assert_eq!((created.hub, created.minter.as_str()), (stage.server.url(), "http://hub:8083"));
     assert_eq!(created.root_key, "ssh-ed25519 AAAA");
-    assert_eq!(stage.sites().await[0].identity, Identity::Nkey(key));
+    assert_eq!(stage.sites().await[0].identity, Some(Identity::Nkey(key)));
     stage.service.stop().await;
 }
 
@@ -198,17 +224,17 @@ async fn a_site_gets_the_intermediate_that_it_asks_for() {
         certificate_request: Some(request.to_owned()),
         reason: None,
     };
-    let refused = stage.ask::<_, SiteCreated>("create-site", &site("a request")).await.unwrap_err();
+    let refused = stage.ask::<_, SiteAdmitted>("create-site", &site("a request")).await.unwrap_err();
     let detail = refused.detail.clone().unwrap();
     assert!(refused.status == 422 && detail.contains("certificateRequest"), "{refused:?}");
     assert!(stage.sites().await.is_empty());
 
-    let created: SiteCreated = stage.ask("create-site", &site(&request.request)).await.unwrap();
+    let created: SiteAdmitted = stage.ask("create-site", &site(&request.request)).await.unwrap();
     assert_eq!(created.root_certificates, CERTIFICATES.root());
     let origin = "the answer";
     Issuer::parse(&created.certificate.unwrap(), &request.key, origin).unwrap();
     // The answer was lost: the same request is answered with a certificate again.
-    let again: SiteCreated = stage.ask("create-site", &site(&request.request)).await.unwrap();
+    let again: SiteAdmitted = stage.ask("create-site", &site(&request.request)).await.unwrap();
     Issuer::parse(&again.certificate.unwrap(), &request.key, origin).unwrap();
     // Its nodes are told whom to believe.
     let node = stage.add_node(press(), &generate().1).await.unwrap();
@@ -242,7 +268,7 @@ async fn names_and_keys_are_never_used_again() {
     let (key, other) = (generate().1, generate().1);
     assert_eq!(stage.add_node(press(), &other).await.unwrap_err().status, 404);
     let wrong = serde_json::json!({ "name": "plant", "identity": { "nkey": "SUNOKEY" } });
-    let invalid = stage.ask::<_, SiteCreated>("create-site", &wrong).await.unwrap_err();
+    let invalid = stage.ask::<_, SiteAdmitted>("create-site", &wrong).await.unwrap_err();
     assert!(invalid.status == 400 && !invalid.to_string().contains("SUNOKEY"), "{invalid}");
 
     stage.add_site(&key).await.unwrap();
@@ -276,7 +302,7 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         assert_eq!(trailers(&write)["Requested-By"], "ada");
         assert!(!trailers(&write).contains_key("Reason"));
         assert_eq!(file::<SiteFile>(&write, "sites/plant.yaml").orchestrator, plant());
-        assert_eq!(file::<ClientFile>(&write, "clients/plant.yaml").identity, Identity::Nkey(site_key));
+        assert_eq!(file::<ClientFile>(&write, "clients/plant.yaml").identity, Some(Identity::Nkey(site_key)));
         // The first version of a client is empty, and there before anybody asks.
         let (write, change) = next_change(&mut writes).await;
         assert_eq!((write.number, change), (1, proto::ClientChange::default()));
@@ -289,7 +315,7 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         let node: NodeFile = file(&write, "nodes/plant/press.yaml");
         assert_eq!(
             (node.device_id.as_str(), node.identity, node.state),
-            ("plant/press", Identity::Nkey(node_key.clone()), NodeState::Active)
+            ("plant/press", Some(Identity::Nkey(node_key.clone())), NodeState::Active)
         );
         let (write, change) = next_change(&mut writes).await;
         assert_eq!((write.number, change.nodes.len()), (2, 1));
@@ -297,6 +323,144 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         assert_eq!(identity.identity, Some(Identity::Nkey(node_key)));
         assert_eq!((change.nodes[0].node.as_str(), identity.device.as_str()), ("press", "plant/press"));
         service.stop().await;
+    })
+    .await;
+}
+
+/// Site and node, each with its first key, and what Git was told of it passed over.
+async fn with_keys(stage: &Stage) -> (UserNkey, UserNkey, pull::Stream) {
+    let git_writer = stage.server.connect_central(ServiceName::GitWriter).await;
+    git_writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
+    let mut writes = read(&git_writer, streams::GIT_WRITES).await;
+    let (site, node) = (generate().1, generate().1);
+    stage.add_site(&site).await.unwrap();
+    stage.add_node(press(), &node).await.unwrap();
+    for _ in 0..2 {
+        next_write(&mut writes).await;
+        next_change(&mut writes).await;
+    }
+    (site, node, writes)
+}
+
+#[tokio::test]
+async fn a_key_of_a_site_is_replaced_and_revoked_in_git_and_each_time_by_one_order() {
+    let stage = Stage::set().await;
+    let (first, _, mut writes) = with_keys(&stage).await;
+    let second = generate().1;
+    let mut next_file = async || {
+        let write = next_write(&mut writes).await;
+        let Some(proto::git_write::Change::Fleet(change)) = &write.change else { panic!("no change of fleet.git") };
+        assert_eq!(change.files.len(), 1);
+        let client: ClientFile = file(&write, "clients/plant.yaml");
+        (write, client)
+    };
+
+    let order = stage.replace_site_key(&second).await.unwrap().order;
+    let (write, client) = next_file().await;
+    assert_eq!((write.subject.as_str(), write.author.as_str()), ("replace-key site plant", "ada"));
+    assert_eq!((trailers(&write)["Order"], trailers(&write)["Reason"]), (order.as_str(), "stolen"));
+    assert!(trailers(&write).contains_key("Requested-At") && trailers(&write)["Requested-By"] == "ada");
+    assert_eq!((client.identity, client.former_keys), (Some(nkey(&second)), vec![nkey(&first)]));
+    assert_eq!(client.state, NodeState::Active);
+
+    let revoked = stage.revoke_site_key().await.unwrap();
+    let (write, client) = next_file().await;
+    assert_eq!((write.subject.as_str(), trailers(&write)["Order"]), ("revoke-key site plant", revoked.order.as_str()));
+    assert_eq!((client.identity, &client.former_keys), (None, &revoked.former_keys));
+    assert_eq!(revoked.former_keys, [nkey(&first), nkey(&second)]);
+    let site = stage.sites().await.remove(0);
+    assert_eq!((site.identity, site.former_keys), (None, revoked.former_keys));
+
+    // Given again it changes nothing; then another key brings the site back.
+    assert_eq!(stage.revoke_site_key().await.unwrap().former_keys.len(), 2);
+    assert_eq!(next_file().await.1.former_keys.len(), 2);
+    let third = generate().1;
+    stage.replace_site_key(&third).await.unwrap();
+    let client = next_file().await.1;
+    assert_eq!((client.identity, client.former_keys), (Some(nkey(&third)), vec![nkey(&first), nkey(&second)]));
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_of_a_node_is_replaced_and_revoked_also_under_the_signed_head() {
+    let stage = Stage::set().await;
+    let (_, first, mut writes) = with_keys(&stage).await;
+    let second = generate().1;
+    let mut next_node = async |subject: &str| {
+        let write = next_write(&mut writes).await;
+        assert_eq!(write.subject, subject);
+        let node: NodeFile = file(&write, "nodes/plant/press.yaml");
+        let (write, change) = next_change(&mut writes).await;
+        assert_eq!((write.subject.as_str(), change.nodes.len()), (subject, 1));
+        let identity = margo::NodeIdentity::parse(&change.nodes[0].identity).unwrap();
+        assert_eq!((&identity.identity, &identity.former), (&node.identity, &node.former));
+        assert_eq!((identity.device.as_str(), node.state), ("plant/press", NodeState::Active));
+        identity
+    };
+
+    stage.replace_node_key(&second).await.unwrap();
+    let replaced = next_node("replace-key node plant/press").await;
+    assert_eq!((replaced.identity.clone(), replaced.former.clone()), (Some(nkey(&second)), vec![nkey(&first)]));
+    assert_eq!(replaced.generation(), 1);
+    // The answer was lost: the same order again is answered again, and says the same.
+    stage.replace_node_key(&second).await.unwrap();
+    assert_eq!(next_node("replace-key node plant/press").await, replaced);
+    // So is the order that added the node, which must not bring the former key back.
+    stage.add_node(press(), &second).await.unwrap();
+    assert_eq!(next_node("add node plant/press").await, replaced);
+    assert_eq!(stage.add_node(press(), &first).await.unwrap_err().status, 409);
+
+    stage.revoke_node_key().await.unwrap();
+    let revoked = next_node("revoke-key node plant/press").await;
+    assert_eq!((revoked.identity, revoked.former), (None, vec![nkey(&first), nkey(&second)]));
+    let node = stage.nodes().await.remove(0);
+    assert_eq!((node.identity, node.former_keys.len(), node.state), (None, 2, NodeState::Active));
+    stage.replace_node_key(&generate().1).await.unwrap();
+    assert_eq!(next_node("replace-key node plant/press").await.generation(), 2);
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_or_was_in_force_is_never_accepted_for_anybody() {
+    on_each_database(async |location| {
+        let stage = Stage::on(location).await;
+        let [site, node, second, other] = std::array::from_fn(|_| generate().1);
+        stage.add_site(&site).await.unwrap();
+        assert_eq!(stage.replace_node_key(&second).await.unwrap_err().status, 404);
+        stage.add_node(press(), &node).await.unwrap();
+        stage.add_node("plant/saw".parse().unwrap(), &other).await.unwrap();
+        stage.replace_node_key(&second).await.unwrap();
+        for (key, told) in [
+            (&site, "identity: is that of site plant;"),
+            (&other, "identity: is that of node plant/saw;"),
+            (&node, "identity: is that of node plant/press, for which it was revoked;"),
+        ] {
+            let refused = stage.replace_node_key(key).await.unwrap_err();
+            let detail = refused.detail.unwrap();
+            assert!(
+                refused.status == 409 && detail.starts_with(told) && detail.contains("never used again"),
+                "{detail}"
+            );
+        }
+        for key in [&node, &second, &other] {
+            assert_eq!(stage.replace_site_key(key).await.unwrap_err().status, 409);
+        }
+        for key in [&node, &site] {
+            assert_eq!(stage.add_node("plant/lathe".parse().unwrap(), key).await.unwrap_err().status, 409);
+            let port = json!({ "name": "port", "identity": { "nkey": key.as_str() } });
+            assert_eq!(stage.ask::<_, SiteAdmitted>("create-site", &port).await.unwrap_err().status, 409);
+        }
+        // Nothing of what was refused is kept.
+        let nodes = stage.nodes().await;
+        assert_eq!((nodes.len(), &nodes[0].identity), (2, &Some(nkey(&second))));
+        let site_now = stage.sites().await.remove(0);
+        assert_eq!((site_now.identity, site_now.former_keys), (Some(nkey(&site)), vec![]));
+        let unknown = RevokeKeyRequest { name: "nowhere", reason: None };
+        assert_eq!(stage.ask::<_, KeyRevoked>("revoke-site-key", &unknown).await.unwrap_err().status, 404);
+        let why = RevokeKeyRequest { name: "plant", reason: Some("two\nlines".to_owned()) };
+        let refused = stage.ask::<_, KeyRevoked>("revoke-site-key", &why).await.unwrap_err();
+        assert_eq!(refused.errors[0].field, "reason");
+        stage.service.stop().await;
     })
     .await;
 }

@@ -46,6 +46,18 @@ async fn filled(location: &Location) -> (Database, Store, Known) {
     (database, store, known)
 }
 
+fn press() -> Owner {
+    Owner::Node("plant/press".parse().unwrap())
+}
+
+fn plant() -> Owner {
+    Owner::Site("plant".parse().unwrap())
+}
+
+fn holder(owner: Owner, in_force: bool) -> Option<Holder> {
+    Some(Holder { owner, in_force })
+}
+
 fn client(name: &str) -> ClientName {
     name.parse().unwrap()
 }
@@ -73,8 +85,10 @@ async fn who_was_added_is_there_in_the_next_life_sorted_by_name() {
         let names: Vec<_> = nodes.iter().map(|node| (node.name.to_string(), node.device_id.as_str())).collect();
         assert_eq!(names, [("plant/press".to_owned(), "plant/press"), ("plant/saw".to_owned(), "plant/saw")]);
         assert_eq!((nodes[0].reachability, nodes[0].since.as_deref()), (Reachability::Unknown, None));
-        let identities: Vec<_> = store.sites().await.unwrap().into_iter().map(|site| site.identity).collect();
+        let identities: Vec<_> = store.sites().await.unwrap().into_iter().filter_map(|site| site.identity).collect();
         assert_eq!(identities, [known.plant, known.port]);
+        let identities: Vec<_> = nodes.into_iter().filter_map(|node| node.identity).collect();
+        assert_eq!(identities, [known.press, known.saw]);
     })
     .await;
 }
@@ -113,13 +127,80 @@ async fn names_and_identities_that_are_taken_are_known_with_their_owner() {
         let (_, store, known) = filled(&location).await;
         let mut tx = store.begin().await.unwrap();
         let taken = store.taken_of_site(&mut tx, &site("plant", &known.press)).await.unwrap();
-        assert_eq!((taken.name, taken.identity.as_deref()), (true, Some("node plant/press")));
+        assert_eq!((taken.name, taken.identity), (true, holder(press(), true)));
         let taken = store.taken_of_node(&mut tx, &node("plant/crane", &known.port)).await.unwrap();
-        assert_eq!((taken.name, taken.identity.as_deref()), (false, Some("site port")));
+        assert_eq!((taken.name, taken.identity), (false, holder(Owner::Site("port".parse().unwrap()), true)));
         let taken = store.taken_of_node(&mut tx, &node("plant/saw", &identity())).await.unwrap();
         assert_eq!((taken.name, taken.identity), (true, None));
         // Whatever an order overlooks, no identity is there twice.
         assert!(store.insert_site(&mut tx, &site("depot", &known.port)).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_or_revoked_is_known_for_ever_as_that_of_its_owner() {
+    on_each_database(async |location| {
+        let (database, store, known) = filled(&location).await;
+        let (second, third) = (identity(), identity());
+        let mut tx = store.begin().await.unwrap();
+        let held = store.keys_of(&mut tx, &press()).await.unwrap();
+        assert_eq!(held, Keys::first(known.press.clone()));
+        let replaced = Keys { in_force: Some(second.clone()), former: vec![known.press.clone()] };
+        store.change_keys(&mut tx, &press(), &replaced).await.unwrap();
+        assert_eq!(store.keys_of(&mut tx, &press()).await.unwrap(), replaced);
+        store.change_keys(&mut tx, &press(), &replaced.revoked()).await.unwrap();
+        store.change_keys(&mut tx, &press(), &replaced.revoked()).await.unwrap();
+        let back = Keys { in_force: Some(third.clone()), former: vec![known.press.clone(), second.clone()] };
+        store.change_keys(&mut tx, &press(), &back).await.unwrap();
+        // A site and its nodes have keys of their own.
+        let none = Keys::first(known.plant.clone()).revoked();
+        store.change_keys(&mut tx, &plant(), &none).await.unwrap();
+        tx.commit().await.unwrap();
+        database.close().await;
+
+        let (_, store) = open(&location).await;
+        let mut tx = store.begin().await.unwrap();
+        assert_eq!(store.keys_of(&mut tx, &press()).await.unwrap(), back);
+        for (key, expected) in [
+            (&known.press, holder(press(), false)),
+            (&second, holder(press(), false)),
+            (&third, holder(press(), true)),
+            (&known.plant, holder(plant(), false)),
+            (&identity(), None),
+        ] {
+            assert_eq!(store.holder_of(&mut tx, key).await.unwrap(), expected);
+        }
+        drop(tx);
+        let [node, saw] = <[Node; 2]>::try_from(store.nodes().await.unwrap()).unwrap();
+        assert_eq!((node.identity, node.former_keys), (back.in_force, back.former));
+        assert_eq!((saw.identity, saw.former_keys), (Some(known.saw), vec![]));
+        let site = store.sites().await.unwrap().remove(0);
+        assert_eq!((site.identity, site.former_keys), (None, vec![known.plant]));
+        // Whatever an order overlooks, a former key comes back for nobody.
+        let mut tx = store.begin().await.unwrap();
+        let reused = Keys { in_force: Some(second), former: vec![] };
+        assert!(store.change_keys(&mut tx, &Owner::Node("plant/saw".parse().unwrap()), &reused).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_may_not_connect_is_not_shown_as_reachable() {
+    on_each_database(async |location| {
+        let (_, store, known) = filled(&location).await;
+        let heard = NodeHealth {
+            node: "press".parse().unwrap(),
+            reachability: Reachability::Reachable,
+            since: Timestamp::from_second(1).unwrap(),
+        };
+        store.record_health(&client("plant"), &health(vec![heard])).await.unwrap();
+        assert_eq!(store.nodes().await.unwrap()[0].reachability, Reachability::Reachable);
+        let mut tx = store.begin().await.unwrap();
+        store.change_keys(&mut tx, &press(), &Keys::first(known.press).revoked()).await.unwrap();
+        tx.commit().await.unwrap();
+        let node = store.nodes().await.unwrap().remove(0);
+        assert_eq!((node.reachability, node.since), (Reachability::Unknown, None));
     })
     .await;
 }
