@@ -4,11 +4,12 @@
 //! signed, which locks everybody out at its next start. So only JWTs go there that [`identity::Authority`] has just issued or
 //! held, which are signed by the operator, and never one that was issued before the one that the server has.
 
-use std::{error::Error, time::Duration};
+use std::{collections::BTreeSet, error::Error, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use bus::Bus;
 use identity::{AccountJwt, jwt};
+use margo::UserNkey;
 use process::Backoff;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
@@ -65,8 +66,9 @@ pub async fn run(minter: &Minter, bus: &Bus, shutdown: &CancellationToken) -> an
 /// Makes the server's account what it shall be. The file that the server reads at its start comes first, so a process that
 /// dies in between leaves nothing that is weaker than it should be.
 async fn keep(minter: &Minter, bus: &Bus) -> anyhow::Result<()> {
-    let mut wanted = issued_after(minter, None).await?;
-    let revoked = minter.revoked().map_or(0, |revoked| revoked.len());
+    let roll = minter.roll.borrow().clone();
+    let revoked = roll.as_deref().map(|roll| minter.refused(roll));
+    let mut wanted = issued_after(minter, revoked.clone(), None).await?;
     if !bus.is_connected() {
         // The next connection brings the next look.
         return Ok(());
@@ -77,20 +79,29 @@ async fn keep(minter: &Minter, bus: &Bus) -> anyhow::Result<()> {
             && claims.iat >= wanted.issued
             && claims.iat < NO_TIME
         {
-            wanted = issued_after(minter, Some(claims.iat)).await?;
+            wanted = issued_after(minter, revoked.clone(), Some(claims.iat)).await?;
         }
         push(bus, &wanted).await?;
         ensure!(look_up(minter, bus).await? == wanted.text, "the server did not keep the account that was pushed");
+        let revoked = revoked.as_ref().map(BTreeSet::len);
         info!(revoked, issued = wanted.issued, "the server has a new account");
     }
-    metrics::REVOKED.with_label_values(&[minter.settings.server.as_str()]).set(revoked as i64);
+    let count = revoked.as_ref().map_or(0, BTreeSet::len);
+    metrics::REVOKED.with_label_values(&[minter.settings.server.as_str()]).set(count as i64);
+    if let Some(roll) = roll {
+        minter.enforces(&roll);
+    }
     Ok(())
 }
 
 /// The JWT that the account shall have, which the file of accounts holds when this returns.
-async fn issued_after(minter: &Minter, time: Option<u64>) -> anyhow::Result<AccountJwt> {
+async fn issued_after(
+    minter: &Minter,
+    revoked: Option<BTreeSet<UserNkey>>,
+    time: Option<u64>,
+) -> anyhow::Result<AccountJwt> {
     let authority = minter.settings.authority.clone();
-    let (template, revoked) = (minter.settings.members.template(), minter.revoked());
+    let template = minter.settings.members.template();
     let keep = move || authority.keep_account(&template, revoked.as_ref(), time, jwt::now());
     let kept = tokio::task::spawn_blocking(keep).await.context("issuing the account's JWT")?;
     kept.context("issuing the account's JWT")

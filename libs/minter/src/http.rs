@@ -31,6 +31,7 @@ impl Minter {
         let member = self.member(&key).map_err(|reason| match reason {
             NoMember::Unknown => unknown(),
             NoMember::NotKnownYet => Problem::unavailable("the list of members is not there yet; try again"),
+            NoMember::RevokedNotEnforced => Problem::unavailable("what was revoked is not in force yet; try again"),
         })?;
         Ok(member.mint(&self.settings.authority, &key, jwt::now(), self.settings.life))
     }

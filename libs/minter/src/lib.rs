@@ -5,6 +5,9 @@
 //! - [`Minter::run`] keeps the server's account equal to the roll, so that a revoked key is cut off at once, and ends the
 //!   connections that a key has beyond three.
 //!
+//! A JWT is handed out only while everything that the roll revokes is in force at the server: so whoever had a key before is cut
+//! off before its successor logs in.
+//!
 //! Nothing is remembered: the file of accounts that the server's configuration includes is written before the server is told,
 //! and everything is compared again at the start, on each new connection, on each new roll and every minute.
 
@@ -16,7 +19,7 @@ mod surplus;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -62,13 +65,16 @@ pub struct Minter {
     roll: Rolls,
     rates: Rates,
     logins: watch::Sender<Logins>,
+    /// What the roll revoked when the server was last seen to refuse it.
+    enforced: RwLock<BTreeSet<UserNkey>>,
 }
 
 impl Minter {
     /// Makes the minter of a server. There is no roll yet while `roll` holds `None`: then nobody is given a JWT, and nothing is
     /// revoked.
     pub fn new(settings: Settings, roll: Rolls) -> Arc<Self> {
-        Arc::new(Self { settings, roll, rates: Rates::default(), logins: watch::Sender::default() })
+        let (rates, logins, enforced) = Default::default();
+        Arc::new(Self { settings, roll, rates, logins, enforced })
     }
 
     /// Keeps the server until shutdown. `bus` is a connection to it as [`User::Minter`].
@@ -88,13 +94,25 @@ impl Minter {
         if roll.revoked.contains(key) || self.settings.services.contains(key) {
             return Err(NoMember::Unknown);
         }
-        roll.members.get(key).cloned().ok_or(NoMember::Unknown)
+        let member = roll.members.get(key).cloned().ok_or(NoMember::Unknown)?;
+        let enforced = self.enforced.read().unwrap_or_else(PoisonError::into_inner);
+        if roll.revoked.is_subset(&enforced) { Ok(member) } else { Err(NoMember::RevokedNotEnforced) }
     }
 
-    /// The keys that the server has to refuse, once that is known.
-    fn revoked(&self) -> Option<BTreeSet<UserNkey>> {
-        let roll = self.roll.borrow().clone()?;
-        Some(roll.revoked.difference(&self.settings.services).cloned().collect())
+    /// The keys that the server has to refuse by this roll.
+    fn refused(&self, roll: &Roll) -> BTreeSet<UserNkey> {
+        roll.revoked.difference(&self.settings.services).cloned().collect()
+    }
+
+    /// Whether the server has to refuse this key.
+    fn is_revoked(&self, key: &UserNkey) -> bool {
+        let roll = self.roll.borrow();
+        roll.as_ref().is_some_and(|roll| roll.revoked.contains(key)) && !self.settings.services.contains(key)
+    }
+
+    /// Notes that the server refuses what this roll revokes.
+    fn enforces(&self, roll: &Roll) {
+        *self.enforced.write().unwrap_or_else(PoisonError::into_inner) = roll.revoked.clone();
     }
 }
 
@@ -105,4 +123,6 @@ enum NoMember {
     NotKnownYet,
     /// The roll does not have the key, or it is revoked.
     Unknown,
+    /// The server does not refuse everybody yet whom the roll revokes.
+    RevokedNotEnforced,
 }

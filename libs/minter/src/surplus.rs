@@ -1,4 +1,5 @@
-//! Ends the connections that one key has beyond three, so that nobody takes a server's places with one stolen key.
+//! Ends the connections that one key has beyond three, so that nobody takes a server's places with one stolen key, and all
+//! those of a revoked key: a server that is told of a revocation at the same moment as it lets the key in keeps the connection.
 //!
 //! The server tells of each connection and of its end. What it told is checked against its list of connections at the start,
 //! on each new connection of ours and every minute, because what it tells may get lost.
@@ -67,11 +68,11 @@ impl Logins {
         }
     }
 
-    /// The connections of this key that have to end: the newest ones, beyond those that it may have. Were it the oldest, a
-    /// thief could end the owner's.
-    fn surplus(&self, key: &UserNkey) -> Vec<u64> {
+    /// The connections of this key that have to end: the newest ones, beyond the `allowed` ones. Were it the oldest, a thief
+    /// could end the owner's.
+    fn surplus(&self, key: &UserNkey, allowed: usize) -> Vec<u64> {
         let logins = self.0.get(key).into_iter().flat_map(BTreeMap::keys);
-        logins.skip(CONNECTIONS_PER_KEY).copied().collect()
+        logins.skip(allowed).copied().collect()
     }
 
     fn next_expiry(&self) -> Option<u64> {
@@ -205,14 +206,15 @@ async fn list(minter: &Minter, bus: &Bus) -> anyhow::Result<Logins> {
 
 /// Has the server end what this key has too many.
 async fn end_surplus(minter: &Minter, bus: &Bus, key: &UserNkey) {
-    let surplus = minter.logins.borrow().surplus(key);
+    let allowed = if minter.is_revoked(key) { 0 } else { CONNECTIONS_PER_KEY };
+    let surplus = minter.logins.borrow().surplus(key, allowed);
     let server = bus.client().server_info().server_id;
     for number in surplus {
         let subject = format!("$SYS.REQ.SERVER.{server}.KICK");
         // The server tells of the end, so nothing is counted here. What it did not end is found by the next look.
         match request(bus, subject, json!({ "cid": number }).to_string().into()).await {
             Ok(_) => {
-                warn!(%key, number, "a connection was ended: its key has too many");
+                warn!(%key, number, allowed, "a connection was ended: its key has more than it is allowed");
                 metrics::ENDED.with_label_values(&[minter.settings.server.as_str()]).inc();
             }
             Err(error) => debug!(error = &*error as &dyn Error, number, "a surplus connection was not ended"),
@@ -237,10 +239,11 @@ mod tests {
             logins.add(number, key.clone(), login());
         }
         logins.add(4, other.clone(), login());
-        assert_eq!(logins.surplus(&key), [7, 9]);
-        assert!(logins.surplus(&other).is_empty());
+        assert_eq!(logins.surplus(&key, 3), [7, 9]);
+        assert!(logins.surplus(&other, 3).is_empty());
         logins.remove(3, &key);
-        assert_eq!(logins.surplus(&key), [9]);
+        assert_eq!(logins.surplus(&key, 3), [9]);
+        assert_eq!(logins.surplus(&other, 0), [4]);
         for number in [1, 5, 7, 9] {
             logins.remove(number, &key);
         }

@@ -114,6 +114,11 @@ impl World {
         if status == 200 { Ok(text) } else { Err(status) }
     }
 
+    /// The JWT of a member. While something that was revoked is not in force yet, nobody is given one.
+    async fn minted(&self, key: &UserNkey) -> String {
+        wait_for("a JWT to be given", async || self.jwt(key.as_str()).await).await
+    }
+
     fn login(&self, name: &str, seed: &str, jwt: String) -> Login {
         Login { url: self.server.url(), tls: None, seed: seed.to_owned(), jwt: Jwt::Text(jwt), user: site(name) }
     }
@@ -121,7 +126,7 @@ impl World {
     /// A site that is connected with a JWT of the minter.
     async fn join(&self, name: &str) -> (Bus, Login, UserNkey) {
         let (seed, key) = self.add(name);
-        let login = self.login(name, &seed, self.jwt(key.as_str()).await.unwrap());
+        let login = self.login(name, &seed, self.minted(&key).await);
         (connect(&login).await, login, key)
     }
 
@@ -252,7 +257,7 @@ async fn only_keys_in_force_are_minted_for_and_not_too_often() {
         assert_eq!(world.jwt(wrong).await, Err(404), "{wrong}");
     }
     world.settled_without(&service).await;
-    let claims = jwt::read_user(&world.jwt(key.as_str()).await.unwrap(), &key).unwrap();
+    let claims = jwt::read_user(&world.minted(&key).await, &key).unwrap();
     assert_eq!((claims.name.as_str(), claims.exp), ("plant", None));
     assert!(world.gateway.is_connected() && *world.gateway.connections().borrow() == 1);
 
@@ -296,6 +301,48 @@ async fn a_revoked_key_is_cut_off_at_once_and_others_are_not_disturbed() {
     for bus in [&world.gateway, &other] {
         assert!(bus.is_connected() && *bus.connections().borrow() == 1);
     }
+}
+
+#[tokio::test]
+async fn nobody_is_minted_for_before_the_former_keys_are_refused() {
+    let mut world = World::start(None).await;
+    let (old, _, old_key) = world.join("plant").await;
+    // The server is away, so nothing can be put in force there.
+    world.server.kill().await;
+    world.revoke(&old_key);
+    let (seed, new_key) = world.add("plant");
+    assert_eq!(world.jwt(new_key.as_str()).await, Err(503));
+    assert_eq!(world.jwt(old_key.as_str()).await, Err(404));
+    world.server.restart().await;
+    let jwt = world.minted(&new_key).await;
+    let sys = world.server.connect(&User::Minter).await;
+    let subject = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", world.server.authority().account());
+    let held = sys.client().request(subject, "".into()).await.unwrap().payload;
+    let claims = jwt::read(std::str::from_utf8(&held).unwrap()).unwrap();
+    assert!(claims.nats["revocations"].as_object().unwrap().contains_key(old_key.as_str()), "{claims:?}");
+    connect(&world.login("plant", &seed, jwt)).await;
+    is_refused(&old).await;
+}
+
+#[tokio::test]
+async fn a_connection_of_a_revoked_key_is_ended_wherever_it_comes_from() {
+    let world = World::start(None).await;
+    let (thief, login, key) = world.join("thief").await;
+    world.settled().await;
+    let account = world.server.authority().account().to_owned();
+    let before = std::fs::read(world.server.folder().join(format!("jwt/{account}.jwt"))).unwrap();
+    world.revoke(&key);
+    is_refused(&thief).await;
+    world.settled().await;
+    // The server lets the key in once more, as it does when it checks a login while it is told of the revocation.
+    let sys = world.server.connect(&User::Minter).await;
+    sys.client().request("$SYS.REQ.CLAIMS.UPDATE", before.into()).await.unwrap();
+    let again = Bus::connect(&login).await.unwrap();
+    wait_for("the connection to be ended, more than once", async || {
+        let times = *again.connections().borrow();
+        if times > 2 { Ok(()) } else { Err(times) }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -90,16 +90,17 @@ pub(crate) async fn get_node(
 #[utoipa::path(
     put, path = "/sites/{site}/key", tag = "sites", security(("token" = ["supplier"])),
     params(("site" = String, Path)),
-    request_body = ReplaceSiteKey, responses((status = 200, body = SiteAdmitted)),
+    request_body = ReplaceSiteKey, responses((status = 202, body = SiteAdmitted)),
 )]
 pub(crate) async fn replace_site_key(
     State(gateway): State<Arc<Gateway>>,
     Authenticated(caller): Authenticated,
     FromPath(name): FromPath<SiteName>,
     FromJson(replace): FromJson<ReplaceSiteKey>,
-) -> Result<Json<SiteAdmitted>, ProblemResponse> {
+) -> Result<(StatusCode, Json<SiteAdmitted>), ProblemResponse> {
     let order = ReplaceKeyRequest { name, replace };
-    gateway.ask(ServiceName::NodeCapabilities, "replace-site-key", &order, &caller).await.map(Json)
+    let answer = gateway.ask(ServiceName::NodeCapabilities, "replace-site-key", &order, &caller).await?;
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
 /// Revoke the key of a site
@@ -108,16 +109,17 @@ pub(crate) async fn replace_site_key(
 #[utoipa::path(
     delete, path = "/sites/{site}/key", tag = "sites", security(("token" = ["supplier"])),
     params(("site" = String, Path), Why),
-    responses((status = 200, body = KeyRevoked)),
+    responses((status = 202, body = KeyRevoked)),
 )]
 pub(crate) async fn revoke_site_key(
     State(gateway): State<Arc<Gateway>>,
     Authenticated(caller): Authenticated,
     FromPath(name): FromPath<SiteName>,
     FromQuery(Why { reason }): FromQuery<Why>,
-) -> Result<Json<KeyRevoked>, ProblemResponse> {
+) -> Result<(StatusCode, Json<KeyRevoked>), ProblemResponse> {
     let order = RevokeKeyRequest { name, reason };
-    gateway.ask(ServiceName::NodeCapabilities, "revoke-site-key", &order, &caller).await.map(Json)
+    let answer = gateway.ask(ServiceName::NodeCapabilities, "revoke-site-key", &order, &caller).await?;
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
 /// Replace the key of a node
@@ -127,16 +129,17 @@ pub(crate) async fn revoke_site_key(
 #[utoipa::path(
     put, path = "/nodes/{site}/{node}/key", tag = "nodes", security(("token" = ["supplier"])),
     params(("site" = String, Path), ("node" = String, Path)),
-    request_body = ReplaceNodeKey, responses((status = 200, body = NodeAdmitted)),
+    request_body = ReplaceNodeKey, responses((status = 202, body = NodeAdmitted)),
 )]
 pub(crate) async fn replace_node_key(
     State(gateway): State<Arc<Gateway>>,
     Authenticated(caller): Authenticated,
     FromPath((site, node)): FromPath<(SiteName, NodeName)>,
     FromJson(replace): FromJson<ReplaceNodeKey>,
-) -> Result<Json<NodeAdmitted>, ProblemResponse> {
+) -> Result<(StatusCode, Json<NodeAdmitted>), ProblemResponse> {
     let order = ReplaceKeyRequest { name: NodeId::new(site.client(), node), replace };
-    gateway.ask(ServiceName::NodeCapabilities, "replace-node-key", &order, &caller).await.map(Json)
+    let answer = gateway.ask(ServiceName::NodeCapabilities, "replace-node-key", &order, &caller).await?;
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
 /// Revoke the key of a node
@@ -145,14 +148,15 @@ pub(crate) async fn replace_node_key(
 #[utoipa::path(
     delete, path = "/nodes/{site}/{node}/key", tag = "nodes", security(("token" = ["supplier"])),
     params(("site" = String, Path), ("node" = String, Path), Why),
-    responses((status = 200, body = KeyRevoked)),
+    responses((status = 202, body = KeyRevoked)),
 )]
 pub(crate) async fn revoke_node_key(
     State(gateway): State<Arc<Gateway>>,
     Authenticated(caller): Authenticated,
     FromPath((site, node)): FromPath<(SiteName, NodeName)>,
     FromQuery(Why { reason }): FromQuery<Why>,
-) -> Result<Json<KeyRevoked>, ProblemResponse> {
+) -> Result<(StatusCode, Json<KeyRevoked>), ProblemResponse> {
     let order = RevokeKeyRequest { name: NodeId::new(site.client(), node), reason };
-    gateway.ask(ServiceName::NodeCapabilities, "revoke-node-key", &order, &caller).await.map(Json)
+    let answer = gateway.ask(ServiceName::NodeCapabilities, "revoke-node-key", &order, &caller).await?;
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }

@@ -499,13 +499,13 @@ async fn the_path_says_whose_key_is_replaced_or_revoked() {
     let key = serde_json::json!({ "identity": { "nkey": KEY }, "reason": "lost" });
     for (path, kind, name) in [("sites/plant/key", "site", "plant"), ("nodes/plant/press/key", "node", "plant/press")] {
         let response = world.as_admin(Method::PUT, path).json(&key).send().await.unwrap();
-        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
         assert_eq!(response.json::<serde_json::Value>().await.unwrap()["name"], name);
         let subject = format!("svc.node-capabilities.replace-{kind}-key as admin");
         assert_eq!(services.last(), (subject, serde_json::json!({ "name": name, "replace": key })));
 
         let response = world.as_admin(Method::DELETE, &format!("{path}?reason=lost")).send().await.unwrap();
-        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
         let former = serde_json::json!([{ "nkey": KEY }]);
         assert_eq!(response.json::<serde_json::Value>().await.unwrap()["formerKeys"], former);
         let subject = format!("svc.node-capabilities.revoke-{kind}-key as admin");
