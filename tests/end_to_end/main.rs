@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 mod init;
+mod keys;
 mod kills;
 mod logins;
 mod offline;

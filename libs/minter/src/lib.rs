@@ -88,6 +88,12 @@ impl Minter {
         self.logins.subscribe()
     }
 
+    /// Whether this key is given a JWT now. Then whoever had another key of its member before is cut off already, so what is made
+    /// for this key reaches nobody else.
+    pub fn admits(&self, key: &UserNkey) -> bool {
+        self.member(key).is_ok()
+    }
+
     /// The member that has this key now.
     fn member(&self, key: &UserNkey) -> Result<User, NoMember> {
         let roll = self.roll.borrow().clone().ok_or(NoMember::NotKnownYet)?;

@@ -18,9 +18,9 @@ pub static REVOKED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!("edgewright_minter_revoked_keys", help, &["server"]).expect(ONCE)
 });
 
-/// Connections that were ended because their key had too many.
+/// Connections that were ended because their key had too many, or was revoked.
 pub static ENDED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Connections ended because their key had more than three";
+    let help = "Connections ended because their key had more than three or was revoked";
     register_int_counter_vec!("edgewright_minter_ended_connections_total", help, &["server"]).expect(ONCE)
 });
 

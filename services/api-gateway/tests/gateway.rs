@@ -10,9 +10,9 @@ use std::{
 
 use api::{
     Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ById, ByName, CreateAssignment, CreateNode,
-    CreateSite, HistoryEntry, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus, Problem,
-    Reachability, Refusal, RemoveRequest, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest, Site,
-    SiteAdmitted, Targets, UpdateRequest, UploadTicket,
+    CreateSite, HistoryEntry, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus,
+    Problem, Reachability, Refusal, RemoveRequest, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest,
+    Site, SiteAdmitted, Targets, UpdateRequest, UploadTicket,
 };
 use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use api::{KeyAsked, KeyInForce, Problem, SiteLogin};
 use bus::Call;
 use margo::ClientName;
-use minter::Logins;
+use minter::Minter;
 use tokio::sync::watch;
 
 use crate::domain::Keys;
 
 /// What is answered from.
 pub struct Answers {
-    /// Who is connected.
-    pub logins: watch::Receiver<Logins>,
+    /// Who is connected, and who is given a login.
+    pub minter: Arc<Minter>,
     /// Whose key is in force; `None` before `fleet.git` was read.
     pub keys: watch::Receiver<Option<Keys>>,
 }
@@ -21,7 +21,7 @@ pub struct Answers {
 impl Answers {
     /// The sites that are connected, each with the end of its login, the one that ends first being first.
     pub async fn logins(self: Arc<Self>, _: Call<()>) -> Result<Vec<SiteLogin>, Problem> {
-        let logins = self.logins.borrow().clone();
+        let logins = self.minter.logins().borrow().clone();
         let mut sites: Vec<_> = logins
             .newest()
             .map(|(key, login)| SiteLogin {
@@ -38,12 +38,17 @@ impl Answers {
 }
 
 impl Answers {
-    /// The key in force of one client.
+    /// The key in force of one client. It is not told while somebody may still be connected with an earlier key of the client,
+    /// who would be given what is made for this one.
     pub async fn key(self: Arc<Self>, call: Call<KeyAsked>) -> Result<KeyInForce, Problem> {
         let keys = self.keys.borrow();
         let keys = keys.as_ref().ok_or_else(|| Problem::unavailable("fleet.git was not read yet; try again"))?;
         let client: Option<ClientName> = call.body.name.parse().ok();
-        Ok(KeyInForce { key: client.and_then(|client| keys.get(&client).cloned()) })
+        let key = client.and_then(|client| keys.get(&client).cloned());
+        if key.as_ref().is_some_and(|key| !self.minter.admits(key)) {
+            return Err(Problem::unavailable("what was revoked is not in force yet; try again"));
+        }
+        Ok(KeyInForce { key })
     }
 }
 

@@ -50,7 +50,7 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
         server: "hub".to_owned(),
     };
     let minter = Minter::new(settings, rolls);
-    let answers = Arc::new(Answers { logins: minter.logins(), keys: keys_told });
+    let answers = Arc::new(Answers { minter: minter.clone(), keys: keys_told });
     // Subscribed before the first look, so that no commit falls between the two.
     let signals = bus.subscribe(Subject::GitCommittedFleet).await?;
     let mut endpoints = bus.register(ServiceName::Identity, answers).await?;

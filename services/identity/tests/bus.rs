@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Mutex, time::Duration};
 
-use api::{NodeState, SiteLogin};
+use api::{KeyAsked, KeyInForce, NodeState, Problem, SiteLogin};
 use bus::{Bus, Jwt, Login, ServiceName, Subject, User};
 use git_state::{
     Draft, FileChange, Message, Repository, Series, Writer,
@@ -218,4 +218,40 @@ async fn a_site_needs_the_service_only_to_renew() {
     .await;
     stop.cancel();
     task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_made_for_a_new_key_is_not_made_while_the_old_one_is_still_let_in() {
+    let mut world = World::start().await;
+    let [(seed, old), (_, new)] = [generate(), generate()];
+    let gateway = world.server.connect_central(ServiceName::ApiGateway).await;
+    let told = async || {
+        let body = KeyAsked { name: "plant".to_owned() };
+        let subject = Subject::service(ServiceName::Identity, "key");
+        let answer: Result<KeyInForce, Problem> = gateway.call(&subject, &body, None).await;
+        answer.map(|answer| answer.key).map_err(|problem| problem.status)
+    };
+    world.order(&client(&old)).await;
+    let thief = connect(&world.login(&seed, &world.admitted(&old).await)).await;
+    assert_eq!(told().await, Ok(Some(old.clone())));
+    // The disk is in the way: no account can be issued, so the server cannot be told of the old key.
+    let accounts = world.server.folder().join("accounts.conf");
+    let aside = world.folder.path().join("accounts.conf");
+    std::fs::rename(&accounts, &aside).unwrap();
+    std::fs::create_dir(&accounts).unwrap();
+    world.order(&ClientFile { former_keys: vec![Identity::Nkey(old.clone())], ..client(&new) }).await;
+    wait_for("the new key to wait", async || match world.jwt(&new).await {
+        Err(503) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert!(thief.is_connected());
+    assert_eq!((world.jwt(&old).await, told().await), (Err(404), Err(503)));
+
+    std::fs::remove_dir(&accounts).unwrap();
+    std::fs::rename(&aside, &accounts).unwrap();
+    is_refused(&thief).await;
+    world.admitted(&new).await;
+    assert_eq!(told().await, Ok(Some(new)));
+    world.stop().await;
 }

@@ -92,19 +92,6 @@ async fn start(
     let in_force = adopted.watch();
     let pulses = Pulses::new(config.unreachable_after);
     let incarnations = Arc::new(Incarnations::open(data.join("incarnations.json")));
-    let registrar = Arc::new(Registrar {
-        site: site.clone(),
-        incarnations: incarnations.clone(),
-        pulses: pulses.clone(),
-        artifacts_url: config.artifacts_url,
-        artifacts_secret: TokenSecret::new(&config.artifacts_secret),
-        in_force: in_force.clone(),
-        deciding: tokio::sync::Mutex::default(),
-    });
-    let (telemetry, forwarder) = Telemetry::new(site.client.clone(), config.otlp_endpoint.as_deref())?;
-    let trust = Trust::new(&config.root_key, site.tenant.clone(), site.client.clone())?;
-    let roads = roads(&site, &adopted, data)?;
-    let adopter = Adopter::new(site.clone(), trust, adopted, roads)?;
     let (admission, roll) = Admission::new(site.clone(), pulses.clone(), in_force.clone());
     let settings = minter::Settings {
         authority: config.authority,
@@ -114,6 +101,20 @@ async fn start(
         server: site.name.to_string(),
     };
     let minter = Minter::new(settings, roll);
+    let registrar = Arc::new(Registrar {
+        site: site.clone(),
+        incarnations: incarnations.clone(),
+        pulses: pulses.clone(),
+        artifacts_url: config.artifacts_url,
+        artifacts_secret: TokenSecret::new(&config.artifacts_secret),
+        in_force: in_force.clone(),
+        minter: minter.clone(),
+        deciding: tokio::sync::Mutex::default(),
+    });
+    let (telemetry, forwarder) = Telemetry::new(site.client.clone(), config.otlp_endpoint.as_deref())?;
+    let trust = Trust::new(&config.root_key, site.tenant.clone(), site.client.clone())?;
+    let roads = roads(&site, &adopted, data)?;
+    let adopter = Adopter::new(site.clone(), trust, adopted, roads)?;
     let renewal = Renewal::new(&config.hub, &config.hub_minter, config.hub_minter_tls)?;
     let reporter = Reporter::new(site.clone(), registrar.clone(), pulses.clone(), telemetry);
     let view = View {

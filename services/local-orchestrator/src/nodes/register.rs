@@ -6,6 +6,7 @@ use anyhow::Context;
 use bus::{Ask, Asker, NodeVerb, Pattern, Rules, Shares, Subject, proto, report::MAX_COUNTER};
 use futures::{StreamExt, stream};
 use margo::{Identity, NodeName};
+use minter::Minter;
 use prost::Message as _;
 use service::TokenSecret;
 use tokio::{
@@ -50,6 +51,8 @@ pub struct Registrar {
     pub artifacts_secret: TokenSecret,
     /// Where a node's key stands.
     pub in_force: watch::Receiver<Option<Arc<InForce>>>,
+    /// Who is given a login.
+    pub minter: Arc<Minter>,
     /// Two answers to one node must not both be the next incarnation.
     pub deciding: Mutex<()>,
 }
@@ -100,11 +103,13 @@ impl Registrar {
         }
     }
 
-    /// The node's token for the site's artifacts. It is empty when the node has no key in force, and so is about to be cut off.
+    /// The node's token for the site's artifacts. It is empty when the node has no key in force, and when whoever asks may be
+    /// connected with an earlier key: both are about to be cut off, and must not have what outlives that.
     fn token(&self, node: &NodeName) -> String {
-        let in_force = self.in_force.borrow();
+        let in_force = self.in_force.borrow().clone();
         let identity = in_force.as_ref().and_then(|set| set.identities.get(node)?.identity.as_ref());
-        identity.map(|Identity::Nkey(key)| self.artifacts_secret.token(node.as_str(), key)).unwrap_or_default()
+        let key = identity.map(|Identity::Nkey(key)| key).filter(|key| self.minter.admits(key));
+        key.map(|key| self.artifacts_secret.token(node.as_str(), key)).unwrap_or_default()
     }
 
     /// The node's present life, on disk when this returns.

@@ -47,6 +47,11 @@ impl Fleet {
         self.identify(node, Some(Identity::Nkey(key)), Vec::new());
     }
 
+    /// The next version: the node's key has this one in its place.
+    pub fn replace(&mut self, node: &str, key: UserNkey, former: UserNkey) {
+        self.identify(node, Some(Identity::Nkey(key)), vec![Identity::Nkey(former)]);
+    }
+
     /// The next version: this node has left, and its key is a former one.
     pub fn leave(&mut self, node: &str, key: UserNkey) {
         self.identify(node, None, vec![Identity::Nkey(key)]);

@@ -21,6 +21,13 @@ async fn is(world: &World, name: &str, wanted: Reachability) {
     .await;
 }
 
+async fn is_cut_off(node: &Node) {
+    wait_for("the site to turn the node away", async || {
+        if *node.bus.refusals().borrow() > 0 && !node.bus.is_connected() { Ok(()) } else { Err("connected") }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn only_admitted_nodes_connect_and_a_new_one_disturbs_no_other() {
     let mut world = World::started().await;
@@ -55,13 +62,7 @@ async fn a_node_that_is_no_longer_admitted_is_cut_off_and_stays_so() {
     let key = identity::nats::public_key(&press.login.seed).unwrap();
     world.fleet.leave("press", key.clone());
     world.publish(&world.fleet, &world.fleet.head_parts()).await;
-    let refused = async |press: &Node| {
-        wait_for("the site to turn the node away", async || {
-            if *press.bus.refusals().borrow() > 0 && !press.bus.is_connected() { Ok(()) } else { Err("connected") }
-        })
-        .await;
-    };
-    refused(&press).await;
+    is_cut_off(&press).await;
     assert_eq!(world.jwt(&key).await, Err(404));
     // It is forgotten neither by the LO nor by the server.
     world.kill().await;
@@ -79,6 +80,31 @@ async fn a_node_that_is_no_longer_admitted_is_cut_off_and_stays_so() {
     assert!(!again.is_connected() && !press.bus.is_connected());
     oven.bus.connected().await;
     assert_eq!(*oven.bus.connections().borrow(), before + 1, "only the server's restart disturbed the neighbour");
+}
+
+#[tokio::test]
+async fn whoever_has_an_earlier_key_is_not_given_what_is_made_for_the_next() {
+    let mut world = World::started().await;
+    let press = world.node("press").await;
+    let (old, new) = (identity::nats::public_key(&press.login.seed).unwrap(), identity::nats::generate().1);
+    // The disk is in the way: no account can be issued, so the server cannot be told of the old key.
+    let (accounts, aside) = (world.site.folder().join("accounts.conf"), world.site.folder().join("aside"));
+    fs::rename(&accounts, &aside).unwrap();
+    fs::create_dir(&accounts).unwrap();
+    world.fleet.replace("press", new.clone(), old.clone());
+    world.publish(&world.fleet, &world.fleet.head_parts()).await;
+    wait_for("the new key to wait", async || match world.jwt(&new).await {
+        Err(503) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert_eq!(world.jwt(&old).await, Err(404));
+    assert_eq!(press.register(1).await.unwrap().artifacts_token, "");
+
+    fs::remove_dir(&accounts).unwrap();
+    fs::rename(&aside, &accounts).unwrap();
+    is_cut_off(&press).await;
+    wait_for("the new key to be let in", async || world.jwt(&new).await).await;
 }
 
 #[tokio::test]
