@@ -43,7 +43,7 @@ check: setup     ## Format, lints, documentation, one TLS provider, a small edge
 bench: bench-build   ## Measure everything within 15 minutes; ONLY=start_ms measures one figure (docs/performance.md)
 	@target/release/bench run --only "$(ONLY)"
 
-bench-long: bench-build ## Measure the same with more runs, in about an hour
+bench-long: bench-build ## Measure the same with more runs, and storms of sites and nodes, in about an hour
 	@target/release/bench run --only "$(ONLY)" --effort long
 
 # Agents and runners also as they are shipped: their memory is measured.

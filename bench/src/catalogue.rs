@@ -16,7 +16,7 @@ const fn rate(name: &'static str, includes: &'static str, reference: &'static st
 }
 
 /// In the order of the report.
-pub const FIGURES: [Kind; 17] = [
+pub const FIGURES: [Kind; 20] = [
     lower(
         "order_to_wasm_ms",
         "ms",
@@ -83,8 +83,8 @@ pub const FIGURES: [Kind; 17] = [
          the same time and as the LO's relay does, to store a window each: ten statuses and the ten transitions that led to \
          them. A report is one status with its transition. Time runs from the first window until status-collector has acknowledged all, \
          which it does when its database holds them.",
-        "the same messages from one connection in raw atomic batches of 500, to a server with the same settings that \
-         nobody reads",
+        "the same windows, written into the streams by 200 sites themselves, each with a connection of its own and an atomic batch for \
+         each stream, on a server with the same settings that nobody reads",
     ),
     lower(
         "flooded_report_p99_ms",
@@ -93,6 +93,29 @@ pub const FIGURES: [Kind; 17] = [
          windows of ten without pause and without listening. The figure is the time that 99 of 100 of their reports take at most, \
          from when they are due until the hub's answer says that they are stored. A report that is lost fails the measurement.",
         Some("the same without the one that floods"),
+    ),
+    lower(
+        "storm_sites_s",
+        "s",
+        "The NATS server of a hub restarts, to which 1,000 sites are connected over TLS. The figure is the time from its start until the \
+         last site is connected again, was told what its client shall run, and has a report stored. Sites are simulated: each has a key, a login \
+         and a connection of its own, and the pauses of an LO. Hub and services are real processes. Measured by `make bench-long`.",
+        Some("until the last of them is connected"),
+    ),
+    lower(
+        "change_to_sites_ms",
+        "ms",
+        "Something was ordered of all of these 1,000 sites while git-observer was away. It comes back and signals them; the figure is the \
+         time from the first signal until the last site has what changed. Measured by `make bench-long`.",
+        Some("until the last signal"),
+    ),
+    lower(
+        "storm_nodes_s",
+        "s",
+        "The NATS server of a site with 2,000 nodes is away while an update is ordered of all. The figure is the time from the server's start \
+         until each node is connected again over TLS and runs the new revision, and the hub knows. Nodes are agents of edge-node's library in one \
+         process, with a runtime that starts nothing. Measured by `make bench-long`.",
+        Some("the same order while all are connected, from sending it"),
     ),
     lower(
         "edge_node_pss_mib",
@@ -116,7 +139,7 @@ pub const FIGURES: [Kind; 17] = [
     lower(
         "idle_cpu_percent_hub",
         "%",
-        "Processor time of the hub's processes (NATS server and seven services) over 15 seconds in which nothing is ordered, \
+        "Processor time of the hub's processes (NATS server and eight services) over 15 seconds in which nothing is ordered, \
          in percent of one processor. One site with two nodes is connected.",
         Some("the hub's NATS server among them"),
     ),

@@ -11,6 +11,7 @@
 mod catalogue;
 mod deployments;
 mod figure;
+mod fleet;
 mod folder;
 mod idle;
 mod machine;
@@ -22,6 +23,7 @@ mod report;
 mod reports;
 mod rest;
 mod start;
+mod storms;
 mod watch;
 
 use std::{
@@ -74,7 +76,7 @@ enum Effort {
     Trial,
     /// Everything within 15 minutes.
     Usual,
-    /// The same with more runs, in about an hour.
+    /// The same with more runs, and storms, in about an hour.
     Long,
 }
 
@@ -115,6 +117,8 @@ struct Group {
     figures: &'static [&'static str],
     /// How long they may take together with the usual effort.
     limit: Duration,
+    /// Whether it is measured only by the long effort, or when it is asked for by name.
+    long: bool,
     measure: for<'a> fn(Effort, &'a BTreeSet<&'static str>) -> Measured<'a>,
 }
 
@@ -122,36 +126,47 @@ const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 10] = [
     Group {
         figures: &["order_to_wasm_ms", "accepted_ms"],
         limit: minutes(3),
+        long: false,
         measure: |effort, _| Box::pin(order::measure(effort)),
     },
-    Group { figures: &["start_ms"], limit: minutes(3), measure: |effort, _| Box::pin(start::measure(effort)) },
+    Group {
+        figures: &["start_ms"],
+        limit: minutes(3),
+        long: false,
+        measure: |effort, _| Box::pin(start::measure(effort)),
+    },
     Group {
         figures: &["edge_node_pss_mib", "edge_node_pss_100_mib", "wasm_workload_pss_mib"],
         limit: minutes(4),
+        long: false,
         measure: |effort, _| Box::pin(memory::measure(effort)),
     },
     Group {
         figures: &["idle_cpu_percent_hub", "idle_cpu_percent_site", "idle_cpu_percent_node"],
         limit: minutes(4),
+        long: false,
         measure: |effort, _| Box::pin(idle::measure(effort)),
     },
     Group {
         figures: &["reports_per_second"],
         limit: minutes(3),
+        long: false,
         measure: |effort, _| Box::pin(reports::measure(effort)),
     },
     Group {
         figures: &["flooded_report_p99_ms"],
         limit: minutes(3),
+        long: false,
         measure: |effort, _| Box::pin(reports::flooded(effort)),
     },
     Group {
         figures: &["deployments_per_second"],
         limit: minutes(5),
+        long: false,
         measure: |effort, _| Box::pin(deployments::measure(effort)),
     },
     Group {
@@ -163,7 +178,20 @@ const GROUPS: [Group; 8] = [
             "start_10k_orders_ms",
         ],
         limit: minutes(10),
+        long: false,
         measure: |effort, wanted| Box::pin(orders::measure(effort, wanted)),
+    },
+    Group {
+        figures: &["storm_sites_s", "change_to_sites_ms"],
+        limit: minutes(5),
+        long: true,
+        measure: |effort, _| Box::pin(storms::of_sites(effort)),
+    },
+    Group {
+        figures: &["storm_nodes_s"],
+        limit: minutes(5),
+        long: true,
+        measure: |effort, _| Box::pin(storms::of_nodes(effort)),
     },
 ];
 
@@ -195,7 +223,8 @@ async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<
     let (mut measured, mut failed) = (Vec::new(), Vec::new());
     for group in &GROUPS {
         let names: BTreeSet<_> = group.figures.iter().copied().filter(|name| wanted.contains(name)).collect();
-        if names.is_empty() {
+        let is_named = only.iter().any(|name| !name.is_empty());
+        if names.is_empty() || (group.long && effort == Effort::Usual && !is_named) {
             continue;
         }
         let list = names.iter().copied().collect::<Vec<_>>().join(", ");

@@ -44,6 +44,12 @@ pub fn all_processes(platform: &mut Platform) -> Vec<u32> {
     names.iter().map(|name| platform.process(name).id()).collect()
 }
 
+/// Everything that was started, workloads and this process excepted.
+pub fn all_processes_but(platform: &mut Platform, left_out: &str) -> Vec<u32> {
+    let names = platform.process_names();
+    names.iter().filter(|name| *name != left_out).map(|name| platform.process(name).id()).collect()
+}
+
 /// The living workloads whose folders lie under this one.
 pub fn workloads(folder: &Path) -> Vec<u32> {
     starts(folder).iter().filter(|start| start.is_alive()).filter_map(|start| u32::try_from(start.pid).ok()).collect()

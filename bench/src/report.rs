@@ -73,7 +73,7 @@ const HEAD: &str = "# Performance\n\n\
     figure. `make bench-long` measures the same with more runs.\n\
     - Each figure is the median of several runs of the release build, and its reference is measured between these runs, on \
     the same machine. A ratio therefore says more than the figure itself, and figures of two machines do not compare.\n\
-    - \"Change\" is that of the ratio where a figure is a time or a rate and has a reference, because the machine of before may \
+    - \"Change\" is that of the ratio where a figure is a time or a rate and has a reference that is the same as before, because the machine of before may \
     have been a faster or a slower one; elsewhere it is that of the figure itself. The bars are drawn by the same measure.\n\
     - \"Worst\" is the value that 99 of 100 runs reach or better; with fewer than 100 runs it is the worst run.\n\
     - A change is **worse** or better when it is larger than 5 %; what is smaller is noise.\n\n\
@@ -115,8 +115,14 @@ fn change(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String 
     }
 }
 
-/// Whether figures are judged by their ratios: those that depend on the machine, where each of them has one.
+/// Whether figures are judged by their ratios: those that depend on the machine, where each of them has one, to the same
+/// reference.
 fn by_ratio(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> bool {
+    if let (Some(before), Some(now)) = (before, now)
+        && before.reference != now.reference
+    {
+        return false;
+    }
     matches!(kind.unit, "ms" | "1/s") && before.into_iter().chain(now).all(|figure| figure.ratio.is_some())
 }
 

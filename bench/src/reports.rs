@@ -27,6 +27,7 @@ use store::Location;
 use tempfile::TempDir;
 use testkit::NatsServer;
 use tokio::{
+    sync::Semaphore,
     task::{JoinHandle, JoinSet},
     time::{sleep, sleep_until},
 };
@@ -40,8 +41,11 @@ use crate::{
 /// Nodes of each LO: its window holds the report of each of them.
 const NODES: usize = 10;
 
-/// Messages of one raw batch of the reference.
-const RAW_BATCH: usize = 500;
+/// Sites of the reference. Their rate does not depend on how many they are, and a thousand would take most of the time.
+const REFERENCE_SITES: usize = 200;
+
+/// A server takes 50 atomic batches of a stream at a time, and refuses what comes beyond.
+const OPEN_BATCHES: usize = 40;
 
 /// How long the reports of one run may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -58,7 +62,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let clients = (0..effort.of(50, 1_000, 1_000)).map(|number| format!("site-{number}").parse());
     let clients: Vec<ClientName> = clients.collect::<Result<_, _>>().context("the names of the sites")?;
     let hub = Hub::start(&clients).await?;
-    let raw = Raw::start().await?;
+    let raw = Raw::start(&clients[..effort.of(10, REFERENCE_SITES, REFERENCE_SITES)]).await?;
     let mut samples = Samples::new("reports_per_second");
     let reports = clients.len() * NODES;
     // The first run makes the rows that the others replace; it is not counted.
@@ -69,10 +73,10 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         let begin = Instant::now();
         hub.report(windows).await?;
         let took = begin.elapsed();
-        let reference = raw.publish(reports, sequence).await?;
+        let reference = raw.publish(sequence).await?;
         if run > 0 {
             samples.values.push(reports as f64 / took.as_secs_f64());
-            samples.references.push(reports as f64 / reference.as_secs_f64());
+            samples.references.push((raw.sites.len() * NODES) as f64 / reference.as_secs_f64());
         }
     }
     hub.stop(reports).await?;
@@ -99,7 +103,7 @@ struct Hub {
 }
 
 /// What one LO asks to have stored in one run.
-fn window(client: &ClientName, nodes: usize, sequence: u64) -> proto::Window {
+pub fn window(client: &ClientName, nodes: usize, sequence: u64) -> proto::Window {
     let nodes: Vec<_> = (0..nodes).map(|number| node(client, number)).collect();
     let messages =
         nodes.iter().map(|node| events(node, sequence)).chain(nodes.iter().map(|node| status(node, sequence)));
@@ -162,7 +166,7 @@ impl Hub {
     async fn report(&self, windows: Vec<(Arc<Site>, proto::Window)>) -> anyhow::Result<()> {
         let mut sites = JoinSet::new();
         for (site, window) in windows {
-            sites.spawn(async move { relay(&site, &window).await });
+            sites.spawn(async move { relay(&site.bus, &site.client, &window).await });
         }
         while let Some(ended) = sites.join_next().await {
             ended.context("a simulated LO died")??;
@@ -210,13 +214,13 @@ async fn answer_members(server: &NatsServer) -> anyhow::Result<ServiceEndpoints<
 }
 
 /// One window, as the relay sends it: the same again after a pause when it was not answered.
-async fn relay(site: &Site, window: &proto::Window) -> anyhow::Result<()> {
-    let subject = Subject::Site(site.client.clone(), SiteVerb::Report);
+pub async fn relay(bus: &Bus, client: &ClientName, window: &proto::Window) -> anyhow::Result<()> {
+    let subject = Subject::Site(client.clone(), SiteVerb::Report);
     let body = Bytes::from(window.encode_to_vec());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     let begin = Instant::now();
     loop {
-        match site.bus.request(&subject, HeaderMap::new(), body.clone()).await {
+        match bus.request(&subject, HeaderMap::new(), body.clone()).await {
             Ok(answer) => {
                 let answer = proto::WindowAnswer::decode(answer.payload).context("decoding the answer to a window")?;
                 ensure!(
@@ -286,7 +290,7 @@ impl Hub {
                 for round in 0..rounds {
                     let due = begin + EVERY * u32::try_from(round).context("the number of a round")?;
                     sleep_until(due.into()).await;
-                    relay(&site, &window(&site.client, 1, sequence + round + 1)).await?;
+                    relay(&site.bus, &site.client, &window(&site.client, 1, sequence + round + 1)).await?;
                     took.push(due.elapsed().as_secs_f64() * 1_000.0);
                 }
                 anyhow::Ok(took)
@@ -300,36 +304,49 @@ impl Hub {
     }
 }
 
-/// A server of the same settings that nobody reads, for the reference.
+/// A server of the same settings that nobody reads, for the reference: sites write their windows into its streams themselves.
 struct Raw {
-    owner: Bus,
-    client: ClientName,
+    /// The client of each site, with a connection that may write into the streams.
+    sites: Vec<Arc<Site>>,
     _server: NatsServer,
 }
 
 impl Raw {
-    async fn start() -> anyhow::Result<Self> {
-        let client: ClientName = "plant".parse().context("the name of a site")?;
+    async fn start(clients: &[ClientName]) -> anyhow::Result<Self> {
         let server = NatsServer::start(&[collector()]).await;
         let owner = Bus::connect(&server.login(&collector())).await?;
         owner.connected().await;
         for config in [streams::state_at_hub(), streams::events_at_hub()] {
             owner.jetstream().create_stream(config).await.context("making a stream of the reference")?;
         }
-        Ok(Self { owner, client, _server: server })
+        let mut sites = Vec::new();
+        for client in clients {
+            let bus = Bus::connect(&server.login(&collector())).await?;
+            bus.connected().await;
+            sites.push(Arc::new(Site { client: client.clone(), bus }));
+        }
+        Ok(Self { sites, _server: server })
     }
 
-    /// Publishes the same messages, one atomic batch after the other.
-    async fn publish(&self, reports: usize, sequence: u64) -> anyhow::Result<Duration> {
-        let nodes: Vec<_> = (0..reports).map(|number| node(&self.client, number)).collect();
-        let mut batches = Vec::new();
-        for nodes in nodes.chunks(RAW_BATCH) {
-            batches.push(nodes.iter().map(|node| status(node, sequence)).collect::<Vec<_>>());
-            batches.push(nodes.iter().map(|node| events(node, sequence)).collect::<Vec<_>>());
-        }
+    /// Every site publishes the same window as before, as one atomic batch for each stream.
+    async fn publish(&self, sequence: u64) -> anyhow::Result<Duration> {
+        let open = Arc::new(Semaphore::new(OPEN_BATCHES));
+        let mut sites = JoinSet::new();
         let begin = Instant::now();
-        for batch in batches {
-            self.owner.publish_batch(batch).await.context("a raw batch")?;
+        for site in self.sites.iter().cloned() {
+            let open = open.clone();
+            sites.spawn(async move {
+                let nodes: Vec<_> = (0..NODES).map(|number| node(&site.client, number)).collect();
+                for message in [events, status] {
+                    let _open = open.acquire().await.context("the semaphore is never closed")?;
+                    let batch = nodes.iter().map(|node| message(node, sequence)).collect();
+                    site.bus.publish_batch(batch).await.context("a batch of a site")?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(ended) = sites.join_next().await {
+            ended.context("a writing site died")??;
         }
         Ok(begin.elapsed())
     }

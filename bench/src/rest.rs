@@ -102,6 +102,14 @@ impl Rest {
         Ok(())
     }
 
+    /// Adds a site that was not there before, without certificates of its own.
+    pub async fn add_site(&self, name: &str, key: &UserNkey) -> anyhow::Result<()> {
+        let body = json!({ "name": name, "identity": { "nkey": key } });
+        let request = self.with_token(self.client.post(format!("{}/sites", self.base))).json(&body);
+        Self::send(request, StatusCode::CREATED, &format!("adding site {name}")).await?;
+        Ok(())
+    }
+
     /// Adds a node that was not there before. The name is `site/node`.
     pub async fn add_node(&self, name: &str, key: &UserNkey) -> anyhow::Result<()> {
         let body = json!({ "name": name, "identity": { "nkey": key } });

@@ -5,8 +5,6 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    fmt,
-    str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -19,7 +17,7 @@ use prost::Message as _;
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
-    Ask, Asker, Bus, CallVerb, Front, InvalidSubject, Pattern, Rules, Shares, Subject,
+    Ask, Asker, Bus, CallId, CallVerb, Front, Pattern, Rules, Shares, Subject,
     proto::{self, CallPartOutcome as Outcome},
 };
 
@@ -42,33 +40,6 @@ const MOST_OF_A_NODE: usize = 4;
 /// How often a part is sent before its sender gives up, and the pause before each further time.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// The name of a call: 32 of `0-9` and `a-f`, one token of a subject. It is chosen at random, and whoever does not know it can
-/// put nothing into the answer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CallId(String);
-
-impl CallId {
-    /// Makes a new name.
-    pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().simple().to_string())
-    }
-}
-
-impl fmt::Display for CallId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for CallId {
-    type Err = InvalidSubject;
-
-    fn from_str(raw: &str) -> Result<Self, InvalidSubject> {
-        let valid = raw.len() == 32 && raw.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if valid { Ok(Self(raw.to_owned())) } else { Err(InvalidSubject::of(raw)) }
-    }
-}
 
 /// The calls that a service of the hub has made and waits for. A clone is cheap and shares everything.
 #[derive(Clone)]
@@ -263,15 +234,6 @@ pub fn sender(ask: &Ask) -> Option<(&NodeId, &CallId)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_name_of_a_call_is_one_token() {
-        let id = CallId::random();
-        assert_eq!(id.to_string().parse(), Ok(id));
-        for bad in ["", "*", ">", &"A".repeat(32), &"a".repeat(31), &"a".repeat(33), "a.b"] {
-            assert!(bad.parse::<CallId>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn parts_go_up_for_calls_that_were_passed_on_to_their_sender() {

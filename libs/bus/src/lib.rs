@@ -38,6 +38,7 @@
 )]
 
 mod batch;
+mod call_id;
 mod caller;
 pub mod calls;
 mod codec;
@@ -63,6 +64,7 @@ pub mod trace;
 mod words;
 
 pub use batch::{BatchError, MAX_BATCH, Outgoing, more_follow};
+pub use call_id::CallId;
 pub use caller::{Caller, CallerName, InvalidCallerName, Role};
 pub use codec::{Assembler, DecodeError, MAX_PLAIN, decode, decode_within, encode, into_parts};
 pub use connection::Bus;

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use margo::{ClientName, NodeId, RepositoryName};
 
-use crate::{InvalidSubject, ServiceName, calls::CallId, words::words};
+use crate::{InvalidSubject, ServiceName, call_id::CallId, words::words};
 
 words! {
     /// The requests that an LO sends to the hub.

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 use bus::{
-    Bus, CallVerb, Front, Pattern, ServiceName, Subject, User,
-    calls::{self, CallId, Calls},
+    Bus, CallId, CallVerb, Front, Pattern, ServiceName, Subject, User,
+    calls::{self, Calls},
     proto::{CallPart, CallPartOutcome as Outcome},
 };
 use bytes::Bytes;

@@ -17,8 +17,7 @@ use api::{
 use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};
 use bus::{
-    Bus, Call, Pattern, Role, ServiceEndpoints, ServiceName, Subject, User,
-    calls::{self, CallId},
+    Bus, Call, CallId, Pattern, Role, ServiceEndpoints, ServiceName, Subject, User, calls,
     proto::{CallPart, CallPartOutcome},
     streams,
 };
