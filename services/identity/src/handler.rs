@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use api::{Problem, SiteLogin};
+use api::{KeyAsked, KeyInForce, Problem, SiteLogin};
 use bus::Call;
+use margo::ClientName;
 use minter::Logins;
 use tokio::sync::watch;
+
+use crate::domain::Keys;
 
 /// What is answered from.
 pub struct Answers {
     /// Who is connected.
     pub logins: watch::Receiver<Logins>,
+    /// Whose key is in force; `None` before `fleet.git` was read.
+    pub keys: watch::Receiver<Option<Keys>>,
 }
 
 impl Answers {
@@ -29,6 +34,16 @@ impl Answers {
             (a.expires.is_none(), &a.expires, &a.client).cmp(&(b.expires.is_none(), &b.expires, &b.client))
         });
         Ok(sites)
+    }
+}
+
+impl Answers {
+    /// The key in force of one client.
+    pub async fn key(self: Arc<Self>, call: Call<KeyAsked>) -> Result<KeyInForce, Problem> {
+        let keys = self.keys.borrow();
+        let keys = keys.as_ref().ok_or_else(|| Problem::unavailable("fleet.git was not read yet; try again"))?;
+        let client: Option<ClientName> = call.body.name.parse().ok();
+        Ok(KeyInForce { key: client.and_then(|client| keys.get(&client).cloned()) })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bus::{Bus, Pattern, ServiceName, streams};
 use futures::{StreamExt, stream};
 use service::Readiness;
@@ -15,6 +16,9 @@ use crate::{batch::handle, store::Store, writer::Writer};
 /// The most reports of one transaction: enough to share a sync of the disk among many, few enough to be stored in
 /// milliseconds.
 const BATCH: usize = 500;
+
+/// What is copied into the database of the streams.
+const COPIED: [(&str, Pattern); 2] = [(streams::STATE, Pattern::Statuses), (streams::EVENTS, Pattern::Events)];
 
 /// The pause between two looks whether the streams are still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -30,10 +34,12 @@ pub async fn collect(
 ) -> anyhow::Result<()> {
     keep_streams(bus).await?;
     let mut connections = bus.connections();
+    connections.mark_unchanged();
     fit_copies(bus, store, writer).await?;
     let service = ServiceName::StatusCollector;
-    let states = bus.messages(service, streams::STATE, &[Pattern::Statuses], BATCH).await?;
-    let events = bus.messages(service, streams::EVENTS, &[Pattern::Events], BATCH).await?;
+    let [(states, state_filter), (events, event_filter)] = COPIED;
+    let states = bus.messages(service, states, &[state_filter], BATCH).await?;
+    let events = bus.messages(service, events, &[event_filter], BATCH).await?;
     // Takes what is there, at most a batch: a single report does not wait, and under load many share a transaction.
     let mut batches = stream::select(states, events).ready_chunks(BATCH);
     readiness.ready();
@@ -77,16 +83,16 @@ async fn keep_streams(bus: &Bus) -> anyhow::Result<()> {
 
 /// Compares both streams with their copies. First they are looked at, so that one that has lost something has its new identity.
 async fn fit_copies(bus: &Bus, store: &Store, writer: &Writer) -> anyhow::Result<()> {
-    let [state, events] = writer.look_anew().await?;
-    for (name, id) in [(streams::STATE, state), (streams::EVENTS, events)] {
-        fit(bus, store, name, &id).await.with_context(|| format!("comparing {name} with its copy"))?;
+    let ids = writer.look_anew().await?;
+    for ((name, filter), id) in COPIED.into_iter().zip(ids) {
+        fit(bus, store, name, &filter, &id).await.with_context(|| format!("comparing {name} with its copy"))?;
     }
     Ok(())
 }
 
-/// Has the stream read from its beginning when the copy in the database is not one of it, or is older than what the consumer
-/// has acknowledged: then messages are gone that nobody would deliver again.
-async fn fit(bus: &Bus, store: &Store, name: &'static str, id: &str) -> anyhow::Result<()> {
+/// Has the stream read from its beginning when the copy in the database is not one of it, or lacks a message that the
+/// consumer has acknowledged, because nobody would deliver that one again.
+async fn fit(bus: &Bus, store: &Store, name: &'static str, filter: &Pattern, id: &str) -> anyhow::Result<()> {
     let consumer = ServiceName::StatusCollector.as_str();
     let stream = bus.jetstream().get_stream_no_info(name).await?;
     let acknowledged = match stream.consumer_info(consumer).await {
@@ -96,8 +102,10 @@ async fn fit(bus: &Bus, store: &Store, name: &'static str, id: &str) -> anyhow::
             0
         }
     };
-    let copied = store.copied(name).await?;
-    if copied.as_ref().is_some_and(|copied| copied.id == id && copied.sequence >= acknowledged) {
+    if let Some(copied) = store.copied(name).await?
+        && copied.id == id
+        && !lacks(&stream, filter, copied.sequence, acknowledged).await?
+    {
         return Ok(());
     }
     info!(stream = name, "the stream is read from its beginning");
@@ -106,4 +114,17 @@ async fn fit(bus: &Bus, store: &Store, name: &'static str, id: &str) -> anyhow::
         debug!(stream = name, %error, "no consumer to be removed");
     }
     store.begin_copy(name, id.to_owned()).await.context("noting that a copy begins")
+}
+
+/// Whether the stream holds a message that was acknowledged and is not in the copy. The numbers alone do not tell: a consumer
+/// counts as acknowledged what is not for it, and what was gone before it began.
+async fn lacks(stream: &Stream<()>, filter: &Pattern, copied: u64, acknowledged: u64) -> anyhow::Result<bool> {
+    if copied >= acknowledged {
+        return Ok(false);
+    }
+    match stream.get_first_raw_message_by_subject(filter.to_string(), copied + 1).await {
+        Ok(message) => Ok(message.sequence <= acknowledged),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+        Err(error) => Err(error).context("looking for what the copy lacks"),
+    }
 }
