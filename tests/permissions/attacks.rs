@@ -1,9 +1,11 @@
 //! What a hostile client tries: pure data, made from the enums of subjects and users.
 
 use async_nats::HeaderMap;
-use bus::{NodeVerb, SiteVerb, Subject, Tier, User};
+use bus::{NodeVerb, ServiceName, SiteVerb, Subject, Tier, User};
 
-use crate::users::{May, everybody, expected, expected_elsewhere, may_write, other, oven, press, subjects};
+use crate::users::{
+    May, StreamRights, everybody, expected, expected_elsewhere, of_stream, other, oven, press, subjects,
+};
 
 /// The header that names the attack, so that whatever is heard can be laid at somebody's door. Nobody reads it.
 pub const ATTACK: &str = "Attack";
@@ -63,41 +65,46 @@ const HEADERS: [(&str, &[(&str, &str)]); 19] = [
     ("a promise of more", &[("Edgewright-More", "1000")]),
 ];
 
-/// The server's own interfaces, of which no user below may use one, and those that change a stream of another service.
+/// The server's own interfaces, as far as the user may not use them.
 fn server_interfaces(user: &User) -> Vec<String> {
-    let streams = ["DESIRED", "STATE", "EVENTS", "GIT_WRITES", "DEAD_LETTERS"];
-    let of_streams = |verbs: &[&str]| -> Vec<String> {
-        let streams = streams.iter().filter(|stream| !may_write(user, stream));
-        streams.flat_map(|stream| verbs.iter().map(move |verb| format!("$JS.API.STREAM.{verb}.{stream}"))).collect()
-    };
-    let changes = ["UPDATE", "DELETE", "PURGE", "MSG.DELETE", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE"];
-    if matches!(user, User::Central(_) | User::LocalOrchestrator(_)) {
-        return of_streams(&changes);
-    }
-    let mut all = of_streams(&changes);
-    all.extend(of_streams(&["CREATE", "INFO", "MSG.GET", "SNAPSHOT"]));
-    for stream in streams {
-        for api in ["CREATE", "DURABLE.CREATE", "DELETE", "INFO", "NAMES", "LIST", "MSG.NEXT", "UNPIN", "PAUSE"] {
-            all.push(format!("$JS.API.CONSUMER.{api}.{stream}"));
+    let mut all = Vec::new();
+    for stream in ["DESIRED", "STATE", "EVENTS", "GIT_WRITES", "DEAD_LETTERS"] {
+        let rights = of_stream(user, stream);
+        if rights == StreamRights::Keep {
+            continue;
+        }
+        let changes =
+            ["CREATE", "UPDATE", "DELETE", "PURGE", "MSG.DELETE", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE"];
+        let looks = ["MSG.GET", "SNAPSHOT"];
+        all.extend(changes.iter().chain(&looks).map(|api| format!("$JS.API.STREAM.{api}.{stream}")));
+        // These belong to the stream as a whole, and those below to one consumer of it.
+        let consumers = ["CREATE", "DURABLE.CREATE", "DELETE", "INFO", "NAMES", "LIST", "MSG.NEXT", "UNPIN", "PAUSE"];
+        all.extend(consumers.map(|api| format!("$JS.API.CONSUMER.{api}.{stream}")));
+        all.push(format!("$JS.API.DIRECT.GET.{stream}"));
+        all.push(format!("$JS.ACK._._.{stream}.reader.1.1.1.1.0"));
+        all.push(format!("$JS.FC.{stream}.reader.1"));
+        if rights == StreamRights::Read {
+            continue;
+        }
+        for api in consumers {
             all.push(format!("$JS.API.CONSUMER.{api}.{stream}.reader"));
             all.push(format!("$JS.API.CONSUMER.{api}.{stream}.reader.>"));
         }
-        all.push(format!("$JS.API.DIRECT.GET.{stream}"));
         all.push(format!("$JS.ACK.{stream}.reader.1.1.1.1.0"));
-        all.push(format!("$JS.ACK._._.{stream}.reader.1.1.1.1.0"));
-        all.push(format!("$JS.FC.{stream}.reader.1"));
-    }
-    for node in [press(), oven(), other()] {
-        for (stream, subject) in [
-            ("DESIRED", Subject::DesiredHead(node.client.clone())),
-            ("DESIRED", Subject::DesiredNode(node.clone())),
-            ("STATE", Subject::Status(node.clone())),
-            ("STATE", Subject::Health(node.client.clone())),
-        ] {
+        for node in [press(), oven(), other()] {
+            let subject = match stream {
+                "DESIRED" => Subject::DesiredNode(node),
+                "STATE" => Subject::Status(node),
+                "EVENTS" => Subject::Event(node),
+                _ => Subject::GitWriteClient(ServiceName::NodeCapabilities, node.client),
+            };
             all.push(format!("$JS.API.DIRECT.GET.{stream}.{subject}"));
         }
+        if rights == StreamRights::Nothing {
+            all.push(format!("$JS.API.STREAM.INFO.{stream}"));
+        }
     }
-    let alone = [
+    let of_nobody = [
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",
         "$JS.API.STREAM.LIST",
@@ -117,7 +124,7 @@ fn server_interfaces(user: &User) -> Vec<String> {
         "_R_.reply",
         "nobody",
     ];
-    all.extend(alone.map(str::to_owned));
+    all.extend(of_nobody.map(str::to_owned));
     all
 }
 

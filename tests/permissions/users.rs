@@ -292,6 +292,32 @@ pub fn is_own_inbox(user: &User, text: &str) -> bool {
     text.strip_prefix(&user.inbox_prefix()).is_some_and(|rest| rest.starts_with('.'))
 }
 
+/// What a user may do with a stream through the server's interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamRights {
+    Nothing,
+    /// To ask how many messages there are.
+    Look,
+    /// To make consumers of it, and to use them.
+    Read,
+    /// To set it up and to change it.
+    Keep,
+}
+
+/// What each user must be able to do with each stream of its server.
+pub fn of_stream(user: &User, stream: &str) -> StreamRights {
+    use ServiceName::*;
+    match (user, stream) {
+        (User::Central(GitObserver), "DESIRED")
+        | (User::Central(StatusCollector), "STATE" | "EVENTS" | "DEAD_LETTERS")
+        | (User::Central(GitWriter), "GIT_WRITES")
+        | (User::LocalOrchestrator(_), "DESIRED" | "STATE" | "EVENTS") => StreamRights::Keep,
+        (User::Central(NodeCapabilities), "STATE") => StreamRights::Read,
+        (User::Central(ApiGateway), "DEAD_LETTERS") => StreamRights::Look,
+        _ => StreamRights::Nothing,
+    }
+}
+
 /// Tells whether the user may put messages into this stream, or looks after it.
 pub fn may_write(user: &User, stream: &str) -> bool {
     use ServiceName::*;
