@@ -19,6 +19,7 @@
 
 mod artifacts;
 mod attempt;
+mod calls;
 mod capabilities;
 mod config;
 mod decide;
@@ -128,6 +129,7 @@ pub async fn run(
     if let Some(renewal) = renewal {
         tasks.spawn(renewal.run(bus.clone(), stop.clone()));
     }
+    tasks.spawn(calls::run(bus.clone(), node.clone(), stop.clone()));
     tasks.spawn(report::heartbeat(bus, node.clone(), stop.clone()));
     tasks.spawn(capabilities::run(look, node, runtimes, journal, stop.clone()));
     let mut outcome = Ok(());

@@ -94,6 +94,11 @@ pub(crate) enum Co {
         /// Id of the deployment, as `list deployments` shows it.
         deployment: DeploymentId,
     },
+    /// Ask a node whether it can be reached, through the hub and its site.
+    Ping {
+        /// The node, as site/name.
+        node: NodeId,
+    },
     /// Have an application run on nodes, by a new assignment.
     Deploy(Deploy),
     /// Change an assignment. What is not given stays; given targets take the place of all that there were.

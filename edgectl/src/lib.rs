@@ -19,7 +19,10 @@ mod wait;
 
 use std::process::ExitCode;
 
+use api::Pinged;
 use clap::Parser;
+use margo::NodeId;
+use reqwest::Method;
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -76,10 +79,17 @@ async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), 
             let path = format!("deployments/{deployment}/history");
             show(&client, &attempt, &path, format, |entries: &Vec<_>| tables::history(entries)).await
         }
+        Co::Ping { node } => ping(&client, &node, format).await,
         Co::Deploy(deploy) => order::deploy(&client, deploy, format).await,
         Co::Update(update) => order::update(&client, update, format).await,
         Co::Remove(remove) => order::remove(&client, remove, format).await,
     }
+}
+
+async fn ping(client: &Client, node: &NodeId, format: Format) -> Result<(), Failure> {
+    let request = client.request(Method::POST, &format!("nodes/{node}/ping"));
+    let answer = client.order::<Pinged>(&format!("asking the node {node}"), request).await?;
+    print(format, &answer.json, || format!("{node} answered after {} ms\n", answer.body.milliseconds))
 }
 
 /// Asks for all things of a kind, such as `sites`, and shows them as a table or as JSON.

@@ -101,6 +101,10 @@ async fn up_runs_the_sample_on_both_nodes_and_everything_grows_from_there() {
     let deploy = "co deploy hello@1.0.0 --name cranes --to-site depot --set greeting=Ahoy --wait";
     edgectl_ok(&context, &deploy.split(' ').collect::<Vec<_>>());
     answers(third, "Ahoy").await;
+    let pong = edgectl_ok(&context, &["co", "ping", "depot/crane"]);
+    assert!(pong.starts_with("depot/crane answered after "), "{pong}");
+    let stranger = edgectl(&context, &["co", "ping", "depot/stranger"]);
+    assert_eq!(stranger.status.code(), Some(1), "{stranger:?}");
 
     // A node that joins the site gets the application by the system's own order.
     let credentials = folder.0.path().join("hoist.toml").display().to_string();

@@ -3,6 +3,7 @@
 use async_nats::HeaderMap;
 use bus::{
     Bus, SiteVerb, Subject,
+    calls::CallId,
     proto::{self, Outcome},
     report::{PROTOCOL, new_session, wrap},
     streams,
@@ -56,7 +57,10 @@ fn asks() -> Vec<(Subject, Bytes)> {
             proto::PositionsRequest { protocol: PROTOCOL, ..Default::default() }.encode_to_vec().into()
         }
     };
-    SiteVerb::ALL.iter().map(|verb| (Subject::Site(plant(), *verb), body(*verb))).collect()
+    let asks = SiteVerb::ALL.iter().map(|verb| (Subject::Site(plant(), *verb), body(*verb)));
+    // A part of the answer to a call that nobody made.
+    let part = (Subject::SitePart(plant(), CallId::random()), proto::CallPart::default().encode_to_vec().into());
+    asks.chain([part]).collect()
 }
 
 fn window(messages: Vec<proto::WindowMessage>) -> proto::Window {

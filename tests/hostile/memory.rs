@@ -1,7 +1,9 @@
 //! What a process takes in memory for what it is sent.
 
 use bus::{
-    Bus, NodeVerb, SiteVerb, Subject, proto,
+    Bus, NodeVerb, SiteVerb, Subject,
+    calls::CallId,
+    proto,
     report::{MAX_REPORT, MAX_WINDOW, PROTOCOL, new_session},
 };
 use bytes::Bytes;
@@ -50,8 +52,15 @@ async fn answered(bus: &Bus, subject: &Subject, body: Bytes) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_sites_and_nodes_send_never_takes_much_memory() {
     let mut platform = platform().await;
-    let names =
-        ["plant.local-orchestrator", "plant.nats", "status-collector", "git-observer", "app-registry", "hub-nats"];
+    let names = [
+        "plant.local-orchestrator",
+        "plant.nats",
+        "status-collector",
+        "git-observer",
+        "app-registry",
+        "api-gateway",
+        "hub-nats",
+    ];
     let pids = names.map(|name| platform.process(name).id());
     pids.into_iter().for_each(forget_memory);
     let before = pids.map(most_memory);
@@ -66,8 +75,9 @@ async fn what_sites_and_nodes_send_never_takes_much_memory() {
         empty_entries(5, (1 << 20) - 256),
         within(3, 3, (1 << 20) - 256),
     ];
-    for verb in NodeVerb::ALL {
-        send(&node, &Subject::Node(ghost(), *verb), "_INBOX_node.plant.ghost.memory", &reports).await;
+    let asks = NodeVerb::ALL.iter().map(|verb| Subject::Node(ghost(), *verb));
+    for ask in asks.chain([Subject::NodePart(ghost(), CallId::random())]) {
+        send(&node, &ask, "_INBOX_node.plant.ghost.memory", &reports).await;
     }
     answered(&node, &Subject::Node(ghost(), NodeVerb::Report), Bytes::new()).await;
 
@@ -84,8 +94,9 @@ async fn what_sites_and_nodes_send_never_takes_much_memory() {
         // A list in a list in a list, as far as it goes.
         Bytes::from("[".repeat(4 << 10)),
     ];
-    for verb in SiteVerb::ALL {
-        send(&site, &Subject::Site(plant(), *verb), "_INBOX_site.plant.memory", &windows).await;
+    let asks = SiteVerb::ALL.iter().map(|verb| Subject::Site(plant(), *verb));
+    for ask in asks.chain([Subject::SitePart(plant(), CallId::random())]) {
+        send(&site, &ask, "_INBOX_site.plant.memory", &windows).await;
     }
     answered(&site, &Subject::Site(plant(), SiteVerb::Store), "null".into()).await;
     let window = proto::Window { protocol: PROTOCOL, session: new_session(), number: 1, ..Default::default() };

@@ -2,7 +2,9 @@
 
 use async_nats::HeaderMap;
 use bus::{
-    Bus, NodeVerb, Subject, proto,
+    Bus, NodeVerb, Subject,
+    calls::CallId,
+    proto,
     report::{MAX_COUNTER, MAX_DEPLOYMENTS, MAX_REPORT, PROTOCOL},
     streams,
 };
@@ -53,7 +55,10 @@ fn asks() -> Vec<(Subject, Bytes)> {
         NodeVerb::Report => proto::ReportRequest::default().encode_to_vec(),
         NodeVerb::Alive => Vec::new(),
     };
-    NodeVerb::ALL.iter().map(|verb| (ask(*verb), body(*verb).into())).collect()
+    let asks = NodeVerb::ALL.iter().map(|verb| (ask(*verb), body(*verb).into()));
+    // A part of the answer to a call that nobody made.
+    let part = (Subject::NodePart(ghost(), CallId::random()), proto::CallPart::default().encode_to_vec().into());
+    asks.chain([part]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! What a hostile client tries: pure data, made from the enums of subjects and users.
 
 use async_nats::HeaderMap;
-use bus::{NodeVerb, ServiceName, SiteVerb, Subject, Tier, User};
+use bus::{NodeVerb, ServiceName, SiteVerb, Subject, Tier, User, calls::CallId};
 
 use crate::users::{
     May, StreamRights, everybody, expected, expected_elsewhere, of_stream, other, oven, press, subjects,
@@ -194,13 +194,20 @@ pub fn forged_asks(user: &User, targets: &[Target]) -> Vec<Shot> {
 
 /// What the member may ask.
 pub fn own_asks(user: &User) -> Vec<String> {
-    match user {
+    // Whoever hears parts of answers knows the calls that they belong to; the server does not.
+    let call: CallId = "0".repeat(32).parse().unwrap();
+    let asks: Vec<_> = match user {
         User::Site(client) => {
-            SiteVerb::ALL.iter().map(|verb| Subject::Site(client.clone(), *verb).to_string()).collect()
+            let asks = SiteVerb::ALL.iter().map(|verb| Subject::Site(client.clone(), *verb));
+            asks.chain([Subject::SitePart(client.clone(), call)]).collect()
         }
-        User::Node(node) => NodeVerb::ALL.iter().map(|verb| Subject::Node(node.clone(), *verb).to_string()).collect(),
+        User::Node(node) => {
+            let asks = NodeVerb::ALL.iter().map(|verb| Subject::Node(node.clone(), *verb));
+            asks.chain([Subject::NodePart(node.clone(), call)]).collect()
+        }
         _ => Vec::new(),
-    }
+    };
+    asks.iter().map(Subject::to_string).collect()
 }
 
 /// What is subscribed: every subject by itself, and wildcards that take in what no single subject shows.

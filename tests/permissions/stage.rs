@@ -288,14 +288,16 @@ impl Stage {
             Tier::Hub => {
                 let services = ServiceName::at(Tier::Hub).filter(|service| service.has_front());
                 let patterns = |service: ServiceName| {
-                    service.service().answers.iter().map(|verb| (Pattern::Sites(*verb), true)).collect()
+                    let asks = service.service().answers.iter().map(|verb| (Pattern::Sites(*verb), true));
+                    asks.chain(service.service().calls.then_some((Pattern::SiteParts, true))).collect()
                 };
                 services.map(|service| (User::Front(service), patterns(service))).collect()
             }
             Tier::Site => {
                 let client = press().client;
                 let pattern = |verb: &NodeVerb| (Pattern::Nodes(client.clone(), *verb), *verb != NodeVerb::Alive);
-                vec![(User::LocalFront(client.clone()), NodeVerb::ALL.iter().map(pattern).collect())]
+                let parts = (Pattern::NodeParts(client.clone()), true);
+                vec![(User::LocalFront(client.clone()), NodeVerb::ALL.iter().map(pattern).chain([parts]).collect())]
             }
         }
     }

@@ -91,6 +91,7 @@ pub fn expected(user: &User, subject: &Subject) -> May {
             {
                 SUBSCRIBE
             }
+            Subject::NodePart(node, _) if node.client == *client => SUBSCRIBE,
             _ => NOTHING,
         },
         User::OciFetcher(client) => match subject {
@@ -114,10 +115,13 @@ fn of_node(own: &NodeId, subject: &Subject) -> May {
         {
             PUBLISH
         }
+        Subject::NodePart(node, _) if node == own => PUBLISH,
         // It hears what is for itself.
         Subject::ChangedNode(node) | Subject::Call(node, CallVerb::Ping) if node == own => SUBSCRIBE,
         // Nobody else's, and nothing of the centre's.
         Subject::Node(..)
+        | Subject::NodePart(..)
+        | Subject::SitePart(..)
         | Subject::ChangedNode(_)
         | Subject::Call(..)
         | Subject::Status(_)
@@ -144,9 +148,12 @@ fn of_site(own: &ClientName, subject: &Subject) -> May {
         {
             PUBLISH
         }
+        Subject::SitePart(client, _) if client == own => PUBLISH,
         Subject::ChangedHead(client) if client == own => SUBSCRIBE,
         Subject::ChangedNode(node) | Subject::Call(node, CallVerb::Ping) if node.client == *own => SUBSCRIBE,
         Subject::Site(..)
+        | Subject::SitePart(..)
+        | Subject::NodePart(..)
         | Subject::ChangedHead(_)
         | Subject::ChangedNode(_)
         | Subject::Call(..)
@@ -184,6 +191,8 @@ fn of_local_orchestrator(own: &ClientName, subject: &Subject) -> May {
         Subject::Service(ServiceName::OciFetcher, _) => PUBLISH,
         // What nodes ask is heard on its front.
         Subject::Node(..)
+        | Subject::NodePart(..)
+        | Subject::SitePart(..)
         | Subject::DesiredHead(_)
         | Subject::DesiredNode(_)
         | Subject::ChangedHead(_)
@@ -205,7 +214,8 @@ fn of_local_orchestrator(own: &ClientName, subject: &Subject) -> May {
 /// A front hears what its service answers, and publishes no subject of the platform.
 fn of_front(service: ServiceName, subject: &Subject) -> May {
     match (service, subject) {
-        (ServiceName::GitObserver, Subject::Site(_, SiteVerb::Desired))
+        (ServiceName::ApiGateway, Subject::SitePart(..))
+        | (ServiceName::GitObserver, Subject::Site(_, SiteVerb::Desired))
         | (ServiceName::AppRegistry, Subject::Site(_, SiteVerb::Store))
         | (ServiceName::StatusCollector, Subject::Site(_, SiteVerb::Report | SiteVerb::Positions)) => SUBSCRIBE,
         _ => NOTHING,
@@ -218,6 +228,8 @@ fn of_central(service: ServiceName, subject: &Subject) -> May {
         (ApiGateway, Subject::Service(ApiGateway, _)) => BOTH,
         // It asks every service in the name of people.
         (ApiGateway, Subject::Service(..)) => PUBLISH,
+        // It calls nodes, and hears their answers on its front.
+        (ApiGateway, Subject::Call(..)) => PUBLISH,
         (_, Subject::Service(asked, _)) if *asked == service => SUBSCRIBE,
         (NodeCapabilities | AppRegistry | DeploymentRegistry, Subject::Service(GitWriter, verb))
             if verb == "handled" =>
@@ -253,6 +265,8 @@ fn of_central(service: ServiceName, subject: &Subject) -> May {
             _,
             Subject::Site(..)
             | Subject::Node(..)
+            | Subject::SitePart(..)
+            | Subject::NodePart(..)
             | Subject::Call(..)
             | Subject::DesiredHead(_)
             | Subject::DesiredNode(_)

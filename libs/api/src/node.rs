@@ -192,3 +192,10 @@ pub struct Member {
     /// Whether the node was ordered to be there.
     pub state: NodeState,
 }
+
+/// Answer of a node that was asked whether it can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pinged {
+    /// The time from the hub to the node and back, in milliseconds.
+    pub milliseconds: u64,
+}

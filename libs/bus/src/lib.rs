@@ -39,6 +39,7 @@
 
 mod batch;
 mod caller;
+pub mod calls;
 mod codec;
 mod connection;
 mod consume;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use margo::{ClientName, NodeId};
 
-use crate::{Asker, NodeVerb, Pattern, ServiceName, Subject, Tier, inbox, service::GitFolders, streams};
+use crate::{Asker, CallVerb, NodeVerb, Pattern, ServiceName, Subject, Tier, inbox, service::GitFolders, streams};
 
 /// The users that NATS servers know. The name of a variant says who connects, and to which server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,11 +59,15 @@ impl User {
             Self::Central(service) => central(*service, &mut may),
             Self::Front(service) => {
                 service.service().answers.iter().for_each(|verb| may.subscribe(Pattern::Sites(*verb)));
+                if service.service().calls {
+                    may.subscribe(Pattern::SiteParts);
+                }
                 may.publish.push(format!("{}.>", inbox::SITES));
             }
             Self::Site(client) => site(client, &mut may),
             Self::LocalFront(client) => {
                 NodeVerb::ALL.iter().for_each(|verb| may.subscribe(Pattern::Nodes(client.clone(), *verb)));
+                may.subscribe(Pattern::NodeParts(client.clone()));
                 may.publish.push(format!("{}.>", inbox::NODES));
             }
             Self::LocalOrchestrator(client) => local_orchestrator(client, &mut may),
@@ -180,6 +184,9 @@ fn central(name: ServiceName, may: &mut Permissions) {
         may.publish(Subject::service(*asked, verb));
     }
     service.publishes.iter().for_each(|pattern| may.publish(pattern.clone()));
+    if service.calls {
+        CallVerb::ALL.iter().for_each(|verb| may.publish(Pattern::Calls(*verb)));
+    }
     service.hears.iter().for_each(|pattern| may.subscribe(pattern.clone()));
     if name == ServiceName::ApiGateway {
         // The gateway shows people how many messages nobody could handle.

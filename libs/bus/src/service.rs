@@ -49,6 +49,8 @@ pub struct Service {
     pub publishes: &'static [Pattern],
     /// The subjects that it may subscribe besides those that follow from the other fields.
     pub hears: &'static [Pattern],
+    /// Whether it calls nodes; the answers come on its front connection.
+    pub calls: bool,
 }
 
 /// Makes the row of a service that does nothing but answer `svc.<its name>.…`; the table says what each may do
@@ -65,6 +67,7 @@ const fn row(name: ServiceName, tier: Tier, about: &'static str) -> Service {
         asks: &[],
         publishes: &[],
         hears: &[],
+        calls: false,
     }
 }
 
@@ -109,6 +112,7 @@ pub static SERVICES: [Service; 10] = [
     Service {
         // The gateway asks every service on behalf of people, and finds out which of them answer.
         publishes: &[Pattern::Services, Pattern::Discovery],
+        calls: true,
         ..row(ServiceName::ApiGateway, Tier::Hub, "REST for people and programs")
     },
     Service {
@@ -125,9 +129,9 @@ impl ServiceName {
         SERVICES.iter().find(|service| service.name == self).expect("a test finds every name in the table")
     }
 
-    /// Tells whether this central service answers sites, and so has a front connection.
+    /// Tells whether this central service hears sites, and so has a front connection.
     pub fn has_front(self) -> bool {
-        !self.service().answers.is_empty()
+        !self.service().answers.is_empty() || self.service().calls
     }
 
     /// Returns the services of one tier, in the order of the table.

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use margo::{ClientName, NodeId, RepositoryName};
 
-use crate::{InvalidSubject, ServiceName, words::words};
+use crate::{InvalidSubject, ServiceName, calls::CallId, words::words};
 
 words! {
     /// The requests that an LO sends to the hub.
@@ -67,6 +67,10 @@ pub enum Subject {
     Node(NodeId, NodeVerb),
     /// A message from the hub to an LO about a node, or from the LO to the node.
     Call(NodeId, CallVerb),
+    /// A request from an LO to the hub that carries a part of the answer to a call.
+    SitePart(ClientName, CallId),
+    /// A request from a node to its LO that carries a part of the answer to a call.
+    NodePart(NodeId, CallId),
     /// Carries one order of this source for `fleet.git` (stream GIT_WRITES). Permissions bind the source.
     GitWriteFleet(ServiceName),
     /// Carries one order of this source for a client's repository (stream GIT_WRITES).
@@ -120,6 +124,7 @@ impl Subject {
             | Self::ChangedHead(client)
             | Self::Health(client)
             | Self::Site(client, _)
+            | Self::SitePart(client, _)
             | Self::GitWriteClient(_, client)
             | Self::GitCommittedClient(client) => Some(client),
             Self::DesiredNode(node)
@@ -128,6 +133,7 @@ impl Subject {
             | Self::Capabilities(node)
             | Self::Event(node)
             | Self::Node(node, _)
+            | Self::NodePart(node, _)
             | Self::Call(node, _) => Some(&node.client),
             Self::GitWriteFleet(_) | Self::GitCommittedFleet | Self::Service(..) => None,
         }
@@ -148,6 +154,8 @@ impl fmt::Display for Subject {
             Self::Site(client, verb) => write!(f, "site.{client}.{verb}"),
             Self::Node(NodeId { client, node }, verb) => write!(f, "node.{client}.{node}.{verb}"),
             Self::Call(NodeId { client, node }, verb) => write!(f, "call.{client}.{node}.{verb}"),
+            Self::SitePart(client, id) => write!(f, "site.{client}.part.{id}"),
+            Self::NodePart(NodeId { client, node }, id) => write!(f, "node.{client}.{node}.part.{id}"),
             Self::GitWriteFleet(source) => write!(f, "git.write.{source}.fleet"),
             Self::GitWriteClient(source, client) => write!(f, "git.write.{source}.client.{client}"),
             Self::GitCommittedFleet => f.write_str("git.committed.fleet"),
@@ -182,6 +190,8 @@ impl FromStr for Subject {
             ["site", c, verb] => Self::Site(client(c)?, verb.parse().map_err(|_| invalid())?),
             ["node", c, n, verb] => Self::Node(node(c, n)?, verb.parse().map_err(|_| invalid())?),
             ["call", c, n, verb] => Self::Call(node(c, n)?, verb.parse().map_err(|_| invalid())?),
+            ["site", c, "part", id] => Self::SitePart(client(c)?, id.parse()?),
+            ["node", c, n, "part", id] => Self::NodePart(node(c, n)?, id.parse()?),
             ["git", "write", source, "fleet"] => Self::GitWriteFleet(service(source)?),
             ["git", "write", source, "client", c] => Self::GitWriteClient(service(source)?, client(c)?),
             ["git", "committed", "fleet"] => Self::GitCommittedFleet,
@@ -238,6 +248,10 @@ pub enum Pattern {
     NodeOf(NodeId),
     /// `node.<client>.*.<verb>`: one kind of request, of all nodes of a client to its LO.
     Nodes(ClientName, NodeVerb),
+    /// `site.*.part.*`: parts of the answers to calls, of all LOs to the hub.
+    SiteParts,
+    /// `node.<client>.*.part.*`: parts of the answers to calls, of all nodes of a client to its LO.
+    NodeParts(ClientName),
     /// `call.*.*.<verb>`: one kind of request to all sites.
     Calls(CallVerb),
     /// `call.<client>.>`: all requests of the hub to one site.
@@ -277,6 +291,8 @@ impl fmt::Display for Pattern {
             Self::Sites(verb) => write!(f, "site.*.{verb}"),
             Self::NodeOf(NodeId { client, node }) => write!(f, "node.{client}.{node}.>"),
             Self::Nodes(client, verb) => write!(f, "node.{client}.*.{verb}"),
+            Self::SiteParts => f.write_str("site.*.part.*"),
+            Self::NodeParts(client) => write!(f, "node.{client}.*.part.*"),
             Self::Calls(verb) => write!(f, "call.*.*.{verb}"),
             Self::CallsOf(client) => write!(f, "call.{client}.>"),
             Self::CallsTo(NodeId { client, node }) => write!(f, "call.{client}.{node}.>"),
@@ -317,6 +333,8 @@ impl Subject {
             Self::Capabilities(node.clone()),
             Self::Health(client.clone()),
             Self::Event(node.clone()),
+            Self::SitePart(client.clone(), CallId::random()),
+            Self::NodePart(node.clone(), CallId::random()),
             Self::GitWriteFleet(ServiceName::DeploymentRegistry),
             Self::GitWriteClient(ServiceName::DeploymentRegistry, client.clone()),
             Self::GitCommittedFleet,
@@ -339,6 +357,8 @@ impl Subject {
                 | Self::Site(..)
                 | Self::Node(..)
                 | Self::Call(..)
+                | Self::SitePart(..)
+                | Self::NodePart(..)
                 | Self::GitWriteFleet(_)
                 | Self::GitWriteClient(..)
                 | Self::GitCommittedFleet
@@ -374,6 +394,8 @@ mod tests {
             "svc.nobody.get",
             "site.plant.delete",
             "node.plant.press.delete",
+            "node.plant.press.part.1",
+            "site.plant.part.*",
             "node.plant.report",
             "git.write.client.>",
             "git.write.fleet",

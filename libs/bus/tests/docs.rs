@@ -11,6 +11,8 @@ fn kinds(open: char, close: char) -> BTreeSet<String> {
     let node = "the-client/the-node".parse().unwrap();
     let of_kind = |subject: Subject| match subject {
         Subject::Service(..) => format!("svc.{open}service{close}.{open}verb{close}"),
+        Subject::SitePart(..) => format!("site.{open}client{close}.part.{open}id{close}"),
+        Subject::NodePart(..) => format!("node.{open}client{close}.{open}node{close}.part.{open}id{close}"),
         named => named
             .to_string()
             .replace("the-client", &format!("{open}client{close}"))

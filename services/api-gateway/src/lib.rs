@@ -16,6 +16,7 @@
 mod access;
 mod apps;
 mod assignments;
+mod calls;
 mod config;
 mod deployments;
 mod discovery;
@@ -31,7 +32,7 @@ pub mod tokens;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use bus::{Bus, Caller, ServiceName, Subject};
+use bus::{Bus, Caller, ServiceName, Subject, calls::Calls};
 use bytes::Bytes;
 use margo::TenantName;
 use serde::{Serialize, de::DeserializeOwned};
@@ -58,6 +59,7 @@ struct Gateway {
     /// For uploads to app-registry.
     http: reqwest::Client,
     tokens: Tokens,
+    calls: Calls,
     /// The OpenAPI document as JSON.
     openapi: Bytes,
 }
@@ -85,7 +87,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 /// Serves on a listener that is bound already; `config.listen` is not used.
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let tokens = Tokens::open(&config.tokens)?;
-    let bus = config.base.connect().await?;
+    let (bus, front) = (config.base.connect().await?, config.base.connect_front().await?);
+    let calls = Calls::new(bus.clone());
     // Without a proxy: one that the environment names would send uploads out of the platform's own network.
     let mut http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT);
     if let Some(tls) = &config.store_tls {
@@ -94,7 +97,8 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let http = http.build().context("preparing HTTP requests to app-registry")?;
     let (router, document) = routes::router();
     let openapi = document.to_pretty_json().context("writing the OpenAPI document")?.into();
-    let gateway = Arc::new(Gateway { bus: bus.clone(), tenant: config.base.tenant, http, tokens, openapi });
+    let gateway =
+        Arc::new(Gateway { bus: bus.clone(), tenant: config.base.tenant, http, tokens, calls: calls.clone(), openapi });
     let router = edge::wrap(router, &document, gateway);
     info!(address = %listener.local_addr().context("asking for the address of REST")?, "REST is served");
 
@@ -102,8 +106,9 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let registered = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
         let service = bus.register(ServiceName::ApiGateway, Arc::new(())).await?;
+        let parts = calls.take_parts(&front).await?;
         config.base.readiness.ready();
-        shutdown.cancelled().await;
+        shutdown.run_until_cancelled(parts).await;
         service.stop().await
     };
     process::within_grace(async { tokio::try_join!(served, registered).map(|_| ()) }, &shutdown).await

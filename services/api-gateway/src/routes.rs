@@ -18,7 +18,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    Gateway, apps, assignments, deployments,
+    Gateway, apps, assignments, calls, deployments,
     edge::{Limit, limit},
     sites, status,
 };
@@ -68,6 +68,7 @@ pub(crate) fn router() -> (Router<Arc<Gateway>>, OpenApi) {
         .routes(routes!(sites::create_site, sites::list_sites))
         .routes(routes!(sites::create_node, sites::list_nodes))
         .routes(routes!(sites::get_node))
+        .routes(routes!(calls::ping_node))
         .routes(routes!(assignments::create_assignment, assignments::list_assignments))
         .routes(routes!(assignments::get_assignment, assignments::update_assignment, assignments::remove_assignment))
         .routes(routes!(assignments::list_orders))

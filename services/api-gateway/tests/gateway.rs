@@ -10,16 +10,22 @@ use std::{
 
 use api::{
     Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ById, ByName, CreateAssignment, CreateNode,
-    CreateSite, HistoryEntry, Node, NodeCreated, NodeState, Order, PlatformStatus, Problem, Reachability, Refusal,
-    RemoveRequest, Site, SiteCreated, UpdateRequest, UploadTicket,
+    CreateSite, HistoryEntry, Member, Members, Node, NodeCreated, NodeState, Order, PlatformStatus, Problem,
+    Reachability, Refusal, RemoveRequest, Site, SiteCreated, Targets, UpdateRequest, UploadTicket,
 };
 use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};
-use bus::{Call, Role, ServiceEndpoints, ServiceName, User, streams};
+use bus::{
+    Bus, Call, Pattern, Role, ServiceEndpoints, ServiceName, Subject, User,
+    calls::{self, CallId},
+    proto::{CallPart, CallPartOutcome},
+    streams,
+};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header};
-use margo::{AssignmentName, Identity};
+use margo::{AssignmentName, Identity, NodeId};
+use prost::Message as _;
 use reqwest::{Response, Url};
 use tempfile::TempDir;
 use testkit::{NatsServer, Running, start_traces, wait_for};
@@ -46,11 +52,16 @@ struct Services {
     asked: Arc<Mutex<Vec<(String, serde_json::Value)>>>,
 }
 
+fn site_user(name: &str) -> User {
+    User::Site(name.parse().unwrap())
+}
+
 impl World {
     async fn start() -> Self {
         start_traces();
         let central = ServiceName::ALL.iter().copied().map(User::Central).collect::<Vec<_>>();
-        let server = NatsServer::start(&central).await;
+        let others = [User::Front(ServiceName::ApiGateway), site_user("plant"), site_user("port")];
+        let server = NatsServer::start(&[central, others.to_vec()].concat()).await;
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("tokens.json");
         let tokens = Role::ALL.iter().map(|role| {
@@ -62,7 +73,8 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let login = server.login(&User::Central(ServiceName::ApiGateway));
-        let gateway = Running::start(ServiceName::ApiGateway, login, |base, shutdown| {
+        let front = server.login(&User::Front(ServiceName::ApiGateway));
+        let gateway = Running::start_with_front(ServiceName::ApiGateway, login, front, |base, shutdown| {
             api_gateway::serve(
                 listener,
                 Config { base, listen: address, tls: None, store_tls: None, tokens: path },
@@ -314,6 +326,7 @@ fn each_matter_has_its_role() {
         let matter = path.split('/').next().unwrap();
         let wanted = match (&method, matter) {
             (_, "openapi.json") => None,
+            _ if path.ends_with("/ping") => Some(Role::Deployer),
             (&Method::GET, _) => Some(Role::Viewer),
             (_, "apps") => Some(Role::Publisher),
             (_, "sites" | "nodes") => Some(Role::Supplier),
@@ -322,6 +335,42 @@ fn each_matter_has_its_role() {
         };
         assert_eq!(role, wanted, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn a_node_is_called_through_its_site_and_nobody_else_answers_for_it() {
+    let world = World::start().await;
+    let capabilities = world.server.connect_central(ServiceName::NodeCapabilities).await;
+    let mut members = capabilities.register(ServiceName::NodeCapabilities, Arc::new(())).await.unwrap();
+    let known = |_, call: Call<Targets>| async move {
+        let nodes = call.body.nodes.into_iter().filter(|node| node.node.as_str() == "press");
+        let member = |name: NodeId| Member { device_id: (&name).into(), name, state: NodeState::Active };
+        Ok::<_, Problem>(Members { sites: Vec::new(), nodes: nodes.map(member).collect() })
+    };
+    members.verb("members", known).await.unwrap();
+    members.reachable().await;
+    let (plant, port) =
+        (world.server.connect(&site_user("plant")).await, world.server.connect(&site_user("port")).await);
+    let mut calls = plant.subscribe(Pattern::CallsOf("plant".parse().unwrap())).await.unwrap();
+    let send = async |site: &Bus, name: &str, id: &CallId, number| {
+        let part = Bytes::from(CallPart { number, last: true, ..CallPart::default() }.encode_to_vec());
+        calls::pass_on(site, &Subject::SitePart(name.parse().unwrap(), id.clone()), part).await
+    };
+    // What is answered after it shows that the server knows of the subscription.
+    assert_eq!(send(&plant, "plant", &CallId::random(), 0).await, CallPartOutcome::Unwanted);
+
+    let ping = |node: &str| world.as_admin(Method::POST, &format!("nodes/plant/{node}/ping")).send();
+    problem(ping("stranger").await.unwrap(), StatusCode::NOT_FOUND).await;
+
+    let (answer, ()) = tokio::join!(ping("press"), async {
+        let call = calls.next().await.unwrap();
+        assert_eq!(call.subject.as_str(), "call.plant.press.ping");
+        let id = calls::id_of(&call.payload).unwrap();
+        assert_eq!(send(&port, "port", &id, 0).await, CallPartOutcome::Unwanted);
+        assert_eq!(send(&plant, "plant", &id, 1).await, CallPartOutcome::Unwanted);
+        assert_eq!(send(&plant, "plant", &id, 0).await, CallPartOutcome::Taken);
+    });
+    assert_eq!(answer.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]

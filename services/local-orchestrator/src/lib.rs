@@ -4,7 +4,8 @@
 //! - `down`: a road brings what is desired of this site; it comes into force when it is exactly what a believed head was
 //!   signed for, and the site's DESIRED is written from it.
 //! - `up`: stores the reports of its nodes, and relays them.
-//! - `nodes`: who may connect, which life of a node is the present one, who is heard. It is the minter of its nodes' logins.
+//! - `nodes`: who may connect, which life of a node is the present one, who is heard; the hub's calls to them and their answers.
+//!   It is the minter of its nodes' logins.
 //! - `answers`: `svc.local-orchestrator.store`, `.artifacts`, `.artifact` and `.key` at the site; over HTTP and without the hub
 //!   `GET /api/v1/status`, and `GET /v1/jwt/…` for nodes.
 //!
@@ -144,6 +145,7 @@ async fn start(
         () = streams_are_there(&site) => {
             parts.spawn(adopter.run(stop.clone()));
             parts.spawn(nodes::answer_desired(site.clone(), in_force.clone(), stop.clone()));
+            parts.spawn(nodes::pass_calls(site.clone(), stop.clone()));
             parts.spawn(registrar.run(stop.clone()));
             parts.spawn(reporter.run(stop.clone()));
             parts.spawn(nodes::watch(site.clone(), pulses, in_force.clone(), stop.clone()));

@@ -1,0 +1,288 @@
+//! Calls from the hub to a node, whose answers come up in parts.
+//!
+//! Nobody below publishes a reply: each part is a request that the tier above answers, so an answer may be long and slow. The
+//! caller waits with [`Calls`], the LO passes both ways, and the node answers with [`answer`].
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use api::Problem;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use margo::NodeId;
+use prost::Message as _;
+use tokio::{sync::mpsc, time::sleep};
+
+use crate::{
+    Ask, Asker, Bus, CallVerb, Front, InvalidSubject, Pattern, Rules, Shares, Subject,
+    proto::{self, CallPartOutcome as Outcome},
+};
+
+/// The most bytes of the content of one part.
+pub const MAX_PART: usize = 256 << 10;
+
+/// The longest message that a part is: its content, a number and a reason.
+const LONGEST: usize = MAX_PART + (4 << 10);
+
+/// Rules for parts: one of an asker's calls has one in work.
+pub const PARTS: Rules = Rules { longest: LONGEST, shares: Shares { each: 4, bytes: 16 << 20 }, answered: true };
+
+/// Parts that are passed on at once.
+pub const CONCURRENCY: usize = 16;
+
+/// Calls that wait for their answers at once, and of these for one node.
+const MOST: usize = 64;
+const MOST_OF_A_NODE: usize = 4;
+
+/// How often a part is sent before its sender gives up, and the pause before each further time.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The name of a call: 32 of `0-9` and `a-f`, one token of a subject. It is chosen at random, and whoever does not know it can
+/// put nothing into the answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(String);
+
+impl CallId {
+    /// Makes a new name.
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().simple().to_string())
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for CallId {
+    type Err = InvalidSubject;
+
+    fn from_str(raw: &str) -> Result<Self, InvalidSubject> {
+        let valid = raw.len() == 32 && raw.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if valid { Ok(Self(raw.to_owned())) } else { Err(InvalidSubject::of(raw)) }
+    }
+}
+
+/// The calls that a service of the hub has made and waits for. A clone is cheap and shares everything.
+#[derive(Clone)]
+pub struct Calls {
+    bus: Bus,
+    waiting: Arc<Mutex<BTreeMap<CallId, Waiting>>>,
+}
+
+struct Waiting {
+    node: NodeId,
+    /// The number of the next part.
+    next: u32,
+    /// There is room for one part. While it is taken, the next part is asked for again.
+    parts: mpsc::Sender<proto::CallPart>,
+}
+
+impl Calls {
+    /// Makes calls on this connection. Their answers come by [`Calls::take_parts`].
+    pub fn new(bus: Bus) -> Self {
+        Self { bus, waiting: Arc::default() }
+    }
+
+    /// Calls a node. Fails with 429 when too many calls are in work, and when the hub's server is not there. A node or site that
+    /// is away does not answer, so the caller sets a limit to its patience.
+    pub async fn call(&self, node: &NodeId, verb: CallVerb) -> Result<Answer, Problem> {
+        let id = CallId::random();
+        let (parts, received) = mpsc::channel(1);
+        {
+            let mut waiting = self.waiting();
+            let of_node = waiting.values().filter(|call| call.node == *node).count();
+            if waiting.len() >= MOST || of_node >= MOST_OF_A_NODE {
+                return Err(Problem::new(429, "too many calls are in work; try again in a moment"));
+            }
+            waiting.insert(id.clone(), Waiting { node: node.clone(), next: 0, parts });
+        }
+        let answer = Answer { calls: self.clone(), id, received };
+        if !self.bus.is_connected() {
+            return Err(Problem::unavailable("the bus is not connected; try again when it is"));
+        }
+        let call = proto::Call { id: answer.id.to_string() };
+        let sent = self.bus.signal(&Subject::Call(node.clone(), verb), call.encode_to_vec().into()).await;
+        sent.map_err(|error| Problem::unavailable(format!("{error:#}")))?;
+        Ok(answer)
+    }
+
+    /// Takes the parts of answers that sites send, until the returned future is dropped.
+    pub async fn take_parts(&self, front: &Front) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+        let asks = front.asks(Pattern::SiteParts, PARTS).await?;
+        let calls = self.clone();
+        Ok(stream::unfold(asks, async |mut asks| Some((asks.next().await?, asks))).for_each_concurrent(
+            CONCURRENCY,
+            move |ask| {
+                let outcome = calls.take(&ask);
+                async move { answer_part(&ask, outcome).await }
+            },
+        ))
+    }
+
+    fn take(&self, ask: &Ask) -> Outcome {
+        let (Subject::SitePart(client, id), Ok(part)) = (&ask.subject, proto::CallPart::decode(ask.payload.clone()))
+        else {
+            return Outcome::Unwanted;
+        };
+        let mut waiting = self.waiting();
+        let Some(call) = waiting.get_mut(id).filter(|call| call.node.client == *client) else {
+            return Outcome::Unwanted;
+        };
+        match part.number.cmp(&call.next) {
+            // It has come already, and its answer was lost.
+            std::cmp::Ordering::Less => Outcome::Taken,
+            std::cmp::Ordering::Equal => match call.parts.try_send(part) {
+                Ok(()) => {
+                    call.next += 1;
+                    Outcome::Taken
+                }
+                Err(mpsc::error::TrySendError::Full(_)) => Outcome::NotNow,
+                Err(mpsc::error::TrySendError::Closed(_)) => Outcome::Unwanted,
+            },
+            std::cmp::Ordering::Greater => Outcome::Unwanted,
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<CallId, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The answer to one call, part by part. When it is dropped, nobody waits for the call any more.
+pub struct Answer {
+    calls: Calls,
+    id: CallId,
+    received: mpsc::Receiver<proto::CallPart>,
+}
+
+impl Answer {
+    /// Waits for the next part; the one that says so is the last.
+    pub async fn next(&mut self) -> Option<proto::CallPart> {
+        self.received.recv().await
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.calls.waiting().remove(&self.id);
+    }
+}
+
+/// The calls that an LO has passed on to its nodes: nobody else's parts go up. The oldest is forgotten when there are too many.
+#[derive(Debug, Default)]
+pub struct PassedOn {
+    calls: BTreeMap<CallId, (u64, NodeId)>,
+    by_age: BTreeMap<u64, CallId>,
+    passed: u64,
+}
+
+impl PassedOn {
+    /// Calls that are remembered. A call ends within a minute, and the hub has at most 64 in work.
+    const MOST: usize = 1024;
+
+    /// Notes a call.
+    pub fn note(&mut self, id: CallId, node: NodeId) {
+        let Entry::Vacant(vacant) = self.calls.entry(id.clone()) else { return };
+        self.passed += 1;
+        vacant.insert((self.passed, node));
+        self.by_age.insert(self.passed, id);
+        if self.by_age.len() > Self::MOST
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.calls.remove(&oldest);
+        }
+    }
+
+    /// Whether this node was called so.
+    pub fn holds(&self, id: &CallId, node: &NodeId) -> bool {
+        self.calls.get(id).is_some_and(|(_, called)| called == node)
+    }
+}
+
+/// Reads a call. `None` when it is malformed.
+pub fn id_of(payload: &Bytes) -> Option<CallId> {
+    if payload.len() > 1 << 10 {
+        return None;
+    }
+    proto::Call::decode(payload.clone()).ok()?.id.parse().ok()
+}
+
+/// Answers one part.
+pub async fn answer_part(ask: &Ask, outcome: Outcome) {
+    let answer = proto::CallPartAnswer { outcome: outcome.into() };
+    ask.answer(answer.encode_to_vec().into()).await;
+}
+
+/// Sends the parts of an answer up, one after the other. What does not arrive is sent again some times; then, or when nobody
+/// wants it, the rest is not sent.
+pub async fn answer(bus: &Bus, node: &NodeId, id: &CallId, parts: impl IntoIterator<Item = proto::CallPart>) {
+    let subject = Subject::NodePart(node.clone(), id.clone());
+    for part in parts {
+        let body: Bytes = part.encode_to_vec().into();
+        if send(bus, &subject, &body).await != Outcome::Taken {
+            return;
+        }
+    }
+}
+
+async fn send(bus: &Bus, subject: &Subject, body: &Bytes) -> Outcome {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            sleep(PAUSE).await;
+        }
+        match pass_on(bus, subject, body.clone()).await {
+            Outcome::Unspecified | Outcome::NotNow => {}
+            outcome => return outcome,
+        }
+    }
+    Outcome::NotNow
+}
+
+/// Sends one part to the tier above, once, and returns what became of it.
+pub async fn pass_on(bus: &Bus, subject: &Subject, part: Bytes) -> Outcome {
+    let Ok(answer) = bus.ask(subject, part).await else { return Outcome::NotNow };
+    proto::CallPartAnswer::decode(answer.payload).map_or(Outcome::NotNow, |answer| answer.outcome())
+}
+
+/// Who sends a part, when it is a node, with the name of its call.
+pub fn sender(ask: &Ask) -> Option<(&NodeId, &CallId)> {
+    match (&ask.asker, &ask.subject) {
+        (Asker::Node(node), Subject::NodePart(_, id)) => Some((node, id)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_call_is_one_token() {
+        let id = CallId::random();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", "*", ">", &"A".repeat(32), &"a".repeat(31), &"a".repeat(33), "a.b"] {
+            assert!(bad.parse::<CallId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn parts_go_up_for_calls_that_were_passed_on_to_their_sender() {
+        let (press, lathe): (NodeId, NodeId) = ("plant/press".parse().unwrap(), "plant/lathe".parse().unwrap());
+        let (id, mut passed) = (CallId::random(), PassedOn::default());
+        passed.note(id.clone(), press.clone());
+        // Whoever names the same call again changes nothing.
+        passed.note(id.clone(), lathe.clone());
+        assert!(passed.holds(&id, &press) && !passed.holds(&id, &lathe) && !passed.holds(&CallId::random(), &press));
+        (0..PassedOn::MOST).for_each(|_| passed.note(CallId::random(), lathe.clone()));
+        assert!(!passed.holds(&id, &press));
+        assert_eq!((passed.calls.len(), passed.by_age.len()), (PassedOn::MOST, PassedOn::MOST));
+    }
+}
