@@ -11,8 +11,16 @@ use bus::{
     Bus, Front, Jwt, NodeVerb, Pattern, Rules, ServiceName, SiteVerb, Subject, User, decode, encode, proto, streams,
 };
 use bytes::Bytes;
-use identity::{SigningKey, trust};
-use margo::{ClientName, Digest, Head, KeySet, ManifestList, ManifestVersion, NodeEntry, NodeId, TenantName};
+use identity::{
+    SigningKey,
+    nats::{generate, public_key},
+    tls::{Peer, Trust},
+    trust,
+};
+use margo::{
+    ClientName, Digest, Head, Identity, KeySet, ManifestList, ManifestVersion, NodeEntry, NodeId, NodeIdentity,
+    TenantName, UserNkey,
+};
 use proto::desired_part::Part;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -195,6 +203,39 @@ async fn forged_desired_state_is_refused_and_the_last_good_state_stays() {
     platform.run("git-observer");
     platform.edgectl_ok(&["co", "update", "hello", "--set", "greeting=Third", "--wait"]);
     answers(platform.node_address("press"), "Third").await;
+}
+
+/// Which keys a site lets in stands under the signed head. Whoever answers in the place of the hub changes the key of no node.
+#[tokio::test]
+async fn a_key_that_nobody_signed_for_is_let_in_nowhere() {
+    let mut platform = Platform::with_sample(None).await;
+    let forger = Forger::at(&platform).await;
+    platform.kill("git-observer");
+    let (own, thief) = (public_key(&seed_of(&platform, "press")).unwrap(), generate().1);
+    let node = |key: &UserNkey| NodeIdentity {
+        device: "plant/press".parse().unwrap(),
+        identity: Some(Identity::Nkey(key.clone())),
+        former: Vec::new(),
+    };
+    // The press has got a new key, for which the writer has signed, and the thief's stands in its place in the answer.
+    let (press, mut list) = ("press".parse().unwrap(), forger.list.clone());
+    let mut entry = NodeEntry::clone(list.get(&press).unwrap());
+    assert_eq!(entry.identity, Some(Digest::of(&node(&own).to_bytes())));
+    entry.version = Head::parse(&forger.head.head).unwrap().version.next().unwrap();
+    entry.identity = Some(Digest::of(&node(&generate().1).to_bytes()));
+    list.put(press, entry);
+    let writer = SigningKey::load(&platform.hub().join("keys/git-writer")).unwrap();
+    let head = forger.signed(&writer, |head| head.list = list.digest());
+    let head = proto::DesiredHead { list: list.top_text().into(), ..head };
+    forger.tell(Told { head, list, document: node(&thief).to_bytes().into() }).await;
+    site_refuses(&platform, "is not whole").await;
+
+    let trust = Trust::load(&platform.trust_file()).unwrap().peer(&Peer::Site("plant".parse().unwrap()));
+    let http = reqwest::Client::builder().tls_backend_preconfigured((*trust).clone()).build().unwrap();
+    for (key, status) in [(thief, StatusCode::NOT_FOUND), (own, StatusCode::OK)] {
+        let answer = http.get(format!("{}/v1/jwt/{key}", platform.site_url("plant"))).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{key}");
+    }
 }
 
 #[tokio::test]

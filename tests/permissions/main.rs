@@ -1,239 +1,176 @@
-//! A hostile client with the credentials of a node at the site, and one with those of a site at the hub: every cell of
-//! both matrices, on a real server with the configuration of production.
-//!
-//! The rows are made from the subject enum, so a new subject cannot be forgotten: [`expected`] does not compile
-//! without a word on it. What is expected is written here once more, by hand: the permissions are not their own judge.
+//! The permission matrix: a hostile client with the credentials of every user, at a real server with the configuration of
+//! production, tries every subject with every kind of header, every subscription with and without a queue group, and, where
+//! somebody answers it, every forged reply. What comes of it is judged by its effect ([`stage`]); what may come of it is written
+//! by hand ([`users`]); what is tried is data made from the enums ([`attacks`]).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+mod attacks;
+mod limits;
+mod stage;
+mod users;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use bus::{ServiceName, Tier, User};
+use testkit::NatsServer;
+
+use crate::{
+    attacks::{Shot, Target, forged_asks, inboxes_below, own_asks, publishes, subscriptions, targets},
+    stage::{Heard, Stage, Streams},
+    users::{everybody, expected, expected_elsewhere, is_member, is_own_inbox, may_write},
 };
 
-use bus::{Login, ServiceName, Subject, User};
-use margo::NodeId;
-use testkit::{NatsServer, credentials, wait_for};
+/// What is wrong, in words for whoever reads a failure.
+#[derive(Default)]
+struct Wrong(BTreeSet<String>);
 
-/// What a client may do with a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct May {
-    publish: bool,
-    subscribe: bool,
-}
-
-const NOTHING: May = May { publish: false, subscribe: false };
-const PUBLISH: May = May { publish: true, subscribe: false };
-const SUBSCRIBE: May = May { publish: false, subscribe: true };
-
-/// Whose credentials the hostile client has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Thief {
-    /// Those of a node, at its site's server.
-    Node,
-    /// Those of a site, at the hub's server.
-    Site,
-}
-
-/// Whom a subject is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum About {
-    /// The one whose credentials were stolen.
-    Itself,
-    /// Another node of the same client (a neighbour at the site).
-    Neighbour,
-    /// Another client, or a node of another client.
-    Stranger,
-}
-
-/// What each subject must be open for, written by hand.
-fn expected(thief: Thief, about: About, subject: &Subject) -> May {
-    let own = match thief {
-        Thief::Node => about == About::Itself,
-        // A site speaks for all its nodes.
-        Thief::Site => about != About::Stranger,
-    };
-    match (subject, thief) {
-        // A node reports, registers and beats for itself, and hears what is for itself.
-        (Subject::Node(..) | Subject::NodePart(..), Thief::Node) if own => PUBLISH,
-        (Subject::ChangedNode(_) | Subject::Call(..), Thief::Node) if own => SUBSCRIBE,
-        // A site asks for itself, and is signalled and called. What it and its nodes report it asks to have stored.
-        (Subject::ChangedHead(_) | Subject::ChangedNode(_), Thief::Site) if own => SUBSCRIBE,
-        (Subject::Site(..) | Subject::SitePart(..), Thief::Site) if own => PUBLISH,
-        (Subject::Call(..), Thief::Site) if own => SUBSCRIBE,
-        // Nobody else's, and nothing of the centre's.
-        (
-            Subject::Node(..)
-            | Subject::NodePart(..)
-            | Subject::SitePart(..)
-            | Subject::ChangedNode(_)
-            | Subject::Call(..)
-            | Subject::Status(_)
-            | Subject::Capabilities(_)
-            | Subject::Health(_)
-            | Subject::Event(_)
-            | Subject::Site(..)
-            | Subject::DesiredHead(_)
-            | Subject::DesiredNode(_)
-            | Subject::ChangedHead(_)
-            | Subject::GitWriteFleet(_)
-            | Subject::GitWriteClient(..)
-            | Subject::GitCommittedFleet
-            | Subject::GitCommittedClient(_)
-            | Subject::Service(..),
-            _,
-        ) => NOTHING,
-    }
-}
-
-/// Subjects of the server's own interfaces, each with whether the thief may publish there.
-fn server_interfaces() -> Vec<(String, bool)> {
-    let direct = |stream: &str, subject: Subject| format!("$JS.API.DIRECT.GET.{stream}.{subject}");
-    let (own, neighbour, stranger) = (press(), oven(), other());
-    let mut cells = vec![
-        (direct("DESIRED", Subject::DesiredNode(own.clone())), false),
-        (direct("DESIRED", Subject::DesiredNode(neighbour.clone())), false),
-        (direct("DESIRED", Subject::DesiredNode(stranger.clone())), false),
-        (direct("DESIRED", Subject::DesiredHead(own.client.clone())), false),
-        (direct("DESIRED", Subject::DesiredHead(stranger.client.clone())), false),
-        (direct("STATE", Subject::Status(own.clone())), false),
-        (direct("STATE", Subject::Health(own.client.clone())), false),
-        ("$JS.API.CONSUMER.MSG.NEXT.STATE.status-collector".into(), false),
-        ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.status-collector".into(), false),
-        ("$JS.ACK.STATE.status-collector.1.1.1.1.0".into(), false),
-        (direct("STATE", Subject::Status(stranger)), false),
-        ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant".into(), false),
-        ("$JS.ACK.DESIRED.plant.1.1.1.1.0".into(), false),
-        ("$JS.API.CONSUMER.MSG.NEXT.DESIRED.other".into(), false),
-        ("$JS.ACK.DESIRED.other.1.1.1.1.0".into(), false),
-        // `multi_last` names its subjects in the payload, where no permission limits them.
-        ("$JS.API.DIRECT.GET.DESIRED".into(), false),
-        ("$JS.API.DIRECT.GET.STATE".into(), false),
-        ("$JS.API.INFO".into(), false),
-        ("$SYS.REQ.SERVER.PING".into(), false),
-        ("$SRV.PING".into(), false),
-    ];
-    for stream in ["DESIRED", "STATE", "EVENTS", "GIT_WRITES", "DEAD_LETTERS"] {
-        for api in ["CREATE", "UPDATE", "DELETE", "PURGE", "INFO", "MSG.GET", "MSG.DELETE"] {
-            cells.push((format!("$JS.API.STREAM.{api}.{stream}"), false));
-        }
-        for api in ["CREATE", "DURABLE.CREATE", "DELETE", "INFO", "NAMES", "LIST"] {
-            cells.push((format!("$JS.API.CONSUMER.{api}.{stream}.plant"), false));
-            cells.push((format!("$JS.API.CONSUMER.{api}.{stream}"), false));
-        }
-    }
-    cells
-}
-
-fn press() -> NodeId {
-    "plant/press".parse().unwrap()
-}
-
-fn oven() -> NodeId {
-    "plant/oven".parse().unwrap()
-}
-
-fn other() -> NodeId {
-    "other/press".parse().unwrap()
-}
-
-/// A client that notes what the server refuses.
-struct Client {
-    client: async_nats::Client,
-    refused: Arc<Mutex<Vec<String>>>,
-    probes: AtomicUsize,
-}
-
-impl Client {
-    async fn connect(login: &Login) -> Self {
-        let refused = Arc::new(Mutex::new(Vec::new()));
-        let notes = refused.clone();
-        let client = async_nats::ConnectOptions::with_credentials(&credentials(login))
-            .unwrap()
-            .custom_inbox_prefix(login.user.inbox_prefix())
-            .event_callback(move |event| {
-                if let async_nats::Event::ServerError(error) = event {
-                    notes.lock().unwrap().push(error.to_string().to_lowercase());
-                }
-                std::future::ready(())
-            })
-            .connect(&login.url)
-            .await
-            .unwrap();
-        Self { client, refused, probes: AtomicUsize::new(0) }
+impl Wrong {
+    fn note(&mut self, user: &User, attack: &str, subject: &str, found: &str) {
+        self.0.insert(format!("{user}: {attack}: {subject}: {found}"));
     }
 
-    /// Whether the server refused what was just sent. It answers in order: once it has refused a subject that nobody
-    /// may use, it has said everything about what came before.
-    async fn was_refused(&self, direction: &str, subject: &str) -> bool {
-        let probe = format!("nobody.may.{}", self.probes.fetch_add(1, Ordering::SeqCst));
-        self.client.publish(probe.clone(), "".into()).await.unwrap();
-        self.client.flush().await.unwrap();
-        wait_for("the server to refuse the probe", async || {
-            let refused = self.refused.lock().unwrap();
-            if refused.iter().any(|text| text.contains(&format!("\"{probe}\""))) {
-                Ok(())
-            } else {
-                Err(refused.clone())
+    fn streams(&mut self, user: &User, attack: &str, before: &Streams, after: &Streams) {
+        let names: BTreeSet<_> = before.keys().chain(after.keys()).filter(|name| !may_write(user, name)).collect();
+        for name in names {
+            if before.get(name) != after.get(name) {
+                let found = format!("the stream was {:?} and is {:?}", before.get(name), after.get(name));
+                self.note(user, attack, name, &found);
             }
-        })
-        .await;
-        let words = format!("{direction} to \"{}\"", subject.to_lowercase());
-        self.refused.lock().unwrap().iter().any(|text| text.contains(&words))
+        }
     }
 
-    async fn may_publish(&self, subject: &str) -> bool {
-        self.client.publish(subject.to_owned(), "{}".into()).await.unwrap();
-        !self.was_refused("publish", subject).await
-    }
-
-    async fn may_subscribe(&self, subject: &str) -> bool {
-        let _subscription = self.client.subscribe(subject.to_owned()).await.unwrap();
-        !self.was_refused("subscription", subject).await
+    fn check(self) {
+        let lines: Vec<_> = self.0.into_iter().collect();
+        assert!(lines.is_empty(), "{} cells are wrong:\n{}", lines.len(), lines[..lines.len().min(300)].join("\n"));
     }
 }
 
-async fn every_cell(thief: Thief, user: User) {
-    let server = NatsServer::start(std::slice::from_ref(&user)).await;
-    let client = Client::connect(&server.login(&user)).await;
-    let mut wrong = Vec::new();
+/// What the user may publish, by what was written by hand; `None` for the server's own interfaces.
+fn may_publish(user: &User, subject: &str) -> bool {
+    match subject.parse() {
+        Ok(subject) => expected(user, &subject).publish,
+        Err(_) => expected_elsewhere(user, subject).publish,
+    }
+}
+
+fn may_hear(user: &User, subject: &str) -> bool {
+    match subject.parse() {
+        Ok(subject) => expected(user, &subject).subscribe,
+        Err(_) => expected_elsewhere(user, subject).subscribe,
+    }
+}
+
+/// Judges what was heard of messages that a user published itself: exactly those that it may publish.
+fn judge_publishes(user: &User, shots: &[Shot], targets: &[Target], heard: &[Heard], wrong: &mut Wrong) {
+    let may: BTreeMap<_, _> = targets.iter().map(|target| (target.subject.as_str(), target.may.publish)).collect();
+    let arrived: HashSet<_> = heard.iter().filter_map(|heard| heard.shot).collect();
+    for (number, shot) in shots.iter().enumerate() {
+        let (expected, found) = (may[shot.subject.as_str()], arrived.contains(&number));
+        // The server refuses also what may be published when its trace shall go where the user may not publish.
+        let travels = !shot.headers.iter().any(|(name, _)| *name == "Nats-Trace-Dest");
+        if found != expected && (travels || found) {
+            wrong.note(user, &shot.name, &shot.subject, if found { "was published" } else { "was refused" });
+        }
+    }
+    for heard in heard.iter().filter(|heard| heard.shot.is_none() && !may_publish(user, &heard.subject)) {
+        wrong.note(user, "a message with one of the headers", &heard.subject, "the server published there");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_publishes_where_it_may_not_whatever_headers_it_sends() {
+    let mut wrong = Wrong::default();
     let mut cells = 0;
-    for (about, node) in [(About::Itself, press()), (About::Neighbour, oven()), (About::Stranger, other())] {
-        for subject in Subject::one_of_each(&node) {
-            let may = expected(thief, about, &subject);
-            let text = subject.to_string();
-            let found = May { publish: client.may_publish(&text).await, subscribe: client.may_subscribe(&text).await };
-            cells += 2;
-            if found != may {
-                wrong.push(format!("{subject}: expected {may:?}, found {found:?}"));
+    for tier in [Tier::Hub, Tier::Site] {
+        let mut stage = Stage::set(tier).await;
+        for user in everybody(tier) {
+            let client = stage.hostile(&user).await;
+            let targets = targets(tier, &user);
+            let shots = publishes(&targets);
+            let before = stage.streams().await;
+            let heard = stage.fire(&user, &client, &shots).await;
+            cells += shots.len();
+            judge_publishes(&user, &shots, &targets, &heard, &mut wrong);
+            wrong.streams(&user, "messages", &before, &stage.streams().await);
+        }
+    }
+    wrong.check();
+    assert!(cells > 40_000, "only {cells} cells");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_hears_what_is_not_for_it_by_wildcards_queue_groups_or_foreign_inboxes() {
+    let mut wrong = Wrong::default();
+    let mut cells = 0;
+    for tier in [Tier::Hub, Tier::Site] {
+        let mut stage = Stage::set(tier).await;
+        for user in everybody(tier) {
+            let client = stage.hostile(&user).await;
+            let targets = targets(tier, &user);
+            let patterns = subscriptions(tier, &targets);
+            // The server would act upon what is sent to its own interfaces.
+            let sent = targets.iter().map(|target| target.subject.clone());
+            let sent: Vec<_> = sent.filter(|it| !it.starts_with("$JS.") && !it.starts_with("$SYS.")).collect();
+            for group in [None, Some("workers")] {
+                let heard = stage.subscribe(&user, &client, &patterns, group, &sent).await;
+                cells += heard.len();
+                let attack = if group.is_some() { "a subscription in a queue group" } else { "a subscription" };
+                for (pattern, subjects) in &heard {
+                    for subject in subjects.iter().filter(|subject| !may_hear(&user, subject)) {
+                        wrong.note(&user, &format!("{attack} of {pattern}"), subject, "was heard");
+                    }
+                }
+                for target in &targets {
+                    // Of a group only one hears each message, and all that is tried at once is one group.
+                    let is_heard = match group {
+                        None => heard[&target.subject].contains(&target.subject),
+                        Some(_) => heard.values().any(|subjects| subjects.contains(&target.subject)),
+                    };
+                    if target.may.subscribe && !is_heard && user != User::Minter {
+                        wrong.note(&user, attack, &target.subject, "was not heard");
+                    }
+                }
             }
         }
     }
-    for (subject, may) in server_interfaces() {
-        cells += 1;
-        if client.may_publish(&subject).await != may {
-            wrong.push(format!("{subject}: expected publish {may}"));
-        }
-    }
-    // Wildcards would hear what no single subject shows; another's inbox would hear its answers.
-    for pattern in [">", "*.>", "desired.>", "changed.>", "state.>", "_INBOX.>", "$SYS.>", "$JS.>", "$SRV.>"] {
-        cells += 1;
-        if client.may_subscribe(pattern).await {
-            wrong.push(format!("{pattern}: may be subscribed"));
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {cells} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(cells > 150, "only {cells} cells");
+    wrong.check();
+    assert!(cells > 8_000, "only {cells} cells");
 }
 
-#[tokio::test]
-async fn a_node_s_credentials_open_its_own_subjects_at_the_site_and_nothing_else() {
-    every_cell(Thief::Node, User::Node(press())).await;
-}
-
-#[tokio::test]
-async fn a_site_s_credentials_open_its_own_subjects_at_the_hub_and_nothing_else() {
-    every_cell(Thief::Site, User::Site(press().client)).await;
+/// Asks whose answers shall go elsewhere, of the real fronts, and then of fronts that look at nothing: each of the two
+/// guards holds by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_goes_where_the_asker_may_not_publish() {
+    let mut wrong = Wrong::default();
+    for (tier, guarded) in [(Tier::Hub, true), (Tier::Site, true), (Tier::Hub, false), (Tier::Site, false)] {
+        let mut stage = Stage::set(tier).await;
+        let _answering = if guarded { stage.answer().await } else { stage.answer_blindly().await };
+        for user in everybody(tier).into_iter().filter(is_member) {
+            let client = stage.hostile(&user).await;
+            let shots = forged_asks(&user, &targets(tier, &user));
+            assert!(shots.len() > 500, "only {} forged asks", shots.len());
+            // Whoever answers has told itself that it is ready.
+            stage.heard_by_now().await;
+            let before = stage.streams().await;
+            let mut heard = stage.fire(&user, &client, &shots).await;
+            // Who answers reads in order, so what it has answered now comes after all it was asked before. Heartbeats
+            // are answered by nobody.
+            for ask in own_asks(&user).iter().filter(|ask| !ask.ends_with(".alive")) {
+                client.request(ask.clone(), "".into()).await.unwrap_or_else(|error| panic!("{ask}: {error}"));
+            }
+            heard.extend(stage.heard_by_now().await);
+            for Heard { subject, .. } in heard.iter().filter(|heard| heard.shot.is_none()) {
+                let own = is_own_inbox(&user, subject) || own_asks(&user).contains(subject);
+                // By itself the server lets a front into the inboxes of the whole tier, and nowhere else.
+                if !own && (guarded || !subject.starts_with(inboxes_below(tier))) {
+                    wrong.note(&user, "an ask whose answer shall go elsewhere", subject, "was answered there");
+                }
+            }
+            wrong.streams(&user, "asks", &before, &stage.streams().await);
+        }
+    }
+    wrong.check();
 }
 
 #[tokio::test]
