@@ -2,8 +2,7 @@
 
 use async_nats::HeaderMap;
 use bus::{
-    Bus, SiteVerb, Subject,
-    calls::CallId,
+    Bus, CallId, SiteVerb, Subject,
     proto::{self, Outcome},
     report::{PROTOCOL, new_session, wrap},
     streams,

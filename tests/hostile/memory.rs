@@ -1,9 +1,7 @@
 //! What a process takes in memory for what it is sent.
 
 use bus::{
-    Bus, NodeVerb, SiteVerb, Subject,
-    calls::CallId,
-    proto,
+    Bus, CallId, NodeVerb, SiteVerb, Subject, proto,
     report::{MAX_REPORT, MAX_WINDOW, PROTOCOL, new_session},
 };
 use bytes::Bytes;

@@ -2,9 +2,7 @@
 
 use async_nats::HeaderMap;
 use bus::{
-    Bus, NodeVerb, Subject,
-    calls::CallId,
-    proto,
+    Bus, CallId, NodeVerb, Subject, proto,
     report::{MAX_COUNTER, MAX_DEPLOYMENTS, MAX_REPORT, PROTOCOL},
     streams,
 };

@@ -1,7 +1,7 @@
 //! What a hostile client tries: pure data, made from the enums of subjects and users.
 
 use async_nats::HeaderMap;
-use bus::{NodeVerb, ServiceName, SiteVerb, Subject, Tier, User, calls::CallId};
+use bus::{CallId, NodeVerb, ServiceName, SiteVerb, Subject, Tier, User};
 
 use crate::users::{
     May, StreamRights, everybody, expected, expected_elsewhere, of_stream, other, oven, press, subjects,
