@@ -313,9 +313,6 @@ impl Raw {
         let server = NatsServer::start(&[collector()]).await;
         let owner = Bus::connect(&server.login(&collector())).await?;
         owner.connected().await;
-        for config in [streams::state_at_hub(), streams::events_at_hub()] {
-            owner.jetstream().create_stream(config).await.context("making a stream of the reference")?;
-        }
         Ok(Self { owner, client, _server: server })
     }
 

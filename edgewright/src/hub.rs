@@ -292,6 +292,7 @@ impl Hub {
                 let days = u64::from(self.settings.site_login_days.max(1));
                 let config = identity_service::Config {
                     minter: self.login(User::Minter)?,
+                    bootstrap: self.login(User::Bootstrap)?,
                     authority: Arc::new(self.folder.authority(&base.tenant)?),
                     services: self.folder.public_keys(&service_users())?,
                     base,
@@ -371,10 +372,11 @@ pub fn init(data: &Path, settings: &HubSettings, plaintext: Plaintext) -> anyhow
     Ok(hub)
 }
 
-/// The users of the central services at the hub's server: each has one, and a second one if it answers sites.
+/// The users of the central services at the hub's server: each has one, and a second one if it answers sites. The bootstrap
+/// belongs to identity.
 fn service_users() -> Vec<User> {
     let fronts = ServiceName::at(Tier::Hub).filter(|name| name.has_front()).map(User::Front);
-    ServiceName::at(Tier::Hub).map(User::Central).chain(fronts).collect()
+    ServiceName::at(Tier::Hub).map(User::Central).chain(fronts).chain([User::Bootstrap]).collect()
 }
 
 /// Makes the first API token and writes it into this file, unless that was done before. It may be killed at any line: a token

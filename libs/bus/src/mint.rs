@@ -69,6 +69,7 @@ impl User {
             Self::Node(node) => authority.node(node, key, issued),
             Self::Central(_)
             | Self::Front(_)
+            | Self::Bootstrap
             | Self::LocalOrchestrator(_)
             | Self::LocalFront(_)
             | Self::OciFetcher(_) => authority.service(&self.to_string(), key, &rights(), issued),

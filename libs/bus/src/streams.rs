@@ -24,6 +24,9 @@ pub const ID: &str = "edgewright.stream-id";
 /// started is without its streams for some milliseconds.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
+/// How the server says that there is no limit.
+const UNLIMITED: i64 = -1;
+
 const GIB: i64 = 1 << 30;
 const MIB: i64 = 1 << 20;
 
@@ -45,6 +48,13 @@ fn stream(name: &str, subjects: Vec<String>) -> Config {
         subjects,
         storage: StorageType::File,
         num_replicas: 1,
+        // As the server calls them when nobody says anything, so that what is wanted can be compared with what is there.
+        max_messages: UNLIMITED,
+        max_messages_per_subject: UNLIMITED,
+        max_bytes: UNLIMITED,
+        max_consumers: -1,
+        max_message_size: -1,
+        duplicate_window: Duration::from_secs(120),
         // Atomic batches are how a PubAck means "on disk" and still costs little.
         allow_atomic_publish: true,
         metadata: HashMap::from([(ID.to_owned(), uuid::Uuid::new_v4().to_string())]),

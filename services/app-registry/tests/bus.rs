@@ -43,9 +43,8 @@ impl Hub {
         let own = [User::Central(ServiceName::AppRegistry), User::Front(ServiceName::AppRegistry)];
         let roles = [&[gateway.clone(), writer.clone(), site.clone()], own.as_slice()].concat();
         let server = NatsServer::start(&roles).await;
-        let (gateway, writer) = (server.connect(&gateway).await, server.connect(&writer).await);
+        let (gateway, writer) = (server.connect(&gateway).await, server.operator().await);
         let site = server.connect(&site).await;
-        writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
         let mut hub = Self { server, folder, database, gateway, writer, site, running: None };
         hub.launch().await;
         hub

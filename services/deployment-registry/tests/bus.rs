@@ -75,9 +75,8 @@ impl World {
             ServiceName::ApiGateway,
             ServiceName::AppRegistry,
             ServiceName::NodeCapabilities,
-            ServiceName::GitWriter,
         ];
-        let server = NatsServer::start(&services.map(User::Central)).await;
+        let server = NatsServer::start_bare(&services.map(User::Central)).await;
         let gateway = server.connect_central(ServiceName::ApiGateway).await;
         let known = Known { description: HELLO.to_owned(), ..Known::default() };
         let mut world = Self {
@@ -140,7 +139,7 @@ impl World {
     }
 
     async fn start_git_writer(&mut self) {
-        let bus = self.server.connect_central(ServiceName::GitWriter).await;
+        let bus = self.server.operator().await;
         bus.jetstream().create_stream(streams::git_writes()).await.unwrap();
         let mut service = bus.register(ServiceName::GitWriter, std::sync::Arc::new(())).await.unwrap();
         let git = self.git.clone();

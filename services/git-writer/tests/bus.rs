@@ -257,7 +257,7 @@ async fn many_rows_are_committed_together_and_then_purged() {
     assert_eq!(world.log(&RepositoryName::Fleet).await, expected);
     running.stop().await;
 
-    let owner = world.server.connect_central(ServiceName::GitWriter).await;
+    let owner = world.server.operator().await;
     let running = world.ready().await;
     world.publish(vec![assignment(rows + 1)]).await;
     wait_for("the log to be empty", async || {
@@ -355,7 +355,7 @@ async fn the_log_and_its_server_may_be_lost() {
     .await;
     world.wait_until_handled(&plant(), 2).await;
 
-    let owner = world.server.connect_central(ServiceName::GitWriter).await;
+    let owner = world.server.operator().await;
     owner.jetstream().delete_stream(streams::GIT_WRITES).await.unwrap();
     wait_for("the log to be there again", async || {
         let (name, write) = deployment(3, "3");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{Problem, SiteLogin};
-use bus::Call;
+use bus::{Bootstrap, Call, bootstrap::Renewal};
 use minter::Logins;
 use tokio::sync::watch;
 
@@ -11,6 +11,8 @@ use tokio::sync::watch;
 pub struct Answers {
     /// Who is connected.
     pub logins: watch::Receiver<Logins>,
+    /// Who makes the hub's streams.
+    pub bootstrap: Arc<Bootstrap>,
 }
 
 impl Answers {
@@ -29,6 +31,16 @@ impl Answers {
             (a.expires.is_none(), &a.expires, &a.client).cmp(&(b.expires.is_none(), &b.expires, &b.client))
         });
         Ok(sites)
+    }
+
+    /// Has the hub's streams and consumers made where they are missing, for a service that lacks one.
+    pub async fn streams(self: Arc<Self>, _: Call<()>) -> Result<(), Problem> {
+        self.bootstrap.keep_for().await
+    }
+
+    /// Has a stream given a new identity whose writer says that it has lost a part.
+    pub async fn renew_stream(self: Arc<Self>, call: Call<Renewal>) -> Result<String, Problem> {
+        self.bootstrap.renew_for(call.body).await
     }
 }
 

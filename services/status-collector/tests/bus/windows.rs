@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy};
+use async_nats::jetstream::stream::DiscardPolicy;
 use bytes::Bytes;
 
 use super::*;
@@ -45,12 +45,12 @@ fn outcomes(answer: &proto::WindowAnswer) -> Vec<(u32, proto::Outcome)> {
 }
 
 async fn count(server: &NatsServer, stream: &str) -> u64 {
-    let owner = server.connect(&collector()).await;
+    let owner = server.operator().await;
     owner.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
 }
 
 async fn held(server: &NatsServer, name: &str) -> Option<report::Position> {
-    let owner = server.connect(&collector()).await;
+    let owner = server.operator().await;
     let subject = Subject::Status(format!("plant/{name}").parse().unwrap());
     let message = owner.last(streams::STATE, &subject).await.unwrap()?;
     Some(report::status(&message.payload).unwrap().position)
@@ -182,10 +182,11 @@ async fn an_older_position_is_never_put_over_a_newer_one() {
 #[tokio::test]
 async fn when_events_is_full_transitions_wait_and_statuses_go() {
     let folder = TempDir::new().unwrap();
-    let server = NatsServer::start(&[collector(), front(), capabilities(), site()]).await;
+    let mut wanted = bus::bootstrap::of_the_hub();
+    let small = &mut wanted.iter_mut().find(|wanted| wanted.stream.name == streams::EVENTS).unwrap().stream;
+    (small.max_bytes, small.discard) = (400, DiscardPolicy::New);
+    let server = NatsServer::start_keeping(&[collector(), front(), capabilities(), site()], wanted).await;
     let _nodes = Nodes::start(&server).await;
-    let small = StreamConfig { max_bytes: 400, discard: DiscardPolicy::New, ..streams::events_at_hub() };
-    server.connect(&collector()).await.jetstream().create_stream(small).await.unwrap();
     let database = Location::File(folder.path().join("status-collector.sqlite"));
     let service = start(&server, &database);
     service.ready().await;
@@ -351,6 +352,6 @@ async fn a_lost_database_is_filled_again_from_the_streams() {
 }
 
 async fn id(server: &NatsServer, stream: &str) -> String {
-    let owner = server.connect(&collector()).await;
+    let owner = server.operator().await;
     streams::id(&owner.jetstream().get_stream(stream).await.unwrap().cached_info().config).to_owned()
 }
