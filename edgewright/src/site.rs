@@ -7,7 +7,7 @@
 //! keys/authority/             the keys of the site's NATS server: whoever has them makes its users
 //! keys/nats/<user>.seed, .jwt NKey seeds and JWTs at the site's own server
 //! keys/status.token           opens GET /api/v1/status of local-orchestrator
-//! keys/artifacts.token        opens the artifacts; nodes are given it when they register
+//! keys/artifacts.secret       the tokens that nodes are given for the artifacts are derived with it
 //! nats/                       the site's NATS server: nats.conf, and accounts.conf with what is revoked
 //! orchestrator/ store/
 //! ```
@@ -206,7 +206,7 @@ impl Site {
         let hub_tls = self.client_tls(&Peer::Hub, speaks_tls(&hub))?;
         let hub_minter_tls = self.client_tls(&Peer::Hub, speaks_tls(&minter))?;
         let [orchestrator, front, fetcher] = self.own_users();
-        let artifacts_token = self.folder.line("keys/artifacts.token")?;
+        let artifacts_secret = self.folder.line("keys/artifacts.secret")?;
         match name {
             ServiceName::OciFetcher => {
                 let config = oci_fetcher::Config {
@@ -216,7 +216,7 @@ impl Site {
                     listen: self.settings.artifacts_listen,
                     tls: self.server_tls(self.settings.artifacts_tls.as_ref())?,
                     hub_tls,
-                    token: artifacts_token,
+                    secret: artifacts_secret,
                 };
                 oci_fetcher::run(config, shutdown).await
             }
@@ -237,7 +237,7 @@ impl Site {
                     tls: self.server_tls(self.settings.status_tls.as_ref())?,
                     status_token: self.folder.line("keys/status.token")?,
                     artifacts_url: self.settings.artifacts_url.clone(),
-                    artifacts_token,
+                    artifacts_secret,
                     unreachable_after: UNREACHABLE_AFTER,
                     otlp_endpoint,
                 };
@@ -329,7 +329,7 @@ pub fn init(data: &Path, credentials: &Path, settings: &SiteSettings, plaintext:
     if let Some(tls) = &given.tls {
         disk::write_private(&site.trust_file(), tls.root_certificates.as_bytes())?;
     }
-    for name in ["keys/status.token", "keys/artifacts.token"] {
+    for name in ["keys/status.token", "keys/artifacts.secret"] {
         folder.keep(name, || Ok(random_token().context("making a token")?.into_bytes()))?;
     }
     let [orchestrator, front, fetcher] = site.own_users();

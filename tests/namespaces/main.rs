@@ -127,7 +127,7 @@ async fn two_hosts(hosts: &Hosts) {
     assert!(told.status.success() && out.contains(NODE), "{out}{err}");
 
     let line = |path: &Path| std::fs::read_to_string(path).unwrap().trim().to_owned();
-    let secrets = [line(&token), line(&status_token), line(&site.join("keys/artifacts.token"))];
+    let secrets = [line(&token), line(&status_token), line(&site.join("keys/artifacts.secret"))];
     let words = [SITE, NODE, GREETING, "hello-component", "INFO {", "CONNECT {", "HTTP/1.1", "Bearer "];
     let needles: Vec<&str> = secrets.iter().map(String::as_str).chain(words).collect();
     for (capture, ports) in captures.into_iter().zip([&[4222, 8080, 8082, 8083][..], &[4323, 4324, 4325]]) {

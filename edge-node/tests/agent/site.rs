@@ -6,7 +6,7 @@ use bus::{Bus, Front, NodeVerb, Pattern, Rules, Subject, User, proto};
 use margo::{ClientName, Digest, State};
 use oci::{
     ArtifactManifest, ContentStore, Descriptor, RepositoryName, media,
-    server::{Availability, Policy},
+    server::{Admission, Availability, Policy},
 };
 use prost::Message;
 use tempfile::TempDir;
@@ -54,8 +54,8 @@ pub enum Answers {
 struct Open;
 
 impl Policy for Open {
-    fn admits(&self, token: &str) -> bool {
-        token == TOKEN
+    async fn admit(&self, token: &str) -> Admission {
+        if token == TOKEN { Admission::Admitted } else { Admission::Refused }
     }
 
     async fn provide(&self, _name: &RepositoryName, _digest: &Digest) -> Availability {

@@ -76,8 +76,8 @@ pub struct UploadTicket {
     pub token: String,
 }
 
-/// Answer to `site.<client>.store`: where a site reads the platform's artifacts. The token becomes invalid when the
-/// service that gave it ends.
+/// Answer to `site.<client>.store`: where a site reads the platform's artifacts. The token is the site's own: it becomes
+/// invalid when the site's key is no longer in force, and when the service that gave it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreAccess {

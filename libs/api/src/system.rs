@@ -102,6 +102,21 @@ pub struct SiteLogin {
     pub expires: Option<String>,
 }
 
+/// Body of `svc.identity.key` and `svc.local-orchestrator.key`, which ask for the key by which a member of a server logs in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyAsked {
+    /// A client at the hub, a node of the site at a site.
+    pub name: String,
+}
+
+/// Answer to [`KeyAsked`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyInForce {
+    /// The public key in force. It is absent when there is none of this name, or none with a key in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<margo::UserNkey>,
+}
+
 /// Body of `svc.git-writer.handled`, which asks how far a repository is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandledRequest {
@@ -124,6 +139,13 @@ pub struct Handled {
 pub struct WantedArtifacts {
     /// Names and digests of the manifests, sorted.
     pub artifacts: Vec<WantedArtifact>,
+}
+
+/// Answer to `svc.local-orchestrator.artifact`, whose body is a [`WantedArtifact`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsWanted {
+    /// Whether a deployment of the site names the manifest.
+    pub wanted: bool,
 }
 
 /// One OCI manifest, by name and digest.

@@ -8,7 +8,7 @@ use margo::{ClientName, NodeId};
 
 use crate::{
     Asker, NodeVerb, Pattern, ServiceName, Subject, Tier, bootstrap, inbox,
-    service::{GitFolders, Reads},
+    service::{GitFolders, Progress, Reads},
     streams,
 };
 
@@ -202,6 +202,10 @@ fn central(name: ServiceName, may: &mut Permissions) {
         }
         if progress.may_begin_anew() {
             may.publish.push(format!("$JS.API.CONSUMER.RESET.{stream}.{name}"));
+        }
+        if *progress == Progress::KeptOrAnew {
+            // It looks whether its copy lacks a message that it has acknowledged.
+            may.publish.push(format!("$JS.API.STREAM.MSG.GET.{stream}"));
         }
     }
     if !service.owns.is_empty() || !service.reads.is_empty() {

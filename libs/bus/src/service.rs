@@ -170,6 +170,7 @@ pub static SERVICES: [Service; 10] = [
     Service {
         git: GitFolders::Fleet(&["apps"]),
         answers: &[SiteVerb::Store],
+        asks: &[(ServiceName::Identity, "key")],
         ..row(ServiceName::AppRegistry, Tier::Hub, "The catalogue, and the platform's OCI store")
     },
     Service {

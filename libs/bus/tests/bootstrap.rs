@@ -224,12 +224,14 @@ fn expected(service: ServiceName) -> Vec<&'static str> {
         }
         ServiceName::StatusCollector => vec![
             "$JS.API.STREAM.INFO.STATE",
+            "$JS.API.STREAM.MSG.GET.STATE",
             "$JS.API.DIRECT.GET.STATE.state.plant.health",
             "$JS.API.CONSUMER.INFO.STATE.status-collector",
             "$JS.API.CONSUMER.MSG.NEXT.STATE.status-collector",
             "$JS.API.CONSUMER.RESET.STATE.status-collector",
             "$JS.ACK.STATE.status-collector.1.1.1.1.0",
             "$JS.API.STREAM.INFO.EVENTS",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "$JS.API.CONSUMER.INFO.EVENTS.status-collector",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.status-collector",
             "$JS.API.CONSUMER.RESET.EVENTS.status-collector",

@@ -38,10 +38,21 @@ pub enum Availability {
     Later(Duration),
 }
 
+/// Whether somebody may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Whoever has the token may read.
+    Admitted,
+    /// The token opens nothing.
+    Refused,
+    /// Nobody knows now; it is worth trying again after this time.
+    Later(Duration),
+}
+
 /// The decisions in which the stores of the platform differ.
 pub trait Policy: Clone + Send + Sync + 'static {
     /// Tells whether whoever presents this bearer token may read.
-    fn admits(&self, token: &str) -> bool;
+    fn admit(&self, token: &str) -> impl Future<Output = Admission> + Send;
 
     /// Tries to bring a manifest that `name` does not hold into the store, and tells what became of it.
     fn provide(&self, name: &RepositoryName, digest: &Digest) -> impl Future<Output = Availability> + Send;
@@ -120,9 +131,13 @@ impl From<StoreError> for ErrorResponse {
 }
 
 impl<P: Policy> ReadApi<P> {
-    fn admit(&self, headers: &HeaderMap) -> Result<(), ErrorResponse> {
+    async fn admit(&self, headers: &HeaderMap) -> Result<(), ErrorResponse> {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        if token.is_some_and(|token| self.policy.admits(token)) { Ok(()) } else { Err(ErrorResponse::Unauthorized) }
+        match self.policy.admit(token.ok_or(ErrorResponse::Unauthorized)?).await {
+            Admission::Admitted => Ok(()),
+            Admission::Refused => Err(ErrorResponse::Unauthorized),
+            Admission::Later(after) => Err(ErrorResponse::Later(after)),
+        }
     }
 
     async fn manifest(&self, name: RepositoryName, digest: Digest) -> Result<Response, ErrorResponse> {
@@ -163,7 +178,7 @@ async fn version<P: Policy>(
     State(api): State<ReadApi<P>>,
     headers: HeaderMap,
 ) -> Result<Json<serde_json::Value>, ErrorResponse> {
-    api.admit(&headers)?;
+    api.admit(&headers).await?;
     Ok(Json(json!({})))
 }
 
@@ -172,7 +187,7 @@ async fn content<P: Policy>(
     Path(path): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ErrorResponse> {
-    api.admit(&headers)?;
+    api.admit(&headers).await?;
     let (rest, digest) = path.rsplit_once('/').ok_or(ErrorResponse::Unsupported)?;
     let (name, kind) = rest.rsplit_once('/').ok_or(ErrorResponse::Unsupported)?;
     if !matches!(kind, "manifests" | "blobs") {

@@ -16,7 +16,7 @@ use axum::{Router, response::Redirect, routing::get};
 use margo::Digest;
 use oci::{
     ArtifactManifest, Client, ContentStore, Descriptor, PullError, RepositoryName, StoreError, media,
-    server::{Availability, Policy, router},
+    server::{Admission, Availability, Policy, router},
 };
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
@@ -30,8 +30,8 @@ const TOKEN: &str = "open sesame";
 struct OneToken(Availability);
 
 impl Policy for OneToken {
-    fn admits(&self, token: &str) -> bool {
-        token == TOKEN
+    async fn admit(&self, token: &str) -> Admission {
+        if token == TOKEN { Admission::Admitted } else { Admission::Refused }
     }
 
     async fn provide(&self, _: &RepositoryName, _: &Digest) -> Availability {

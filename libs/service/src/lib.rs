@@ -16,12 +16,14 @@
 //! assert!(health.is_ready());
 //! ```
 
+mod artifacts;
 mod base;
 pub mod health;
 pub mod http;
 mod problem;
 mod reopening;
 
+pub use artifacts::{Readers, TokenSecret, key_of};
 pub use base::Base;
 pub use health::{Health, Readiness};
 pub use problem::{BearerToken, PROBLEM_JSON, ProblemResponse, bearer};

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Instant};
 
 use api::{App, AppContent, AppRef, Problem, StoreAccess, UploadTicket};
-use bus::Call;
+use bus::{Bus, Call, Subject};
 use identity::random_token;
+use service::TokenSecret;
 
 use crate::{error::catalogue_problem, store::Catalogue, tickets::Tickets};
 
@@ -12,8 +13,17 @@ use crate::{error::catalogue_problem, store::Catalogue, tickets::Tickets};
 pub struct Handler {
     pub tickets: Arc<Tickets>,
     pub catalogue: Catalogue,
-    /// URL and token of the store, as sites are told them. Uploads go to the same URL, each with a token of its own.
-    pub access: StoreAccess,
+    pub store: Store,
+}
+
+/// The platform's OCI store, as sites are told of it.
+pub struct Store {
+    /// Where it is served. Uploads go to the same URL, each with a token of its own.
+    pub url: String,
+    pub secret: TokenSecret,
+    pub bus: Bus,
+    /// Where the keys of sites are asked for.
+    pub minter: Subject,
 }
 
 impl Handler {
@@ -25,7 +35,7 @@ impl Handler {
         })?;
         let ticket = self.tickets.issue(&call.caller()?.name, token, Instant::now());
         let ticket = ticket.ok_or_else(|| Problem::new(429, "too many uploads at once; try again in a minute"))?;
-        Ok(UploadTicket { url: format!("{}/uploads/{}", self.access.url, ticket.id), token: ticket.token })
+        Ok(UploadTicket { url: format!("{}/uploads/{}", self.store.url, ticket.id), token: ticket.token })
     }
 
     /// Answers `list` with the whole catalogue.
@@ -40,8 +50,12 @@ impl Handler {
         found.ok_or_else(|| Problem::not_found(format!("no app {} {} in the catalogue", app.id, app.version)))
     }
 
-    /// Answers `site.*.store` with where the platform's store is, and the token for reading it.
-    pub async fn store(self: Arc<Self>, _: Call<()>) -> Result<StoreAccess, Problem> {
-        Ok(self.access.clone())
+    /// Answers `site.*.store` with where the platform's store is, and with the site's token for reading it.
+    pub async fn store(self: Arc<Self>, call: Call<()>) -> Result<StoreAccess, Problem> {
+        let Subject::Site(client, _) = &call.subject else { return Err(Problem::internal()) };
+        let Store { url, secret, bus, minter } = &self.store;
+        let key = service::key_of(bus, minter, client.as_str()).await?;
+        let key = key.ok_or_else(|| Problem::unavailable("nobody knows the site's key yet; try again"))?;
+        Ok(StoreAccess { url: url.clone(), token: secret.token(client.as_str(), &key) })
     }
 }

@@ -20,24 +20,34 @@ mod store;
 mod tickets;
 mod uploads;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::store::Database;
 use anyhow::{Context, ensure};
-use api::StoreAccess;
-use bus::{Bus, Pattern, ServiceEndpoints, ServiceName, SiteVerb};
+use bus::{Bus, Pattern, ServiceEndpoints, ServiceName, SiteVerb, Subject};
 use identity::random_token;
 use margo::Digest;
-use oci::{ContentStore, RepositoryName, server::Availability};
+use oci::{
+    ContentStore, RepositoryName,
+    server::{Admission, Availability},
+};
 use outbox::Outbox;
-use service::BearerToken;
+use service::{Readers, TokenSecret};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use config::Config;
 
-use crate::{handler::Handler, store::Catalogue, tickets::Tickets, uploads::Uploads};
+use crate::{
+    handler::{Handler, Store},
+    store::Catalogue,
+    tickets::Tickets,
+    uploads::Uploads,
+};
+
+/// When a site shall come again that nobody could judge, because identity does not answer.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Listens on the configured address and serves until shutdown. Fails when the address is taken or the database cannot
 /// be opened; a lost hub is waited for.
@@ -64,12 +74,13 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let catalogue = Catalogue::open(database, outbox.clone(), config.base.tenant.clone()).await?;
     let content = ContentStore::open(config.store).await?;
     let tickets = Arc::new(Tickets::default());
-    let token = random_token().context("making the token of the store")?;
-    let readers = Readers(BearerToken::new(&token));
-    let uploads = Uploads::new(tickets.clone(), catalogue.clone(), content.clone());
-    let router = uploads.router().merge(oci::server::router(content, readers));
-    let access = StoreAccess { url: url.trim_end_matches('/').to_owned(), token };
+    let secret = TokenSecret::new(&random_token().context("making the secret of the store's tokens")?);
     let (bus, front) = (config.base.connect().await?, config.base.connect_front().await?);
+    let minter = Subject::service(ServiceName::Identity, "key");
+    let sites = Sites(Readers::new(secret.clone(), bus.clone(), minter.clone()));
+    let uploads = Uploads::new(tickets.clone(), catalogue.clone(), content.clone());
+    let router = uploads.router().merge(oci::server::router(content, sites));
+    let store = Store { url: url.trim_end_matches('/').to_owned(), secret, bus: bus.clone(), minter };
 
     let served = async {
         info!(%address, "uploads and the store are served");
@@ -77,7 +88,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     };
     let answered = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
-        let handler = Arc::new(Handler { tickets, catalogue, access });
+        let handler = Arc::new(Handler { tickets, catalogue, store });
         let endpoints = answer(&bus, handler.clone()).await?;
         let _sites = front.answer(Pattern::Sites(SiteVerb::Store), handler, Handler::store).await?;
         let reachable = async { tokio::join!(endpoints.reachable(), front.reachable()) };
@@ -100,14 +111,18 @@ async fn answer(bus: &Bus, handler: Arc<Handler>) -> anyhow::Result<ServiceEndpo
     Ok(endpoints)
 }
 
-/// Who may read the store: whoever has the token that `site.*.store` answers, so every site. The token is made anew
-/// with each start, and a site that is refused asks for it again.
+/// Who may read the store: each site with the token that `site.*.store` answers it, while its key is in force. The secret
+/// of the tokens is made anew with each start, and a site that is refused asks again.
 #[derive(Clone)]
-struct Readers(BearerToken);
+struct Sites(Readers);
 
-impl oci::server::Policy for Readers {
-    fn admits(&self, token: &str) -> bool {
-        self.0.is(token)
+impl oci::server::Policy for Sites {
+    async fn admit(&self, token: &str) -> Admission {
+        match self.0.admit(token).await {
+            Ok(true) => Admission::Admitted,
+            Ok(false) => Admission::Refused,
+            Err(_) => Admission::Later(RETRY_AFTER),
+        }
     }
 
     async fn provide(&self, _: &RepositoryName, _: &Digest) -> Availability {

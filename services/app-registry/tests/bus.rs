@@ -2,12 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
-use api::{App, AppContent, AppRef, Problem, StoreAccess, UploadTicket};
+use api::{App, AppContent, AppRef, KeyAsked, KeyInForce, Problem, StoreAccess, UploadTicket};
 use app_registry::Config;
-use bus::{Bus, ServiceName, SiteVerb, Subject, User, proto, streams};
-use margo::Digest;
+use bus::{Bus, Call, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto, streams};
+use identity::nats::generate;
+use margo::{Digest, UserNkey};
 use oci::{Client, ContentStore, PullError, RepositoryName, layout::pack};
 use reqwest::StatusCode;
 use serde_json::json;
@@ -27,6 +34,10 @@ struct Hub {
     gateway: Bus,
     writer: Bus,
     site: Bus,
+    port: Bus,
+    /// The keys in force of the sites; identity answers with them.
+    keys: Arc<Mutex<BTreeMap<String, UserNkey>>>,
+    _identity: ServiceEndpoints<()>,
     running: Option<Running>,
 }
 
@@ -38,14 +49,20 @@ impl Hub {
     }
 
     async fn start_in(folder: TempDir, database: Location) -> Self {
-        let [gateway, writer] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(User::Central);
-        let site = User::Site("plant".parse().unwrap());
+        let [gateway, writer, identity] =
+            [ServiceName::ApiGateway, ServiceName::GitWriter, ServiceName::Identity].map(User::Central);
+        let [site, port] = ["plant", "port"].map(|name| User::Site(name.parse().unwrap()));
         let own = [User::Central(ServiceName::AppRegistry), User::Front(ServiceName::AppRegistry)];
-        let roles = [&[gateway.clone(), writer.clone(), site.clone()], own.as_slice()].concat();
+        let roles =
+            [&[gateway.clone(), writer.clone(), identity.clone(), site.clone(), port.clone()], own.as_slice()].concat();
         let server = NatsServer::start(&roles).await;
         let (gateway, writer) = (server.connect(&gateway).await, server.operator().await);
-        let site = server.connect(&site).await;
-        let mut hub = Self { server, folder, database, gateway, writer, site, running: None };
+        let (site, port) = (server.connect(&site).await, server.connect(&port).await);
+        let keys: BTreeMap<_, _> = ["plant", "port"].map(|name| (name.to_owned(), generate().1)).into();
+        let keys = Arc::new(Mutex::new(keys));
+        let identity = answer_keys(&server.connect(&identity).await, keys.clone()).await;
+        let mut hub =
+            Self { server, folder, database, gateway, writer, site, port, keys, _identity: identity, running: None };
         hub.launch().await;
         hub
     }
@@ -87,7 +104,11 @@ impl Hub {
     }
 
     async fn access(&self) -> StoreAccess {
-        self.site.call(&Subject::Site("plant".parse().unwrap(), SiteVerb::Store), &(), None).await.unwrap()
+        Self::access_of(&self.site, "plant").await.unwrap()
+    }
+
+    async fn access_of(site: &Bus, name: &str) -> Result<StoreAccess, Problem> {
+        site.call(&Subject::Site(name.parse().unwrap(), SiteVerb::Store), &(), None).await
     }
 
     async fn upload(&self, tar: Vec<u8>) -> reqwest::Response {
@@ -155,6 +176,46 @@ fn tampered(mut tar: Vec<u8>, was: &str, is: &str) -> Vec<u8> {
     let at = tar.windows(was.len()).position(|it| it == was.as_bytes()).unwrap();
     tar[at..at + is.len()].copy_from_slice(is.as_bytes());
     tar
+}
+
+/// Answers `svc.identity.key` as identity does.
+async fn answer_keys(identity: &Bus, keys: Arc<Mutex<BTreeMap<String, UserNkey>>>) -> ServiceEndpoints<()> {
+    let mut endpoints = identity.register(ServiceName::Identity, Arc::new(())).await.unwrap();
+    let key = move |_, call: Call<KeyAsked>| {
+        let key = keys.lock().unwrap().get(&call.body.name).cloned();
+        std::future::ready(Ok::<_, Problem>(KeyInForce { key }))
+    };
+    endpoints.verb("key", key).await.unwrap();
+    endpoints.reachable().await;
+    endpoints
+}
+
+#[tokio::test]
+async fn an_artifact_token_opens_for_its_owner_only_and_ends_with_its_key() {
+    let hub = Hub::start().await;
+    let uploaded: App = hub.upload(app(HELLO, b"one")).await.json().await.unwrap();
+    assert_eq!(uploaded.version.to_string(), "1.0.0");
+    let (plant, port) = (hub.access().await, Hub::access_of(&hub.port, "port").await.unwrap());
+    assert_ne!(plant.token, port.token);
+    let get = async |token: &str| {
+        let request = reqwest::Client::new().get(format!("{}/v2/", plant.url)).bearer_auth(token);
+        request.send().await.unwrap().status()
+    };
+    for token in [&plant.token, &port.token] {
+        assert_eq!(get(token).await, StatusCode::OK);
+    }
+    let as_port = plant.token.replacen("plant", "port", 1);
+    assert_eq!(get(&as_port).await, StatusCode::UNAUTHORIZED);
+
+    // The site's key is revoked: nobody gets a token for it, and the one that it has ends.
+    hub.keys.lock().unwrap().remove("plant");
+    wait_for("the token to have ended", async || match get(&plant.token).await {
+        StatusCode::UNAUTHORIZED => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    Hub::access_of(&hub.site, "plant").await.unwrap_err();
+    assert_eq!(get(&port.token).await, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -18,17 +18,28 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::git::Fleet;
+use crate::{
+    domain::{Keys, keys},
+    git::Fleet,
+};
 
 /// Between looks that nobody asked for.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Tells `roll` what follows from the newest commit, until shutdown. Fails only when `signals` end.
+/// Whom the newest commit is told to.
+pub struct Told {
+    /// Who may log in, for the minter.
+    pub roll: watch::Sender<Option<Arc<Roll>>>,
+    /// The key of each client, for those who ask.
+    pub keys: watch::Sender<Option<Keys>>,
+}
+
+/// Tells what follows from the newest commit, until shutdown. Fails only when `signals` end.
 pub async fn run(
     fleet: Fleet,
     bus: Bus,
     mut signals: Subscriber,
-    roll: watch::Sender<Option<Arc<Roll>>>,
+    told: Told,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -54,10 +65,11 @@ pub async fn run(
                 Ok(found) => {
                     seen = found.folder;
                     if let Some(next) = found.roll
-                        && roll.borrow().as_deref() != Some(&next)
+                        && told.roll.borrow().as_deref() != Some(&next)
                     {
                         info!(sites = next.members.len(), revoked = next.revoked.len(), "who may log in");
-                        roll.send_replace(Some(Arc::new(next)));
+                        told.keys.send_replace(Some(keys(&next)));
+                        told.roll.send_replace(Some(Arc::new(next)));
                     }
                     backoff.reset();
                     readiness.ready();

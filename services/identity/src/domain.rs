@@ -1,9 +1,11 @@
 //! Who may log in at the hub, from the files of the clients alone. There is no async, no NATS and no clock here.
 
+use std::collections::BTreeMap;
+
 use api::NodeState;
 use bus::User;
 use git_state::layout::ClientFile;
-use margo::Identity;
+use margo::{ClientName, Identity, UserNkey};
 use minter::Roll;
 
 /// What follows from the files of all clients. A client that leaves still has to report, so it may log in until it is retired.
@@ -26,11 +28,21 @@ pub fn roll(clients: impl IntoIterator<Item = ClientFile>) -> Roll {
     roll
 }
 
+/// The key in force of each client that has one.
+pub type Keys = BTreeMap<ClientName, UserNkey>;
+
+/// Returns the keys in force, by client.
+pub fn keys(roll: &Roll) -> Keys {
+    let sites = roll.members.iter().filter_map(|(key, user)| match user {
+        User::Site(client) => Some((client.clone(), key.clone())),
+        _ => None,
+    });
+    sites.collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use margo::UserNkey;
+    use std::collections::BTreeSet;
 
     use super::*;
 
@@ -54,6 +66,7 @@ mod tests {
         let site = |name: &str| User::Site(name.parse().unwrap());
         assert_eq!(roll.members, BTreeMap::from([(a, site("a")), (b, site("b"))]));
         assert_eq!(roll.revoked, BTreeSet::from([c]));
+        assert_eq!(keys(&roll).keys().map(ClientName::as_str).collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use api::{Problem, SiteLogin};
+use api::{KeyAsked, KeyInForce, Problem, SiteLogin};
 use bus::{Bootstrap, Call, bootstrap::Renewal};
+use margo::ClientName;
 use minter::Logins;
 use tokio::sync::watch;
+
+use crate::domain::Keys;
 
 /// What is answered from.
 pub struct Answers {
@@ -13,6 +16,8 @@ pub struct Answers {
     pub logins: watch::Receiver<Logins>,
     /// Who makes the hub's streams.
     pub bootstrap: Arc<Bootstrap>,
+    /// Whose key is in force; `None` before `fleet.git` was read.
+    pub keys: watch::Receiver<Option<Keys>>,
 }
 
 impl Answers {
@@ -41,6 +46,14 @@ impl Answers {
     /// Has a stream given a new identity whose writer says that it has lost a part.
     pub async fn renew_stream(self: Arc<Self>, call: Call<Renewal>) -> Result<String, Problem> {
         self.bootstrap.renew_for(call.body).await
+    }
+
+    /// The key in force of one client.
+    pub async fn key(self: Arc<Self>, call: Call<KeyAsked>) -> Result<KeyInForce, Problem> {
+        let keys = self.keys.borrow();
+        let keys = keys.as_ref().ok_or_else(|| Problem::unavailable("fleet.git was not read yet; try again"))?;
+        let client: Option<ClientName> = call.body.name.parse().ok();
+        Ok(KeyInForce { key: client.and_then(|client| keys.get(&client).cloned()) })
     }
 }
 

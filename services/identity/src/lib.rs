@@ -3,7 +3,8 @@
 //! The service owns the keys of the hub's server: its operator, its accounts and the key that signs sites. It reads
 //! `clients/*.yaml` of `fleet.git`, again on each `git.committed.fleet`, on each new connection and every minute. From these
 //! files alone follows who may log in, and which keys never may again. It answers `GET /v1/jwt/<public key>` over HTTP, pushes
-//! what is revoked to the server, ends the connections that a key has beyond three, and answers `svc.identity.logins`.
+//! what is revoked to the server, ends the connections that a key has beyond three, and answers `svc.identity.logins` and
+//! `svc.identity.key`.
 //! `libs/minter` does that; the local orchestrator does the same for its nodes.
 //!
 //! It is also the hub's bootstrap ([`bus::bootstrap`]): on a connection that may do nothing else it makes streams and consumers
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 
-use crate::{git::Fleet, handler::Answers};
+use crate::{consume::Told, git::Fleet, handler::Answers};
 
 /// Works until shutdown. Fails when it cannot listen on `config.listen`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -46,7 +47,8 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
     let making = Bus::connect(&config.bootstrap).await?;
     config.base.readiness.also_needs(&making);
     let bootstrap = Arc::new(Bootstrap::new(making, bootstrap::of_the_hub()));
-    let (roll, told) = watch::channel(None);
+    let (roll, rolls) = watch::channel(None);
+    let (keys, keys_told) = watch::channel(None);
     let settings = Settings {
         authority: config.authority,
         members: Members::Sites,
@@ -54,20 +56,21 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
         life: Some(config.life),
         server: "hub".to_owned(),
     };
-    let minter = Minter::new(settings, told);
-    let answers = Arc::new(Answers { logins: minter.logins(), bootstrap: bootstrap.clone() });
+    let minter = Minter::new(settings, rolls);
+    let answers = Arc::new(Answers { logins: minter.logins(), bootstrap: bootstrap.clone(), keys: keys_told });
     // Subscribed before the first look, so that no commit falls between the two.
     let signals = bus.subscribe(Subject::GitCommittedFleet).await?;
     let mut endpoints = bus.register(ServiceName::Identity, answers).await?;
     endpoints.verb("logins", Answers::logins).await?;
     endpoints.verb("streams", Answers::streams).await?;
     endpoints.verb("renew-stream", Answers::renew_stream).await?;
+    endpoints.verb("key", Answers::key).await?;
     let fleet = Fleet { folder: config.repositories, tenant: config.base.tenant };
     tokio::try_join!(
         service::http::serve(listener, config.tls, minter.router(), shutdown.clone()),
         minter.run(minting, shutdown.clone()),
         bootstrap.run(&shutdown),
-        consume::run(fleet, bus, signals, roll, config.base.readiness, shutdown.clone()),
+        consume::run(fleet, bus, signals, Told { roll, keys }, config.base.readiness, shutdown.clone()),
     )?;
     endpoints.stop().await
 }

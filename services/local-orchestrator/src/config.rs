@@ -37,8 +37,8 @@ pub struct Config {
     pub status_token: String,
     /// Where the site's artifacts are read; handed to nodes.
     pub artifacts_url: String,
-    /// The bearer token for them; handed to nodes.
-    pub artifacts_token: String,
+    /// The secret that the tokens for them are derived with, each for one node. The oci-fetcher has the same one.
+    pub artifacts_secret: String,
     /// Silence after which a node counts as unreachable.
     pub unreachable_after: Duration,
     /// Base URL of an OTLP/HTTP receiver for the spans that nodes report.

@@ -5,7 +5,7 @@
 //!   signed for, and the site's DESIRED is written from it.
 //! - `up`: stores the reports of its nodes, and relays them.
 //! - `nodes`: who may connect, which life of a node is the present one, who is heard. It is the minter of its nodes' logins.
-//! - `answers`: `svc.local-orchestrator.store` and `.artifacts` at the site; over HTTP and without the hub
+//! - `answers`: `svc.local-orchestrator.store`, `.artifacts`, `.artifact` and `.key` at the site; over HTTP and without the hub
 //!   `GET /api/v1/status`, and `GET /v1/jwt/…` for nodes.
 //!
 //! Its folder holds what is in force with the number of the newest KEYS, what was fetched of the next set, and the incarnations.
@@ -31,7 +31,7 @@ use bus::{Bus, Members};
 pub use config::Config;
 use minter::Minter;
 use renewal::Renewal;
-use service::BearerToken;
+use service::{BearerToken, TokenSecret};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +96,8 @@ async fn start(
         incarnations: incarnations.clone(),
         pulses: pulses.clone(),
         artifacts_url: config.artifacts_url,
-        artifacts_token: config.artifacts_token,
+        artifacts_secret: TokenSecret::new(&config.artifacts_secret),
+        in_force: in_force.clone(),
         deciding: tokio::sync::Mutex::default(),
     });
     let (telemetry, forwarder) = Telemetry::new(site.client.clone(), config.otlp_endpoint.as_deref())?;

@@ -18,6 +18,6 @@ pub struct Config {
     pub tls: Option<Arc<ServerConfig>>,
     /// What the certificate of the platform's store is verified with, where it has one.
     pub hub_tls: Option<Arc<ClientConfig>>,
-    /// The bearer token that every node of the site presents.
-    pub token: String,
+    /// The secret that the tokens of the site's nodes are derived with. The LO has the same one.
+    pub secret: String,
 }

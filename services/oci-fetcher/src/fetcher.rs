@@ -7,16 +7,16 @@ use std::{
 };
 
 use anyhow::Context;
-use api::{Problem, StoreAccess, WantedArtifact, WantedArtifacts};
+use api::{IsWanted, Problem, StoreAccess, WantedArtifact, WantedArtifacts};
 use bus::{Bus, Pattern, ServiceName, Subject, trace};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use margo::{ClientName, Digest};
 use oci::{
     Client, ContentStore, PullError, RepositoryName,
-    server::{Availability, Policy},
+    server::{Admission, Availability, Policy},
 };
 use process::{Backoff, jittered};
-use service::{BearerToken, ClientConfig};
+use service::{ClientConfig, Readers, TokenSecret};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, sleep_until, timeout},
@@ -163,6 +163,19 @@ impl Fetcher {
         Ok(wanted)
     }
 
+    /// Whether an artifact is wanted; `None` when nobody knows.
+    async fn is_wanted(&self, artifact: &WantedArtifact) -> Option<bool> {
+        // The LO is asked anew, because the node may know of an adoption before the signal of it came here.
+        let subject = Subject::service(ServiceName::LocalOrchestrator, "artifact");
+        match self.0.bus.call::<_, IsWanted>(&subject, artifact, None).await {
+            Ok(answer) => Some(answer.wanted),
+            Err(_) => {
+                let wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+                wanted.as_ref().map(|wanted| wanted.contains(artifact))
+            }
+        }
+    }
+
     /// Pulls one artifact when there is a place, and returns whether it is here now.
     async fn pull(&self, artifact: WantedArtifact) -> (WantedArtifact, bool) {
         let span = info_span!("pull", name = artifact.name, digest = %artifact.digest, trace_id = Empty);
@@ -227,15 +240,10 @@ impl Fetcher {
     async fn provide(&self, artifact: WantedArtifact) -> Availability {
         let mut failures = self.0.failures.subscribe();
         let before = failures.borrow_and_update().get(&artifact).copied();
-        // The LO is asked anew, because the node may know of an adoption before the signal of it came here.
-        let wanted = match self.ask_wanted().await {
-            Ok(wanted) => Some(wanted),
-            Err(_) => self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        };
-        match wanted {
+        match self.is_wanted(&artifact).await {
             None => return Availability::Later(RETRY_AFTER),
-            Some(wanted) if !wanted.contains(&artifact) => return Availability::Absent,
-            Some(_) => self.0.look_again.notify_one(),
+            Some(false) => return Availability::Absent,
+            Some(true) => self.0.look_again.notify_one(),
         }
         let arrival = async {
             loop {
@@ -257,22 +265,28 @@ impl Fetcher {
     }
 }
 
-/// Decides who may read the store: the nodes of the site, which all have the token that their LO gave them.
+/// Decides who may read the store: each node of the site with the token that its LO gave it, while its key is in force.
 #[derive(Clone)]
 pub struct Nodes {
     fetcher: Fetcher,
-    token: BearerToken,
+    readers: Readers,
 }
 
 impl Nodes {
-    pub fn new(fetcher: Fetcher, token: &str) -> Self {
-        Self { fetcher, token: BearerToken::new(token) }
+    pub fn new(fetcher: Fetcher, secret: &str) -> Self {
+        let minter = Subject::service(ServiceName::LocalOrchestrator, "key");
+        let readers = Readers::new(TokenSecret::new(secret), fetcher.0.bus.clone(), minter);
+        Self { fetcher, readers }
     }
 }
 
 impl Policy for Nodes {
-    fn admits(&self, token: &str) -> bool {
-        self.token.is(token)
+    async fn admit(&self, token: &str) -> Admission {
+        match self.readers.admit(token).await {
+            Ok(true) => Admission::Admitted,
+            Ok(false) => Admission::Refused,
+            Err(_) => Admission::Later(RETRY_AFTER),
+        }
     }
 
     async fn provide(&self, name: &RepositoryName, digest: &Digest) -> Availability {

@@ -36,7 +36,7 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let store = ContentStore::open(config.data).await?;
     let bus = config.base.connect().await?;
     let fetcher = Fetcher::new(bus.clone(), store.clone(), config.hub_tls);
-    let router = oci::server::router(store, Nodes::new(fetcher.clone(), &config.token));
+    let router = oci::server::router(store, Nodes::new(fetcher.clone(), &config.secret));
 
     let served = async {
         info!(address = ?listener.local_addr(), "artifacts are served");

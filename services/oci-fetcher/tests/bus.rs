@@ -3,25 +3,28 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
-use api::{Problem, StoreAccess, WantedArtifact, WantedArtifacts};
+use api::{IsWanted, KeyAsked, KeyInForce, Problem, StoreAccess, WantedArtifact, WantedArtifacts};
 use axum::{Router, http::StatusCode, routing::get};
-use bus::{Bus, Call, Outgoing, Pattern, ServiceEndpoints, ServiceName, Subject, User, streams};
-use margo::{ClientName, Digest};
+use bus::{Bus, Call, ServiceEndpoints, ServiceName, Subject, User};
+use identity::nats::generate;
+use margo::{ClientName, Digest, UserNkey};
 use oci::{
     ArtifactManifest, Client, ContentStore, Descriptor, PullError, RepositoryName, media,
-    server::{Availability, Policy, router},
+    server::{Admission, Availability, Policy, router},
 };
 use oci_fetcher::Config;
+use service::TokenSecret;
 use tempfile::TempDir;
 use testkit::{NatsServer, Running, wait_for};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-const NODE_TOKEN: &str = "for nodes";
+const SECRET: &str = "of the site";
 
 fn plant() -> ClientName {
     "plant".parse().unwrap()
@@ -38,6 +41,8 @@ async fn listen() -> (TcpListener, SocketAddr) {
 struct Answers {
     wanted: Vec<WantedArtifact>,
     store: Option<StoreAccess>,
+    /// The keys in force of the site's nodes.
+    keys: BTreeMap<String, UserNkey>,
 }
 
 /// A site: its server, the LO's part of the conversation, the fetcher and its data.
@@ -45,6 +50,7 @@ struct Site {
     server: NatsServer,
     orchestrator: Bus,
     answers: Arc<Mutex<Answers>>,
+    node_key: UserNkey,
     data: TempDir,
     running: Option<Running>,
     address: Option<SocketAddr>,
@@ -56,8 +62,6 @@ impl Site {
         let orchestrator = User::LocalOrchestrator(plant());
         let server = NatsServer::start(&[orchestrator.clone(), User::OciFetcher(plant())]).await;
         let orchestrator = server.connect(&orchestrator).await;
-        let desired = streams::desired(Pattern::DesiredOf(plant()));
-        orchestrator.jetstream().create_stream(desired).await.unwrap();
         let answers: Arc<Mutex<Answers>> = Arc::default();
         let mut endpoints =
             orchestrator.register(ServiceName::LocalOrchestrator, std::sync::Arc::new(())).await.unwrap();
@@ -73,10 +77,23 @@ impl Site {
             std::future::ready(store.ok_or_else(|| Problem::unavailable("the hub is away")))
         };
         endpoints.verb("store", store).await.unwrap();
+        let it = answers.clone();
+        let artifact = move |_, call: Call<WantedArtifact>| {
+            let wanted = it.lock().unwrap().wanted.contains(&call.body);
+            std::future::ready(Ok::<_, Problem>(IsWanted { wanted }))
+        };
+        endpoints.verb("artifact", artifact).await.unwrap();
+        let (node_key, it) = (generate().1, answers.clone());
+        it.lock().unwrap().keys.insert("press".to_owned(), node_key.clone());
+        let key = move |_, call: Call<KeyAsked>| {
+            let key = it.lock().unwrap().keys.get(&call.body.name).cloned();
+            std::future::ready(Ok::<_, Problem>(KeyInForce { key }))
+        };
+        endpoints.verb("key", key).await.unwrap();
         endpoints.reachable().await;
         let data = TempDir::new().unwrap();
         let mut site =
-            Self { server, orchestrator, answers, data, running: None, address: None, _endpoints: endpoints };
+            Self { server, orchestrator, answers, node_key, data, running: None, address: None, _endpoints: endpoints };
         site.launch().await;
         site
     }
@@ -85,8 +102,8 @@ impl Site {
         let (listener, address) = listen().await;
         let login = self.server.login(&User::OciFetcher(plant()));
         let running = Running::start(ServiceName::OciFetcher, login, |base, shutdown| {
-            let (data, token) = (self.data.path().to_owned(), NODE_TOKEN.to_owned());
-            let config = Config { base, client: plant(), data, listen: address, tls: None, hub_tls: None, token };
+            let (data, secret) = (self.data.path().to_owned(), SECRET.to_owned());
+            let config = Config { base, client: plant(), data, listen: address, tls: None, hub_tls: None, secret };
             oci_fetcher::serve(listener, config, shutdown)
         });
         running.ready().await;
@@ -105,10 +122,15 @@ impl Site {
         self.answers.lock().unwrap().store = store.cloned();
     }
 
-    /// Publishes a head in DESIRED, as an adoption does.
+    /// Signals to a node, as an adoption does.
     async fn signal(&self) {
-        let head = Outgoing::new(Subject::DesiredHead(plant()), "head".into());
-        self.orchestrator.publish_batch(vec![head]).await.unwrap();
+        let press = Subject::ChangedNode("plant/press".parse().unwrap());
+        self.orchestrator.signal(&press, Default::default()).await.unwrap();
+    }
+
+    /// The token of the node `press`.
+    fn token(&self) -> String {
+        TokenSecret::new(SECRET).token("press", &self.node_key)
     }
 
     async fn pull_as_node(&self, artifact: &WantedArtifact, token: &str) -> Result<(), PullError> {
@@ -120,7 +142,7 @@ impl Site {
 
     async fn pulled_by_node(&self, artifact: &WantedArtifact) {
         wait_for("a node to have the artifact", async || {
-            self.pull_as_node(artifact, NODE_TOKEN).await.map_err(|error| error.to_string())
+            self.pull_as_node(artifact, &self.token()).await.map_err(|error| error.to_string())
         })
         .await;
     }
@@ -141,8 +163,8 @@ impl Site {
 struct Token(String);
 
 impl Policy for Token {
-    fn admits(&self, token: &str) -> bool {
-        token == self.0
+    async fn admit(&self, token: &str) -> Admission {
+        if token == self.0 { Admission::Admitted } else { Admission::Refused }
     }
 
     async fn provide(&self, _: &RepositoryName, _: &Digest) -> Availability {
@@ -207,13 +229,44 @@ async fn what_is_adopted_is_fetched_on_the_signal_and_served_with_the_hub_away()
 
     hub.stop().await;
     site.reach(None);
-    site.pull_as_node(&hello, NODE_TOKEN).await.unwrap();
+    site.pull_as_node(&hello, &site.token()).await.unwrap();
     let stranger = site.pull_as_node(&hello, "guess").await.unwrap_err();
     assert!(matches!(stranger, PullError::Unauthorized), "{stranger}");
 
     site.stop().await;
     site.launch().await;
-    site.pull_as_node(&hello, NODE_TOKEN).await.unwrap();
+    site.pull_as_node(&hello, &site.token()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_artifact_token_opens_for_its_node_only_and_ends_with_its_key() {
+    let (site, mut hub) = (Site::start().await, Hub::new().await);
+    let hello = hub.artifact("hello", b"hello").await;
+    site.reach(Some(&hub.serve().await));
+    site.want(&hello);
+    site.pulled_by_node(&hello).await;
+
+    let secret = TokenSecret::new(SECRET);
+    let (stranger, token) = (generate().1, site.token());
+    for forged in [
+        secret.token("press", &stranger),
+        secret.token("lathe", &site.node_key),
+        TokenSecret::new("another site's").token("press", &site.node_key),
+        token.replace("press.", "lathe."),
+        SECRET.to_owned(),
+    ] {
+        let refused = site.pull_as_node(&hello, &forged).await.unwrap_err();
+        assert!(matches!(refused, PullError::Unauthorized), "{forged}: {refused}");
+    }
+
+    let (key, next) = (site.node_key.clone(), generate().1);
+    site.answers.lock().unwrap().keys.insert("press".to_owned(), next.clone());
+    wait_for("the token to have ended", async || match site.pull_as_node(&hello, &token).await {
+        Err(PullError::Unauthorized) => Ok(()),
+        other => Err(format!("{other:?} with {key:?}")),
+    })
+    .await;
+    site.pull_as_node(&hello, &secret.token("press", &next)).await.unwrap();
 }
 
 #[tokio::test]
@@ -222,11 +275,12 @@ async fn a_node_that_is_faster_than_the_signal_gets_its_artifact() {
     site.reach(Some(&hub.serve().await));
     let (wanted, unwanted) = (hub.artifact("hello", b"hello").await, hub.artifact("other", b"other").await);
     site.want(&wanted);
-    let nodes = futures::future::join_all((0..8).map(|_| site.pull_as_node(&wanted, NODE_TOKEN)));
+    let token = site.token();
+    let nodes = futures::future::join_all((0..8).map(|_| site.pull_as_node(&wanted, &token)));
     for node in nodes.await {
         node.unwrap();
     }
-    let absent = site.pull_as_node(&unwanted, NODE_TOKEN).await.unwrap_err();
+    let absent = site.pull_as_node(&unwanted, &site.token()).await.unwrap_err();
     assert!(matches!(absent, PullError::Absent(_)), "{absent}");
 }
 
@@ -235,7 +289,7 @@ async fn with_the_hub_away_a_node_is_told_to_ask_again() {
     let (site, mut hub) = (Site::start().await, Hub::new().await);
     let hello = hub.artifact("hello", b"hello").await;
     site.want(&hello);
-    let later = site.pull_as_node(&hello, NODE_TOKEN).await.unwrap_err();
+    let later = site.pull_as_node(&hello, &site.token()).await.unwrap_err();
     assert!(matches!(later, PullError::Later(_)), "{later}");
     site.reach(Some(&hub.serve().await));
     site.pulled_by_node(&hello).await;
@@ -282,7 +336,7 @@ async fn content_with_a_wrong_digest_is_refused_until_the_right_one_comes() {
     let access = hub.serve_instead(evil, "any".to_owned()).await;
     site.reach(Some(&access));
     site.want(&hello);
-    let refused = site.pull_as_node(&hello, NODE_TOKEN).await.unwrap_err();
+    let refused = site.pull_as_node(&hello, &site.token()).await.unwrap_err();
     assert!(matches!(refused, PullError::Later(_)), "{refused}");
     assert!(!site.holds(&hello));
     assert!(!site.data.path().join("blobs/sha256").join(Digest::of(b"hello").hex()).exists());
@@ -310,10 +364,10 @@ async fn the_site_s_server_may_restart() {
     site.reach(Some(&hub.serve().await));
     site.want(&first);
     site.signal().await;
-    site.held(&first).await;
+    site.pulled_by_node(&first).await;
     site.server.kill().await;
     site.want(&second);
-    site.pull_as_node(&first, NODE_TOKEN).await.unwrap();
+    site.pull_as_node(&first, &site.token()).await.unwrap();
     site.server.restart().await;
     site.held(&second).await;
 }
@@ -324,5 +378,5 @@ async fn the_version_check_of_oci_distribution_wants_the_token() {
     let url = format!("http://{}/v2/", site.address.unwrap());
     let http = reqwest::Client::new();
     assert_eq!(http.get(&url).send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(http.get(&url).bearer_auth(NODE_TOKEN).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(http.get(&url).bearer_auth(site.token()).send().await.unwrap().status(), StatusCode::OK);
 }

@@ -4,9 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     io, mem,
+    sync::{Arc, Weak},
 };
 
-use api::{WantedArtifact, WantedArtifacts};
+use api::WantedArtifact;
 use bus::proto;
 use margo::{ApplicationDeployment, NodeName};
 use tracing::warn;
@@ -16,24 +17,33 @@ use super::{InForce, domain::NodeDesired};
 /// The platform's own store, resolved at every tier.
 const STORE: &str = "oci://edgewright.local/";
 
-/// What each node wants, as far as it was asked for: of a set that comes into force, only the nodes that changed are
-/// read.
+/// What is wanted, as far as it was asked for: of a set that comes into force, only the nodes that changed are read, and that
+/// once.
 #[derive(Default)]
 pub struct Artifacts {
     nodes: BTreeMap<NodeName, (NodeDesired, BTreeSet<WantedArtifact>)>,
+    /// The set that was asked about last, with what it wants.
+    last: Option<(Weak<InForce>, Arc<BTreeSet<WantedArtifact>>)>,
 }
 
 impl Artifacts {
-    /// What the set in force wants, sorted, each once. Blocks.
-    pub fn wanted(&mut self, in_force: &InForce) -> io::Result<WantedArtifacts> {
-        self.of_nodes(in_force.set.list.nodes(), |node| read(in_force, node))
+    /// What the set in force wants. Blocks when it is another one than the last time.
+    pub fn wanted(&mut self, in_force: &Arc<InForce>) -> io::Result<Arc<BTreeSet<WantedArtifact>>> {
+        if let Some((last, wanted)) = &self.last
+            && Weak::ptr_eq(last, &Arc::downgrade(in_force))
+        {
+            return Ok(wanted.clone());
+        }
+        let wanted = Arc::new(self.of_nodes(in_force.set.list.nodes(), |node| read(in_force, node))?);
+        self.last = Some((Arc::downgrade(in_force), wanted.clone()));
+        Ok(wanted)
     }
 
     fn of_nodes<'a>(
         &mut self,
         nodes: impl Iterator<Item = (&'a NodeName, &'a NodeDesired)>,
         mut read: impl FnMut(&NodeName) -> io::Result<BTreeSet<WantedArtifact>>,
-    ) -> io::Result<WantedArtifacts> {
+    ) -> io::Result<BTreeSet<WantedArtifact>> {
         // Those that have left are forgotten, and after an error those that were not looked at.
         let mut known = mem::take(&mut self.nodes);
         for (node, desired) in nodes {
@@ -43,8 +53,7 @@ impl Artifacts {
             };
             self.nodes.insert(node.clone(), wanted);
         }
-        let wanted: BTreeSet<_> = self.nodes.values().flat_map(|(_, artifacts)| artifacts).collect();
-        Ok(WantedArtifacts { artifacts: wanted.into_iter().cloned().collect() })
+        Ok(self.nodes.values().flat_map(|(_, artifacts)| artifacts).cloned().collect())
     }
 }
 
@@ -108,7 +117,7 @@ mod tests {
                 were_read.push(node.to_string());
                 Ok(BTreeSet::from([artifact(contents)]))
             });
-            let names: Vec<_> = found.unwrap().artifacts.into_iter().map(|artifact| artifact.name).collect();
+            let names: Vec<_> = found.unwrap().into_iter().map(|artifact| artifact.name).collect();
             assert_eq!(
                 (were_read, names),
                 (read.into_iter().map(str::to_owned).collect(), wanted.into_iter().map(str::to_owned).collect())
@@ -121,6 +130,6 @@ mod tests {
         let (mut artifacts, set) = (Artifacts::default(), nodes(&[("press", 1)]));
         artifacts.of_nodes(set.iter(), |_| Err(io::ErrorKind::Other.into())).unwrap_err();
         let found = artifacts.of_nodes(set.iter(), |_| Ok(BTreeSet::from([artifact("a")]))).unwrap();
-        assert_eq!(found.artifacts, [artifact("a")]);
+        assert_eq!(found, BTreeSet::from([artifact("a")]));
     }
 }

@@ -5,9 +5,13 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use bus::{Ask, Asker, NodeVerb, Pattern, Rules, Shares, Subject, proto, report::MAX_COUNTER};
 use futures::{StreamExt, stream};
-use margo::NodeName;
+use margo::{Identity, NodeName};
 use prost::Message as _;
-use tokio::{sync::Mutex, time::timeout};
+use service::TokenSecret;
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span};
 
@@ -15,7 +19,7 @@ use super::{
     health::Pulses,
     incarnations::{Incarnations, Life, Presented, Registration, register},
 };
-use crate::site::Site;
+use crate::{down::InForce, site::Site};
 
 /// Registrations in work at once: each may have to wait for the disk.
 const CONCURRENCY: usize = 16;
@@ -42,8 +46,10 @@ pub struct Registrar {
     pub pulses: Arc<Pulses>,
     /// Where the site's artifacts are read.
     pub artifacts_url: String,
-    /// The bearer token with which they are read.
-    pub artifacts_token: String,
+    /// What the token of each node is derived with.
+    pub artifacts_secret: TokenSecret,
+    /// Where a node's key stands.
+    pub in_force: watch::Receiver<Option<Arc<InForce>>>,
     /// Two answers to one node must not both be the next incarnation.
     pub deciding: Mutex<()>,
 }
@@ -86,12 +92,19 @@ impl Registrar {
                 proto::RegisterAnswer {
                     incarnation,
                     artifacts_url: self.artifacts_url.clone(),
-                    artifacts_token: self.artifacts_token.clone(),
+                    artifacts_token: self.token(node),
                     ..proto::RegisterAnswer::default()
                 }
             }
             Decided::NotReady => proto::RegisterAnswer { not_ready: true, ..proto::RegisterAnswer::default() },
         }
+    }
+
+    /// The node's token for the site's artifacts. It is empty when the node has no key in force, and so is about to be cut off.
+    fn token(&self, node: &NodeName) -> String {
+        let in_force = self.in_force.borrow();
+        let identity = in_force.as_ref().and_then(|set| set.identities.get(node)?.identity.as_ref());
+        identity.map(|Identity::Nkey(key)| self.artifacts_secret.token(node.as_str(), key)).unwrap_or_default()
     }
 
     /// The node's present life, on disk when this returns.

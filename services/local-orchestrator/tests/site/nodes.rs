@@ -3,10 +3,11 @@
 use std::{fs, time::Duration};
 
 use api::Reachability;
-use bus::{Bus, NodeVerb, Subject, streams};
+use bus::{Bus, NodeVerb, ServiceName, Subject, User, streams};
+use service::TokenSecret;
 use testkit::{connect, wait_for};
 
-use crate::world::{Node, TOKEN, World, last, node, report};
+use crate::world::{ARTIFACTS_SECRET, Node, TOKEN, World, last, node, report};
 
 async fn reachability(world: &World, name: &str) -> Option<Reachability> {
     world.status().await.nodes.into_iter().find(|it| it.name == name).map(|it| it.reachability)
@@ -112,7 +113,13 @@ async fn incarnations_rise_with_every_lost_disk_and_never_fall() {
     let press = world.node("press").await;
     let answer = press.register(1).await.unwrap();
     assert_eq!((answer.incarnation, answer.artifacts_url.as_str()), (1, "http://artifacts"));
-    assert_eq!(answer.artifacts_token, "artifacts-token");
+    // The token is the node's own, and its site answers for the key that it was made for.
+    let key = identity::nats::public_key(&press.login.seed).unwrap();
+    assert_eq!(answer.artifacts_token, TokenSecret::new(ARTIFACTS_SECRET).token("press", &key));
+    let fetcher = world.site.connect(&User::OciFetcher(crate::world::plant())).await;
+    let minter = Subject::service(ServiceName::LocalOrchestrator, "key");
+    assert_eq!(service::key_of(&fetcher, &minter, "press").await.unwrap(), Some(key));
+    assert_eq!(service::key_of(&fetcher, &minter, "stranger").await.unwrap(), None);
     assert!(!answer.state_stream.is_empty());
     assert_eq!(press.registered(0).await, 2);
     world.kill().await;

@@ -28,6 +28,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{fleet::Fleet, observer::Observer};
 
+/// What the tokens for artifacts are derived with.
+pub const ARTIFACTS_SECRET: &str = "artifacts-secret";
+
 pub const TOKEN: &str = "status-token";
 
 pub fn plant() -> ClientName {
@@ -160,7 +163,7 @@ impl World {
             tls: None,
             status_token: TOKEN.to_owned(),
             artifacts_url: "http://artifacts".to_owned(),
-            artifacts_token: "artifacts-token".to_owned(),
+            artifacts_secret: ARTIFACTS_SECRET.to_owned(),
             unreachable_after: self.unreachable_after,
             otlp_endpoint: self.otlp_endpoint.clone(),
         }

@@ -351,6 +351,40 @@ async fn a_lost_database_is_filled_again_from_the_streams() {
     stage.service.stop().await;
 }
 
+#[tokio::test]
+async fn a_stream_whose_first_messages_are_gone_is_read_once_and_then_followed() {
+    let stage = Stage::set().await;
+    // Only the last value stays, and other messages than statuses lie after it.
+    for sequence in 1..=5 {
+        stage.report(super::status(1, sequence, &[(HELLO, proto::State::Installing)])).await;
+    }
+    stage.states_become(&[(HELLO, State::Installing)]).await;
+    let owner = stage.server.operator().await;
+    let capabilities = Outgoing::new(Subject::Capabilities(node()), Bytes::new());
+    owner.publish_batch(vec![capabilities]).await.unwrap();
+    let Stage { server, _folder, service, site, gateway, nodes, .. } = stage;
+    service.stop().await;
+    let database = Location::File(_folder.as_ref().unwrap().path().join("another.sqlite"));
+    let begun = async |server: &NatsServer, database: &Location| {
+        let service = start(server, database);
+        service.ready().await;
+        let stream = owner.jetstream().get_stream(streams::STATE).await.unwrap();
+        // One that begins anew counts anew.
+        let delivered = stream.consumer_info(ServiceName::StatusCollector.as_str()).await.unwrap().delivered;
+        (service, delivered.consumer_sequence)
+    };
+    let (service, _) = begun(&server, &database).await;
+    let stage = Stage { server, _folder, database, service, site, gateway, nodes };
+    stage.states_become(&[(HELLO, State::Installing)]).await;
+    stage.report(super::status(1, 6, &[(HELLO, proto::State::Installed)])).await;
+    stage.states_become(&[(HELLO, State::Installed)]).await;
+    stage.service.stop().await;
+    // Nor is it read again by the next life of the service.
+    let (service, delivered) = begun(&stage.server, &stage.database).await;
+    assert_eq!(delivered, 2);
+    service.stop().await;
+}
+
 async fn id(server: &NatsServer, stream: &str) -> String {
     let owner = server.operator().await;
     streams::id(&owner.jetstream().get_stream(stream).await.unwrap().cached_info().config).to_owned()
