@@ -1,17 +1,19 @@
-//! A hostile client with the credentials of a node at the site, and one with those of a site at the hub: every cell of
-//! both matrices, on a real server with the configuration of production.
+//! A hostile client with the credentials of a node at the site, one with those of a site at the hub, and one with those of a
+//! central service: every cell of these matrices, on a real server with the configuration of production.
 //!
 //! The rows are made from the subject enum, so a new subject cannot be forgotten: [`expected`] does not compile
 //! without a word on it. What is expected is written here once more, by hand: the permissions are not their own judge.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
+mod services;
+
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
-use bus::{Login, ServiceName, Subject, User};
+use bus::{Bus, Login, ServiceName, Subject, User};
 use margo::NodeId;
 use testkit::{NatsServer, credentials, wait_for};
 
@@ -135,6 +137,9 @@ fn other() -> NodeId {
     "other/press".parse().unwrap()
 }
 
+/// How many subjects are tried at once. The client drops refusals when there are too many of them.
+const CHUNK: usize = 64;
+
 /// A client that notes what the server refuses.
 struct Client {
     client: async_nats::Client,
@@ -161,9 +166,9 @@ impl Client {
         Self { client, refused, probes: AtomicUsize::new(0) }
     }
 
-    /// Whether the server refused what was just sent. It answers in order: once it has refused a subject that nobody
-    /// may use, it has said everything about what came before.
-    async fn was_refused(&self, direction: &str, subject: &str) -> bool {
+    /// Waits until the server has said everything about what was sent. It answers in order, so that is when it has refused a
+    /// subject that nobody may use.
+    async fn hear_refusals(&self) {
         let probe = format!("nobody.may.{}", self.probes.fetch_add(1, Ordering::SeqCst));
         self.client.publish(probe.clone(), "".into()).await.unwrap();
         self.client.flush().await.unwrap();
@@ -176,8 +181,47 @@ impl Client {
             }
         })
         .await;
+    }
+
+    async fn was_refused(&self, direction: &str, subject: &str) -> bool {
+        self.hear_refusals().await;
         let words = format!("{direction} to \"{}\"", subject.to_lowercase());
         self.refused.lock().unwrap().iter().any(|text| text.contains(&words))
+    }
+
+    /// Which of these subjects the server lets it publish, in their order.
+    async fn publishable(&self, subjects: &[String]) -> Vec<String> {
+        let mut open = Vec::new();
+        for subjects in subjects.chunks(CHUNK) {
+            for subject in subjects {
+                self.client.publish(subject.clone(), "{".into()).await.unwrap();
+            }
+            open.extend(self.not_refused("publish", subjects).await);
+        }
+        open
+    }
+
+    /// Which of these subjects the server lets it subscribe, in their order.
+    async fn subscribable(&self, subjects: &[String]) -> Vec<String> {
+        let mut open = Vec::new();
+        for subjects in subjects.chunks(CHUNK) {
+            let mut subscriptions = Vec::new();
+            for subject in subjects {
+                subscriptions.push(self.client.subscribe(subject.clone()).await.unwrap());
+            }
+            open.extend(self.not_refused("subscription", subjects).await);
+        }
+        open
+    }
+
+    async fn not_refused(&self, direction: &str, subjects: &[String]) -> Vec<String> {
+        self.hear_refusals().await;
+        let refused = self.refused.lock().unwrap();
+        let is_refused = |subject: &String| {
+            let words = format!("{direction} to \"{}\"", subject.to_lowercase());
+            refused.iter().any(|text| text.contains(&words))
+        };
+        subjects.iter().filter(|subject| !is_refused(subject)).cloned().collect()
     }
 
     async fn may_publish(&self, subject: &str) -> bool {

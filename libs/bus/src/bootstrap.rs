@@ -215,7 +215,8 @@ pub async fn keep_stream(bus: &Bus, wanted: &Config) -> anyhow::Result<Kept> {
             }
             // Another one was faster.
             Err(error) if is_taken(&error) => {
-                let stream = jetstream.get_stream(name).await.with_context(|| format!("looking at the stream {name}"))?;
+                let stream =
+                    jetstream.get_stream(name).await.with_context(|| format!("looking at the stream {name}"))?;
                 stream.cached_info().config.clone()
             }
             Err(error) => return Err(error).with_context(|| format!("making the stream {name}")),

@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn services_answer_services() {
         assert!(is_of_a_service("_INBOX_svc.api-gateway.abc.1"));
-        for bad in ["", "_INBOX_svc", "_INBOX_svcs.a", "_INBOX_site.plant.a", "$JS.API.STREAM.DELETE.EVENTS", "svc.a.b"] {
+        for bad in ["", "_INBOX_svc", "_INBOX_svcs.a", "_INBOX_site.plant.a", "$JS.API.STREAM.DELETE.EVENTS", "svc.a.b"]
+        {
             assert!(!is_of_a_service(bad), "{bad}");
         }
     }

@@ -143,12 +143,7 @@ pub static SERVICES: [Service; 10] = [
                 batch: 500,
                 progress: Progress::KeptOrAnew,
             },
-            Reads {
-                stream: streams::EVENTS,
-                patterns: &[Pattern::Events],
-                batch: 500,
-                progress: Progress::KeptOrAnew,
-            },
+            Reads { stream: streams::EVENTS, patterns: &[Pattern::Events], batch: 500, progress: Progress::KeptOrAnew },
         ],
         asks: &[(ServiceName::NodeCapabilities, "members"), (ServiceName::Identity, bootstrap::RENEW)],
         publishes: &[Pattern::State, Pattern::Events],

@@ -63,7 +63,14 @@ fn stream(name: &str, subjects: Vec<String>) -> Config {
 }
 
 fn last_values(name: &str, pattern: Pattern) -> Config {
-    Config { max_messages_per_subject: 1, allow_direct: true, ..stream(name, vec![pattern.to_string()]) }
+    let stream = stream(name, vec![pattern.to_string()]);
+    Config { max_messages_per_subject: 1, allow_direct: true, ..unabridged(stream) }
+}
+
+/// A stream out of which nobody takes single messages, nor all of them. What is taken out keeps the stream's identity, so
+/// nobody would notice; a stream that was deleted is made again with a new one.
+fn unabridged(stream: Config) -> Config {
+    Config { deny_delete: true, deny_purge: true, ..stream }
 }
 
 /// DESIRED, at the hub and at a site, keeps the last value of each subject.
@@ -89,7 +96,7 @@ pub fn events_at_hub() -> Config {
         max_age: Duration::from_secs(7 * 24 * 3600),
         max_bytes: 2 * GIB,
         discard: DiscardPolicy::Old,
-        ..stream(EVENTS, vec![Pattern::Events.to_string()])
+        ..unabridged(stream(EVENTS, vec![Pattern::Events.to_string()]))
     }
 }
 
@@ -122,9 +129,9 @@ pub fn dead_letters() -> Config {
         max_messages: 100_000,
         discard: DiscardPolicy::Old,
         allow_atomic_publish: false,
-        ..stream(
+        ..unabridged(stream(
             DEAD_LETTERS,
             ["MAX_DELIVERIES", "MSG_TERMINATED"].map(|kind| format!("$JS.EVENT.ADVISORY.CONSUMER.{kind}.>")).to_vec(),
-        )
+        ))
     }
 }

@@ -73,11 +73,7 @@ impl NatsServer {
         Self::start_with(admitted, None, Some(Certificates::default())).await
     }
 
-    async fn start_with(
-        admitted: &[User],
-        wanted: Option<Vec<Wanted>>,
-        certificates: Option<Certificates>,
-    ) -> Self {
+    async fn start_with(admitted: &[User], wanted: Option<Vec<Wanted>>, certificates: Option<Certificates>) -> Self {
         let folder = TempDir::new().expect("a folder for a server");
         let members = members_of(admitted);
         let own = [User::Minter, User::Bootstrap, User::Central(ServiceName::Identity)];

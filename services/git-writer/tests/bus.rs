@@ -33,7 +33,7 @@ fn role(service: ServiceName) -> User {
 impl World {
     async fn new() -> Self {
         start_traces();
-        let roles = [ServiceName::GitWriter, ServiceName::DeploymentRegistry, ServiceName::ApiGateway].map(role);
+        let roles = [ServiceName::GitWriter, ServiceName::DeploymentRegistry].map(role);
         let server = NatsServer::start(&roles).await;
         let folder = TempDir::new().unwrap();
         let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
@@ -43,7 +43,7 @@ impl World {
         std::fs::write(folder.path().join("KEYS"), bytes).unwrap();
         std::fs::write(folder.path().join("KEYS.sig"), signature).unwrap();
         let source = server.connect_central(ServiceName::DeploymentRegistry).await;
-        let operator = server.connect_central(ServiceName::ApiGateway).await;
+        let operator = server.operator().await;
         Self { server, folder, root, source, operator }
     }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use api::{CreateNode, CreateSite, Node, NodeCreated, NodeState, Problem, Reachability, Site, SiteCreated};
 use async_nats::jetstream::consumer::pull;
-use bus::{bootstrap, Bus, Call, Outgoing, ServiceName, Subject, User, proto, streams};
+use bus::{Bus, Call, Outgoing, ServiceName, Subject, User, bootstrap, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
 use identity::{
