@@ -365,6 +365,9 @@ async fn a_deleted_stream_is_made_and_filled_again() {
     let other = async_nats::jetstream::stream::Config {
         name: streams::DESIRED.to_owned(),
         subjects: vec!["desired.>".to_owned()],
+        // These two cannot be taken back.
+        deny_delete: true,
+        deny_purge: true,
         ..Default::default()
     };
     owner.jetstream().update_stream(other).await.unwrap();
