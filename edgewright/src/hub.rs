@@ -22,17 +22,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use api_gateway::tokens::{self, Added};
 use bus::{Login, Members, Role, ServiceName, Tier, User};
 use identity::{
     SigningKey,
     certificates::{Issuer, keep_root},
+    jwt, nats,
     plaintext::Plaintext,
     tls::{ClientConfig, Peer, ServerConfig, Trust},
     trust,
 };
-use margo::{KeySet, TenantName};
+use margo::{KeySet, ReaderName, TenantName};
 use serde::{Deserialize, Serialize};
 use service::{Base, Health, Readiness};
 use store::{Location, PostgresUrl};
@@ -370,6 +371,19 @@ pub fn init(data: &Path, settings: &HubSettings, plaintext: Plaintext) -> anyhow
     let (listen, tls) = (hub.settings.nats_listen, hub.settings.nats_tls.as_ref());
     folder.keep_server("hub", listen, tls, &tenant, Members::Sites, &users)?;
     Ok(hub)
+}
+
+/// Gives a third party an account at the hub, unless it has one, and writes the credentials of a new user of it into a new file.
+/// A hub that runs has the account within a minute.
+pub fn add_reader(data: &Path, name: &ReaderName, file: &Path, plaintext: Plaintext) -> anyhow::Result<()> {
+    ensure!(!file.exists(), "{} is there already", file.display());
+    let hub = Hub::read(Folder::open(data), plaintext)?;
+    let authority = hub.folder.authority(&TenantName::default())?;
+    let ((seed, key), template, now) = (nats::generate(), Members::Sites.template(), jwt::now());
+    let jwt = authority.reader(name, &template, &key, now).with_context(|| format!("making an account for {name}"))?;
+    authority.keep_account(&template, None, None, now).context("making the server's accounts")?;
+    let text = nats::credentials_file(&jwt, &seed);
+    disk::write_private(file, text.as_bytes()).with_context(|| format!("writing {}", file.display()))
 }
 
 /// The users of the central services at the hub's server: each has one, and a second one if it answers sites. The bootstrap

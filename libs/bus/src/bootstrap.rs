@@ -7,9 +7,16 @@
 //! them over ([`Bootstrap::keep`], [`Bootstrap::renew`]). A request chooses the subject of its answer, and there is nothing
 //! to be gained by that where whoever answers may not touch a stream.
 //!
+//! It also makes a consumer for each third party on each stream that these may read ([`READABLE`]).
+//!
 //! **After a crash.** Nothing is remembered: each look compares what there is with what there shall be.
 
-use std::{collections::HashMap, error::Error, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    error::Error,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use api::Problem;
@@ -20,9 +27,10 @@ use async_nats::jetstream::{
     stream::{Config, Info},
 };
 use futures::future::join_all;
+use margo::ReaderName;
 use process::Backoff;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -58,6 +66,12 @@ pub struct Wanted {
     pub consumers: Vec<pull::Config>,
 }
 
+/// The streams that third parties may read, each by a durable consumer of its own.
+pub const READABLE: [&str; 2] = [streams::STATE, streams::EVENTS];
+
+/// Whoever says which third parties there are. It may block.
+pub type Readers = Arc<dyn Fn() -> anyhow::Result<BTreeSet<ReaderName>> + Send + Sync>;
+
 /// Returns the streams of the hub with the consumers of the table of services.
 pub fn of_the_hub() -> Vec<Wanted> {
     let consumers_of = |stream: &str| {
@@ -80,6 +94,7 @@ pub fn of_the_hub() -> Vec<Wanted> {
 pub struct Bootstrap {
     bus: Bus,
     wanted: Vec<Wanted>,
+    readers: Readers,
     /// Whoever looks; two at once would only find the same.
     turn: Mutex<()>,
 }
@@ -87,7 +102,24 @@ pub struct Bootstrap {
 impl Bootstrap {
     /// A bootstrap of these streams. `bus` is a connection as [`User::Bootstrap`].
     pub fn new(bus: Bus, wanted: Vec<Wanted>) -> Self {
-        Self { bus, wanted, turn: Mutex::default() }
+        Self { bus, wanted, readers: Arc::new(|| Ok(BTreeSet::new())), turn: Mutex::default() }
+    }
+
+    /// Makes consumers for these third parties, too.
+    pub fn with_readers(self, readers: Readers) -> Self {
+        Self { readers, ..self }
+    }
+
+    /// All that shall be there now.
+    async fn wanted(&self) -> anyhow::Result<Vec<Wanted>> {
+        let readers = self.readers.clone();
+        let readers =
+            spawn_blocking(move || readers()).await.context("looking who reads")?.context("looking who reads")?;
+        let mut wanted = self.wanted.clone();
+        for wanted in wanted.iter_mut().filter(|wanted| READABLE.contains(&&*wanted.stream.name)) {
+            wanted.consumers.extend(readers.iter().map(consumer_of_reader));
+        }
+        Ok(wanted)
     }
 
     /// Looks on each new connection and every five seconds, until shutdown.
@@ -119,7 +151,8 @@ impl Bootstrap {
     pub async fn keep(&self) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
         ensure!(self.bus.is_connected(), "the hub's server is not connected");
-        let kept = join_all(self.wanted.iter().map(|wanted| self.keep_one(wanted))).await;
+        let wanted = self.wanted().await?;
+        let kept = join_all(wanted.iter().map(|wanted| self.keep_one(wanted))).await;
         kept.into_iter().collect()
     }
 
@@ -187,6 +220,25 @@ impl Reads {
         }
     }
 }
+
+/// The consumer of a third party. One that nobody has asked for a month ends, unless the third party is still there: then it
+/// is made again, and reads from the beginning.
+fn consumer_of_reader(reader: &ReaderName) -> pull::Config {
+    pull::Config {
+        durable_name: Some(format!("reader-{reader}")),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: READER_ACK_WAIT,
+        max_ack_pending: 1_000,
+        inactive_threshold: READER_ABSENCE,
+        ..pull::Config::default()
+    }
+}
+
+/// How long a third party may take over a message.
+const READER_ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// How long a third party may be away.
+const READER_ABSENCE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long a message may take before the server sends it again. After a crash with messages in hand they wait for as
 /// long.

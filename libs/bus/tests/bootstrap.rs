@@ -311,7 +311,7 @@ async fn the_bootstrap_makes_the_hub_s_streams_and_says_nothing_else() {
         let makes = ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.INFO"];
         let consumers = ["CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE"];
         let begins = |api: &&str| subject.starts_with(&format!("$JS.API.{api}."));
-        (makes.iter().any(|api| begins(&api)) || consumers.iter().any(|api| begins(&api))) && !subject.contains("OTHER")
+        makes.iter().chain(&consumers).any(begins) && !subject.contains("OTHER")
     };
     assert!(found.iter().all(is_its_own), "{found:?}");
     let others = [

@@ -17,7 +17,7 @@ use bus::{
 };
 use identity::{
     Authority, Rights, jwt,
-    nats::generate,
+    nats::{credentials_file, generate},
     tls::{Peer, Trust},
 };
 use margo::{TenantName, UserNkey};
@@ -286,11 +286,7 @@ pub async fn connect(login: &Login) -> Bus {
 /// Returns the login as the text of a credentials file, for clients that are not ours. It panics when the JWT stands in a file.
 pub fn credentials(login: &Login) -> String {
     let Jwt::Text(jwt) = &login.jwt else { panic!("the JWT of {} stands in a file", login.user) };
-    format!(
-        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
-         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-        login.seed
-    )
+    credentials_file(jwt, &login.seed)
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -46,7 +46,10 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
     let (bus, minting) = (config.base.connect().await?, Bus::connect(&config.minter).await?);
     let making = Bus::connect(&config.bootstrap).await?;
     config.base.readiness.also_needs(&making);
-    let bootstrap = Arc::new(Bootstrap::new(making, bootstrap::of_the_hub()));
+    let readers = config.authority.clone();
+    let bootstrap =
+        Bootstrap::new(making, bootstrap::of_the_hub()).with_readers(Arc::new(move || Ok(readers.readers()?)));
+    let bootstrap = Arc::new(bootstrap);
     let (roll, rolls) = watch::channel(None);
     let (keys, keys_told) = watch::channel(None);
     let settings = Settings {

@@ -85,12 +85,10 @@ impl Site {
         let events = streams::events_at_site(Pattern::EventsOf(client()));
         for wanted in [desired, events, state] {
             let id = bootstrap::keep_stream(&self.bus, &wanted).await.context("keeping a stream of the site")?.id;
-            if wanted.name == streams::STATE {
-                if self.state_known().id != id {
-                    // What is written next looks at it, and learns that it is another one.
-                    self.state.lock().await.distrust();
-                    self.state_known.write().unwrap_or_else(PoisonError::into_inner).id = id;
-                }
+            if wanted.name == streams::STATE && self.state_known().id != id {
+                // What is written next looks at it, and learns that it is another one.
+                self.state.lock().await.distrust();
+                self.state_known.write().unwrap_or_else(PoisonError::into_inner).id = id;
             }
         }
         Ok(())
