@@ -316,9 +316,6 @@ impl Raw {
         let server = NatsServer::start(&[collector()]).await;
         let owner = Bus::connect(&server.login(&collector())).await?;
         owner.connected().await;
-        for config in [streams::state_at_hub(), streams::events_at_hub()] {
-            owner.jetstream().create_stream(config).await.context("making a stream of the reference")?;
-        }
         let mut sites = Vec::new();
         for client in clients {
             let bus = Bus::connect(&server.login(&collector())).await?;

@@ -13,6 +13,7 @@ use identity::{
     plaintext::Plaintext,
     tls::{CertificateFiles, ServerConfig},
 };
+use margo::ReaderName;
 use process::args::TelemetryArgs;
 use store::PostgresUrl;
 
@@ -89,8 +90,22 @@ pub enum Command {
     Site(InitSiteArgs),
     /// Make a site's keys, users and settings in a data folder. What is there already stays.
     InitSite(InitSiteArgs),
+    /// Give a third party an account at the hub, and write a credentials file with which it reads STATE and EVENTS.
+    Reader(ReaderArgs),
     #[command(flatten)]
     Service(ServiceCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct ReaderArgs {
+    /// The data folder of the hub.
+    #[arg(long, env = "EDGEWRIGHT_DATA")]
+    pub data: PathBuf,
+    /// The name of the third party.
+    pub name: ReaderName,
+    /// Where to write its credentials, as clients of NATS read them. It is a secret.
+    #[arg(long, value_name = "FILE")]
+    pub credentials: PathBuf,
 }
 
 /// One service as a process of its own: a subcommand for each row of the table of services.
@@ -215,7 +230,9 @@ impl Command {
     /// The name under which this process logs and traces.
     pub fn program(&self) -> &'static str {
         match self {
-            Self::Up(_) | Self::Init(_) | Self::InitSite(_) | Self::Hub(_) | Self::Site(_) => "edgewright",
+            Self::Up(_) | Self::Init(_) | Self::InitSite(_) | Self::Hub(_) | Self::Site(_) | Self::Reader(_) => {
+                "edgewright"
+            }
             Self::Service(command) => command.service.as_str(),
         }
     }

@@ -22,17 +22,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use api_gateway::tokens::{self, Added};
 use bus::{Login, Members, Role, ServiceName, Tier, User};
 use identity::{
     SigningKey,
     certificates::{Issuer, keep_root},
+    jwt, nats,
     plaintext::Plaintext,
     tls::{ClientConfig, Peer, ServerConfig, Trust},
     trust,
 };
-use margo::{KeySet, TenantName};
+use margo::{KeySet, ReaderName, TenantName};
 use serde::{Deserialize, Serialize};
 use service::{Base, Health, Readiness};
 use store::{Location, PostgresUrl};
@@ -292,6 +293,7 @@ impl Hub {
                 let days = u64::from(self.settings.site_login_days.max(1));
                 let config = identity_service::Config {
                     minter: self.login(User::Minter)?,
+                    bootstrap: self.login(User::Bootstrap)?,
                     authority: Arc::new(self.folder.authority(&base.tenant)?),
                     services: self.folder.public_keys(&service_users())?,
                     base,
@@ -371,10 +373,24 @@ pub fn init(data: &Path, settings: &HubSettings, plaintext: Plaintext) -> anyhow
     Ok(hub)
 }
 
-/// The users of the central services at the hub's server: each has one, and a second one if it answers sites.
+/// Gives a third party an account at the hub, unless it has one, and writes the credentials of a new user of it into a new file.
+/// A hub that runs has the account within a minute.
+pub fn add_reader(data: &Path, name: &ReaderName, file: &Path, plaintext: Plaintext) -> anyhow::Result<()> {
+    ensure!(!file.exists(), "{} is there already", file.display());
+    let hub = Hub::read(Folder::open(data), plaintext)?;
+    let authority = hub.folder.authority(&TenantName::default())?;
+    let ((seed, key), template, now) = (nats::generate(), Members::Sites.template(), jwt::now());
+    let jwt = authority.reader(name, &template, &key, now).with_context(|| format!("making an account for {name}"))?;
+    authority.keep_account(&template, None, None, now).context("making the server's accounts")?;
+    let text = nats::credentials_file(&jwt, &seed);
+    disk::write_private(file, text.as_bytes()).with_context(|| format!("writing {}", file.display()))
+}
+
+/// The users of the central services at the hub's server: each has one, and a second one if it answers sites. The bootstrap
+/// belongs to identity.
 fn service_users() -> Vec<User> {
     let fronts = ServiceName::at(Tier::Hub).filter(|name| name.has_front()).map(User::Front);
-    ServiceName::at(Tier::Hub).map(User::Central).chain(fronts).collect()
+    ServiceName::at(Tier::Hub).map(User::Central).chain(fronts).chain([User::Bootstrap]).collect()
 }
 
 /// Makes the first API token and writes it into this file, unless that was done before. It may be killed at any line: a token

@@ -74,6 +74,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 let site = site::init(&args.data, &args.credentials, &args.settings(plaintext), plaintext)?;
                 site::run(&site, &args.nats_server, otlp, &health, &shutdown).await
             }
+            Command::Reader(args) => hub::add_reader(&args.data, &args.name, &args.credentials, plaintext),
             Command::Service(ServiceCommand { service, data }) => match service.service().tier {
                 Tier::Hub => hub::run_one(*service, &data.data, plaintext, database, &health, &shutdown).await,
                 Tier::Site => site::run_one(*service, &data.data, plaintext, otlp, &health, &shutdown).await,

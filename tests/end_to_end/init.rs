@@ -57,3 +57,34 @@ async fn an_owner_who_took_the_token_away_keeps_it() {
     assert_eq!(tokens(&data), [held]);
     assert!(!data.join("admin.token").exists());
 }
+
+#[tokio::test]
+async fn a_third_party_gets_a_file_of_its_own_and_an_account_that_stays() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("hub");
+    let reader = |name: &str, file: &Path| {
+        let mut command = Command::new(program("edgewright"));
+        output(command.args(["reader", name]).arg("--data").arg(&data).arg("--credentials").arg(file))
+    };
+    let accounts = || fs::read_to_string(data.join("nats/accounts.conf")).unwrap().lines().count();
+    let files = ["one", "two", "three", "four"].map(|name| folder.path().join(name));
+    assert!(!reader("erp", &files[0]).status.success(), "there is no hub yet");
+    assert!(output(&mut init(&data)).status.success());
+    let before = accounts();
+    for file in &files[..2] {
+        let made = reader("erp", file);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert!(fs::read_to_string(file).unwrap().contains("BEGIN NATS USER JWT"));
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(accounts(), before + 1, "both files are for one account");
+    assert_ne!(fs::read(&files[0]).unwrap(), fs::read(&files[1]).unwrap());
+    assert!(!reader("erp", &files[0]).status.success(), "a file that is there stays");
+    assert!(!reader("*", &files[3]).status.success() && !files[3].exists());
+
+    assert!(reader("mes", &files[2]).status.success());
+    // Whoever makes the hub again leaves them their accounts.
+    assert!(output(&mut init(&data)).status.success());
+    assert_eq!(accounts(), before + 2);
+}

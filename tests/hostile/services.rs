@@ -13,25 +13,29 @@ use crate::world::{Listener, hostile, order, plant, platform};
 /// A stream, and who may do something with it.
 struct Rights {
     stream: &'static str,
-    /// Who sets the stream up and may change it.
-    keeper: &'static str,
-    /// Who else may make and use consumers of it.
-    readers: &'static [&'static str],
+    /// Who sets the stream up and may change it. At the hub that is the bootstrap, and no service.
+    keeper: Option<&'static str>,
+    /// Who may take everything out.
+    purger: Option<&'static str>,
+}
+
+const fn at_hub(stream: &'static str) -> Rights {
+    Rights { stream, keeper: None, purger: None }
+}
+
+const fn at_site(stream: &'static str) -> Rights {
+    Rights { stream, keeper: Some("local-orchestrator"), purger: None }
 }
 
 const AT_HUB: [Rights; 5] = [
-    Rights { stream: streams::DESIRED, keeper: "git-observer", readers: &[] },
-    Rights { stream: streams::STATE, keeper: "status-collector", readers: &["node-capabilities"] },
-    Rights { stream: streams::EVENTS, keeper: "status-collector", readers: &[] },
-    Rights { stream: streams::GIT_WRITES, keeper: "git-writer", readers: &[] },
-    Rights { stream: streams::DEAD_LETTERS, keeper: "status-collector", readers: &[] },
+    at_hub(streams::DESIRED),
+    at_hub(streams::STATE),
+    at_hub(streams::EVENTS),
+    Rights { purger: Some("git-writer"), ..at_hub(streams::GIT_WRITES) },
+    at_hub(streams::DEAD_LETTERS),
 ];
 
-const AT_SITE: [Rights; 3] = [
-    Rights { stream: streams::DESIRED, keeper: "local-orchestrator", readers: &[] },
-    Rights { stream: streams::STATE, keeper: "local-orchestrator", readers: &[] },
-    Rights { stream: streams::EVENTS, keeper: "local-orchestrator", readers: &[] },
-];
+const AT_SITE: [Rights; 3] = [at_site(streams::DESIRED), at_site(streams::STATE), at_site(streams::EVENTS)];
 
 /// What a stream is: when it was made and its configuration, and its durable consumers.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,8 +52,9 @@ async fn set(listener: &Listener, name: &str) -> Set {
     Set { config: listener.stream(name).await.0, consumers }
 }
 
-/// Requests by which a service would change this stream or what others have there, were it allowed.
-fn changes(stream: &str, set: &Set, is_reader: bool) -> Vec<(String, Bytes)> {
+/// Requests by which this service would change this stream or what others have there, were it allowed.
+fn changes(of: &Rights, set: &Set, service: &str) -> Vec<(String, Bytes)> {
+    let stream = of.stream;
     let config = json!({
         "name": stream, "subjects": ["call.>"], "retention": "limits", "storage": "file", "num_replicas": 1, "max_msgs": 1,
         "republish": {"src": ">", "dest": "changed.>"},
@@ -58,23 +63,24 @@ fn changes(stream: &str, set: &Set, is_reader: bool) -> Vec<(String, Bytes)> {
     let mut all = vec![
         (format!("STREAM.UPDATE.{stream}"), config.to_string()),
         (format!("STREAM.CREATE.{stream}"), elsewhere.to_string()),
-        (format!("STREAM.PURGE.{stream}"), String::new()),
         (format!("STREAM.MSG.DELETE.{stream}"), json!({"seq": 1}).to_string()),
         (format!("STREAM.SNAPSHOT.{stream}"), json!({"deliver_subject": "call.>"}).to_string()),
         (format!("STREAM.DELETE.{stream}"), String::new()),
     ];
-    if !is_reader {
-        let thief = json!({"stream_name": stream, "config": {"durable_name": "thief", "ack_policy": "explicit"}});
-        all.push((format!("CONSUMER.CREATE.{stream}.thief"), thief.to_string()));
-        all.push((format!("CONSUMER.DURABLE.CREATE.{stream}.thief"), thief.to_string()));
-        for consumer in &set.consumers {
+    if of.purger != Some(service) {
+        all.push((format!("STREAM.PURGE.{stream}"), String::new()));
+    }
+    let thief = json!({"stream_name": stream, "config": {"durable_name": "thief", "ack_policy": "explicit"}});
+    all.push((format!("CONSUMER.CREATE.{stream}.thief"), thief.to_string()));
+    all.push((format!("CONSUMER.DURABLE.CREATE.{stream}.thief"), thief.to_string()));
+    for consumer in &set.consumers {
+        if consumer != service {
             all.push((format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"), String::new()));
-            all.push((
-                format!("CONSUMER.PAUSE.{stream}.{consumer}"),
-                json!({"pause_until": "2100-01-01T00:00:00Z"}).to_string(),
-            ));
-            all.push((format!("CONSUMER.DELETE.{stream}.{consumer}"), String::new()));
+            all.push((format!("CONSUMER.RESET.{stream}.{consumer}"), String::new()));
         }
+        let pause = json!({"pause_until": "2100-01-01T00:00:00Z"});
+        all.push((format!("CONSUMER.PAUSE.{stream}.{consumer}"), pause.to_string()));
+        all.push((format!("CONSUMER.DELETE.{stream}.{consumer}"), String::new()));
     }
     all.into_iter().map(|(api, body)| (format!("$JS.API.{api}"), body.into())).collect()
 }
@@ -100,10 +106,10 @@ async fn attack(platform: &Platform, owner: &str, rights: &[Rights], users: impl
         let name = user.to_string();
         let config = Config { name: "HOSTILE".to_owned(), subjects: vec!["call.>".to_owned()], ..Config::default() };
         let mut attacks = vec![("$JS.API.STREAM.CREATE.HOSTILE".to_owned(), json_of(&config))];
-        for (of, set) in rights.iter().zip(&before).filter(|(of, _)| of.keeper != name) {
-            attacks.extend(changes(of.stream, set, of.readers.contains(&name.as_str())));
+        for (of, set) in rights.iter().zip(&before).filter(|(of, _)| of.keeper != Some(&name)) {
+            attacks.extend(changes(of, set, &name));
         }
-        assert!(attacks.len() > 10 || rights.iter().all(|of| of.keeper == name), "{name}: {attacks:?}");
+        assert!(attacks.len() > 10 || rights.iter().all(|of| of.keeper == Some(&name)), "{name}: {attacks:?}");
         for (subject, body) in attacks {
             bus.client().publish_with_reply(subject, inbox.clone(), body).await.unwrap();
         }

@@ -1,10 +1,10 @@
 //! What a hostile client tries: pure data, made from the enums of subjects and users.
 
 use async_nats::HeaderMap;
-use bus::{CallId, NodeVerb, ServiceName, SiteVerb, Subject, Tier, User};
+use bus::{CallId, NodeVerb, SiteVerb, Subject, Tier, User};
 
 use crate::users::{
-    May, StreamRights, everybody, expected, expected_elsewhere, of_stream, other, oven, press, subjects,
+    CONSUMERS, May, everybody, expected, expected_elsewhere, kept_there, other, oven, press, requests, subjects,
 };
 
 /// The header that names the attack, so that whatever is heard can be laid at somebody's door. Nobody reads it.
@@ -69,41 +69,40 @@ const HEADERS: [(&str, &[(&str, &str)]); 19] = [
 fn server_interfaces(user: &User) -> Vec<String> {
     let mut all = Vec::new();
     for stream in ["DESIRED", "STATE", "EVENTS", "GIT_WRITES", "DEAD_LETTERS"] {
-        let rights = of_stream(user, stream);
-        if rights == StreamRights::Keep {
-            continue;
-        }
-        let changes =
-            ["CREATE", "UPDATE", "DELETE", "PURGE", "MSG.DELETE", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE"];
-        let looks = ["MSG.GET", "SNAPSHOT"];
-        all.extend(changes.iter().chain(&looks).map(|api| format!("$JS.API.STREAM.{api}.{stream}")));
+        let of_streams = [
+            "CREATE",
+            "UPDATE",
+            "DELETE",
+            "PURGE",
+            "MSG.DELETE",
+            "RESTORE",
+            "LEADER.STEPDOWN",
+            "PEER.REMOVE",
+            "MSG.GET",
+            "SNAPSHOT",
+            "INFO",
+        ];
+        all.extend(of_streams.map(|api| format!("$JS.API.STREAM.{api}.{stream}")));
         // These belong to the stream as a whole, and those below to one consumer of it.
-        let consumers = ["CREATE", "DURABLE.CREATE", "DELETE", "INFO", "NAMES", "LIST", "MSG.NEXT", "UNPIN", "PAUSE"];
-        all.extend(consumers.map(|api| format!("$JS.API.CONSUMER.{api}.{stream}")));
+        let of_consumers =
+            ["CREATE", "DURABLE.CREATE", "DELETE", "INFO", "NAMES", "LIST", "MSG.NEXT", "UNPIN", "PAUSE", "RESET"];
+        all.extend(of_consumers.map(|api| format!("$JS.API.CONSUMER.{api}.{stream}")));
         all.push(format!("$JS.API.DIRECT.GET.{stream}"));
-        all.push(format!("$JS.ACK._._.{stream}.reader.1.1.1.1.0"));
-        all.push(format!("$JS.FC.{stream}.reader.1"));
-        if rights == StreamRights::Read {
-            continue;
+        for consumer in CONSUMERS {
+            all.push(format!("$JS.ACK._._.{stream}.{consumer}.1.1.1.1.0"));
+            all.push(format!("$JS.ACK.{stream}.{consumer}.1.1.1.1.0"));
+            all.push(format!("$JS.FC.{stream}.{consumer}.1"));
+            for api in of_consumers {
+                all.push(format!("$JS.API.CONSUMER.{api}.{stream}.{consumer}"));
+                all.push(format!("$JS.API.CONSUMER.{api}.{stream}.{consumer}.>"));
+            }
         }
-        for api in consumers {
-            all.push(format!("$JS.API.CONSUMER.{api}.{stream}.reader"));
-            all.push(format!("$JS.API.CONSUMER.{api}.{stream}.reader.>"));
-        }
-        all.push(format!("$JS.ACK.{stream}.reader.1.1.1.1.0"));
         for node in [press(), oven(), other()] {
-            let subject = match stream {
-                "DESIRED" => Subject::DesiredNode(node),
-                "STATE" => Subject::Status(node),
-                "EVENTS" => Subject::Event(node),
-                _ => Subject::GitWriteClient(ServiceName::NodeCapabilities, node.client),
-            };
-            all.push(format!("$JS.API.DIRECT.GET.{stream}.{subject}"));
-        }
-        if rights == StreamRights::Nothing {
-            all.push(format!("$JS.API.STREAM.INFO.{stream}"));
+            all.push(format!("$JS.API.DIRECT.GET.{stream}.{}", kept_there(stream, node)));
         }
     }
+    let may = requests(user);
+    all.retain(|request| !may.contains(request));
     let of_nobody = [
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",

@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 mod attacks;
+mod client;
 mod limits;
+mod services;
 mod stage;
 mod users;
 

@@ -56,7 +56,7 @@ impl Stage {
             Tier::Hub => vec![User::Site(other().client)],
             Tier::Site => vec![User::Node(oven())],
         });
-        let server = NatsServer::start(&users).await;
+        let server = NatsServer::start_bare(&users).await;
         let rights = Rights { publish: vec![">".to_owned()], subscribe: vec![">".to_owned()] };
         let (seed, key) = identity::nats::generate();
         let login = |text| Login {
@@ -174,6 +174,7 @@ impl Stage {
             User::LocalFront(_) => "_INBOX_node.nobody.nobody.fence".to_owned(),
             User::Site(client) => Subject::Site(client.clone(), SiteVerb::Store).to_string(),
             User::Node(node) => Subject::Node(node.clone(), NodeVerb::Alive).to_string(),
+            User::Bootstrap => "$JS.API.CONSUMER.INFO.DESIRED.nobody.fence".to_owned(),
             User::Minter => "$SYS.REQ.SERVER.nobody.CONNZ".to_owned(),
         }
     }

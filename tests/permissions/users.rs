@@ -42,7 +42,7 @@ pub fn everybody(tier: Tier) -> Vec<User> {
             ServiceName::at(Tier::Hub)
                 .map(User::Central)
                 .chain(fronts)
-                .chain([User::Site(client), User::Minter])
+                .chain([User::Site(client), User::Bootstrap, User::Minter])
                 .collect()
         }
         Tier::Site => vec![
@@ -102,6 +102,8 @@ pub fn expected(user: &User, subject: &Subject) -> May {
             _ => NOTHING,
         },
         User::Node(node) => of_node(node, subject),
+        // It makes streams and their consumers, and puts nothing in.
+        User::Bootstrap => NOTHING,
         // It is no user of the platform's account.
         User::Minter => NOTHING,
     }
@@ -225,9 +227,13 @@ fn of_front(service: ServiceName, subject: &Subject) -> May {
 fn of_central(service: ServiceName, subject: &Subject) -> May {
     use ServiceName::*;
     match (service, subject) {
-        (ApiGateway, Subject::Service(ApiGateway, _)) => BOTH,
-        // It asks every service in the name of people.
-        (ApiGateway, Subject::Service(..)) => PUBLISH,
+        // It asks in the name of people, and whether there is a node that is called.
+        (ApiGateway, Subject::Service(AppRegistry | DeploymentRegistry, verb)) if verb == "get" => PUBLISH,
+        (ApiGateway, Subject::Service(DeploymentRegistry, verb)) if verb == "remove" => PUBLISH,
+        (ApiGateway, Subject::Service(AppRegistry | DeploymentRegistry | StatusCollector, verb)) if verb == "list" => {
+            PUBLISH
+        }
+        (ApiGateway, Subject::Service(NodeCapabilities, verb)) if verb == "members" => PUBLISH,
         // It calls nodes, and hears their answers on its front.
         (ApiGateway, Subject::Call(..)) => PUBLISH,
         (_, Subject::Service(asked, _)) if *asked == service => SUBSCRIBE,
@@ -253,10 +259,7 @@ fn of_central(service: ServiceName, subject: &Subject) -> May {
             Subject::GitWriteFleet(source) | Subject::GitWriteClient(source, _),
         ) if *source == service => PUBLISH,
         (AppRegistry, Subject::GitWriteFleet(AppRegistry)) => PUBLISH,
-        (
-            GitObserver,
-            Subject::DesiredHead(_) | Subject::DesiredNode(_) | Subject::ChangedHead(_) | Subject::ChangedNode(_),
-        ) => PUBLISH,
+        (GitObserver, Subject::DesiredHead(_) | Subject::DesiredNode(_) | Subject::ChangedHead(_)) => PUBLISH,
         (StatusCollector, Subject::Status(_) | Subject::Capabilities(_) | Subject::Health(_) | Subject::Event(_)) => {
             PUBLISH
         }
@@ -292,9 +295,9 @@ pub fn expected_elsewhere(user: &User, text: &str) -> May {
         User::Front(_) => below("_INBOX_site."),
         User::LocalFront(_) => below("_INBOX_node."),
         // The services of one server answer each other.
-        User::Central(service) => below("_INBOX_svc.") || (*service == ServiceName::ApiGateway && below("$SRV.")),
+        User::Central(service) => below("_INBOX_svc.") || (*service == ServiceName::ApiGateway && text == "$SRV.STATS"),
         User::LocalOrchestrator(_) | User::OciFetcher(_) => below("_INBOX_svc."),
-        User::Site(_) | User::Node(_) | User::Minter => false,
+        User::Site(_) | User::Node(_) | User::Bootstrap | User::Minter => false,
     };
     let discovered = matches!(user, User::Central(_) | User::LocalOrchestrator(_) | User::OciFetcher(_));
     let subscribe = is_own_inbox(user, text) || (discovered && below("$SRV."));
@@ -306,29 +309,83 @@ pub fn is_own_inbox(user: &User, text: &str) -> bool {
     text.strip_prefix(&user.inbox_prefix()).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// What a user may do with a stream through the server's interfaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamRights {
-    Nothing,
-    /// To ask how many messages there are.
-    Look,
-    /// To make consumers of it, and to use them.
-    Read,
-    /// To set it up and to change it.
-    Keep,
+/// The requests about streams and consumers that a user may send to the server, among those that are tried.
+pub fn requests(user: &User) -> Vec<String> {
+    use ServiceName::*;
+    let mut all = Vec::new();
+    let stream = |apis: &[&str], stream: &str| {
+        apis.iter().map(|api| format!("$JS.API.STREAM.{api}.{stream}")).collect::<Vec<_>>()
+    };
+    let consumer = |apis: &[&str], stream: &str, name: &str| {
+        apis.iter().map(|api| format!("$JS.API.CONSUMER.{api}.{stream}.{name}")).collect::<Vec<_>>()
+    };
+    let get = |stream: &str| {
+        let nodes = [press(), oven(), other()];
+        nodes.map(|node| format!("$JS.API.DIRECT.GET.{stream}.{}", kept_there(stream, node))).to_vec()
+    };
+    match user {
+        User::Central(GitWriter) => {
+            all.extend(stream(&["INFO", "PURGE"], "GIT_WRITES"));
+            all.extend(consumer(&["INFO", "MSG.NEXT", "RESET"], "GIT_WRITES", "git-writer"));
+        }
+        User::Central(GitObserver) => {
+            all.extend(stream(&["INFO"], "DESIRED"));
+            all.extend(get("DESIRED"));
+        }
+        User::Central(StatusCollector) => {
+            all.extend(stream(&["INFO"], "DEAD_LETTERS"));
+            all.extend(get("STATE"));
+            for name in ["STATE", "EVENTS"] {
+                all.extend(stream(&["INFO", "MSG.GET"], name));
+                all.extend(consumer(&["INFO", "MSG.NEXT", "RESET"], name, "status-collector"));
+                all.push(format!("$JS.ACK.{name}.status-collector.1.1.1.1.0"));
+            }
+        }
+        User::Central(NodeCapabilities) => {
+            all.extend(consumer(&["INFO", "MSG.NEXT"], "STATE", "node-capabilities"));
+            all.push("$JS.ACK.STATE.node-capabilities.1.1.1.1.0".to_owned());
+        }
+        User::Bootstrap => {
+            for name in ["DESIRED", "STATE", "EVENTS", "GIT_WRITES", "DEAD_LETTERS"] {
+                all.extend(stream(&["CREATE", "UPDATE", "INFO", "DELETE"], name));
+                for consumer_name in CONSUMERS {
+                    all.extend(consumer(&["CREATE", "INFO", "DELETE"], name, consumer_name));
+                    all.extend(consumer(&["CREATE", "INFO", "DELETE"], name, &format!("{consumer_name}.>")));
+                }
+            }
+        }
+        User::LocalOrchestrator(_) => {
+            for name in ["DESIRED", "STATE", "EVENTS"] {
+                all.extend(stream(&["CREATE", "UPDATE", "INFO"], name));
+                all.extend(get(name));
+            }
+            for name in ["STATE", "EVENTS"] {
+                all.extend(consumer(&["INFO", "MSG.NEXT", "DELETE"], name, "relay"));
+                all.extend(consumer(&["CREATE"], name, "relay.>"));
+                all.push(format!("$JS.ACK.{name}.relay.1.1.1.1.0"));
+            }
+        }
+        User::Central(AppRegistry | DeploymentRegistry | ApiGateway | Identity | LocalOrchestrator | OciFetcher)
+        | User::Front(_)
+        | User::Site(_)
+        | User::LocalFront(_)
+        | User::OciFetcher(_)
+        | User::Node(_)
+        | User::Minter => {}
+    }
+    all
 }
 
-/// What each user must be able to do with each stream of its server.
-pub fn of_stream(user: &User, stream: &str) -> StreamRights {
-    use ServiceName::*;
-    match (user, stream) {
-        (User::Central(GitObserver), "DESIRED")
-        | (User::Central(StatusCollector), "STATE" | "EVENTS" | "DEAD_LETTERS")
-        | (User::Central(GitWriter), "GIT_WRITES")
-        | (User::LocalOrchestrator(_), "DESIRED" | "STATE" | "EVENTS") => StreamRights::Keep,
-        (User::Central(NodeCapabilities), "STATE") => StreamRights::Read,
-        (User::Central(ApiGateway), "DEAD_LETTERS") => StreamRights::Look,
-        _ => StreamRights::Nothing,
+/// Names of consumers. Nobody has one that is called reader.
+pub const CONSUMERS: [&str; 5] = ["reader", "git-writer", "status-collector", "node-capabilities", "relay"];
+
+/// A subject of a stream, about this node.
+pub fn kept_there(stream: &str, node: NodeId) -> Subject {
+    match stream {
+        "DESIRED" => Subject::DesiredNode(node),
+        "STATE" => Subject::Status(node),
+        "EVENTS" => Subject::Event(node),
+        _ => Subject::GitWriteClient(ServiceName::NodeCapabilities, node.client),
     }
 }
 
@@ -337,6 +394,7 @@ pub fn may_write(user: &User, stream: &str) -> bool {
     use ServiceName::*;
     match user {
         User::LocalOrchestrator(_) => matches!(stream, "DESIRED" | "STATE" | "EVENTS"),
+        User::Bootstrap => true,
         User::Central(GitObserver) => stream == "DESIRED",
         User::Central(StatusCollector) => matches!(stream, "STATE" | "EVENTS" | "DEAD_LETTERS"),
         User::Central(GitWriter | NodeCapabilities | AppRegistry | DeploymentRegistry) => stream == "GIT_WRITES",

@@ -6,56 +6,57 @@ use anyhow::Context as _;
 pub use async_nats::jetstream::AckKind;
 use async_nats::jetstream::{
     Message,
-    consumer::{AckPolicy, pull},
+    consumer::{PullConsumer, pull},
 };
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 
-use crate::{Bus, Pattern, ServiceName, trace};
-
-/// How long a message may take before the server sends it again. After a crash with messages in hand they wait for as
-/// long.
-const ACK_WAIT: Duration = Duration::from_secs(10);
+use crate::{Bus, ServiceName, service::Reads, trace};
 
 /// The server sends a sign of life at least this often while there are no messages; after twice this time of silence
 /// the messages end with an error.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 impl Bus {
-    /// Reads the messages of a stream under these patterns, from where the durable consumer of this service stands. The
-    /// consumer is made when the stream has none. `batch` messages are asked for at once, and at most twice as many are
-    /// delivered before the first of them is answered.
+    /// Reads the messages of a stream as the table of services says that this service does, by its durable consumer. When
+    /// there is none, the bootstrap is asked to make it.
     ///
-    /// Fails when there is no such stream. The messages end with an error when the consumer or its stream is deleted,
-    /// and after 10 s without a sign of life of the server. What was not acknowledged until then is delivered again to
-    /// whoever reads next.
-    pub async fn messages(
-        &self,
-        service: ServiceName,
-        stream: &str,
-        patterns: &[Pattern],
-        batch: usize,
-    ) -> anyhow::Result<pull::Stream> {
-        // The server has one field for a single filter, and another one for several.
-        let (filter_subject, filter_subjects) = match patterns {
-            [pattern] => (pattern.to_string(), Vec::new()),
-            patterns => (String::new(), patterns.iter().map(Pattern::to_string).collect()),
+    /// The messages end with an error when the consumer or its stream is deleted, and after 10 s without a sign of life of the
+    /// server. What was not acknowledged until then is delivered again to whoever reads next.
+    pub async fn messages(&self, service: ServiceName, stream: &str) -> anyhow::Result<pull::Stream> {
+        let reads = service.service().reads.iter().find(|reads| reads.stream == stream);
+        let Reads { batch, progress, .. } = reads.with_context(|| format!("{service} does not read {stream}"))?;
+        if !progress.is_kept() {
+            self.begin_anew(service, stream).await?;
+        }
+        let consumer: PullConsumer = match self.jetstream().get_consumer_from_stream(service.as_str(), stream).await {
+            Ok(consumer) => consumer,
+            // Without words for what is missing; the second attempt has them.
+            Err(error) => {
+                debug!(stream, error = &error as &dyn Error, "no consumer");
+                self.want_streams().await.with_context(|| format!("waiting for the consumer of {stream}"))?;
+                let consumer = self.jetstream().get_consumer_from_stream(service.as_str(), stream).await;
+                consumer.with_context(|| format!("looking for the consumer of {stream}"))?
+            }
         };
-        let config = pull::Config {
-            durable_name: Some(service.to_string()),
-            filter_subject,
-            filter_subjects,
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_ack_pending: 2 * batch as i64,
-            ..pull::Config::default()
-        };
-        let consumer = self.jetstream().create_consumer_on_stream(config, stream).await;
-        let consumer = consumer.with_context(|| format!("making the consumer of {stream}"))?;
-        let pulls = consumer.stream().max_messages_per_batch(batch).heartbeat(HEARTBEAT);
+        let pulls = consumer.stream().max_messages_per_batch(*batch).heartbeat(HEARTBEAT);
         pulls.messages().await.with_context(|| format!("reading {stream}"))
+    }
+
+    /// Has the consumer of this service read the stream from its beginning. Whoever is reading has to stop and open its
+    /// messages again.
+    pub async fn begin_anew(&self, service: ServiceName, stream: &str) -> anyhow::Result<()> {
+        let handle = self.jetstream().get_stream_no_info(stream).await?;
+        let first = Some(1);
+        if let Err(error) = handle.reset_consumer(service.as_str(), first).await {
+            debug!(stream, error = &error as &dyn Error, "no consumer that could begin anew");
+            self.want_streams().await.with_context(|| format!("waiting for the consumer of {stream}"))?;
+            let reset = handle.reset_consumer(service.as_str(), first).await;
+            reset.with_context(|| format!("reading {stream} from its beginning"))?;
+        }
+        Ok(())
     }
 }
 

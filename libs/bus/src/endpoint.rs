@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tracing::{Instrument, info_span, warn};
 
-use crate::{Bus, Caller, Pattern, ServiceName, Subject, connection::CALLER, trace};
+use crate::{Bus, Caller, Pattern, ServiceName, Subject, connection::CALLER, inbox, trace};
 
 /// How many requests of one endpoint are in work at once; more wait in the subscription. A service's store has
 /// fewer connections, so more would not be faster.
@@ -158,6 +158,11 @@ where
     let places = Arc::new(Semaphore::new(CONCURRENCY));
     let mut requests = JoinSet::new();
     while let Some(request) = endpoint.next().await {
+        // Whoever asks chooses the subject of the answer, which is published with the rights of whoever answers.
+        if !request.message.reply.as_deref().is_some_and(inbox::is_of_a_service) {
+            warn!(subject = %request.message.subject, "a request was dropped: its answer would go to no service");
+            continue;
+        }
         let place = places.clone().acquire_owned().await.expect("nobody closes this semaphore");
         let (handler, bus) = (handler.clone(), bus.clone());
         while requests.try_join_next().is_some() {}

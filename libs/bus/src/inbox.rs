@@ -60,6 +60,11 @@ impl fmt::Display for Asker {
     }
 }
 
+/// Tells whether this reply subject is an inbox of a service of the same server. No other user can hear or name one.
+pub(crate) fn is_of_a_service(reply: &str) -> bool {
+    reply.strip_prefix(SERVICES).is_some_and(|rest| rest.starts_with('.'))
+}
+
 /// Tells whether this reply subject is an inbox of this asker: its prefix and one to three tokens of letters and digits. So it
 /// is no pattern, and nobody else's.
 pub(crate) fn is_inbox_of(asker: &Asker, reply: &str) -> bool {
@@ -102,6 +107,15 @@ mod tests {
         ] {
             assert!(!is_inbox_of(&plant, bad), "{bad}");
             assert!(!is_inbox_of(&press, bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn services_answer_services() {
+        assert!(is_of_a_service("_INBOX_svc.api-gateway.abc.1"));
+        for bad in ["", "_INBOX_svc", "_INBOX_svcs.a", "_INBOX_site.plant.a", "$JS.API.STREAM.DELETE.EVENTS", "svc.a.b"]
+        {
+            assert!(!is_of_a_service(bad), "{bad}");
         }
     }
 

@@ -9,7 +9,8 @@
 //! - [`report`] reads what nodes and sites say of themselves; types and limits stand there once for LO and hub.
 //! - [`server`] makes the configuration of a NATS server; [`User::mint`] makes the JWTs of its users, and [`Members`] the
 //!   templates of those that join.
-//! - [`streams`] has the JetStream streams with their limits and reasons.
+//! - [`streams`] has the JetStream streams with their limits and reasons; [`bootstrap`] makes those of the hub, and the
+//!   consumers of its services.
 //! - [`OwnStream`] tells the only writer of a stream whether it is still the one that it was.
 //! - [`Bus`] is a connection with typed requests, atomic batches and service endpoints.
 //! - [`Front`] is a service's second connection, on which it hears and answers the tier below, to each asker its share.
@@ -38,6 +39,7 @@
 )]
 
 mod batch;
+pub mod bootstrap;
 mod call_id;
 mod caller;
 pub mod calls;
@@ -64,6 +66,7 @@ pub mod trace;
 mod words;
 
 pub use batch::{BatchError, MAX_BATCH, Outgoing, more_follow};
+pub use bootstrap::Bootstrap;
 pub use call_id::CallId;
 pub use caller::{Caller, CallerName, InvalidCallerName, Role};
 pub use codec::{Assembler, DecodeError, MAX_PLAIN, decode, decode_within, encode, into_parts};
@@ -76,7 +79,7 @@ pub use inbox::Asker;
 pub use login::{Jwt, Login};
 pub use mint::Members;
 pub use own_stream::{Content, Known, Look, OwnStream};
-pub use permission::{Permissions, User};
+pub use permission::{Permissions, RELAY, User};
 pub use service::Tier;
 pub use service_name::ServiceName;
 pub use subject::{CallVerb, NodeVerb, Pattern, SiteVerb, Subject};

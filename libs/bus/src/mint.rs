@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use identity::{Authority, Rights, Template};
+use identity::{Authority, Rights, Shared, Template};
 use margo::{ClientName, NodeId, NodeName, UserNkey};
 
-use crate::{Permissions, User};
+use crate::{Permissions, User, bootstrap::READABLE};
 
 /// The most subscriptions of a member's connection: twice what one needs.
 const SUBSCRIPTIONS: u32 = 16;
@@ -53,7 +53,24 @@ impl Members {
         };
         let Permissions { publish, subscribe } = user.permissions();
         let rights = Rights { publish: worded(publish), subscribe: worded(subscribe) };
-        Template { role, rights, subscriptions: SUBSCRIPTIONS, payload: PAYLOAD }
+        Template { role, rights, subscriptions: SUBSCRIPTIONS, payload: PAYLOAD, shared: self.shared() }
+    }
+
+    /// What the server's account answers to the account of a third party: requests for messages of the consumers that it has,
+    /// questions about these consumers, and acknowledgements.
+    fn shared(self) -> Vec<Shared> {
+        if self == Self::Nodes {
+            return Vec::new();
+        }
+        let of_stream = |stream: &str| {
+            let consumer = format!("{stream}.reader-{}", Shared::READER);
+            [
+                Shared { subject: format!("$JS.API.CONSUMER.MSG.NEXT.{consumer}"), many: true },
+                Shared { subject: format!("$JS.API.CONSUMER.INFO.{consumer}"), many: false },
+                Shared { subject: format!("$JS.ACK.{consumer}.>"), many: false },
+            ]
+        };
+        READABLE.into_iter().flat_map(of_stream).collect()
     }
 }
 
@@ -69,6 +86,7 @@ impl User {
             Self::Node(node) => authority.node(node, key, issued),
             Self::Central(_)
             | Self::Front(_)
+            | Self::Bootstrap
             | Self::LocalOrchestrator(_)
             | Self::LocalFront(_)
             | Self::OciFetcher(_) => authority.service(&self.to_string(), key, &rights(), issued),

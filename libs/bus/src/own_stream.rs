@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use anyhow::Context as _;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -89,10 +88,8 @@ impl OwnStream {
         if self.looked {
             return Ok(Content::Kept);
         }
-        let stream = self.bus.jetstream().get_stream(self.name).await;
-        let stream = stream.with_context(|| format!("looking at the stream {}", self.name))?;
-        let (id, last) =
-            (streams::id(&stream.cached_info().config).to_owned(), stream.cached_info().state.last_sequence);
+        let stream = self.bus.look_at(self.name).await?;
+        let (id, last) = (streams::id(&stream.config).to_owned(), stream.state.last_sequence);
         let content = match self.known.judge(&id, last) {
             Look::Same => {
                 self.known.sequence = last;
@@ -142,13 +139,8 @@ impl OwnStream {
     }
 
     async fn renew(&mut self, last: u64) -> anyhow::Result<()> {
-        let stream = self.bus.jetstream().get_stream(self.name).await;
-        let stream = stream.with_context(|| format!("looking for the stream {}", self.name))?;
-        let config = streams::renewed(stream.cached_info().config.clone());
-        let id = streams::id(&config).to_owned();
-        let updated = self.bus.jetstream().update_stream(config).await;
-        updated.with_context(|| format!("giving the stream {} a new identity", self.name))?;
-        info!(stream = self.name, id, "the stream has a new identity: whoever sees it sends again what belongs there");
+        let id = self.bus.renew_stream(self.name, &self.known.id).await?;
+        info!(stream = self.name, id, "the stream has a new identity");
         self.known = Known { id, sequence: last };
         Ok(())
     }

@@ -6,7 +6,14 @@ use std::fmt;
 
 use margo::{ClientName, NodeId};
 
-use crate::{Asker, CallVerb, NodeVerb, Pattern, ServiceName, Subject, Tier, inbox, service::GitFolders, streams};
+use crate::{
+    Asker, CallVerb, NodeVerb, Pattern, ServiceName, Subject, Tier, bootstrap, inbox,
+    service::{GitFolders, Progress, Reads},
+    streams,
+};
+
+/// The name of the consumer by which a site's own LO takes what goes up to the hub.
+pub const RELAY: &str = "relay";
 
 /// The users that NATS servers know. The name of a variant says who connects, and to which server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +33,8 @@ pub enum User {
     OciFetcher(ClientName),
     /// A node, which connects to its site's server.
     Node(NodeId),
+    /// The bootstrap of the hub, which makes its streams and consumers. It answers nobody, and publishes nothing else.
+    Bootstrap,
     /// The minter of a server, as a user of the server's system account: it pushes what is revoked, and ends surplus
     /// connections.
     Minter,
@@ -43,6 +52,7 @@ impl User {
             Self::LocalFront(_) => format!("{}._{}", inbox::NODES, ServiceName::LocalOrchestrator),
             Self::OciFetcher(_) => format!("{}.{}", inbox::SERVICES, ServiceName::OciFetcher),
             Self::Node(node) => Asker::Node(node.clone()).inbox_prefix(),
+            Self::Bootstrap => "_INBOX.bootstrap".to_owned(),
             Self::Minter => "_INBOX.minter".to_owned(),
         }
     }
@@ -77,6 +87,7 @@ impl User {
                 may.subscribe(Pattern::ChangedOf(client.clone()));
             }
             Self::Node(node) => self::node(node, &mut may),
+            Self::Bootstrap => bootstrap_of_the_hub(&mut may),
             Self::Minter => {
                 let may_ask = ["CLAIMS.UPDATE", "ACCOUNT.*.CLAIMS.LOOKUP", "SERVER.*.CONNZ", "SERVER.*.KICK"];
                 may.publish.extend(may_ask.map(|request| format!("$SYS.REQ.{request}")));
@@ -98,6 +109,7 @@ impl fmt::Display for User {
             Self::LocalFront(_) => write!(f, "{}-front", ServiceName::LocalOrchestrator),
             Self::OciFetcher(_) => ServiceName::OciFetcher.fmt(f),
             Self::Node(node) => write!(f, "node {node}"),
+            Self::Bootstrap => f.write_str("bootstrap"),
             Self::Minter => f.write_str("minter"),
         }
     }
@@ -130,24 +142,32 @@ impl Permissions {
         self.publish.push(format!("{}.>", inbox::SERVICES));
     }
 
-    /// Allows creating and managing a stream and its consumers, reading it, and acknowledging its messages.
-    fn own(&mut self, stream: &str) {
-        for api in ["STREAM.*", "STREAM.MSG.*", "CONSUMER.*", "DIRECT.GET"] {
-            self.publish.push(format!("$JS.API.{api}.{stream}"));
-        }
-        for api in ["CONSUMER.*", "CONSUMER.DURABLE.CREATE", "CONSUMER.MSG.NEXT", "DIRECT.GET"] {
-            self.publish.push(format!("$JS.API.{api}.{stream}.>"));
-        }
-        self.publish.push(format!("$JS.ACK.{stream}.>"));
+    /// Allows looking at a stream, which also lists its subjects.
+    fn look_at(&mut self, stream: &str) {
+        self.publish.push(format!("$JS.API.STREAM.INFO.{stream}"));
     }
 
-    /// Allows creating consumers of a stream that another service owns, reading them, and acknowledging.
-    fn read(&mut self, stream: &str) {
-        self.publish.push(format!("$JS.API.STREAM.INFO.{stream}"));
-        for api in ["CONSUMER.*", "CONSUMER.DURABLE.CREATE", "CONSUMER.MSG.NEXT", "DIRECT.GET"] {
-            self.publish.push(format!("$JS.API.{api}.{stream}.>"));
+    /// Allows getting the last message of each subject.
+    fn get(&mut self, stream: &str) {
+        self.publish.push(format!("$JS.API.DIRECT.GET.{stream}.>"));
+    }
+
+    /// Allows asking a consumer for messages, and looking at it. Acknowledging is no part of it.
+    fn pull(&mut self, stream: &str, consumer: &str) {
+        for api in ["INFO", "MSG.NEXT"] {
+            self.publish.push(format!("$JS.API.CONSUMER.{api}.{stream}.{consumer}"));
         }
-        self.publish.push(format!("$JS.ACK.{stream}.>"));
+    }
+
+    fn acknowledge(&mut self, stream: &str, consumer: &str) {
+        self.publish.push(format!("$JS.ACK.{stream}.{consumer}.>"));
+    }
+
+    /// Allows making a stream and changing it.
+    fn make(&mut self, stream: &str) {
+        for api in ["CREATE", "UPDATE", "INFO"] {
+            self.publish.push(format!("$JS.API.STREAM.{api}.{stream}"));
+        }
     }
 }
 
@@ -174,11 +194,27 @@ fn central(name: ServiceName, may: &mut Permissions) {
     if service.git != GitFolders::None {
         may.publish(Subject::service(ServiceName::GitWriter, "handled"));
     }
-    for stream in service.owns {
-        may.own(stream);
+    service.owns.iter().for_each(|stream| may.look_at(stream));
+    service.gets.iter().for_each(|stream| may.get(stream));
+    for stream in service.purges {
+        may.publish.push(format!("$JS.API.STREAM.PURGE.{stream}"));
     }
-    for stream in service.reads {
-        may.read(stream);
+    for Reads { stream, progress, .. } in service.reads {
+        may.pull(stream, name.as_str());
+        if progress.is_kept() {
+            may.acknowledge(stream, name.as_str());
+        }
+        if progress.may_begin_anew() {
+            may.publish.push(format!("$JS.API.CONSUMER.RESET.{stream}.{name}"));
+        }
+        if *progress == Progress::KeptOrAnew {
+            // It looks whether its copy lacks a message that it has acknowledged.
+            may.publish.push(format!("$JS.API.STREAM.MSG.GET.{stream}"));
+        }
+    }
+    if !service.owns.is_empty() || !service.reads.is_empty() {
+        // What it lacks of streams and consumers it asks for.
+        may.publish(Subject::service(ServiceName::Identity, bootstrap::KEEP));
     }
     for (asked, verb) in service.asks {
         may.publish(Subject::service(*asked, verb));
@@ -188,9 +224,17 @@ fn central(name: ServiceName, may: &mut Permissions) {
         CallVerb::ALL.iter().for_each(|verb| may.publish(Pattern::Calls(*verb)));
     }
     service.hears.iter().for_each(|pattern| may.subscribe(pattern.clone()));
-    if name == ServiceName::ApiGateway {
-        // The gateway shows people how many messages nobody could handle.
-        may.publish.push(format!("$JS.API.STREAM.INFO.{}", streams::DEAD_LETTERS));
+}
+
+/// Allows making the hub's streams and their consumers, and nothing else.
+fn bootstrap_of_the_hub(may: &mut Permissions) {
+    for wanted in bootstrap::of_the_hub() {
+        let stream = wanted.stream.name;
+        may.make(&stream);
+        may.publish.push(format!("$JS.API.STREAM.DELETE.{stream}"));
+        for api in ["CREATE", "INFO", "DELETE"] {
+            may.publish.push(format!("$JS.API.CONSUMER.{api}.{stream}.>"));
+        }
     }
 }
 
@@ -204,7 +248,14 @@ fn site(client: &ClientName, may: &mut Permissions) {
 
 fn local_orchestrator(client: &ClientName, may: &mut Permissions) {
     for stream in [streams::DESIRED, streams::STATE, streams::EVENTS] {
-        may.own(stream);
+        may.make(stream);
+        may.get(stream);
+    }
+    for stream in [streams::STATE, streams::EVENTS] {
+        may.pull(stream, RELAY);
+        may.acknowledge(stream, RELAY);
+        may.publish.push(format!("$JS.API.CONSUMER.CREATE.{stream}.{RELAY}.>"));
+        may.publish.push(format!("$JS.API.CONSUMER.DELETE.{stream}.{RELAY}"));
     }
     may.serve(ServiceName::LocalOrchestrator);
     may.publish(Pattern::DesiredOf(client.clone()));

@@ -4,7 +4,7 @@
 //! then asks for the lines in `edgewright` that start it. What a service of a site may do at its server says its
 //! [`User`](crate::User), for it logs in there beside the site's nodes.
 
-use crate::{Pattern, ServiceName, SiteVerb, Subject, streams};
+use crate::{Pattern, ServiceName, SiteVerb, Subject, bootstrap, streams};
 
 /// The part of the platform in which a service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,42 @@ pub enum GitFolders {
     FleetAndClients(&'static [&'static str]),
 }
 
+/// How a service reads one stream: by a durable consumer that has the service's name.
+#[derive(Debug)]
+pub struct Reads {
+    /// The name of the stream.
+    pub stream: &'static str,
+    /// The subjects that are read.
+    pub patterns: &'static [Pattern],
+    /// How many messages are asked for at once. At most twice as many are delivered before the first of them is answered.
+    pub batch: usize,
+    /// What becomes of the consumer's place in the stream.
+    pub progress: Progress,
+}
+
+/// Where the reading of a stream goes on after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// After what was acknowledged.
+    Kept,
+    /// After what was acknowledged, or from the beginning when the service has lost what it made of it.
+    KeptOrAnew,
+    /// From the beginning of the stream, always: nothing is acknowledged, and what is done with is removed from the stream.
+    Anew,
+}
+
+impl Progress {
+    /// Tells whether the server keeps what was acknowledged.
+    pub fn is_kept(self) -> bool {
+        self != Self::Anew
+    }
+
+    /// Tells whether the service may have its consumer begin anew.
+    pub fn may_begin_anew(self) -> bool {
+        self != Self::Kept
+    }
+}
+
 /// One row of the table of services.
 #[derive(Debug)]
 pub struct Service {
@@ -37,10 +73,14 @@ pub struct Service {
     pub about: &'static str,
     /// The repositories and folders that it is a source of writes for.
     pub git: GitFolders,
-    /// The streams of its server that it makes, manages and reads.
+    /// The streams of the hub that it alone writes, and looks at. The bootstrap makes them ([`crate::bootstrap`]).
     pub owns: &'static [&'static str],
-    /// The streams of other services that it reads through consumers of its own.
-    pub reads: &'static [&'static str],
+    /// The streams of which it gets last values by their subjects.
+    pub gets: &'static [&'static str],
+    /// The streams that it removes messages from.
+    pub purges: &'static [&'static str],
+    /// The streams that it reads, each by a durable consumer of its name, which the bootstrap makes.
+    pub reads: &'static [Reads],
     /// The requests of sites that it answers, on its front connection.
     pub answers: &'static [SiteVerb],
     /// The requests to other services that it makes, beside those that writing in Git needs.
@@ -62,6 +102,8 @@ const fn row(name: ServiceName, tier: Tier, about: &'static str) -> Service {
         about,
         git: GitFolders::None,
         owns: &[],
+        gets: &[],
+        purges: &[],
         reads: &[],
         answers: &[],
         asks: &[],
@@ -75,26 +117,51 @@ const fn row(name: ServiceName, tier: Tier, about: &'static str) -> Service {
 pub static SERVICES: [Service; 10] = [
     Service {
         owns: &[streams::GIT_WRITES],
+        purges: &[streams::GIT_WRITES],
+        reads: &[Reads {
+            stream: streams::GIT_WRITES,
+            patterns: &[Pattern::GitWrites],
+            batch: 500,
+            progress: Progress::Anew,
+        }],
         publishes: &[Pattern::GitCommitted],
         ..row(ServiceName::GitWriter, Tier::Hub, "Orders become signed commits")
     },
     Service {
         owns: &[streams::DESIRED],
-        publishes: &[Pattern::Desired, Pattern::Changed],
+        gets: &[streams::DESIRED],
+        publishes: &[Pattern::Desired, Pattern::ChangedHeads],
         answers: &[SiteVerb::Desired],
         hears: &[Pattern::GitCommitted],
         ..row(ServiceName::GitObserver, Tier::Hub, "Commits become desired state on the bus")
     },
     Service {
         owns: &[streams::STATE, streams::EVENTS, streams::DEAD_LETTERS],
-        asks: &[(ServiceName::NodeCapabilities, "members")],
+        gets: &[streams::STATE],
+        // Enough reports of one transaction to share a sync of the disk among many, few enough to be stored in milliseconds.
+        reads: &[
+            Reads {
+                stream: streams::STATE,
+                patterns: &[Pattern::Statuses],
+                batch: 500,
+                progress: Progress::KeptOrAnew,
+            },
+            Reads { stream: streams::EVENTS, patterns: &[Pattern::Events], batch: 500, progress: Progress::KeptOrAnew },
+        ],
+        asks: &[(ServiceName::NodeCapabilities, "members"), (ServiceName::Identity, bootstrap::RENEW)],
         publishes: &[Pattern::State, Pattern::Events],
         answers: &[SiteVerb::Report, SiteVerb::Positions],
         ..row(ServiceName::StatusCollector, Tier::Hub, "Reports become status and history")
     },
     Service {
         git: GitFolders::FleetAndClients(&["sites", "clients", "nodes"]),
-        reads: &[streams::STATE],
+        // Each message takes a few milliseconds, so none of them waits for so long that the server sends it again.
+        reads: &[Reads {
+            stream: streams::STATE,
+            patterns: &[Pattern::AllCapabilities, Pattern::AllHealth],
+            batch: 100,
+            progress: Progress::Kept,
+        }],
         asks: &[(ServiceName::DeploymentRegistry, "evaluate")],
         ..row(ServiceName::NodeCapabilities, Tier::Hub, "Sites and nodes, and what they can do")
     },
@@ -110,14 +177,41 @@ pub static SERVICES: [Service; 10] = [
         ..row(ServiceName::DeploymentRegistry, Tier::Hub, "Orders: what is meant becomes what each node shall run")
     },
     Service {
-        // The gateway asks every service on behalf of people, and finds out which of them answer.
-        publishes: &[Pattern::Services, Pattern::Discovery],
+        // On behalf of people.
+        asks: &[
+            (ServiceName::AppRegistry, "get"),
+            (ServiceName::AppRegistry, "list"),
+            (ServiceName::AppRegistry, "upload"),
+            (ServiceName::DeploymentRegistry, "create"),
+            (ServiceName::DeploymentRegistry, "deployments"),
+            (ServiceName::DeploymentRegistry, "get"),
+            (ServiceName::DeploymentRegistry, "list"),
+            (ServiceName::DeploymentRegistry, "orders"),
+            (ServiceName::DeploymentRegistry, "remove"),
+            (ServiceName::DeploymentRegistry, "update"),
+            (ServiceName::GitObserver, "refusals"),
+            (ServiceName::NodeCapabilities, "create-node"),
+            (ServiceName::NodeCapabilities, "create-site"),
+            (ServiceName::NodeCapabilities, "members"),
+            (ServiceName::NodeCapabilities, "nodes"),
+            (ServiceName::NodeCapabilities, "replace-node-key"),
+            (ServiceName::NodeCapabilities, "replace-site-key"),
+            (ServiceName::NodeCapabilities, "revoke-node-key"),
+            (ServiceName::NodeCapabilities, "revoke-site-key"),
+            (ServiceName::NodeCapabilities, "sites"),
+            (ServiceName::StatusCollector, "dead-letters"),
+            (ServiceName::StatusCollector, "history"),
+            (ServiceName::StatusCollector, "list"),
+            (ServiceName::StatusCollector, "refusals"),
+        ],
+        // It finds out which services answer.
+        publishes: &[Pattern::ServiceStats],
         calls: true,
         ..row(ServiceName::ApiGateway, Tier::Hub, "REST for people and programs")
     },
     Service {
         hears: &[Pattern::One(Subject::GitCommittedFleet)],
-        ..row(ServiceName::Identity, Tier::Hub, "Logins of sites: minted, renewed and revoked")
+        ..row(ServiceName::Identity, Tier::Hub, "Logins of sites, and the hub's streams: made, renewed and revoked")
     },
     row(ServiceName::LocalOrchestrator, Tier::Site, "Head of a site"),
     row(ServiceName::OciFetcher, Tier::Site, "Artifacts of a site"),
@@ -145,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_service_has_one_row_and_every_stream_of_the_hub_one_owner() {
+    fn every_service_has_one_row_and_every_stream_of_the_hub_one_writer() {
         for name in ServiceName::ALL {
             assert_eq!(SERVICES.iter().filter(|service| service.name == *name).count(), 1, "{name}");
         }
@@ -154,6 +248,9 @@ mod tests {
         owned.sort();
         owned.dedup();
         assert_eq!(owned.len(), count, "{owned:?}");
+        let mut made: Vec<_> = bootstrap::of_the_hub().into_iter().map(|wanted| wanted.stream.name).collect();
+        made.sort();
+        assert_eq!(owned.iter().map(|name| name.to_string()).collect::<Vec<_>>(), made);
     }
 
     #[test]

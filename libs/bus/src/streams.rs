@@ -24,6 +24,9 @@ pub const ID: &str = "edgewright.stream-id";
 /// started is without its streams for some milliseconds.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
+/// How the server says that there is no limit.
+const UNLIMITED: i64 = -1;
+
 const GIB: i64 = 1 << 30;
 const MIB: i64 = 1 << 20;
 
@@ -45,6 +48,13 @@ fn stream(name: &str, subjects: Vec<String>) -> Config {
         subjects,
         storage: StorageType::File,
         num_replicas: 1,
+        // As the server calls them when nobody says anything, so that what is wanted can be compared with what is there.
+        max_messages: UNLIMITED,
+        max_messages_per_subject: UNLIMITED,
+        max_bytes: UNLIMITED,
+        max_consumers: -1,
+        max_message_size: -1,
+        duplicate_window: Duration::from_secs(120),
         // Atomic batches are how a PubAck means "on disk" and still costs little.
         allow_atomic_publish: true,
         metadata: HashMap::from([(ID.to_owned(), uuid::Uuid::new_v4().to_string())]),
@@ -53,7 +63,14 @@ fn stream(name: &str, subjects: Vec<String>) -> Config {
 }
 
 fn last_values(name: &str, pattern: Pattern) -> Config {
-    Config { max_messages_per_subject: 1, allow_direct: true, ..stream(name, vec![pattern.to_string()]) }
+    let stream = stream(name, vec![pattern.to_string()]);
+    Config { max_messages_per_subject: 1, allow_direct: true, ..unabridged(stream) }
+}
+
+/// A stream out of which nobody takes single messages, nor all of them. What is taken out keeps the stream's identity, so
+/// nobody would notice; a stream that was deleted is made again with a new one.
+fn unabridged(stream: Config) -> Config {
+    Config { deny_delete: true, deny_purge: true, ..stream }
 }
 
 /// DESIRED, at the hub and at a site, keeps the last value of each subject.
@@ -79,7 +96,7 @@ pub fn events_at_hub() -> Config {
         max_age: Duration::from_secs(7 * 24 * 3600),
         max_bytes: 2 * GIB,
         discard: DiscardPolicy::Old,
-        ..stream(EVENTS, vec![Pattern::Events.to_string()])
+        ..unabridged(stream(EVENTS, vec![Pattern::Events.to_string()]))
     }
 }
 
@@ -112,9 +129,9 @@ pub fn dead_letters() -> Config {
         max_messages: 100_000,
         discard: DiscardPolicy::Old,
         allow_atomic_publish: false,
-        ..stream(
+        ..unabridged(stream(
             DEAD_LETTERS,
             ["MAX_DELIVERIES", "MSG_TERMINATED"].map(|kind| format!("$JS.EVENT.ADVISORY.CONSUMER.{kind}.>")).to_vec(),
-        )
+        ))
     }
 }

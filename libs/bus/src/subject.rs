@@ -222,9 +222,9 @@ pub enum Pattern {
     Desired,
     /// `desired.<client>.>`: head and desired states of one client.
     DesiredOf(ClientName),
-    /// `changed.>`: all signals that a head or a desired state has changed.
-    Changed,
-    /// `changed.<client>.>`: the same signals about one client.
+    /// `changed.*.head`: all signals that a head has changed.
+    ChangedHeads,
+    /// `changed.<client>.>`: all signals about one client.
     ChangedOf(ClientName),
     /// `state.>`: the last states of all clients and nodes.
     State,
@@ -266,10 +266,10 @@ pub enum Pattern {
     GitCommitted,
     /// `svc.<service>.>`: all requests to one service.
     Service(ServiceName),
-    /// `svc.>`: all requests to all services.
-    Services,
     /// `$SRV.>`: discovery through the NATS service API.
     Discovery,
+    /// `$SRV.STATS`: the question that all services answer with who they are and what they did.
+    ServiceStats,
 }
 
 impl fmt::Display for Pattern {
@@ -278,7 +278,7 @@ impl fmt::Display for Pattern {
             Self::One(subject) => subject.fmt(f),
             Self::Desired => f.write_str("desired.>"),
             Self::DesiredOf(client) => write!(f, "desired.{client}.>"),
-            Self::Changed => f.write_str("changed.>"),
+            Self::ChangedHeads => f.write_str("changed.*.head"),
             Self::ChangedOf(client) => write!(f, "changed.{client}.>"),
             Self::State => f.write_str("state.>"),
             Self::StateOf(client) => write!(f, "state.{client}.>"),
@@ -300,8 +300,8 @@ impl fmt::Display for Pattern {
             Self::GitWritesOf(source) => write!(f, "git.write.{source}.>"),
             Self::GitCommitted => f.write_str("git.committed.>"),
             Self::Service(service) => write!(f, "svc.{service}.>"),
-            Self::Services => f.write_str("svc.>"),
             Self::Discovery => f.write_str("$SRV.>"),
+            Self::ServiceStats => f.write_str("$SRV.STATS"),
         }
     }
 }

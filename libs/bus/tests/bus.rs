@@ -36,9 +36,9 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn a_request_is_answered_or_refused_with_its_problem() {
-    let [asks, answers] = [ServiceName::ApiGateway, ServiceName::GitWriter].map(User::Central);
-    let server = NatsServer::start(&[asks.clone(), answers.clone()]).await;
-    let (asks, answers) = (server.connect(&asks).await, server.connect(&answers).await);
+    let answers = User::Central(ServiceName::GitWriter);
+    let server = NatsServer::start(std::slice::from_ref(&answers)).await;
+    let (asks, answers) = (server.operator().await, server.connect(&answers).await);
     let mut service = answers.register(ServiceName::GitWriter, Arc::new(())).await.unwrap();
     let double = async |_: Arc<()>, call: bus::Call<u64>| match call.body {
         13 => Err(api::Problem::conflict("13 is not doubled")),

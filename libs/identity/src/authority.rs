@@ -8,6 +8,7 @@
 //! account.pub            the account of the platform; its name is that of the folder with the streams
 //! services.seed          signs the users of the server's own services
 //! members.seed           signs the members, which are sites at the hub and nodes at a site; it is bound to a template
+//! readers/<name>.seed    the account of a third party, which signs its users; without this file it has nothing any more
 //! ```
 //!
 //! Each file is made once and then stays. A member's permissions do not stand in its JWT, but in the template that belongs to
@@ -30,6 +31,10 @@ use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Map, Value, json};
 
 use crate::jwt::{self, Claims};
+
+mod readers;
+
+pub use readers::Shared;
 
 /// The date of every revocation. It lies in the far future: a JWT that was issued by a fast clock would outlive an entry of
 /// the present.
@@ -83,6 +88,8 @@ pub struct Template {
     pub subscriptions: u32,
     /// The most bytes of one message.
     pub payload: u32,
+    /// What each third party may ask of the platform's account.
+    pub shared: Vec<Shared>,
 }
 
 /// The JWT of the platform's account, as it shall be in force.
@@ -103,6 +110,7 @@ pub struct Authority {
     services: KeyPair,
     members: KeyPair,
     tenant: TenantName,
+    folder: PathBuf,
     accounts_file: PathBuf,
 }
 
@@ -164,6 +172,7 @@ impl Authority {
             services: services?,
             members: members?,
             tenant: tenant.clone(),
+            folder: folder.to_owned(),
             accounts_file: accounts_file.to_owned(),
         })
     }
@@ -214,19 +223,30 @@ impl Authority {
             (None, None) => Map::new(),
         };
         let signing_keys = json!([self.services.public_key(), template.scope(&self.members)]);
-        let platform = json!({
+        let mut platform = json!({
             "type": "account", "version": 2, "limits": limits(-1),
             "revocations": revocations, "signing_keys": signing_keys,
         });
+        let readers = self.reader_keys()?;
+        let exports: Vec<_> = readers.keys().flat_map(|reader| template.exports(reader)).collect();
+        if !exports.is_empty() {
+            platform["exports"] = exports.into();
+        }
         let tenant = self.tenant.as_str();
         let (platform, issued) = self.renewed(held_of(&self.account), &self.account, tenant, platform, above, now);
         let system_account = self.system_account();
         let system = json!({"type": "account", "version": 2, "limits": limits(0)});
         let (system, _) = self.renewed(held_of(&system_account), &system_account, "SYS", system, None, now);
-        let next = format!(
+        let mut next = format!(
             "# Written by Edgewright; changes are overwritten.\n{}: {platform}\n{system_account}: {system}\n",
             self.account
         );
+        for (reader, key) in readers {
+            let account = key.public_key();
+            let nats = template.account_of(&reader, &self.account);
+            let (text, _) = self.renewed(held_of(&account), &account, reader.as_str(), nats, None, now);
+            next += &format!("{account}: {text}\n");
+        }
         if next != text {
             disk::write_private(&self.accounts_file, next.as_bytes()).map_err(file_error(&self.accounts_file))?;
         }

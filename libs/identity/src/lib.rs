@@ -39,6 +39,6 @@ pub mod tls;
 mod token;
 pub mod trust;
 
-pub use authority::{AccountJwt, Authority, AuthorityError, Rights, Template};
+pub use authority::{AccountJwt, Authority, AuthorityError, Rights, Shared, Template};
 pub use signing::{KeyError, PublicKey, SigningKey};
 pub use token::random_token;

@@ -16,6 +16,14 @@ pub fn public_key(seed: &str) -> Result<UserNkey, InvalidNkey> {
     KeyPair::from_seed(seed.trim()).map_err(|_| InvalidNkey)?.public_key().parse()
 }
 
+/// Returns the text of a credentials file, as clients of all languages read it.
+pub fn credentials_file(jwt: &str, seed: &str) -> String {
+    format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -56,7 +56,8 @@ pub use identity::{Identity, InvalidIdentity, InvalidNkey, UserNkey};
 pub use list::{InvalidNodeFolder, ManifestList, NodeEntry, NodeFolder, parse_folder, parse_top};
 pub use manifest::{Head, KeySet, ManifestError};
 pub use name::{
-    AppId, AppVersion, AssignmentName, ClientName, ComponentName, InvalidName, NodeName, SiteName, TenantName,
+    AppId, AppVersion, AssignmentName, ClientName, ComponentName, InvalidName, NodeName, ReaderName, SiteName,
+    TenantName,
 };
 pub use node_identity::{MAX_FORMER_KEYS, NodeIdentity};
 pub use order::{InvalidOrderId, OrderId, Revision};

@@ -102,6 +102,10 @@ name!(
     NodeName, "node name", is_token, TOKEN_RULE
 );
 name!(
+    /// A third party that reads what a hub offers to all who are let in.
+    ReaderName, "reader name", is_token, TOKEN_RULE
+);
+name!(
     /// The name of an assignment, which is a standing wish to run an application somewhere. It is unique in its
     /// tenant.
     AssignmentName, "assignment name", is_token, TOKEN_RULE

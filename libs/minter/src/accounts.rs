@@ -4,7 +4,11 @@
 //! signed, which locks everybody out at its next start. So only JWTs go there that [`identity::Authority`] has just issued or
 //! held, which are signed by the operator, and never one that was issued before the one that the server has.
 
-use std::{collections::BTreeSet, error::Error, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use bus::Bus;
@@ -41,16 +45,18 @@ pub async fn run(minter: &Minter, bus: &Bus, shutdown: &CancellationToken) -> an
     let (mut roll, mut connections) = (minter.roll.clone(), bus.connections());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     let mut look = Instant::now();
+    // The accounts of third parties that were pushed on this connection.
+    let mut pushed = BTreeMap::new();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Ok(()) = roll.changed() => {}
-            Ok(()) = connections.changed() => {}
+            Ok(()) = connections.changed() => pushed.clear(),
             () = sleep_until(look) => {}
         }
         roll.mark_unchanged();
         connections.mark_unchanged();
-        look = match keep(minter, bus).await {
+        look = match keep(minter, bus, &mut pushed).await {
             Ok(()) => {
                 backoff.reset();
                 Instant::now() + LOOK
@@ -65,7 +71,7 @@ pub async fn run(minter: &Minter, bus: &Bus, shutdown: &CancellationToken) -> an
 
 /// Makes the server's account what it shall be. The file that the server reads at its start comes first, so a process that
 /// dies in between leaves nothing that is weaker than it should be.
-async fn keep(minter: &Minter, bus: &Bus) -> anyhow::Result<()> {
+async fn keep(minter: &Minter, bus: &Bus, readers: &mut BTreeMap<String, String>) -> anyhow::Result<()> {
     let roll = minter.roll.borrow().clone();
     let revoked = roll.as_deref().map(|roll| minter.refused(roll));
     let mut wanted = issued_after(minter, revoked.clone(), None).await?;
@@ -81,7 +87,7 @@ async fn keep(minter: &Minter, bus: &Bus) -> anyhow::Result<()> {
         {
             wanted = issued_after(minter, revoked.clone(), Some(claims.iat)).await?;
         }
-        push(bus, &wanted).await?;
+        push(bus, &wanted.text).await?;
         ensure!(look_up(minter, bus).await? == wanted.text, "the server did not keep the account that was pushed");
         let revoked = revoked.as_ref().map(BTreeSet::len);
         info!(revoked, issued = wanted.issued, "the server has a new account");
@@ -90,6 +96,15 @@ async fn keep(minter: &Minter, bus: &Bus) -> anyhow::Result<()> {
     metrics::REVOKED.with_label_values(&[minter.settings.server.as_str()]).set(count as i64);
     if let Some(roll) = roll {
         minter.enforces(&roll);
+    }
+    // Last, for what they import is exported now.
+    let authority = minter.settings.authority.clone();
+    let accounts = tokio::task::spawn_blocking(move || authority.reader_accounts()).await;
+    for (account, text) in accounts.context("reading the accounts of third parties")?? {
+        if readers.get(&account) != Some(&text) {
+            push(bus, &text).await.context("pushing the account of a third party")?;
+            readers.insert(account, text);
+        }
     }
     Ok(())
 }
@@ -114,8 +129,8 @@ async fn look_up(minter: &Minter, bus: &Bus) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-async fn push(bus: &Bus, account: &AccountJwt) -> anyhow::Result<()> {
-    let answer = request(bus, "$SYS.REQ.CLAIMS.UPDATE".to_owned(), account.text.clone().into()).await;
+async fn push(bus: &Bus, account: &str) -> anyhow::Result<()> {
+    let answer = request(bus, "$SYS.REQ.CLAIMS.UPDATE".to_owned(), account.to_owned().into()).await;
     let answer = answer.context("pushing the account")?;
     let answer: Answer = serde_json::from_slice(&answer).context("reading the server's answer to a push")?;
     match answer.error {

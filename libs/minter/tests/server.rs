@@ -566,17 +566,16 @@ async fn a_new_signing_key_needs_no_visit() {
 
 #[tokio::test]
 async fn users_who_come_together_at_a_new_server_lose_no_stream() {
-    let [collector, observer] = [ServiceName::StatusCollector, ServiceName::GitObserver].map(User::Central);
     for _ in 0..30 {
-        let server = NatsServer::start(&[collector.clone(), observer.clone()]).await;
-        let [collector, observer] = [&collector, &observer].map(|user| {
-            let login = server.login(user);
+        let server = NatsServer::start_bare(&[]).await;
+        let [first, second] = [(); 2].map(|()| {
+            let login = server.login(&User::Bootstrap);
             tokio::spawn(async move { connect(&login).await })
         });
-        let collector = collector.await.unwrap();
-        let made = collector.jetstream().create_stream(streams::state_at_hub()).await;
+        let made = first.await.unwrap().jetstream().create_stream(streams::state_at_hub()).await;
         made.expect("the first user's stream is made while the second one comes");
-        let desired = streams::desired(Pattern::Desired);
-        observer.await.unwrap().jetstream().create_stream(desired).await.expect("and so is the second one's");
+        let (second, desired) = (second.await.unwrap(), streams::desired(Pattern::Desired));
+        second.jetstream().create_stream(desired).await.expect("and so is the second one's");
+        second.jetstream().get_stream(streams::STATE).await.expect("and the first one's is still there");
     }
 }

@@ -124,7 +124,7 @@ enum Announce {
 
 impl GitWriter {
     async fn new(server: &NatsServer) -> Self {
-        Self { bus: server.connect_central(ServiceName::GitWriter).await, seen: Arc::default() }
+        Self { bus: server.operator().await, seen: Arc::default() }
     }
 
     /// After a restart of the server, the connection may have to be made again first.
@@ -192,7 +192,7 @@ impl GitWriter {
 }
 
 async fn server() -> NatsServer {
-    NatsServer::start(&[User::Central(SOURCE), User::Central(ServiceName::GitWriter)]).await
+    NatsServer::start_bare(&[User::Central(SOURCE)]).await
 }
 
 #[tokio::test]

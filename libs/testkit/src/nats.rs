@@ -11,15 +11,19 @@ use std::{
 };
 
 use bus::server::{Server, make_streams_folder, server_conf};
-use bus::{Bus, Jwt, Login, Members, ServiceName, User};
+use bus::{
+    Bootstrap, Bus, Call, Jwt, Login, Members, ServiceEndpoints, ServiceName, User,
+    bootstrap::{self, Renewal, Wanted},
+};
 use identity::{
-    Authority, jwt,
-    nats::generate,
+    Authority, Rights, jwt,
+    nats::{credentials_file, generate},
     tls::{Peer, Trust},
 };
 use margo::{TenantName, UserNkey};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{Certificates, loopback, wait_for};
 
@@ -30,8 +34,12 @@ pub fn nats_server_binary() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/nats-server"), PathBuf::from)
 }
 
-/// A running server. It is killed when this value is dropped.
+/// A running server. It is killed when this value is dropped. At that of a hub, streams and consumers are kept as the service
+/// identity does it.
 pub struct NatsServer {
+    /// What is kept at it, and who does it.
+    wanted: Option<Vec<Wanted>>,
+    keeper: Option<Keeper>,
     child: Child,
     folder: TempDir,
     address: Ipv4Addr,
@@ -46,24 +54,55 @@ impl NatsServer {
     /// Starts a server for which these users have JWTs, and waits until it listens. It is a site's server when one of them
     /// belongs to a site, else that of the hub.
     pub async fn start(admitted: &[User]) -> Self {
-        Self::start_with(admitted, None).await
+        Self::start_keeping(admitted, bootstrap::of_the_hub()).await
+    }
+
+    /// Does the same, and keeps these streams instead of those of production, if it is a hub's server.
+    pub async fn start_keeping(admitted: &[User], wanted: Vec<Wanted>) -> Self {
+        let wanted = (members_of(admitted) == Members::Sites).then_some(wanted);
+        Self::start_with(admitted, wanted, None).await
+    }
+
+    /// Starts a server at which nobody makes streams unless the test does.
+    pub async fn start_bare(admitted: &[User]) -> Self {
+        Self::start_with(admitted, None, None).await
     }
 
     /// Does the same with a server that speaks TLS, as the hub.
     pub async fn start_tls(admitted: &[User]) -> Self {
-        Self::start_with(admitted, Some(Certificates::default())).await
+        Self::start_with(admitted, None, Some(Certificates::default())).await
     }
 
-    async fn start_with(admitted: &[User], certificates: Option<Certificates>) -> Self {
+    async fn start_with(admitted: &[User], wanted: Option<Vec<Wanted>>, certificates: Option<Certificates>) -> Self {
         let folder = TempDir::new().expect("a folder for a server");
-        let at_site = |user: &User| matches!(user, User::LocalOrchestrator(_) | User::OciFetcher(_) | User::Node(_));
-        let members = if admitted.iter().any(at_site) { Members::Nodes } else { Members::Sites };
-        let users = admitted.iter().chain([&User::Minter]).map(|user| (user.clone(), generate())).collect();
+        let members = members_of(admitted);
+        let own = [User::Minter, User::Bootstrap, User::Central(ServiceName::Identity)];
+        let users = admitted.iter().chain(&own).map(|user| (user.clone(), generate())).collect();
         let authority = keep_authority(folder.path(), members);
-        let mut server =
-            Self { child: spawn_nothing(), folder, address: loopback(), authority, members, users, certificates };
+        let (child, address) = (spawn_nothing(), loopback());
+        let keeper = None;
+        let mut server = Self { wanted, keeper, child, folder, address, authority, members, users, certificates };
         server.launch().await;
+        server.keep().await;
         server
+    }
+
+    /// Has streams and consumers kept from now on, and returns when they are there.
+    async fn keep(&mut self) {
+        if let Some(wanted) = self.wanted.clone() {
+            let login = |user| self.login(&user);
+            let keeper = Keeper::start(login(User::Bootstrap), login(User::Central(ServiceName::Identity)), wanted);
+            self.keeper = Some(keeper.await);
+        }
+    }
+
+    /// Connects as somebody who may do everything, as a person with the keys of the server could. Services answer it.
+    pub async fn operator(&self) -> Bus {
+        let (seed, key) = generate();
+        let everything = || vec![">".to_owned()];
+        let rights = Rights { publish: everything(), subscribe: everything() };
+        let jwt = self.authority.service("operator", &key, &rights, jwt::now());
+        connect(&Login { seed, jwt: Jwt::Text(jwt), ..self.login(&User::Central(ServiceName::Identity)) }).await
     }
 
     /// Returns where and how this user connects. It panics when the user has no JWT.
@@ -138,7 +177,9 @@ impl NatsServer {
         let anew = TempDir::new().expect("a folder for a server");
         self.authority = keep_authority(anew.path(), self.members);
         self.folder = anew;
+        self.keeper = None;
         self.launch().await;
+        self.keep().await;
     }
 
     /// Copies what the server has on its disk. It must not run.
@@ -194,6 +235,38 @@ impl NatsServer {
     }
 }
 
+/// Keeps a hub's streams and consumers, and answers those who lack one, in the place of the service identity.
+struct Keeper {
+    _keeping: AbortOnDropHandle<()>,
+    _endpoints: ServiceEndpoints<Bootstrap>,
+}
+
+impl Keeper {
+    async fn start(making: Login, answering: Login, wanted: Vec<Wanted>) -> Self {
+        let (making, answering) = (connect(&making).await, connect(&answering).await);
+        let bootstrap = Arc::new(Bootstrap::new(making, wanted));
+        bootstrap.keep().await.expect("the streams and consumers of a new server");
+        let mut endpoints = answering.register(ServiceName::Identity, bootstrap.clone()).await.expect("a service");
+        let streams = async |bootstrap: Arc<Bootstrap>, _: Call<()>| bootstrap.keep_for().await;
+        endpoints.verb("streams", streams).await.expect("an endpoint");
+        let renew = async |bootstrap: Arc<Bootstrap>, call: Call<Renewal>| bootstrap.renew_for(call.body).await;
+        endpoints.verb("renew-stream", renew).await.expect("an endpoint");
+        endpoints.reachable().await;
+        let keeping = async move {
+            if let Err(error) = bootstrap.run(&CancellationToken::new()).await {
+                panic!("the streams of a server of ours are not kept: {error:#}");
+            }
+        };
+        Self { _keeping: AbortOnDropHandle::new(tokio::spawn(keeping)), _endpoints: endpoints }
+    }
+}
+
+/// Whose server it is: a site's when one of these users belongs to a site, else that of the hub.
+fn members_of(admitted: &[User]) -> Members {
+    let at_site = |user: &User| matches!(user, User::LocalOrchestrator(_) | User::OciFetcher(_) | User::Node(_));
+    if admitted.iter().any(at_site) { Members::Nodes } else { Members::Sites }
+}
+
 /// Makes the keys of a server that are missing in its folder, and the file of its accounts.
 fn keep_authority(folder: &Path, members: Members) -> Arc<Authority> {
     let accounts = folder.join("accounts.conf");
@@ -213,11 +286,7 @@ pub async fn connect(login: &Login) -> Bus {
 /// Returns the login as the text of a credentials file, for clients that are not ours. It panics when the JWT stands in a file.
 pub fn credentials(login: &Login) -> String {
     let Jwt::Text(jwt) = &login.jwt else { panic!("the JWT of {} stands in a file", login.user) };
-    format!(
-        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
-         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-        login.seed
-    )
+    credentials_file(jwt, &login.seed)
 }
 
 fn copy_folder(from: &Path, to: &Path) {

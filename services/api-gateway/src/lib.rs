@@ -72,6 +72,8 @@ impl Gateway {
         T: Serialize,
         R: DeserializeOwned,
     {
+        let is_allowed = ServiceName::ApiGateway.service().asks.contains(&(service, verb));
+        debug_assert!(is_allowed, "the table of services lets the gateway ask {service} for {verb}");
         Ok(self.bus.call(&Subject::service(service, verb), body, Some(caller)).await?)
     }
 }

@@ -4,12 +4,8 @@
 use std::sync::Arc;
 
 use api::{Deployment, Node, PlatformStatus, Reachability, Refusal, ServiceStatus, Site};
-use async_nats::jetstream::{
-    ErrorCode,
-    context::{GetStreamError, GetStreamErrorKind},
-};
 use axum::{Json, extract::State};
-use bus::{Bus, ServiceName, streams};
+use bus::ServiceName;
 use margo::State as DeploymentState;
 use tracing::warn;
 
@@ -27,6 +23,7 @@ pub(crate) async fn get_status(
     let nodes = gateway.ask::<_, Vec<Node>>(ServiceName::NodeCapabilities, "nodes", &(), &caller);
     let observed = gateway.ask::<_, Vec<Refusal>>(ServiceName::GitObserver, "refusals", &(), &caller);
     let collected = gateway.ask::<_, Vec<Refusal>>(ServiceName::StatusCollector, "refusals", &(), &caller);
+    let dead_letters = gateway.ask::<_, u64>(ServiceName::StatusCollector, "dead-letters", &(), &caller);
     let (services, sites, nodes, deployments, observed, collected, dead_letters) = tokio::join!(
         discovery::services(&gateway.bus),
         sites,
@@ -34,7 +31,7 @@ pub(crate) async fn get_status(
         deployments::load(&gateway, &caller),
         observed,
         collected,
-        dead_letters(&gateway.bus),
+        dead_letters,
     );
     let services = services.unwrap_or_else(|error| {
         warn!(error = error.as_ref() as &dyn std::error::Error, "services not asked");
@@ -46,7 +43,7 @@ pub(crate) async fn get_status(
         sites.unwrap_or_default().len() as u64,
         &nodes.unwrap_or_default(),
         &deployments.unwrap_or_default(),
-        dead_letters,
+        dead_letters.unwrap_or_default(),
         refusals,
     )))
 }
@@ -73,26 +70,6 @@ fn summary(
         dead_letters,
         refusals,
     }
-}
-
-/// How many messages no service could handle. 0 also when the stream of dead letters does not exist yet or cannot be
-/// asked.
-async fn dead_letters(bus: &Bus) -> u64 {
-    if !bus.is_connected() {
-        return 0;
-    }
-    match bus.jetstream().get_stream(streams::DEAD_LETTERS).await {
-        Ok(stream) => stream.cached_info().state.messages,
-        Err(error) if is_not_there(&error) => 0,
-        Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "dead letters not counted");
-            0
-        }
-    }
-}
-
-fn is_not_there(error: &GetStreamError) -> bool {
-    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 #[cfg(test)]

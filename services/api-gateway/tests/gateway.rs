@@ -19,7 +19,6 @@ use axum::{Router, body::Body, extract::State, routing::put};
 use bus::{
     Bus, Call, CallId, Pattern, Role, ServiceEndpoints, ServiceName, Subject, User, calls,
     proto::{CallPart, CallPartOutcome},
-    streams,
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -61,7 +60,7 @@ impl World {
         start_traces();
         let central = ServiceName::ALL.iter().copied().map(User::Central).collect::<Vec<_>>();
         let others = [User::Front(ServiceName::ApiGateway), site_user("plant"), site_user("port")];
-        let server = NatsServer::start(&[central, others.to_vec()].concat()).await;
+        let server = NatsServer::start_bare(&[central, others.to_vec()].concat()).await;
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("tokens.json");
         let tokens = Role::ALL.iter().map(|role| {
@@ -155,6 +154,7 @@ impl World {
             "adoptedManifestVersion": 1, "reportedAt": "2026-11-21T10:00:00Z",
         }])));
         answer!(StatusCollector, "history", ById, |_| Ok::<Vec<HistoryEntry>, Problem>(Vec::new()));
+        answer!(StatusCollector, "dead-letters", (), |()| Ok::<_, Problem>(3));
         answer!(StatusCollector, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:01Z")]));
         answer!(GitObserver, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:00Z")]));
         answer!(NodeCapabilities, "sites", (), |()| Ok::<_, Problem>(vec![site()]));
@@ -624,12 +624,10 @@ async fn the_status_names_what_answers_and_what_does_not() {
     assert_eq!(alone.missing.len(), 7);
 
     let _services = world.services().await;
-    let collector = world.server.connect_central(ServiceName::StatusCollector).await;
-    collector.jetstream().create_stream(streams::dead_letters()).await.unwrap();
     let whole = status().await;
     assert_eq!(whole.missing, Vec::<String>::new());
     assert_eq!((whole.sites, whole.nodes, whole.reachable), (1, 1, 1));
-    assert_eq!((whole.deployments, whole.installed, whole.dead_letters), (2, 1, 0));
+    assert_eq!((whole.deployments, whole.installed, whole.dead_letters), (2, 1, 3));
     assert_eq!(whole.refusals, [refusal("2026-11-21T10:00:00Z"), refusal("2026-11-21T10:00:01Z")]);
     world.stop().await;
 }

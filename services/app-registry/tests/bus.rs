@@ -56,12 +56,11 @@ impl Hub {
         let roles =
             [&[gateway.clone(), writer.clone(), identity.clone(), site.clone(), port.clone()], own.as_slice()].concat();
         let server = NatsServer::start(&roles).await;
-        let (gateway, writer) = (server.connect(&gateway).await, server.connect(&writer).await);
+        let (gateway, writer) = (server.connect(&gateway).await, server.operator().await);
         let (site, port) = (server.connect(&site).await, server.connect(&port).await);
         let keys: BTreeMap<_, _> = ["plant", "port"].map(|name| (name.to_owned(), generate().1)).into();
         let keys = Arc::new(Mutex::new(keys));
         let identity = answer_keys(&server.connect(&identity).await, keys.clone()).await;
-        writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
         let mut hub =
             Self { server, folder, database, gateway, writer, site, port, keys, _identity: identity, running: None };
         hub.launch().await;

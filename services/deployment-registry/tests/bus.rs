@@ -70,14 +70,8 @@ impl World {
     }
 
     async fn on(database: Location) -> Self {
-        let services = [
-            SELF,
-            ServiceName::ApiGateway,
-            ServiceName::AppRegistry,
-            ServiceName::NodeCapabilities,
-            ServiceName::GitWriter,
-        ];
-        let server = NatsServer::start(&services.map(User::Central)).await;
+        let services = [SELF, ServiceName::ApiGateway, ServiceName::AppRegistry, ServiceName::NodeCapabilities];
+        let server = NatsServer::start_bare(&services.map(User::Central)).await;
         let gateway = server.connect_central(ServiceName::ApiGateway).await;
         let known = Known { description: HELLO.to_owned(), ..Known::default() };
         let mut world = Self {
@@ -140,7 +134,7 @@ impl World {
     }
 
     async fn start_git_writer(&mut self) {
-        let bus = self.server.connect_central(ServiceName::GitWriter).await;
+        let bus = self.server.operator().await;
         bus.jetstream().create_stream(streams::git_writes()).await.unwrap();
         let mut service = bus.register(ServiceName::GitWriter, std::sync::Arc::new(())).await.unwrap();
         let git = self.git.clone();
@@ -467,7 +461,8 @@ async fn a_node_whose_message_is_full_is_refused_to_a_person_and_passed_over_by_
     assert_eq!(world.orders().await.len(), accepted + 1, "nothing of the refused one is left");
 
     world.join("quarry/free");
-    world.ask::<_, ()>("evaluate", &()).await.unwrap();
+    let capabilities = world.server.connect_central(ServiceName::NodeCapabilities).await;
+    capabilities.call::<_, ()>(&Subject::service(SELF, "evaluate"), &(), None).await.unwrap();
     wait_for("the free node to be placed", async || {
         let got: Assignment = world.ask("get", &ByName { name: "everywhere".to_owned() }).await.unwrap();
         if nodes(&got) == ["quarry/first", "quarry/free"] { Ok(()) } else { Err(nodes(&got)) }

@@ -133,17 +133,18 @@ impl Loop {
         }
     }
 
-    /// Makes the stream, and puts every client on the agenda, unless the stream is still the one that
-    /// was filled last.
+    /// Looks at the stream, where that has to be done, and puts every client on the agenda unless the stream is still the one
+    /// that was filled last.
     async fn follow_stream(&mut self) -> anyhow::Result<()> {
-        if self.stream.is_some() && (!self.stream_in_doubt || self.observer.hub.identity().await? == self.stream) {
-            self.stream_in_doubt = false;
+        if self.stream.is_some() && !self.stream_in_doubt {
             return Ok(());
         }
-        let identity = self.observer.hub.ensure_stream().await?;
-        let clients = self.clients().await?;
-        self.agenda.add_all(&clients, Look::Everything);
-        (self.stream, self.stream_in_doubt) = (Some(identity), false);
+        let identity = Some(self.observer.hub.identity().await?);
+        if self.stream != identity {
+            let clients = self.clients().await?;
+            self.agenda.add_all(&clients, Look::Everything);
+        }
+        (self.stream, self.stream_in_doubt) = (identity, false);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The stream DESIRED at the hub: the only file that makes, reads and writes it. Sites do not read it; the platform's own
+//! The stream DESIRED at the hub: the only file that reads and writes it. Sites do not read it; the platform's own
 //! services and third parties do.
 //!
 //! **Layout.** One message for each node with all that the node shall run, and one for each client with the signed
@@ -14,12 +14,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use async_nats::jetstream::{
-    ErrorCode,
-    context::GetStreamErrorKind,
-    message::StreamMessage,
-    stream::{Config, Stream},
-};
+use async_nats::jetstream::{message::StreamMessage, stream::Stream};
 use bus::{Bus, Outgoing, Pattern, Subject, proto, streams};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -54,40 +49,10 @@ impl Hub {
         Self { bus }
     }
 
-    /// Makes the stream when there is none, and makes it anew when it has another form: all that it holds comes from
-    /// the repositories, so nothing is lost. Returns its identity.
-    pub async fn ensure_stream(&self) -> anyhow::Result<String> {
-        let wanted = streams::desired(Pattern::Desired);
-        if let Some(found) = self.find().await? {
-            if have_the_same_form(&found, &wanted) {
-                return Ok(streams::id(&found).to_owned());
-            }
-            self.bus
-                .jetstream()
-                .delete_stream(streams::DESIRED)
-                .await
-                .context("deleting a stream DESIRED of another form")?;
-        }
-        let created = self.bus.jetstream().create_stream(wanted).await.context("creating the stream DESIRED")?;
-        Ok(streams::id(&created.cached_info().config).to_owned())
-    }
-
-    /// The identity of the stream, which is another one after the stream was deleted and made again. `None` when there
-    /// is no stream.
-    pub async fn identity(&self) -> anyhow::Result<Option<String>> {
-        Ok(self.find().await?.map(|config| streams::id(&config).to_owned()))
-    }
-
-    async fn find(&self) -> anyhow::Result<Option<Config>> {
-        match self.bus.jetstream().get_stream(streams::DESIRED).await {
-            Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
-            Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(missing) if missing.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    Ok(None)
-                }
-                _ => Err(error).context("looking for the stream DESIRED"),
-            },
-        }
+    /// The identity of the stream, which is another one after the stream was deleted and made again. When there is no stream,
+    /// it is made.
+    pub async fn identity(&self) -> anyhow::Result<String> {
+        Ok(streams::id(&self.bus.look_at(streams::DESIRED).await?.config).to_owned())
     }
 
     async fn stream(&self) -> anyhow::Result<Stream<()>> {
@@ -153,19 +118,4 @@ impl Hub {
         self.bus.publish_all(messages).await.context("publishing")?;
         Ok(count)
     }
-}
-
-/// Whether two streams are the same in what this service and its readers rely on. Everything else, such as limits or
-/// replicas, is left to the operator.
-fn have_the_same_form(found: &Config, wanted: &Config) -> bool {
-    let form = |config: &Config| {
-        (
-            config.subjects.clone(),
-            config.max_messages_per_subject,
-            config.allow_direct,
-            config.allow_atomic_publish,
-            config.republish.is_some(),
-        )
-    };
-    form(found) == form(wanted)
 }

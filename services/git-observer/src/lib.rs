@@ -1,11 +1,12 @@
 //! git-observer: the only writer of the stream DESIRED at the hub.
 //!
-//! Owns the stream. The head that is on the bus is its only cursor: it is compared with the tip of the client's repository
+//! The head that is on the bus is its only cursor: it is compared with the tip of the client's repository
 //! at the start, on every new connection, on `git.committed.…` and every hour; the site is told by `changed.<client>.head`,
 //! and the difference is published. Nothing is published that the tenant's root key does not vouch for. A tip that is refused
 //! is listed at `svc.git-observer.refusals`, and what was published before stays. Answers `site.*.desired` from the commit.
 //!
-//! A stream that somebody deleted or changed is made and filled again: everything in it comes from the repositories.
+//! A stream that somebody deleted or changed is filled again once the bootstrap has made it: everything in it comes from the
+//! repositories.
 
 #![allow(
     missing_docs,

@@ -168,7 +168,7 @@ struct Lo {
 
 impl Lo {
     async fn connect(world: &World) -> Self {
-        Self { bus: world.server.connect_central(ServiceName::GitObserver).await, read: Mutex::new(0) }
+        Self { bus: world.server.operator().await, read: Mutex::new(0) }
     }
 
     async fn get<M: prost::Message + Default>(&self, subject: Subject) -> Option<M> {
@@ -353,20 +353,24 @@ async fn a_deleted_stream_is_made_and_filled_again() {
     let running = world.ready().await;
     let lo = Lo::connect(&world).await;
     lo.wait_for_version(1).await;
-    let owner = world.server.connect_central(ServiceName::GitObserver).await;
+    let owner = world.server.operator().await;
     owner.jetstream().delete_stream(streams::DESIRED).await.unwrap();
     lo.wait_for_version(1).await;
     assert_eq!(lo.pull(2).await, ["desired.plant.node.press", "desired.plant.head"]);
 
-    // The same when it was away, and when somebody made another one.
+    // The same when it was away, and when somebody made another one of it.
     running.stop().await;
     owner.jetstream().delete_stream(streams::DESIRED).await.unwrap();
+    wait_for("the stream to be made", async || owner.jetstream().get_stream(streams::DESIRED).await.map(drop)).await;
     let other = async_nats::jetstream::stream::Config {
         name: streams::DESIRED.to_owned(),
         subjects: vec!["desired.>".to_owned()],
+        // These two cannot be taken back.
+        deny_delete: true,
+        deny_purge: true,
         ..Default::default()
     };
-    owner.jetstream().create_stream(other).await.unwrap();
+    owner.jetstream().update_stream(other).await.unwrap();
     let running = world.ready().await;
     lo.wait_for_version(1).await;
     assert_eq!(lo.document("press").await.unwrap(), "id: a");

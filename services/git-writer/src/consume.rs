@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, error::Error, sync::PoisonError, time::Duration
 
 use anyhow::Context;
 use async_nats::jetstream::stream::Stream;
-use bus::{Bus, Subject, proto};
+use bus::{Bus, Subject, proto, streams};
 use margo::RepositoryName;
 use service::Readiness;
 use tokio::{
@@ -71,13 +71,13 @@ impl Committer {
     /// log has to be opened again.
     pub async fn run(
         mut self,
-        stream: Stream,
         lost: impl Future<Output = anyhow::Error>,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut inbox = Inbox::open(&stream).await?;
+        let mut inbox = Inbox::open(&self.bus).await?;
+        let log = self.bus.jetstream().get_stream_no_info(streams::GIT_WRITES).await?;
         // Aborting a purge half way does no harm: the next life purges the same messages again.
-        let _purging = AbortOnDropHandle::new(tokio::spawn(purge(stream, self.purge.subscribe())));
+        let _purging = AbortOnDropHandle::new(tokio::spawn(purge(log, self.purge.subscribe())));
         self.show();
         tokio::pin!(lost);
         loop {
@@ -196,11 +196,11 @@ impl Committer {
 
 /// Purges the log up to the sequence that was sent last. Runs beside the commits, and seldom: a purge syncs the hub's disk
 /// several times, for which whatever follows from a commit would wait.
-async fn purge(stream: Stream, mut committed: watch::Receiver<u64>) {
+async fn purge(log: Stream<()>, mut committed: watch::Receiver<u64>) {
     while committed.changed().await.is_ok() {
         sleep(PURGE_PAUSE).await;
         let sequence = *committed.borrow_and_update();
-        if let Err(error) = stream.purge().sequence(sequence + 1).await {
+        if let Err(error) = log.purge().sequence(sequence + 1).await {
             // The next, higher sequence purges these messages, too.
             warn!(error = &error as &dyn Error, "log not purged");
         }

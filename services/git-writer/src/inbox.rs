@@ -2,13 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
-use async_nats::jetstream::{
-    consumer::pull::{Ordered, OrderedConfig},
-    message::Message,
-    stream::Stream,
-};
-use bus::{Assembler, Pattern, Subject};
+use anyhow::{Context, ensure};
+use async_nats::jetstream::{Message, consumer::pull};
+use bus::{Assembler, Bus, ServiceName, Subject, streams};
 use futures::{FutureExt, StreamExt};
 use margo::RepositoryName;
 use tokio::time::{Instant, timeout_at};
@@ -47,10 +43,12 @@ pub struct Group {
     more_follow: bool,
 }
 
-/// Reads the log from its begin, each message once and in order. The consumer is an ordered one, which nobody has to
-/// acknowledge: a message stays in the log until it is purged, and a new reader gets it again.
+/// Reads the log from its begin, each message once and in order. Nothing is acknowledged: a message stays in the log until it is
+/// purged, and a new reader gets it again.
 pub struct Inbox {
-    messages: Ordered,
+    messages: pull::Stream,
+    /// How many messages were delivered since the log was opened.
+    delivered: u64,
     assembler: Assembler,
     /// Sequence of the first part of the row that is being put together.
     first: Option<u64>,
@@ -58,11 +56,9 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    pub async fn open(stream: &Stream) -> anyhow::Result<Self> {
-        let config = OrderedConfig { filter_subject: Pattern::GitWrites.to_string(), ..OrderedConfig::default() };
-        let consumer = stream.create_consumer(config).await.context("creating the consumer of the log")?;
-        let messages = consumer.messages().await.context("reading the log")?;
-        Ok(Self { messages, assembler: Assembler::default(), first: None, group: Group::default() })
+    pub async fn open(bus: &Bus) -> anyhow::Result<Self> {
+        let messages = bus.messages(ServiceName::GitWriter, streams::GIT_WRITES).await.context("opening the log")?;
+        Ok(Self { messages, delivered: 0, assembler: Assembler::default(), first: None, group: Group::default() })
     }
 
     /// Waits for a message and returns it with those that are there already and those that its source has announced.
@@ -87,7 +83,11 @@ impl Inbox {
     }
 
     fn take(&mut self, message: Message) -> anyhow::Result<()> {
-        let sequence = message.info().map_err(anyhow::Error::from_boxed)?.stream_sequence;
+        let info = message.info().map_err(anyhow::Error::from_boxed)?;
+        let (sequence, delivered) = (info.stream_sequence, info.consumer_sequence);
+        // The server delivers each message once, so one that was lost on the way does not come again by itself.
+        ensure!(delivered == self.delivered + 1, "a message of the log was lost on the way");
+        self.delivered = delivered;
         let message = message.message;
         let group = &mut self.group;
         group.begin.get_or_insert_with(Instant::now);

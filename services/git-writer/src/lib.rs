@@ -1,6 +1,6 @@
 //! git-writer: the only writer of the repositories.
 //!
-//! Owns the stream GIT_WRITES, the log, and reads it from its beginning. A row of the log is committed when its number is
+//! Reads the stream GIT_WRITES, the log, from its beginning, and purges it. A row of the log is committed when its number is
 //! the next one of its source in its repository; it becomes one signed commit. The commits of a group of rows share one
 //! sync, that of a journal, and one move of each branch. The tip of each repository says in its trailer `Handled` which
 //! rows it holds, so nothing has to be remembered beside Git, and the process may die at any line. Announces
@@ -30,13 +30,10 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use async_nats::jetstream::{
-    ErrorCode,
-    context::{GetStreamError, GetStreamErrorKind},
-};
 use bus::{Bus, ServiceName, streams};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 pub use crate::config::Config;
 use crate::{
@@ -76,8 +73,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 /// One life of the log's consumer: until shutdown, or until the log or the server is lost.
 async fn read_log(bus: &Bus, committer: Committer, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let lost = lost(bus);
-    let stream = bus.jetstream().get_or_create_stream(streams::git_writes()).await.context("creating the log")?;
-    committer.run(stream, lost, shutdown).await
+    committer.run(lost, shutdown).await
 }
 
 /// Returns when the log has to be opened again, with the reason. The consumer would not find out by itself: it would go
@@ -91,20 +87,15 @@ async fn lost(bus: &Bus) -> anyhow::Error {
             _ = connections.changed() => return anyhow!("the server was lost and is connected again"),
             () = tokio::time::sleep(LOOK) => {}
         }
-        match bus.jetstream().get_stream(streams::GIT_WRITES).await {
-            Ok(stream) => {
-                let found = streams::id(&stream.cached_info().config).to_owned();
+        match bus.look_at(streams::GIT_WRITES).await {
+            Ok(log) => {
+                let found = streams::id(&log.config).to_owned();
                 if *identity.get_or_insert_with(|| found.clone()) != found {
                     return anyhow!("the log was deleted and created again");
                 }
             }
-            Err(error) if is_missing(&error) => return anyhow!("the log was deleted"),
-            // Not connected, or busy: the next look will tell.
-            Err(_) => {}
+            // Not connected, or busy, or nobody makes it now: the next look will tell.
+            Err(error) => debug!(error = format!("{error:#}"), "the log was not looked at"),
         }
     }
-}
-
-fn is_missing(error: &GetStreamError) -> bool {
-    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }

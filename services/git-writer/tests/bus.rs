@@ -33,7 +33,7 @@ fn role(service: ServiceName) -> User {
 impl World {
     async fn new() -> Self {
         start_traces();
-        let roles = [ServiceName::GitWriter, ServiceName::DeploymentRegistry, ServiceName::ApiGateway].map(role);
+        let roles = [ServiceName::GitWriter, ServiceName::DeploymentRegistry].map(role);
         let server = NatsServer::start(&roles).await;
         let folder = TempDir::new().unwrap();
         let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
@@ -43,7 +43,7 @@ impl World {
         std::fs::write(folder.path().join("KEYS"), bytes).unwrap();
         std::fs::write(folder.path().join("KEYS.sig"), signature).unwrap();
         let source = server.connect_central(ServiceName::DeploymentRegistry).await;
-        let operator = server.connect_central(ServiceName::ApiGateway).await;
+        let operator = server.operator().await;
         Self { server, folder, root, source, operator }
     }
 
@@ -257,7 +257,7 @@ async fn many_rows_are_committed_together_and_then_purged() {
     assert_eq!(world.log(&RepositoryName::Fleet).await, expected);
     running.stop().await;
 
-    let owner = world.server.connect_central(ServiceName::GitWriter).await;
+    let owner = world.server.operator().await;
     let running = world.ready().await;
     world.publish(vec![assignment(rows + 1)]).await;
     wait_for("the log to be empty", async || {
@@ -355,7 +355,7 @@ async fn the_log_and_its_server_may_be_lost() {
     .await;
     world.wait_until_handled(&plant(), 2).await;
 
-    let owner = world.server.connect_central(ServiceName::GitWriter).await;
+    let owner = world.server.operator().await;
     owner.jetstream().delete_stream(streams::GIT_WRITES).await.unwrap();
     wait_for("the log to be there again", async || {
         let (name, write) = deployment(3, "3");

@@ -12,6 +12,8 @@ pub struct Config {
     pub base: Base,
     /// The hub's server, as [`bus::User::Minter`].
     pub minter: Login,
+    /// The hub's server, as [`bus::User::Bootstrap`].
+    pub bootstrap: Login,
     /// The keys of the hub's server.
     pub authority: Arc<Authority>,
     /// The public keys of the central services, which are never those of a site.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{KeyAsked, KeyInForce, Problem, SiteLogin};
-use bus::Call;
+use bus::{Bootstrap, Call, bootstrap::Renewal};
 use margo::ClientName;
 use minter::Minter;
 use tokio::sync::watch;
@@ -14,6 +14,8 @@ use crate::domain::Keys;
 pub struct Answers {
     /// Who is connected, and who is given a login.
     pub minter: Arc<Minter>,
+    /// Who makes the hub's streams.
+    pub bootstrap: Arc<Bootstrap>,
     /// Whose key is in force; `None` before `fleet.git` was read.
     pub keys: watch::Receiver<Option<Keys>>,
 }
@@ -35,9 +37,17 @@ impl Answers {
         });
         Ok(sites)
     }
-}
 
-impl Answers {
+    /// Has the hub's streams and consumers made where they are missing, for a service that lacks one.
+    pub async fn streams(self: Arc<Self>, _: Call<()>) -> Result<(), Problem> {
+        self.bootstrap.keep_for().await
+    }
+
+    /// Has a stream given a new identity whose writer says that it has lost a part.
+    pub async fn renew_stream(self: Arc<Self>, call: Call<Renewal>) -> Result<String, Problem> {
+        self.bootstrap.renew_for(call.body).await
+    }
+
     /// The key in force of one client. It is not told while somebody may still be connected with an earlier key of the client,
     /// who would be given what is made for this one.
     pub async fn key(self: Arc<Self>, call: Call<KeyAsked>) -> Result<KeyInForce, Problem> {

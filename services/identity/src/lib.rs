@@ -1,4 +1,4 @@
-//! identity: mints the logins of sites at the hub's NATS server, and revokes them.
+//! identity: mints the logins of sites at the hub's NATS server, and revokes them; makes the hub's streams and consumers.
 //!
 //! The service owns the keys of the hub's server: its operator, its accounts and the key that signs sites. It reads
 //! `clients/*.yaml` of `fleet.git`, again on each `git.committed.fleet`, on each new connection and every minute. From these
@@ -6,6 +6,10 @@
 //! what is revoked to the server, ends the connections that a key has beyond three, and answers `svc.identity.logins` and
 //! `svc.identity.key`.
 //! `libs/minter` does that; the local orchestrator does the same for its nodes.
+//!
+//! It is also the hub's bootstrap ([`bus::bootstrap`]): on a connection that may do nothing else it makes streams and consumers
+//! and keeps them, at the start, on each new connection, every five seconds, and when a service asks `svc.identity.streams` or
+//! `svc.identity.renew-stream`.
 //!
 //! It keeps nothing but the file of accounts that the server's configuration includes, so it may die at any time. Who has a
 //! login needs nothing of it before a third of the login's life is over.
@@ -21,7 +25,7 @@ mod handler;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bus::{Bus, Members, ServiceName, Subject};
+use bus::{Bootstrap, Bus, Members, ServiceName, Subject, bootstrap};
 use minter::{Minter, Settings};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +44,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 /// Works until shutdown on a listener that is open already; `config.listen` is not used.
 pub async fn run_on(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (bus, minting) = (config.base.connect().await?, Bus::connect(&config.minter).await?);
+    let making = Bus::connect(&config.bootstrap).await?;
+    config.base.readiness.also_needs(&making);
+    let readers = config.authority.clone();
+    let bootstrap =
+        Bootstrap::new(making, bootstrap::of_the_hub()).with_readers(Arc::new(move || Ok(readers.readers()?)));
+    let bootstrap = Arc::new(bootstrap);
     let (roll, rolls) = watch::channel(None);
     let (keys, keys_told) = watch::channel(None);
     let settings = Settings {
@@ -50,16 +60,19 @@ pub async fn run_on(listener: TcpListener, config: Config, shutdown: Cancellatio
         server: "hub".to_owned(),
     };
     let minter = Minter::new(settings, rolls);
-    let answers = Arc::new(Answers { minter: minter.clone(), keys: keys_told });
+    let answers = Arc::new(Answers { minter: minter.clone(), bootstrap: bootstrap.clone(), keys: keys_told });
     // Subscribed before the first look, so that no commit falls between the two.
     let signals = bus.subscribe(Subject::GitCommittedFleet).await?;
     let mut endpoints = bus.register(ServiceName::Identity, answers).await?;
     endpoints.verb("logins", Answers::logins).await?;
+    endpoints.verb("streams", Answers::streams).await?;
+    endpoints.verb("renew-stream", Answers::renew_stream).await?;
     endpoints.verb("key", Answers::key).await?;
     let fleet = Fleet { folder: config.repositories, tenant: config.base.tenant };
     tokio::try_join!(
         service::http::serve(listener, config.tls, minter.router(), shutdown.clone()),
         minter.run(minting, shutdown.clone()),
+        bootstrap.run(&shutdown),
         consume::run(fleet, bus, signals, Told { roll, keys }, config.base.readiness, shutdown.clone()),
     )?;
     endpoints.stop().await

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bus::{Bus, Content, Front, Known, OwnStream, Pattern, streams};
+use bus::{Bus, Content, Front, Known, OwnStream, Pattern, bootstrap, streams};
 use margo::{ClientName, NodeId, NodeName, SiteName, TenantName};
 use tokio::sync::Mutex;
 
@@ -72,7 +72,7 @@ impl Site {
         NodeId::new(self.client.clone(), node.clone())
     }
 
-    /// Makes the site's streams where they are missing. A new STATE has a new identity: nodes then send everything.
+    /// Makes the site's streams where they are missing, and brings them to the form of this version. A new STATE has a new identity: nodes then send everything.
     pub async fn ensure_streams(&self) -> anyhow::Result<()> {
         if !self.bus.is_connected() {
             bail!("the site's server is not connected");
@@ -83,17 +83,12 @@ impl Site {
         let desired = streams::desired(Pattern::DesiredOf(client()));
         let state = streams::state_at_site(Pattern::StateOf(client()));
         let events = streams::events_at_site(Pattern::EventsOf(client()));
-        for config in [desired, events, state] {
-            let name = config.name.clone();
-            let stream = self.bus.jetstream().get_or_create_stream(config).await;
-            let stream = stream.with_context(|| format!("looking for the site's stream {name}"))?;
-            if name == streams::STATE {
-                let id = streams::id(&stream.cached_info().config).to_owned();
-                if self.state_known().id != id {
-                    // What is written next looks at it, and learns that it is another one.
-                    self.state.lock().await.distrust();
-                    self.state_known.write().unwrap_or_else(PoisonError::into_inner).id = id;
-                }
+        for wanted in [desired, events, state] {
+            let id = bootstrap::keep_stream(&self.bus, &wanted).await.context("keeping a stream of the site")?.id;
+            if wanted.name == streams::STATE && self.state_known().id != id {
+                // What is written next looks at it, and learns that it is another one.
+                self.state.lock().await.distrust();
+                self.state_known.write().unwrap_or_else(PoisonError::into_inner).id = id;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The loop that records what sites report of themselves and of their nodes.
 
 use async_nats::jetstream::Message;
-use bus::{AckKind, Bus, Handle, Pattern, ServiceName, consume, streams};
+use bus::{AckKind, Bus, Handle, ServiceName, consume, streams};
 use service::Readiness;
 use tokio_util::sync::CancellationToken;
 
@@ -11,15 +11,11 @@ use crate::{
     store::{Recorded, Store},
 };
 
-/// Messages that are asked for at once. Twice as many may be in hand; each takes a few milliseconds, so none of them
-/// waits for so long that the server sends it again.
-const BATCH: usize = 100;
-
-/// Records what sites report, until shutdown. A stream that is missing is tried again, because status-collector makes it.
+/// Records what sites report, until shutdown. A stream that is missing is asked for again and
+/// again.
 pub async fn observe(bus: Bus, store: Store, readiness: Readiness, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let patterns = [Pattern::AllCapabilities, Pattern::AllHealth];
     let read = || async {
-        let messages = bus.messages(ServiceName::NodeCapabilities, streams::STATE, &patterns, BATCH).await?;
+        let messages = bus.messages(ServiceName::NodeCapabilities, streams::STATE).await?;
         readiness.ready();
         consume(messages, Observer { store: store.clone() }, &shutdown).await
     };

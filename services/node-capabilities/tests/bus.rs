@@ -9,7 +9,7 @@ use api::{
     ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest, Site, SiteAdmitted,
 };
 use async_nats::jetstream::consumer::pull;
-use bus::{Bus, Call, Outgoing, ServiceName, Subject, User, proto, streams};
+use bus::{Bus, Call, Outgoing, ServiceName, Subject, User, bootstrap, proto, streams};
 use futures::{Stream, StreamExt};
 use git_state::layout::{ClientFile, NodeFile, SiteFile};
 use identity::{
@@ -89,12 +89,12 @@ impl Stage {
     }
 
     async fn on(database: Location) -> Self {
-        let server = NatsServer::start(&services()).await;
+        // Nobody takes writes yet.
+        let mut wanted = bootstrap::of_the_hub();
+        wanted.retain(|wanted| wanted.stream.name != streams::GIT_WRITES);
+        let server = NatsServer::start_keeping(&services(), wanted).await;
         let gateway = server.connect_central(ServiceName::ApiGateway).await;
-        let collector = server.connect_central(ServiceName::StatusCollector).await;
-        for config in [streams::dead_letters(), streams::state_at_hub()] {
-            collector.jetstream().create_stream(config).await.unwrap();
-        }
+        let collector = server.operator().await;
         let service = start(&server, &database);
         service.ready().await;
         Self { server, _folder: None, database, service, gateway, collector }
@@ -291,7 +291,7 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         let node = stage.add_node(press(), &node_key).await.unwrap();
         stage.service.kill().await;
 
-        let git_writer = stage.server.connect_central(ServiceName::GitWriter).await;
+        let git_writer = stage.server.operator().await;
         git_writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
         let mut writes = read(&git_writer, streams::GIT_WRITES).await;
         let service = start(&stage.server, &stage.database);
@@ -329,8 +329,7 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
 
 /// Site and node, each with its first key, and what Git was told of it passed over.
 async fn with_keys(stage: &Stage) -> (UserNkey, UserNkey, pull::Stream) {
-    let git_writer = stage.server.connect_central(ServiceName::GitWriter).await;
-    git_writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
+    let git_writer = stage.server.operator().await;
     let mut writes = read(&git_writer, streams::GIT_WRITES).await;
     let (site, node) = (generate().1, generate().1);
     stage.add_site(&site).await.unwrap();

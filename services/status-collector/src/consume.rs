@@ -1,30 +1,26 @@
-//! The loop that reads reports from the hub's streams into the database, and keeps these streams in being.
+//! The loop that reads reports from the hub's streams into the database.
 
-use std::time::Duration;
-
-use anyhow::Context;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use anyhow::{Context, bail};
+use async_nats::jetstream::{
+    context::ConsumerInfoErrorKind,
+    stream::{LastRawMessageErrorKind, Stream},
+};
 use bus::{Bus, Pattern, ServiceName, streams};
 use futures::{StreamExt, stream};
 use service::Readiness;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::{batch::handle, store::Store, writer::Writer};
 
-/// The most reports of one transaction: enough to share a sync of the disk among many, few enough to be stored in
-/// milliseconds.
+/// The most reports of one transaction: as many as are asked for at once.
 const BATCH: usize = 500;
 
 /// What is copied into the database of the streams.
 const COPIED: [(&str, Pattern); 2] = [(streams::STATE, Pattern::Statuses), (streams::EVENTS, Pattern::Events)];
 
-/// The pause between two looks whether the streams are still there.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-
-/// Makes the streams that are missing, and reads reports from them until shutdown: one life for [`service::reopening`].
-/// Nothing is lost by an error, because an unstored report is not acknowledged.
+/// Reads reports from the streams until shutdown: one life for [`service::reopening`]. Nothing is lost by an error, because an
+/// unstored report is not acknowledged.
 pub async fn collect(
     bus: &Bus,
     store: &Store,
@@ -32,34 +28,26 @@ pub async fn collect(
     readiness: &Readiness,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    keep_streams(bus).await?;
     let mut connections = bus.connections();
     connections.mark_unchanged();
-    fit_copies(bus, store, writer).await?;
+    for (name, id) in misfits(bus, store, writer).await? {
+        begin_anew(bus, store, name, id).await.with_context(|| format!("reading {name} from its beginning"))?;
+    }
     let service = ServiceName::StatusCollector;
-    let [(states, state_filter), (events, event_filter)] = COPIED;
-    let states = bus.messages(service, states, &[state_filter], BATCH).await?;
-    let events = bus.messages(service, events, &[event_filter], BATCH).await?;
+    let states = bus.messages(service, streams::STATE).await?;
+    let events = bus.messages(service, streams::EVENTS).await?;
     // Takes what is there, at most a batch: a single report does not wait, and under load many share a transaction.
     let mut batches = stream::select(states, events).ready_chunks(BATCH);
     readiness.ready();
-    let mut look_again = interval(LOOK_AGAIN);
-    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let batch = tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(()),
-            // Nothing here reads DEAD_LETTERS, so only looking tells that it was deleted.
-            _ = look_again.tick() => {
-                keep_streams(bus).await?;
-                continue;
-            }
-            // A server that was started again may have an older disk. A consumer that does not fit any more is deleted, which
-            // ends this life.
-            _ = connections.changed() => {
-                fit_copies(bus, store, writer).await?;
-                continue;
-            }
+            // A server that was started again may have an older disk.
+            _ = connections.changed() => match misfits(bus, store, writer).await?.first() {
+                None => continue,
+                Some((name, _)) => bail!("{name} does not fit its copy any more"),
+            },
             // Cancel-safe: what we have not acknowledged is delivered again.
             next = batches.next() => next.context("the consumers ended")?,
         };
@@ -70,50 +58,41 @@ pub async fn collect(
     }
 }
 
-/// Makes the streams that are not there. A new STATE stream has a new identity, upon which every site sends its last
-/// values again.
-async fn keep_streams(bus: &Bus) -> anyhow::Result<()> {
-    for config in [streams::state_at_hub(), streams::events_at_hub(), streams::dead_letters()] {
-        let name = config.name.clone();
-        let made = bus.jetstream().get_or_create_stream(config).await;
-        made.with_context(|| format!("making the stream {name}"))?;
-    }
-    Ok(())
-}
-
-/// Compares both streams with their copies. First they are looked at, so that one that has lost something has its new identity.
-async fn fit_copies(bus: &Bus, store: &Store, writer: &Writer) -> anyhow::Result<()> {
+/// Compares both streams with their copies, and returns the name and the identity of each that has to be read from its
+/// beginning: its copy in the database is not one of it, or lacks a message that the consumer has acknowledged, because nobody
+/// would deliver that one again. First the streams are looked at, so that one that has lost something has its new identity.
+async fn misfits(bus: &Bus, store: &Store, writer: &Writer) -> anyhow::Result<Vec<(&'static str, String)>> {
     let ids = writer.look_anew().await?;
+    let mut misfits = Vec::new();
     for ((name, filter), id) in COPIED.into_iter().zip(ids) {
-        fit(bus, store, name, &filter, &id).await.with_context(|| format!("comparing {name} with its copy"))?;
+        if !fits(bus, store, name, &filter, &id).await.with_context(|| format!("comparing {name} with its copy"))? {
+            misfits.push((name, id));
+        }
     }
-    Ok(())
+    Ok(misfits)
 }
 
-/// Has the stream read from its beginning when the copy in the database is not one of it, or lacks a message that the
-/// consumer has acknowledged, because nobody would deliver that one again.
-async fn fit(bus: &Bus, store: &Store, name: &'static str, filter: &Pattern, id: &str) -> anyhow::Result<()> {
-    let consumer = ServiceName::StatusCollector.as_str();
+async fn fits(bus: &Bus, store: &Store, name: &'static str, filter: &Pattern, id: &str) -> anyhow::Result<bool> {
+    let Some(copied) = store.copied(name).await?.filter(|copied| copied.id == id) else { return Ok(false) };
     let stream = bus.jetstream().get_stream_no_info(name).await?;
-    let acknowledged = match stream.consumer_info(consumer).await {
-        Ok(info) => info.ack_floor.stream_sequence,
-        Err(error) => {
-            debug!(stream = name, %error, "no consumer yet");
-            0
-        }
-    };
-    if let Some(copied) = store.copied(name).await?
-        && copied.id == id
-        && !lacks(&stream, filter, copied.sequence, acknowledged).await?
-    {
-        return Ok(());
+    let acknowledged = acknowledged(&stream).await.context("looking at the consumer")?;
+    Ok(!lacks(&stream, filter, copied.sequence, acknowledged).await?)
+}
+
+/// The last message that the consumer has seen acknowledged with all before it; 0 when there is no consumer yet.
+async fn acknowledged(stream: &Stream<()>) -> anyhow::Result<u64> {
+    match stream.consumer_info(ServiceName::StatusCollector.as_str()).await {
+        Ok(info) => Ok(info.ack_floor.stream_sequence),
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// Reads a stream from its beginning. The consumer comes first: a process that dies in between finds the same again.
+async fn begin_anew(bus: &Bus, store: &Store, name: &'static str, id: String) -> anyhow::Result<()> {
     info!(stream = name, "the stream is read from its beginning");
-    // Fails when there is none, which is as good.
-    if let Err(error) = stream.delete_consumer(consumer).await {
-        debug!(stream = name, %error, "no consumer to be removed");
-    }
-    store.begin_copy(name, id.to_owned()).await.context("noting that a copy begins")
+    bus.begin_anew(ServiceName::StatusCollector, name).await?;
+    store.begin_copy(name, id).await.context("noting that a copy begins")
 }
 
 /// Whether the stream holds a message that was acknowledged and is not in the copy. The numbers alone do not tell: a consumer

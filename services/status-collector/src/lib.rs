@@ -1,13 +1,13 @@
 //! status-collector: what nodes report of their deployments, now and before.
 //!
-//! The service is the only writer of the hub's streams STATE and EVENTS, which it keeps in being with DEAD_LETTERS: sites ask it
-//! on `site.*.report` to store what they and their nodes report, and on `site.*.positions` where their nodes stand
-//! (`writer`). It asks node-capabilities which nodes exist.
+//! The service is the only writer of the hub's streams STATE and EVENTS: sites ask it on `site.*.report` to store what they and
+//! their nodes report, and on `site.*.positions` where their nodes stand (`writer`). It asks node-capabilities which nodes exist.
 //!
 //! It is also the only writer of its database (current status, history, refusals), which it makes from
 //! `state.*.node.*.status` and `event.>`, and from which it answers `svc.status-collector.list`, `.history` and `.refusals`
-//! (`consume`). It acknowledges to sites what the streams hold and to the streams what the database holds, so it may die
-//! at any time; what it knows besides it asks for again. Only the budgets of sites begin full again.
+//! (`consume`); `.dead-letters` counts what no service could handle. It acknowledges to sites what the streams hold and to the
+//! streams what the database holds, so it may die at any time; what it knows besides it asks for again. Only the budgets of sites
+//! begin full again.
 
 #![allow(missing_docs, reason = "only the program that starts the service sees its items, and most names say enough")]
 
@@ -35,7 +35,7 @@ use bus::{Bus, Known, ServiceEndpoints, ServiceName, streams};
 pub use config::Config;
 use tokio_util::sync::CancellationToken;
 
-use crate::{consume::collect, store::Store, writer::Writer};
+use crate::{consume::collect, handler::Answers, store::Store, writer::Writer};
 
 /// Collects and answers until shutdown. A batch in hand is finished first; what is not acknowledged comes again at the next
 /// start.
@@ -65,10 +65,12 @@ async fn known(store: &Store, stream: &'static str) -> anyhow::Result<Known> {
 }
 
 /// Registers the service on the bus; it answers from the database until the returned endpoints are stopped.
-async fn answer(bus: &Bus, store: &Store) -> anyhow::Result<ServiceEndpoints<Store>> {
-    let mut endpoints = bus.register(ServiceName::StatusCollector, Arc::new(store.clone())).await?;
-    endpoints.verb("list", handler::list).await?;
-    endpoints.verb("history", handler::history).await?;
-    endpoints.verb("refusals", handler::refusals).await?;
+async fn answer(bus: &Bus, store: &Store) -> anyhow::Result<ServiceEndpoints<Answers>> {
+    let answers = Arc::new(Answers { bus: bus.clone(), store: store.clone() });
+    let mut endpoints = bus.register(ServiceName::StatusCollector, answers).await?;
+    endpoints.verb("list", Answers::list).await?;
+    endpoints.verb("history", Answers::history).await?;
+    endpoints.verb("refusals", Answers::refusals).await?;
+    endpoints.verb("dead-letters", Answers::dead_letters).await?;
     Ok(endpoints)
 }

@@ -5,7 +5,8 @@ use crate::nats::generate;
 
 fn template() -> Template {
     let rights = Rights { publish: vec!["site.{{name()}}.>".to_owned()], subscribe: vec![] };
-    Template { role: "site", rights, subscriptions: 16, payload: 1024 }
+    let shared = vec![Shared { subject: "next.{{reader}}".to_owned(), many: true }];
+    Template { role: "site", rights, subscriptions: 16, payload: 1024, shared }
 }
 
 fn keep(folder: &TempDir) -> Authority {
@@ -121,4 +122,33 @@ fn a_member_has_no_permissions_of_its_own_and_a_closed_direction_is_denied() {
     let scope = &claims(&account).nats["signing_keys"][1]["template"];
     assert_eq!((&scope["pub"]["allow"][0], &scope["sub"]), (&json!("site.{{name()}}.>"), &json!({"deny": [">"]})));
     assert!(!account.text.contains("resp") && scope.get("resp").is_none());
+}
+
+#[test]
+fn a_third_party_has_an_account_that_imports_its_own_and_without_its_seed_nothing() {
+    let folder = TempDir::new().unwrap();
+    let authority = keep(&folder);
+    let (name, key) = ("erp".parse().unwrap(), generate().1);
+    let before = authority.keep_account(&template(), None, None, 100).unwrap();
+    assert!(claims(&before).nats.get("exports").is_none());
+    let user = authority.reader(&name, &template(), &key, 100).unwrap();
+    let user = jwt::read_user(&user, &key).unwrap();
+    assert_eq!((&user.nats["pub"]["allow"], &user.nats["sub"]["allow"]), (&json!(["next.erp"]), &json!(["_INBOX.>"])));
+
+    let with = authority.keep_account(&template(), None, None, 100).unwrap();
+    assert_eq!(claims(&with).nats["exports"][0]["subject"], "next.erp");
+    let [(account, text)] = &authority.reader_accounts().unwrap()[..] else { panic!("one account") };
+    let held = jwt::read(text).unwrap();
+    // The user is signed by the account, and the account by the operator.
+    assert_eq!((&held.sub, &user.iss), (account, account));
+    assert_eq!(held.nats["imports"][0]["account"], authority.account());
+    assert_eq!((&held.nats["limits"]["disk_storage"], &held.nats["limits"]["exports"]), (&json!(0), &json!(0)));
+    // Nothing changes when nothing changes.
+    assert_eq!(keep(&folder).keep_account(&template(), None, None, 200).unwrap(), with);
+    assert_eq!(keep(&folder).readers().unwrap(), BTreeSet::from([name]));
+
+    fs::remove_file(folder.path().join("keys/readers/erp.seed")).unwrap();
+    let without = authority.keep_account(&template(), None, None, 300).unwrap();
+    assert!(claims(&without).nats.get("exports").is_none());
+    assert_eq!(authority.reader_accounts().unwrap(), []);
 }

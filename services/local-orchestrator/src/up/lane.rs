@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The name of the relay's consumer on each of the site's streams.
-const CONSUMER: &str = "relay";
+const CONSUMER: &str = bus::RELAY;
 
 /// Longer than the relay lets pass without a word about what it has in hand.
 const ACK_WAIT: Duration = Duration::from_secs(60);

@@ -257,12 +257,12 @@ async fn the_site_s_stream_is_written_again_when_it_is_lost() {
     world.adopted(1).await;
     // Also without the hub: the set in force is on disk.
     world.line.cut();
-    world.at_site.jetstream().delete_stream(streams::DESIRED).await.unwrap();
+    world.site.operator().await.jetstream().delete_stream(streams::DESIRED).await.unwrap();
     world.adopted(1).await;
     assert_eq!(world.document("press").await.unwrap(), "a: 1\n");
 
     world.kill().await;
-    world.at_site.jetstream().delete_stream(streams::DESIRED).await.unwrap();
+    world.site.operator().await.jetstream().delete_stream(streams::DESIRED).await.unwrap();
     world.start().await;
     world.adopted(1).await;
     assert_eq!(world.document("press").await.unwrap(), "a: 1\n");

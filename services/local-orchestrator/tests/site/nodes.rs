@@ -168,7 +168,7 @@ async fn a_site_that_lost_its_disk_asks_the_hub_before_it_gives_an_incarnation()
     world.kill().await;
     world.lose_disk();
     for stream in [streams::STATE, streams::EVENTS, streams::DESIRED] {
-        world.at_site.jetstream().delete_stream(stream).await.unwrap();
+        world.site.operator().await.jetstream().delete_stream(stream).await.unwrap();
     }
     world.line.cut();
     world.start().await;

@@ -139,17 +139,17 @@ async fn reports_of_another_life_overtaken_and_malformed_ones_are_refused_and_li
 
 #[tokio::test]
 async fn a_full_queue_keeps_statuses_going_and_says_so() {
-    let mut world = World::new().await;
+    let mut world = World::started().await;
+    let operator = world.site.operator().await;
     let events = streams::events_at_site(Pattern::EventsOf(plant()));
-    world.at_site.jetstream().create_stream(StreamConfig { max_bytes: 600, ..events }).await.unwrap();
-    world.line.cut();
-    world.line.open();
-    world.start().await;
+    let small = StreamConfig { max_bytes: 600, ..events };
     let press = world.node("press").await;
     world.line.cut();
     let mut sequence = 0;
     let full = wait_for("the queue to be full", async || {
         sequence += 1;
+        // The LO brings it back to its form each time that it looks.
+        operator.jetstream().update_stream(&small).await.unwrap();
         let answer = press.report(&report(1, sequence)).await;
         if answer.events_stored { Err(answer) } else { Ok(answer) }
     })
@@ -176,7 +176,7 @@ async fn a_hub_that_lost_its_state_gets_all_last_values_again() {
     relayed(&world, "press", 1).await;
     assert!(lathe.report(&report(1, 1)).await.stored);
     relayed(&world, "lathe", 1).await;
-    world.collector.jetstream().delete_stream(streams::STATE).await.unwrap();
+    world.hub.operator().await.jetstream().delete_stream(streams::STATE).await.unwrap();
     // The answer to the next window tells it: the stream has another identity.
     wait_for("the hub to make its stream again", async || {
         world.collector.jetstream().get_stream(streams::STATE).await.map(drop)
@@ -192,7 +192,7 @@ async fn a_site_that_lost_its_state_says_so_in_every_answer() {
     let mut world = World::started().await;
     let press = world.node("press").await;
     let before = press.report(&report(1, 1)).await.state_stream;
-    world.at_site.jetstream().delete_stream(streams::STATE).await.unwrap();
+    world.site.operator().await.jetstream().delete_stream(streams::STATE).await.unwrap();
     let after = press.report(&report(1, 2)).await;
     assert!(after.stored);
     assert_ne!(after.state_stream, before);

@@ -216,14 +216,14 @@ async fn a_restart_in_the_middle_of_an_adoption_loses_nothing() {
         // As if it had died while the new set was written: neither the file nor the stream has it.
         let whole = fs::metadata(&file).unwrap().len();
         fs::OpenOptions::new().write(true).open(&file).unwrap().set_len((before + whole) / 2).unwrap();
-        route.world.at_site.jetstream().delete_stream(streams::DESIRED).await.unwrap();
+        route.world.site.operator().await.jetstream().delete_stream(streams::DESIRED).await.unwrap();
         route.world.start().await;
         route.world.adopted(3).await;
         route.note().await;
 
         // As if it had died between the file and the stream; and an order came meanwhile.
         route.world.kill().await;
-        route.world.at_site.jetstream().delete_stream(streams::DESIRED).await.unwrap();
+        route.world.site.operator().await.jetstream().delete_stream(streams::DESIRED).await.unwrap();
         route.world.start().await;
         route.world.adopted(3).await;
         route.note().await;

@@ -271,7 +271,7 @@ async fn a_malformed_report_is_a_dead_letter_and_blocks_nobody() {
         Outgoing::new(Subject::Event(node()), proto::NodeEvents::default().encode_to_vec().into()),
     ];
     // Nobody but this service writes there; the bytes come from another version of it.
-    let owner = stage.server.connect(&collector()).await;
+    let owner = stage.server.operator().await;
     for message in broken {
         owner.publish_batch(vec![message]).await.unwrap();
     }
@@ -285,7 +285,7 @@ async fn a_malformed_report_is_a_dead_letter_and_blocks_nobody() {
 
 /// The first advisories, as the owner of the stream reads them.
 async fn dead_letters(server: &NatsServer, count: usize) -> Vec<String> {
-    let bus = server.connect(&collector()).await;
+    let bus = server.operator().await;
     let stream = bus.jetstream().get_stream(streams::DEAD_LETTERS).await.unwrap();
     let config = pull::Config { deliver_policy: DeliverPolicy::All, ..pull::Config::default() };
     let consumer = stream.create_consumer(pull::Config { name: Some("test".into()), ..config }).await.unwrap();
@@ -318,7 +318,7 @@ async fn what_was_stored_survives_the_service_and_what_came_meanwhile_is_taken_u
 #[tokio::test]
 async fn deleted_streams_come_back_and_reports_with_them() {
     let stage = Stage::set().await;
-    let owner = stage.server.connect(&collector()).await;
+    let owner = stage.server.operator().await;
     for name in [streams::STATE, streams::EVENTS, streams::DEAD_LETTERS] {
         let before = owner.jetstream().get_stream(name).await.unwrap();
         owner.jetstream().delete_stream(name).await.unwrap();

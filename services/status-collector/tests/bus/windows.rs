@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy};
+use async_nats::jetstream::stream::DiscardPolicy;
 use bytes::Bytes;
 
 use super::*;
@@ -45,12 +45,12 @@ fn outcomes(answer: &proto::WindowAnswer) -> Vec<(u32, proto::Outcome)> {
 }
 
 async fn count(server: &NatsServer, stream: &str) -> u64 {
-    let owner = server.connect(&collector()).await;
+    let owner = server.operator().await;
     owner.jetstream().get_stream(stream).await.unwrap().cached_info().state.messages
 }
 
 async fn held(server: &NatsServer, name: &str) -> Option<report::Position> {
-    let owner = server.connect(&collector()).await;
+    let owner = server.operator().await;
     let subject = Subject::Status(format!("plant/{name}").parse().unwrap());
     let message = owner.last(streams::STATE, &subject).await.unwrap()?;
     Some(report::status(&message.payload).unwrap().position)
@@ -182,10 +182,11 @@ async fn an_older_position_is_never_put_over_a_newer_one() {
 #[tokio::test]
 async fn when_events_is_full_transitions_wait_and_statuses_go() {
     let folder = TempDir::new().unwrap();
-    let server = NatsServer::start(&[collector(), front(), capabilities(), site()]).await;
+    let mut wanted = bus::bootstrap::of_the_hub();
+    let small = &mut wanted.iter_mut().find(|wanted| wanted.stream.name == streams::EVENTS).unwrap().stream;
+    (small.max_bytes, small.discard) = (400, DiscardPolicy::New);
+    let server = NatsServer::start_keeping(&[collector(), front(), capabilities(), site()], wanted).await;
     let _nodes = Nodes::start(&server).await;
-    let small = StreamConfig { max_bytes: 400, discard: DiscardPolicy::New, ..streams::events_at_hub() };
-    server.connect(&collector()).await.jetstream().create_stream(small).await.unwrap();
     let database = Location::File(folder.path().join("status-collector.sqlite"));
     let service = start(&server, &database);
     service.ready().await;
@@ -358,7 +359,7 @@ async fn a_stream_whose_first_messages_are_gone_is_read_once_and_then_followed()
         stage.report(super::status(1, sequence, &[(HELLO, proto::State::Installing)])).await;
     }
     stage.states_become(&[(HELLO, State::Installing)]).await;
-    let owner = stage.server.connect(&collector()).await;
+    let owner = stage.server.operator().await;
     let capabilities = Outgoing::new(Subject::Capabilities(node()), Bytes::new());
     owner.publish_batch(vec![capabilities]).await.unwrap();
     let Stage { server, _folder, service, site, gateway, nodes, .. } = stage;
@@ -368,22 +369,23 @@ async fn a_stream_whose_first_messages_are_gone_is_read_once_and_then_followed()
         let service = start(server, database);
         service.ready().await;
         let stream = owner.jetstream().get_stream(streams::STATE).await.unwrap();
-        let made = stream.consumer_info(ServiceName::StatusCollector.as_str()).await.unwrap().created;
-        (service, made)
+        // One that begins anew counts anew.
+        let delivered = stream.consumer_info(ServiceName::StatusCollector.as_str()).await.unwrap().delivered;
+        (service, delivered.consumer_sequence)
     };
-    let (service, first) = begun(&server, &database).await;
+    let (service, _) = begun(&server, &database).await;
     let stage = Stage { server, _folder, database, service, site, gateway, nodes };
     stage.states_become(&[(HELLO, State::Installing)]).await;
     stage.report(super::status(1, 6, &[(HELLO, proto::State::Installed)])).await;
     stage.states_become(&[(HELLO, State::Installed)]).await;
     stage.service.stop().await;
     // Nor is it read again by the next life of the service.
-    let (service, second) = begun(&stage.server, &stage.database).await;
-    assert_eq!(first, second);
+    let (service, delivered) = begun(&stage.server, &stage.database).await;
+    assert_eq!(delivered, 2);
     service.stop().await;
 }
 
 async fn id(server: &NatsServer, stream: &str) -> String {
-    let owner = server.connect(&collector()).await;
+    let owner = server.operator().await;
     streams::id(&owner.jetstream().get_stream(stream).await.unwrap().cached_info().config).to_owned()
 }
