@@ -330,6 +330,7 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
 /// Site and node, each with its first key, and what Git was told of it passed over.
 async fn with_keys(stage: &Stage) -> (UserNkey, UserNkey, pull::Stream) {
     let git_writer = stage.server.operator().await;
+    git_writer.jetstream().create_stream(streams::git_writes()).await.unwrap();
     let mut writes = read(&git_writer, streams::GIT_WRITES).await;
     let (site, node) = (generate().1, generate().1);
     stage.add_site(&site).await.unwrap();
