@@ -8,6 +8,7 @@ use bus::{
     streams,
 };
 use bytes::Bytes;
+use margo::Digest;
 use prost::Message as _;
 use testkit::wait_for;
 use tokio_util::task::AbortOnDropHandle;
@@ -194,4 +195,75 @@ async fn a_site_that_reports_of_nodes_that_nobody_knows_fills_nothing_and_holds_
         assert!(listener.count(stream, pattern).await < 10, "{stream} was filled");
     }
     order(&platform, "plants", "press", "after-the-flood").await;
+}
+
+/// The statuses of a node that speaks of what is none of its own, and of as much as it can.
+fn of_the_parrot(foreign: &str, number: u64) -> proto::Window {
+    let deployment = |id: String| proto::DeploymentStatus {
+        id,
+        digest: Digest::of(b"forged").to_string(),
+        state: proto::State::Failed.into(),
+        failure: Some(proto::Failure { message: "\0".repeat(350), ..Default::default() }),
+        ..Default::default()
+    };
+    let invented = (0..499).map(|at| format!("{number:08x}-0000-4000-8000-{at:012}"));
+    let status = proto::NodeStatus {
+        incarnation: 1,
+        sequence: number,
+        deployments: invented.chain([foreign.to_owned()]).map(deployment).collect(),
+        ..Default::default()
+    };
+    let transition = |transition: u64| proto::Transition {
+        number: number * 1_000 + transition,
+        deployment: foreign.to_owned(),
+        digest: Digest::of(b"forged").to_string(),
+        state: proto::State::Failed.into(),
+        ..Default::default()
+    };
+    let events = proto::NodeEvents {
+        incarnation: 1,
+        sequence: number,
+        transitions: (1..=100).map(transition).collect(),
+        ..Default::default()
+    };
+    let parrot = || "plant/parrot".parse().unwrap();
+    let status = wrap(&Subject::Status(parrot()), status.encode_to_vec().into(), String::new());
+    let events = wrap(&Subject::Event(parrot()), events.encode_to_vec().into(), String::new());
+    window(vec![status.unwrap(), events.unwrap()])
+}
+
+/// Who may report of one node knows the ids of all deployments: they are computed from names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_site_says_changes_nothing_of_what_people_see_of_another() {
+    let platform = platform().await;
+    let crane = || {
+        let listed = platform.edgectl_json(&["co", "list", "deployments"]);
+        let listed = listed.as_array().unwrap().clone();
+        listed.into_iter().find(|it| it["node"] == "depot/crane").unwrap()
+    };
+    let before = crane();
+    assert_eq!(before["state"], "installed");
+    let id = before["id"].as_str().unwrap();
+    let file = platform.folder().join("parrot.toml").display().to_string();
+    let server = platform.nats_url("plant");
+    platform.edgectl_ok(&["co", "add", "node", "plant/parrot", "--credentials", &file, "--server", &server]);
+    let site = hostile(&site_login(&platform)).await;
+    let report = Subject::Site(plant(), SiteVerb::Report);
+    for number in 1..=40 {
+        let body: Bytes = of_the_parrot(id, number).encode_to_vec().into();
+        wait_for("a window to be stored", async || {
+            let answer = site.request(&report, HeaderMap::new(), body.clone()).await;
+            let answer = answer.map_err(|problem| problem.to_string())?;
+            let answer = proto::WindowAnswer::decode(answer.payload).unwrap();
+            if answer.refused.is_empty() && answer.not_stored.is_empty() { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+    }
+    // An order brings a later report of the crane through the same service.
+    order(&platform, "cranes", "crane", "beside-a-liar").await;
+    let after = crane();
+    assert_eq!((&after["state"], &after["actual"]["node"]), (&before["state"], &"depot/crane".into()));
+    let history = platform.edgectl_json(&["co", "history", id]);
+    let history = history.as_array().unwrap();
+    assert!(!history.is_empty() && history.iter().all(|entry| entry["node"] == "depot/crane"), "{history:#?}");
 }

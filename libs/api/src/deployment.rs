@@ -127,9 +127,13 @@ pub struct HistoryEntry {
     pub at: String,
 }
 
-/// Body of a request about one deployment.
+/// Body of `svc.status-collector.history`: a question for what was said of one deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ById {
+pub struct HistoryAsked {
     /// The deployment's id, which survives every change of content.
     pub id: DeploymentId,
+    /// The node that has the deployment. Others may say things of it, too, and are not listened to. When it is absent because
+    /// nobody knows the deployment any longer, all are listened to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
 }

@@ -101,7 +101,7 @@ impl Assembler {
         if at == 1 {
             *self = Self { count, ..Self::default() };
         }
-        if at != self.have + 1 || count != self.count || at > count || count * PART > 2 * MAX_PLAIN {
+        if at != self.have + 1 || count != self.count || at > count || count > 2 * MAX_PLAIN / PART {
             let error = wrong();
             *self = Self::default();
             return Err(error);
@@ -150,5 +150,11 @@ mod tests {
         let mut assembler = Assembler::default();
         assembler.take(Some(&parts[0].0), parts[0].1.clone()).unwrap();
         assert!(matches!(assembler.take(Some(&parts[2].0), parts[2].1.clone()), Err(DecodeError::Part { .. })));
+
+        for count in [2 * MAX_PLAIN / PART + 1, usize::MAX / PART + 2, usize::MAX] {
+            let mut headers = HeaderMap::new();
+            headers.insert(PART_HEADER, format!("1/{count}").as_str());
+            assert!(matches!(assembler.take(Some(&headers), Bytes::new()), Err(DecodeError::Part { .. })), "{count}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! - [`Roll`] says who is a member and who never is again. It is made from files in Git, and only from these.
 //! - [`Minter::router`] hands out JWTs: `GET /v1/jwt/<public key>`, to anybody, because a JWT is of no use without the seed.
 //! - [`Minter::run`] keeps the server's account equal to the roll, so that a revoked key is cut off at once, and ends the
-//!   connections that a key has beyond three.
+//!   connections that a key has beyond three, and all of one that sends far more than anybody has to say.
 //!
 //! A JWT is handed out only while everything that the roll revokes is in force at the server: so whoever had a key before is cut
 //! off before its successor logs in.
@@ -12,6 +12,7 @@
 //! and everything is compared again at the start, on each new connection, on each new roll and every minute.
 
 mod accounts;
+mod flood;
 mod http;
 mod metrics;
 mod rates;
@@ -19,7 +20,7 @@ mod surplus;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use surplus::{CONNECTIONS_PER_KEY, Logins};
 
-use crate::rates::Rates;
+use crate::{flood::Senders, rates::Rates};
 
 /// Who may log in as a member of a server, and which keys never may again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +66,7 @@ pub struct Minter {
     roll: Rolls,
     rates: Rates,
     logins: watch::Sender<Logins>,
+    senders: Mutex<Senders>,
     /// What the roll revoked when the server was last seen to refuse it.
     enforced: RwLock<BTreeSet<UserNkey>>,
 }
@@ -73,8 +75,8 @@ impl Minter {
     /// Makes the minter of a server. There is no roll yet while `roll` holds `None`: then nobody is given a JWT, and nothing is
     /// revoked.
     pub fn new(settings: Settings, roll: Rolls) -> Arc<Self> {
-        let (rates, logins, enforced) = Default::default();
-        Arc::new(Self { settings, roll, rates, logins, enforced })
+        let (rates, logins, senders, enforced) = Default::default();
+        Arc::new(Self { settings, roll, rates, logins, senders, enforced })
     }
 
     /// Keeps the server until shutdown. `bus` is a connection to it as [`User::Minter`].
@@ -103,6 +105,11 @@ impl Minter {
         let member = roll.members.get(key).cloned().ok_or(NoMember::Unknown)?;
         let enforced = self.enforced.read().unwrap_or_else(PoisonError::into_inner);
         if roll.revoked.is_subset(&enforced) { Ok(member) } else { Err(NoMember::RevokedNotEnforced) }
+    }
+
+    /// What each key has sent.
+    fn senders(&self) -> MutexGuard<'_, Senders> {
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The keys that the server has to refuse by this roll.

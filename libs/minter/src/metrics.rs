@@ -18,10 +18,16 @@ pub static REVOKED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!("edgewright_minter_revoked_keys", help, &["server"]).expect(ONCE)
 });
 
-/// Connections that were ended because their key had too many, or was revoked.
+/// Connections that were ended because their key had too many, had sent too much, or was revoked.
 pub static ENDED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Connections ended because their key had more than three or was revoked";
+    let help = "Connections ended because their key had more than three, had sent too much or was revoked";
     register_int_counter_vec!("edgewright_minter_ended_connections_total", help, &["server"]).expect(ONCE)
+});
+
+/// How often a key was cut off for a while because it sent too much.
+pub static FLOODS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "How often a key was cut off for a while because it sent far more than anybody has to say";
+    register_int_counter_vec!("edgewright_minter_floods_total", help, &["server"]).expect(ONCE)
 });
 
 /// The JWT among those of connected members that ends first, as a Unix time; 0 when none ends.

@@ -1,11 +1,12 @@
 //! Ends the connections that one key has beyond three, so that nobody takes a server's places with one stolen key, and all
 //! those of a revoked key: a server that is told of a revocation at the same moment as it lets the key in keeps the connection.
+//! It also charges each key for what it sends (`flood`).
 //!
 //! The server tells of each connection and of its end. What it told is checked against its list of connections at the start,
 //! on each new connection of ours and every minute, because what it tells may get lost.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     error::Error,
     time::Duration,
 };
@@ -17,11 +18,16 @@ use identity::jwt;
 use margo::UserNkey;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{Minter, accounts::request, metrics};
+use crate::{
+    Minter,
+    accounts::request,
+    flood::{self, Sent},
+    metrics,
+};
 
 /// How many connections one key may have: the one in use, one that is being made anew, and one whose end the server has not
 /// noticed yet.
@@ -75,6 +81,12 @@ impl Logins {
         logins.skip(allowed).copied().collect()
     }
 
+    /// The key of each connection.
+    fn keys(&self) -> HashMap<u64, UserNkey> {
+        let logins = self.0.iter().flat_map(|(key, logins)| logins.keys().map(move |number| (*number, key.clone())));
+        logins.collect()
+    }
+
     fn next_expiry(&self) -> Option<u64> {
         self.newest().filter_map(|(_, login)| login.expires).min()
     }
@@ -84,6 +96,17 @@ impl Logins {
 #[derive(Deserialize)]
 struct Event {
     client: Client,
+    /// What the client has sent; only at its end.
+    #[serde(default)]
+    sent: Counts,
+}
+
+#[derive(Default, Deserialize)]
+struct Counts {
+    #[serde(default)]
+    msgs: u64,
+    #[serde(default)]
+    bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +134,10 @@ struct Connection {
     cid: u64,
     #[serde(default)]
     jwt: String,
+    #[serde(default)]
+    in_msgs: u64,
+    #[serde(default)]
+    in_bytes: u64,
 }
 
 /// Counts and ends until shutdown.
@@ -125,6 +152,8 @@ pub async fn run(minter: &Minter, bus: &Bus, shutdown: &CancellationToken) -> an
     let (mut begun, mut ended) = (subscribe("CONNECT").await?, subscribe("DISCONNECT").await?);
     let mut connections = bus.connections();
     let mut look = Instant::now();
+    let mut look_at_senders = interval(flood::LOOK);
+    look_at_senders.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -132,15 +161,17 @@ pub async fn run(minter: &Minter, bus: &Bus, shutdown: &CancellationToken) -> an
             Ok(()) = connections.changed() => look = Instant::now(),
             event = begun.next() => {
                 let Some(event) = event else { bail!("the subscription to the server's events ended") };
-                if let Some((number, key, login)) = read_event(minter, &event.payload) {
+                if let Some((number, key, login, _)) = read_event(minter, &event.payload) {
                     minter.logins.send_modify(|logins| logins.add(number, key.clone(), login));
                     end_surplus(minter, bus, &key).await;
                 }
             }
             event = ended.next() => {
                 let Some(event) = event else { bail!("the subscription to the server's events ended") };
-                if let Some((number, key, _)) = read_event(minter, &event.payload) {
+                if let Some((number, key, _, sent)) = read_event(minter, &event.payload) {
                     minter.logins.send_modify(|logins| logins.remove(number, &key));
+                    charge(minter, number, &key, sent);
+                    minter.senders().ended(number);
                 }
             }
             () = sleep_until(look), if bus.is_connected() => look = Instant::now() + match list(minter, bus).await {
@@ -157,6 +188,11 @@ pub async fn run(minter: &Minter, bus: &Bus, shutdown: &CancellationToken) -> an
                     RETRY
                 }
             },
+            _ = look_at_senders.tick(), if bus.is_connected() => {
+                if let Err(error) = look_at(minter, bus).await {
+                    debug!(error = &*error as &dyn Error, "what was sent is not known");
+                }
+            }
         }
         let next = minter.logins.borrow().next_expiry().unwrap_or(0);
         metrics::NEXT_EXPIRY.with_label_values(&[minter.settings.server.as_str()]).set(next as i64);
@@ -171,20 +207,56 @@ fn member(minter: &Minter, jwt: &str) -> Option<(UserNkey, Login)> {
         .then_some((key, Login { name: claims.name, expires: claims.exp }))
 }
 
-fn read_event(minter: &Minter, payload: &[u8]) -> Option<(u64, UserNkey, Login)> {
-    let Event { client } = serde_json::from_slice(payload).ok()?;
+fn read_event(minter: &Minter, payload: &[u8]) -> Option<(u64, UserNkey, Login, Sent)> {
+    let Event { client, sent } = serde_json::from_slice(payload).ok()?;
     let (key, login) = member(minter, &client.jwt)?;
-    Some((client.id, key, login))
+    Some((client.id, key, login, Sent { bytes: sent.bytes, messages: sent.msgs }))
+}
+
+/// Charges a key for what one of its connections has sent until now.
+fn charge(minter: &Minter, number: u64, key: &UserNkey, sent: Sent) {
+    if let Some(pause) = minter.senders().charge(number, key, sent, Instant::now()) {
+        warn!(%key, ?pause, "a key sends far more than anybody has to say; it stays out for a while");
+        metrics::FLOODS.with_label_values(&[minter.settings.server.as_str()]).inc();
+    }
+}
+
+/// Charges all members for what they have sent, and ends the connections of those for whom it was too much.
+async fn look_at(minter: &Minter, bus: &Bus) -> anyhow::Result<()> {
+    let numbers = minter.logins.borrow().keys();
+    let mut out = BTreeSet::new();
+    for Connection { cid, in_msgs, in_bytes, .. } in connections(minter, bus, false).await? {
+        let Some(key) = numbers.get(&cid) else { continue };
+        charge(minter, cid, key, Sent { bytes: in_bytes, messages: in_msgs });
+        if minter.senders().is_out(key, Instant::now()) {
+            out.insert(key);
+        }
+    }
+    minter.senders().keep(&numbers, Instant::now());
+    for key in out {
+        end_surplus(minter, bus, key).await;
+    }
+    Ok(())
 }
 
 /// All connections of members that the server has now.
 async fn list(minter: &Minter, bus: &Bus) -> anyhow::Result<Logins> {
-    let server = bus.client().server_info().server_id;
     let mut logins = Logins::default();
-    let mut offset = 0;
+    for Connection { cid, jwt, .. } in connections(minter, bus, true).await? {
+        if let Some((key, login)) = member(minter, &jwt) {
+            logins.add(cid, key, login);
+        }
+    }
+    Ok(logins)
+}
+
+/// The server's list of the account's connections, with their JWTs or without.
+async fn connections(minter: &Minter, bus: &Bus, jwts: bool) -> anyhow::Result<Vec<Connection>> {
+    let server = bus.client().server_info().server_id;
+    let (mut found, mut offset) = (Vec::new(), 0);
     loop {
         let account = minter.settings.authority.account();
-        let body = json!({"auth": true, "acc": account, "sort": "cid", "limit": PAGE, "offset": offset});
+        let body = json!({"auth": jwts, "acc": account, "sort": "cid", "limit": PAGE, "offset": offset});
         let subject = format!("$SYS.REQ.SERVER.{server}.CONNZ");
         let page =
             request(bus, subject, body.to_string().into()).await.context("asking for the server's connections")?;
@@ -193,20 +265,17 @@ async fn list(minter: &Minter, bus: &Bus) -> anyhow::Result<Logins> {
         let connections = data.connections.unwrap_or_default();
         offset += connections.len();
         let is_last = connections.is_empty() || offset >= data.total;
-        for Connection { cid, jwt } in connections {
-            if let Some((key, login)) = member(minter, &jwt) {
-                logins.add(cid, key, login);
-            }
-        }
+        found.extend(connections);
         if is_last {
-            return Ok(logins);
+            return Ok(found);
         }
     }
 }
 
 /// Has the server end what this key has too many.
 async fn end_surplus(minter: &Minter, bus: &Bus, key: &UserNkey) {
-    let allowed = if minter.is_revoked(key) { 0 } else { CONNECTIONS_PER_KEY };
+    let is_out = minter.senders().is_out(key, Instant::now());
+    let allowed = if is_out || minter.is_revoked(key) { 0 } else { CONNECTIONS_PER_KEY };
     let surplus = minter.logins.borrow().surplus(key, allowed);
     let server = bus.client().server_info().server_id;
     for number in surplus {
@@ -214,7 +283,9 @@ async fn end_surplus(minter: &Minter, bus: &Bus, key: &UserNkey) {
         // The server tells of the end, so nothing is counted here. What it did not end is found by the next look.
         match request(bus, subject, json!({ "cid": number }).to_string().into()).await {
             Ok(_) => {
-                warn!(%key, number, allowed, "a connection was ended: its key has more than it is allowed");
+                if minter.senders().is_news(key, Instant::now()) {
+                    warn!(%key, number, allowed, "a connection was ended: its key has more than it is allowed");
+                }
                 metrics::ENDED.with_label_values(&[minter.settings.server.as_str()]).inc();
             }
             Err(error) => debug!(error = &*error as &dyn Error, number, "a surplus connection was not ended"),

@@ -579,3 +579,58 @@ async fn users_who_come_together_at_a_new_server_lose_no_stream() {
         second.jetstream().get_stream(streams::STATE).await.expect("and the first one's is still there");
     }
 }
+
+/// Waits until a member that was cut off is let in and stays.
+async fn is_let_in_again(bus: &Bus) {
+    let mut since = (0, Instant::now());
+    wait_for("the member to be let in again", async || {
+        let made = *bus.connections().borrow();
+        if made != since.0 || !bus.is_connected() {
+            since = (made, Instant::now());
+        }
+        if since.1.elapsed() > Duration::from_secs(2) { Ok(()) } else { Err(made) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_floods_the_server_is_cut_off_for_a_while_and_nobody_else() {
+    let world = World::start(None).await;
+    let (quiet, _, _) = world.join("quiet").await;
+    let (loud, login, _) = world.join("loud").await;
+    let report = "site.loud.report";
+    let body = bytes::Bytes::from(vec![0; 900 << 10]);
+    // As fast as the server takes them, on one connection that is made again and again.
+    wait_for("the flooder to be cut off", async || {
+        for _ in 0..20 {
+            loud.client().publish(report, body.clone()).await.unwrap();
+        }
+        match *loud.connections().borrow() {
+            made if made > 1 => Ok(()),
+            made => Err(made),
+        }
+    })
+    .await;
+    is_let_in_again(&loud).await;
+
+    // On many connections, none of which is there when somebody looks.
+    let before = *loud.connections().borrow();
+    wait_for("who comes and goes to be cut off", async || {
+        let fleeting = Bus::connect(&login).await.unwrap();
+        let sending = async {
+            fleeting.connected().await;
+            for _ in 0..10 {
+                fleeting.client().publish(report, body.clone()).await.unwrap();
+            }
+            let _ = fleeting.client().flush().await;
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), sending).await;
+        match *loud.connections().borrow() {
+            made if made > before => Ok(()),
+            made => Err(made),
+        }
+    })
+    .await;
+    assert_eq!((*quiet.connections().borrow(), quiet.is_connected()), (1, true));
+    is_let_in_again(&loud).await;
+}

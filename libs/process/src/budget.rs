@@ -40,6 +40,12 @@ impl Account {
         enough
     }
 
+    /// Whether nothing is missing from a full budget.
+    pub fn is_full(&self, allowance: Allowance, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left + passed * allowance.per_day as f64 / DAY.as_secs_f64() >= allowance.burst as f64
+    }
+
     /// Gives back what was spent in vain.
     pub fn give_back(&mut self, amount: usize) {
         self.left += amount as f64;
@@ -58,7 +64,9 @@ mod tests {
         let later = now + DAY / 8;
         assert!(account.spend(allowance, 3, later) && !account.spend(allowance, 1, later));
         account.give_back(1);
+        assert!(!account.is_full(allowance, later));
         assert!(account.spend(allowance, 1, later));
+        assert!(account.is_full(allowance, later + DAY));
         assert!(!account.spend(allowance, 11, later + 10 * DAY));
     }
 }

@@ -22,11 +22,13 @@ pub mod health;
 pub mod http;
 mod problem;
 mod reopening;
+mod share;
 
 pub use artifacts::{Readers, TokenSecret, key_of};
 pub use base::Base;
 pub use health::{Health, Readiness};
 pub use problem::{BearerToken, PROBLEM_JSON, ProblemResponse, bearer};
 pub use reopening::reopening;
+pub use share::fair_share;
 /// What listeners and clients over TLS are given. `identity::tls` makes both from certificate files.
 pub use tokio_rustls::rustls::{ClientConfig, ServerConfig};

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 
 use api::{ActualDeployment, Deployment, DesiredDeployment};
-use margo::{DeploymentId, State};
+use margo::{DeploymentId, NodeId, State};
 
 /// Joins what deployment-registry wants with what nodes have said. Only what is wanted, or to be removed, is listed; a
-/// report about any other deployment is left out.
+/// report about any other deployment is left out, and so is what a node says of a deployment that is another node's: ids can be
+/// computed by everybody.
 pub(crate) fn merge(desired: Vec<DesiredDeployment>, actual: Vec<ActualDeployment>) -> Vec<Deployment> {
-    let mut actual: HashMap<DeploymentId, ActualDeployment> =
-        actual.into_iter().map(|actual| (actual.id, actual)).collect();
+    let mut actual: HashMap<(NodeId, DeploymentId), ActualDeployment> =
+        actual.into_iter().map(|actual| ((actual.node.clone(), actual.id), actual)).collect();
     let merged = desired.into_iter().map(|desired| {
-        let actual = actual.remove(&desired.id);
+        let actual = actual.remove(&(desired.node.clone(), desired.id));
         let state = state(&desired, actual.as_ref());
         Deployment { desired, state, actual }
     });
@@ -96,6 +97,18 @@ mod tests {
         for said in [Pending, Installing, Installed, Failed] {
             assert_eq!(seen(Some("new"), Some(("new", said))), said);
         }
+    }
+
+    #[test]
+    fn nobody_speaks_of_a_deployment_of_another_node() {
+        let own = actual("new", State::Installed);
+        let forged = |node: &str| ActualDeployment { node: node.parse().unwrap(), ..actual("new", State::Failed) };
+        for said in [vec![own.clone(), forged("zoo/press")], vec![forged("alm/press"), own.clone()]] {
+            let [deployment] = merge(vec![desired(Some("new"))], said).try_into().unwrap();
+            assert_eq!((deployment.state, deployment.actual), (State::Installed, Some(own.clone())));
+        }
+        let [deployment] = merge(vec![desired(Some("new"))], vec![forged("zoo/press")]).try_into().unwrap();
+        assert_eq!((deployment.state, deployment.actual), (State::Pending, None));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 use std::{
     any::Any,
-    sync::Arc,
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use axum::{
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use bus::trace;
+use bus::{CallerName, trace};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -25,7 +26,7 @@ use service::{PROBLEM_JSON, ProblemResponse};
 
 use crate::{
     Gateway,
-    access::{self, Demands},
+    access::{self, Authenticated, Demands},
     metrics,
 };
 
@@ -46,26 +47,66 @@ pub(crate) fn wrap(router: Router<Arc<Gateway>>, document: &OpenApi, gateway: Ar
         .with_state(gateway)
 }
 
-/// How many requests of one kind may be in work at once, and for how long each.
+/// How many requests of one kind may be in work at once, how many of them one caller's, and for how long each.
 #[derive(Clone)]
 pub(crate) struct Limit {
     places: Arc<Semaphore>,
+    of_caller: usize,
+    callers: Arc<Mutex<HashMap<CallerName, usize>>>,
     time: Duration,
 }
 
 impl Limit {
-    pub(crate) fn new(places: usize, time: Duration) -> Self {
-        Self { places: Arc::new(Semaphore::new(places)), time }
+    pub(crate) fn new(places: usize, of_caller: usize, time: Duration) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), of_caller, callers: Arc::default(), time }
+    }
+
+    /// A place among those of this caller, if it may have one more.
+    fn seat(&self, caller: &CallerName) -> Option<Seat> {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = callers.entry(caller.clone()).or_default();
+        if *held >= self.of_caller {
+            return None;
+        }
+        *held += 1;
+        Some(Seat { callers: self.callers.clone(), caller: caller.clone() })
     }
 }
 
-/// Answers 503 at once when too many requests of the kind are in work, and 504 when a request takes too long. After a
-/// 504 the order may still have been carried out, which the answer says.
+/// The place of one request among those of its caller. It is given back when this value is dropped.
+struct Seat {
+    callers: Arc<Mutex<HashMap<CallerName, usize>>>,
+    caller: CallerName,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = callers.get_mut(&self.caller) {
+            *held -= 1;
+            if *held == 0 {
+                callers.remove(&self.caller);
+            }
+        }
+    }
+}
+
+/// Answers 429 at once when too many requests of the caller are in work, and 503 when too many of the kind are, and 504 when a
+/// request takes too long. After a 504 the order may still have been carried out, which the answer says.
 pub(crate) async fn limit(
     State(limit): State<Limit>,
     request: Request,
     next: Next,
 ) -> Result<Response, ProblemResponse> {
+    let caller = request.extensions().get::<Authenticated>();
+    let _seat = match caller.map(|Authenticated(caller)| limit.seat(&caller.name)) {
+        Some(None) => {
+            let detail = format!("{} requests of your token are in work; try again in a moment", limit.of_caller);
+            return Err(Problem::new(429, detail).into());
+        }
+        Some(seat) => seat,
+        None => None,
+    };
     let Ok(_place) = limit.places.try_acquire() else {
         return Err(Problem::unavailable("too many requests are in work; try again in a moment").into());
     };
@@ -166,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_too_much_is_refused_at_once_and_what_takes_too_long_is_given_up() {
-        let one_for_ever = Limit::new(1, Duration::MAX);
+        let one_for_ever = Limit::new(1, 1, Duration::MAX);
         let place = one_for_ever.places.clone().acquire_owned().await.unwrap();
         let router = Router::new().route("/", get("here")).layer(from_fn_with_state(one_for_ever, limit));
         let refused = router.clone().oneshot(request()).await.unwrap();
@@ -174,7 +215,7 @@ mod tests {
         drop(place);
         assert_eq!(router.oneshot(request()).await.unwrap().status(), StatusCode::OK);
 
-        let no_time = Limit::new(1, Duration::ZERO);
+        let no_time = Limit::new(1, 1, Duration::ZERO);
         let silent = get(std::future::pending::<()>);
         let router = Router::new().route("/", silent).layer(from_fn_with_state(no_time, limit));
         assert_eq!(router.oneshot(request()).await.unwrap().status(), StatusCode::GATEWAY_TIMEOUT);

@@ -26,11 +26,17 @@ use crate::{
 /// How many JSON requests are in work at once. Each holds a body of at most 1 MiB and waits for another service.
 const REQUESTS: usize = 256;
 
+/// How many of them may be one token's: a token in foreign hands holds up nobody else.
+const REQUESTS_OF_CALLER: usize = 64;
+
 /// The longest time for a JSON request. A request on the bus takes at most 10 s, and some handlers make two.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 
 /// How many uploads are in work at once. Each holds one connection to app-registry and a few chunks.
 const UPLOADS: usize = 8;
+
+/// How many of them may be one token's.
+const UPLOADS_OF_CALLER: usize = 4;
 
 /// The longest time for an upload: the largest one at 300 kB/s.
 const UPLOAD_TIME: Duration = Duration::from_secs(3_600);
@@ -79,10 +85,10 @@ pub(crate) fn router() -> (Router<Arc<Gateway>>, OpenApi) {
         .routes(routes!(deployments::get_history))
         .routes(routes!(status::get_status))
         .routes(routes!(get_openapi))
-        .layer(from_fn_with_state(Limit::new(REQUESTS, REQUEST_TIME), limit));
+        .layer(from_fn_with_state(Limit::new(REQUESTS, REQUESTS_OF_CALLER, REQUEST_TIME), limit));
     let uploads = OpenApiRouter::default()
         .routes(routes!(apps::add_app))
-        .layer(from_fn_with_state(Limit::new(UPLOADS, UPLOAD_TIME), limit));
+        .layer(from_fn_with_state(Limit::new(UPLOADS, UPLOADS_OF_CALLER, UPLOAD_TIME), limit));
     let all = OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", requests.merge(uploads));
     let (router, mut document) = all.split_for_parts();
     for operation in operations(&mut document) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::{
-    CreateNode, CreateSite, KeyRevoked, Node, NodeAdmitted, Problem, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey,
+    ByName, CreateNode, CreateSite, KeyRevoked, Node, NodeAdmitted, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey,
     RevokeKeyRequest, Site, SiteAdmitted,
 };
 use axum::{Json, extract::State};
@@ -78,9 +78,7 @@ pub(crate) async fn get_node(
     FromPath((site, node)): FromPath<(SiteName, NodeName)>,
 ) -> Result<Json<Node>, ProblemResponse> {
     let name = NodeId::new(site.client(), node);
-    let nodes: Vec<Node> = gateway.ask(ServiceName::NodeCapabilities, "nodes", &(), &caller).await?;
-    let found = nodes.into_iter().find(|node| node.name == name);
-    found.map(Json).ok_or_else(|| Problem::not_found(format!("there is no node {name}")).into())
+    gateway.ask(ServiceName::NodeCapabilities, "node", &ByName { name }, &caller).await.map(Json)
 }
 
 /// Replace the key of a site

@@ -9,8 +9,8 @@ use std::{
 };
 
 use api::{
-    Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ById, ByName, CreateAssignment, CreateNode,
-    CreateSite, HistoryEntry, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus,
+    Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ByName, CreateAssignment, CreateNode, CreateSite,
+    HistoryAsked, HistoryEntry, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus,
     Problem, Reachability, Refusal, RemoveRequest, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest,
     Site, SiteAdmitted, Targets, UpdateRequest, UploadTicket,
 };
@@ -153,12 +153,16 @@ impl World {
             "id": PRESS, "node": "plant/press", "digest": "sha256:a", "state": "installed", "components": [],
             "adoptedManifestVersion": 1, "reportedAt": "2026-11-21T10:00:00Z",
         }])));
-        answer!(StatusCollector, "history", ById, |_| Ok::<Vec<HistoryEntry>, Problem>(Vec::new()));
+        answer!(StatusCollector, "history", HistoryAsked, |_| Ok::<Vec<HistoryEntry>, Problem>(Vec::new()));
         answer!(StatusCollector, "dead-letters", (), |()| Ok::<_, Problem>(3));
         answer!(StatusCollector, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:01Z")]));
         answer!(GitObserver, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:00Z")]));
         answer!(NodeCapabilities, "sites", (), |()| Ok::<_, Problem>(vec![site()]));
         answer!(NodeCapabilities, "nodes", (), |()| Ok::<_, Problem>(vec![node()]));
+        answer!(NodeCapabilities, "node", ByName<NodeId>, |by: ByName<NodeId>| match node() {
+            node if node.name == by.name => Ok(node),
+            _ => Err(Problem::not_found("there is no such node")),
+        });
         answer!(NodeCapabilities, "create-site", CreateSite, |site: CreateSite| Ok::<_, Problem>(SiteAdmitted {
             order: "1".to_owned(),
             name: site.name,
@@ -468,7 +472,7 @@ async fn each_route_asks_the_service_that_owns_the_matter_in_the_name_of_the_tok
         (Method::GET, "sites", None, 200, "node-capabilities.sites"),
         (Method::POST, "nodes", Some(&node), 201, "node-capabilities.create-node"),
         (Method::GET, "nodes", None, 200, "node-capabilities.nodes"),
-        (Method::GET, "nodes/plant/press", None, 200, "node-capabilities.nodes"),
+        (Method::GET, "nodes/plant/press", None, 200, "node-capabilities.node"),
         (Method::POST, "assignments", Some(&create), 202, "deployment-registry.create"),
         (Method::GET, "assignments", None, 200, "deployment-registry.list"),
         (Method::GET, "orders", None, 200, "deployment-registry.orders"),
@@ -766,5 +770,53 @@ async fn an_upload_without_a_registry_is_refused_for_now() {
     let world = World::start().await;
     let request = world.as_admin(Method::POST, "apps").header(header::CONTENT_TYPE, "application/x-tar");
     problem(request.body("x").send().await.unwrap(), StatusCode::SERVICE_UNAVAILABLE).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn one_token_does_not_hold_all_places_for_uploads() {
+    let world = World::start().await;
+    let receiver = receiver().await;
+    let registry = world.server.connect_central(ServiceName::AppRegistry).await;
+    let mut service = registry.register(ServiceName::AppRegistry, std::sync::Arc::new(())).await.unwrap();
+    let url = receiver.url.clone();
+    let ticket = move |_, _: Call<()>| {
+        let ticket = UploadTicket { url: url.clone(), token: "ticket".to_owned() };
+        async move { Ok::<_, Problem>(ticket) }
+    };
+    service.verb("upload", ticket).await.unwrap();
+    service.reachable().await;
+
+    // Uploads that begin and do not go on.
+    let token = &world.tokens["publisher"];
+    let head = format!(
+        "POST /api/v1/apps HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/x-tar\r\nContent-Length: 1000000\r\n\r\nx"
+    );
+    let mut held = Vec::new();
+    let refused = wait_for("the token to have its share", async || {
+        let mut stream = TcpStream::connect((world.url.host_str().unwrap(), world.url.port().unwrap())).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 12];
+        match tokio::time::timeout(std::time::Duration::from_secs(1), stream.read_exact(&mut answer)).await {
+            Ok(_) => Ok(String::from_utf8(answer).unwrap()),
+            Err(_) => {
+                held.push(stream);
+                Err(held.len())
+            }
+        }
+    })
+    .await;
+    assert_eq!((refused.as_str(), held.len()), ("HTTP/1.1 429", 4));
+    let another = world.as_admin(Method::POST, "apps").header(header::CONTENT_TYPE, "application/x-tar");
+    assert_eq!(another.body("x").send().await.unwrap().status(), StatusCode::CREATED);
+    // What ends makes room.
+    drop(held);
+    wait_for("the token to have room again", async || {
+        let again = world.request(Method::POST, "apps").bearer_auth(token);
+        let answer = again.header(header::CONTENT_TYPE, "application/x-tar").body("x").send().await.unwrap();
+        if answer.status() == StatusCode::CREATED { Ok(()) } else { Err(answer.status()) }
+    })
+    .await;
     world.stop().await;
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ::store::Transaction;
 use api::{
-    CreateNode, CreateSite, KeyRevoked, Members, Node, NodeAdmitted, Problem, ReplaceKeyRequest, ReplaceNodeKey,
-    ReplaceSiteKey, RevokeKeyRequest, Site, SiteAdmitted, Targets,
+    ByName, CreateNode, CreateSite, KeyRevoked, Members, Node, NodeAdmitted, Problem, ReplaceKeyRequest,
+    ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest, Site, SiteAdmitted, Targets,
 };
 use bus::{Bus, Call, Caller, ServiceName, Subject};
 use identity::certificates::Issuer;
@@ -215,6 +215,13 @@ impl Registrar {
 
     pub async fn nodes(self: Arc<Self>, _: Call<()>) -> Result<Vec<Node>, Problem> {
         self.store.nodes().await.map_err(store_problem)
+    }
+
+    /// One node with all that is known of it.
+    pub async fn one_node(self: Arc<Self>, call: Call<ByName<NodeId>>) -> Result<Node, Problem> {
+        let ByName { name } = call.body;
+        let found = self.store.node(&name).await.map_err(store_problem)?;
+        found.ok_or_else(|| Problem::not_found(format!("there is no node {name}")))
     }
 
     /// What there is of the targets of an order. The answer grows with them, and not with the fleet.

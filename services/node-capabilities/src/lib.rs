@@ -77,6 +77,7 @@ async fn answer(bus: &Bus, registrar: &Arc<Registrar>) -> anyhow::Result<Service
     endpoints.verb("revoke-node-key", Registrar::revoke_node_key).await?;
     endpoints.verb("sites", Registrar::sites).await?;
     endpoints.verb("nodes", Registrar::nodes).await?;
+    endpoints.verb("node", Registrar::one_node).await?;
     endpoints.verb("members", Registrar::members).await?;
     Ok(endpoints)
 }

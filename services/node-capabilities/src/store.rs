@@ -18,6 +18,8 @@ use ::store::{Access, Database, MAX_ROWS, Migrations, Row, StoreError, Table, Tr
 use api::{CreateNode, CreateSite, Member, Members, Node, NodeState, Reachability, Refusal, Site, Targets};
 use bus::report::{self, Capabilities, Position, SiteHealth};
 use margo::{ClientName, DeviceId, Identity, NodeId, SiteName, TenantName};
+use serde_json::Value;
+use service::fair_share;
 
 use crate::domain::{Holder, Keys, Owner, Taken, device_id, is_newer};
 
@@ -27,6 +29,10 @@ static NODES: Table = Table::new("nodes", &["client", "node"]);
 static IDENTITIES: Table = Table::new("identities", &["identity"]);
 
 const MIGRATIONS: Migrations = Migrations::new(&[(1, "nodes", include_str!("../migrations/1_nodes.sql"))]);
+
+/// The most bytes of all nodes in one answer, and about what one has without its capabilities.
+const LIST: usize = 7 << 20;
+const LISTED: usize = 600;
 
 /// The database of one tenant's sites and nodes.
 #[derive(Clone)]
@@ -171,16 +177,45 @@ impl Store {
         rows.iter().map(|row| read_site(row, &mut keys)).collect()
     }
 
-    /// Every node, sorted by name.
+    /// Every node, sorted by name. All together fit into one answer. When their capabilities are too long for that, the nodes of
+    /// the clients with the longest ones come without, so that nobody's words push out another's.
     pub async fn nodes(&self) -> Result<Vec<Node>, StoreError> {
         let mut snapshot = self.database.snapshot().await?;
         let mut keys = self.all_keys(&mut snapshot).await?;
         let query = NODES.query(
-            "SELECT client, node, device_id, reachability, since, capabilities
-             FROM nodes WHERE tenant = $1 ORDER BY client, node",
+            "SELECT client, COUNT(*) AS held, SUM(OCTET_LENGTH(COALESCE(capabilities, ''))) AS bytes
+             FROM nodes WHERE tenant = $1 GROUP BY client",
         );
-        let rows = query.bind(self.tenant.as_str()).fetch_all(&mut snapshot).await?;
-        rows.iter().map(|row| read_node(row, &mut keys)).collect()
+        let (mut sizes, mut held) = (Vec::new(), 0);
+        for row in query.bind(self.tenant.as_str()).fetch_all(&mut snapshot).await? {
+            sizes.push(row.size("bytes")?);
+            held += row.size("held")?;
+        }
+        let share = fair_share(sizes, LIST.saturating_sub(held * LISTED));
+        let query = NODES.query(
+            "SELECT nodes.client, node, device_id, reachability, since,
+                 CASE WHEN sizes.bytes > $2 THEN NULL ELSE capabilities END AS capabilities
+             FROM nodes JOIN (
+                 SELECT client, SUM(OCTET_LENGTH(COALESCE(capabilities, ''))) AS bytes
+                 FROM nodes WHERE tenant = $1 GROUP BY client) AS sizes ON sizes.client = nodes.client
+             WHERE tenant = $1 ORDER BY nodes.client, node",
+        );
+        let query = query.bind(self.tenant.as_str()).bind(i64::try_from(share).unwrap_or(i64::MAX));
+        query.fetch_all(&mut snapshot).await?.iter().map(|row| read_node(row, &mut keys)).collect()
+    }
+
+    /// One node with all that is known of it.
+    pub async fn node(&self, name: &NodeId) -> Result<Option<Node>, StoreError> {
+        let mut snapshot = self.database.snapshot().await?;
+        let owner = Owner::Node(name.clone());
+        let keys = self.keys_of(&mut snapshot, &owner).await?;
+        let query = NODES.query(
+            "SELECT client, node, device_id, reachability, since, capabilities
+             FROM nodes WHERE tenant = $1 AND client = $2 AND node = $3",
+        );
+        let query = query.bind(self.tenant.as_str()).bind(name.client.as_str()).bind(name.node.as_str());
+        let row = query.fetch_optional(&mut snapshot).await?;
+        row.map(|row| read_node(&row, &mut BTreeMap::from([(owner, keys)]))).transpose()
     }
 
     /// The sites and nodes that targets name, and the nodes of these sites, as far as they exist.
@@ -227,6 +262,8 @@ impl Store {
     ) -> Result<Recorded, StoreError> {
         let NodeId { client, node } = node;
         let Capabilities { position, device, document } = capabilities;
+        // As it will be answered, which may be several times as long: its length is what counts in an answer for all nodes.
+        let document = serde_json::from_str::<Value>(document).map_or_else(|_| document.clone(), |it| it.to_string());
         let mut tx = self.database.begin().await?;
         let query = NODES.query(
             "SELECT client, node, device_id, generation, incarnation, sequence FROM nodes

@@ -1,6 +1,10 @@
 //! What becomes of one batch of messages: all are decoded, stored in one transaction, and then answered.
 
-use std::error::Error;
+use std::{
+    error::Error,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use async_nats::jetstream::Message;
@@ -19,6 +23,7 @@ use crate::{
 pub async fn handle(store: &Store, messages: Vec<Message>, ids: &[(&'static str, String)]) -> anyhow::Result<()> {
     let copies = copies(&messages, ids);
     let (mut statuses, mut events, mut answers) = (Vec::new(), Vec::new(), Vec::with_capacity(messages.len()));
+    let mut lost = None;
     for message in messages {
         // The span lives until the message is answered, so the trace shows when a report could be read.
         let span = info_span!("status", subject = %message.subject, trace_id = tracing::field::Empty);
@@ -30,7 +35,7 @@ pub async fn handle(store: &Store, messages: Vec<Message>, ids: &[(&'static str,
             }
             Ok(Report::Events(node, report)) => {
                 if report.lost > 0 {
-                    span.in_scope(|| warn!(%node, lost = report.lost, "the node dropped transitions"));
+                    lost.get_or_insert_with(|| (node.clone(), report.lost));
                     metrics::LOST.inc_by(report.lost);
                 }
                 events.push((node, report));
@@ -42,6 +47,11 @@ pub async fn handle(store: &Store, messages: Vec<Message>, ids: &[(&'static str,
             }
         };
         answers.push((message, malformed, span));
+    }
+    if let Some((node, lost)) = lost
+        && is_news()
+    {
+        warn!(%node, lost, "this node, and maybe others, dropped transitions");
     }
     store.record(statuses, &events, &copies).await.context("storing reports")?;
     for (message, malformed, _span) in answers {
@@ -57,6 +67,18 @@ pub async fn handle(store: &Store, messages: Vec<Message>, ids: &[(&'static str,
         }
     }
     Ok(())
+}
+
+/// Whether a minute has passed since people were told of lost transitions. Nodes may say so in each of their messages, and a log
+/// with a line for each of these would fill the hub's disk.
+fn is_news() -> bool {
+    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let news = told.is_none_or(|at| at.elapsed() >= Duration::from_secs(60));
+    if news {
+        *told = Some(Instant::now());
+    }
+    news
 }
 
 /// How far each stream was read for these messages, malformed ones included.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{ActualDeployment, ById, HistoryEntry, Problem, Refusal};
+use api::{ActualDeployment, HistoryAsked, HistoryEntry, Problem, Refusal};
 use bus::{Bus, Call, streams};
 use tracing::warn;
 
@@ -21,8 +21,8 @@ impl Answers {
     }
 
     /// Answers `history` with the transitions of one deployment.
-    pub async fn history(self: Arc<Self>, call: Call<ById>) -> Result<Vec<HistoryEntry>, Problem> {
-        self.store.history(call.body.id).await.map_err(|error| store_problem(&error))
+    pub async fn history(self: Arc<Self>, call: Call<HistoryAsked>) -> Result<Vec<HistoryEntry>, Problem> {
+        self.store.history(call.body).await.map_err(|error| store_problem(&error))
     }
 
     /// Answers `refusals` with what nodes have refused.

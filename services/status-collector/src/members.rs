@@ -8,7 +8,7 @@ use std::{
 
 use api::{Members as Found, NodeState, Targets};
 use bus::{Bus, ServiceName, Subject};
-use margo::{ClientName, NodeId};
+use margo::{ClientName, DeviceId, NodeId};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
@@ -23,9 +23,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct Known {
-    nodes: HashMap<NodeId, Instant>,
+    nodes: HashMap<NodeId, Member>,
     /// When a site was last found to name a node that nobody knows.
     strangers: HashMap<ClientName, Instant>,
+}
+
+/// A node that exists.
+struct Member {
+    /// The device that the node is, for ever.
+    device: DeviceId,
+    /// When that was asked for.
+    asked: Instant,
 }
 
 /// The nodes that exist, as far as they were asked for.
@@ -45,7 +53,7 @@ impl Members {
         let mut unknown = nodes;
         {
             let mut known = self.lock();
-            unknown.retain(|node| known.nodes.get(node).is_none_or(|since| now.duration_since(*since) >= TRUST));
+            unknown.retain(|node| known.nodes.get(node).is_none_or(|it| now.duration_since(it.asked) >= TRUST));
             let asked = known.strangers.get(client);
             if unknown.is_empty() || asked.is_some_and(|at| now.duration_since(*at) < ASK_AGAIN) {
                 return unknown;
@@ -69,12 +77,17 @@ impl Members {
         let mut known = self.lock();
         for member in found.into_iter().filter(|member| member.state != NodeState::Retired) {
             unknown.remove(&member.name);
-            known.nodes.insert(member.name, now);
+            known.nodes.insert(member.name, Member { device: member.device_id, asked: now });
         }
         if unknown.is_empty() {
             known.strangers.remove(client);
         }
         unknown
+    }
+
+    /// The device that a node is, if the node is known.
+    pub fn device(&self, node: &NodeId) -> Option<DeviceId> {
+        self.lock().nodes.get(node).map(|it| it.device.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

@@ -17,17 +17,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ::store::{Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction, json};
-use api::{ActualDeployment, HistoryEntry, Refusal};
+use api::{ActualDeployment, HistoryAsked, HistoryEntry, Refusal};
 use bus::report::{Events, Position, Status, Transition};
-use margo::{DeploymentId, NodeId, TenantName};
+use margo::{ClientName, NodeId, TenantName};
+use service::fair_share;
 
 use crate::domain::newest;
 
 /// Transitions that are kept of each deployment on each node; the oldest go first.
 const HISTORY: u64 = 200;
 
-/// Refusals in one answer, of all nodes together.
+/// Refusals in one answer, of all nodes together, and the most characters of their texts there. What a node or site says is as
+/// long as it likes, and one that says much must not keep the others from being heard: an answer has 8 MiB at most.
 const REFUSALS: u64 = 1_000;
+const SUBJECT: u64 = 200;
+const REASON: u64 = 600;
+
+/// The most bytes of all deployments in one answer, and about what one has without its failure and its components.
+const LIST: usize = 6 << 20;
+const LISTED: usize = 450;
+
+/// Deployments that are gone and are remembered of each node; the oldest go first.
+const GONE: u64 = 500;
 
 static NODES: Table = Table::new("nodes", &["node"]);
 static DEPLOYMENTS: Table = Table::new("deployments", &["node", "id"]);
@@ -210,6 +221,28 @@ impl Store {
             .bind(tenant)
             .push_list(reports.iter().map(|(node, _)| node.to_string()));
         gone.execute(tx).await?;
+        self.forget_gone(tx, reports).await
+    }
+
+    /// Forgets what has been gone for longest from the nodes that have named very many deployments.
+    async fn forget_gone(&self, tx: &mut Transaction, reports: &[(NodeId, Status)]) -> Result<(), StoreError> {
+        let tenant = self.tenant.as_str();
+        let many = DEPLOYMENTS
+            .query("SELECT node FROM deployments WHERE tenant = $1 AND state = 'removed' AND node IN ")
+            .bind(tenant)
+            .push_list(reports.iter().map(|(node, _)| node.to_string()))
+            .push(" GROUP BY node HAVING COUNT(*) > ")
+            .push_bind(2 * GONE);
+        for row in many.fetch_all(&mut *tx).await? {
+            let delete = DEPLOYMENTS.query(
+                "DELETE FROM deployments WHERE tenant = $1 AND node = $2 AND state = 'removed'
+                 AND (generation, incarnation, sequence) < (
+                     SELECT generation, incarnation, sequence FROM deployments
+                     WHERE tenant = $1 AND node = $2 AND state = 'removed'
+                     ORDER BY generation DESC, incarnation DESC, sequence DESC LIMIT 1 OFFSET $3)",
+            );
+            delete.bind(tenant).bind(row.text("node")?).bind(GONE - 1).execute(&mut *tx).await?;
+        }
         Ok(())
     }
 
@@ -302,29 +335,89 @@ impl Store {
     }
 
     /// The current status of every deployment, sorted by node and id.
+    ///
+    /// All together fit into one answer. When they are too many, the clients that have said most are cut to a fair share:
+    /// theirs come without failures and components, and as many as fit, so that nobody's words push out another's.
     pub async fn list(&self) -> Result<Vec<ActualDeployment>, StoreError> {
-        let query = DEPLOYMENTS.query("SELECT * FROM deployments WHERE tenant = $1 ORDER BY node, id");
-        query.bind(self.tenant.as_str()).fetch_all(&self.database).await?.iter().map(read_deployment).collect()
+        let mut snapshot = self.database.snapshot().await?;
+        let sizes = DEPLOYMENTS.query(
+            "SELECT node, COUNT(*) AS held, SUM(OCTET_LENGTH(COALESCE(failure, '')) + OCTET_LENGTH(components)) AS bytes
+             FROM deployments WHERE tenant = $1 GROUP BY node ORDER BY node",
+        );
+        let mut clients = BTreeMap::<ClientName, (usize, Vec<NodeId>)>::new();
+        for row in sizes.bind(self.tenant.as_str()).fetch_all(&mut snapshot).await? {
+            let node: NodeId = row.parse("node")?;
+            let (size, nodes) = clients.entry(node.client.clone()).or_default();
+            *size += row.size("held")? * LISTED + row.size("bytes")?;
+            nodes.push(node);
+        }
+        let share = fair_share(clients.values().map(|(size, _)| *size), LIST);
+        let mut listed = Vec::new();
+        for (size, nodes) in clients.values() {
+            let whole = *size <= share;
+            let mut left = if whole { usize::MAX } else { share / LISTED };
+            for nodes in nodes.chunks(MAX_ROWS) {
+                let found = self.list_of(&mut snapshot, nodes, whole, left).await?;
+                left -= found.len();
+                listed.extend(found);
+            }
+        }
+        listed.sort_by(|left, right| (&left.node, left.id).cmp(&(&right.node, right.id)));
+        Ok(listed)
+    }
+
+    /// The deployments of these nodes, at most so many; those that are not gone come first.
+    async fn list_of(
+        &self,
+        snapshot: &mut Transaction,
+        nodes: &[NodeId],
+        whole: bool,
+        most: usize,
+    ) -> Result<Vec<ActualDeployment>, StoreError> {
+        let columns = if whole {
+            "SELECT * FROM deployments WHERE tenant = $1 AND node IN "
+        } else {
+            "SELECT id, node, digest, state, NULL AS failure, '[]' AS components, adopted_manifest_version, reported_at
+             FROM deployments WHERE tenant = $1 AND node IN "
+        };
+        let query = DEPLOYMENTS
+            .query(columns)
+            .bind(self.tenant.as_str())
+            .push_list(nodes.iter().map(NodeId::to_string))
+            .push(" ORDER BY CASE WHEN state = 'removed' THEN 1 ELSE 0 END, node, id LIMIT ")
+            .push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query.fetch_all(snapshot).await?.iter().map(read_deployment).collect()
     }
 
     /// The transitions of one deployment, newest last.
-    pub async fn history(&self, deployment: DeploymentId) -> Result<Vec<HistoryEntry>, StoreError> {
-        let query = TRANSITIONS.query(
-            "SELECT * FROM history WHERE tenant = $1 AND deployment = $2
-                    ORDER BY node, generation, incarnation, number",
-        );
-        let query = query.bind(self.tenant.as_str()).bind(deployment.to_string());
+    pub async fn history(&self, asked: HistoryAsked) -> Result<Vec<HistoryEntry>, StoreError> {
+        let HistoryAsked { id, node } = asked;
+        let query = TRANSITIONS.query("SELECT * FROM history WHERE tenant = $1 AND deployment = $2");
+        let mut query = query.bind(self.tenant.as_str()).bind(id.to_string());
+        if let Some(node) = node {
+            query = query.push(" AND node = ").push_bind(node.to_string());
+        }
+        let query = query.push(" ORDER BY node, generation, incarnation, number");
         query.fetch_all(&self.database).await?.iter().map(read_transition).collect()
     }
 
-    /// What nodes refused, newest last by their clocks.
+    /// What nodes refused, newest last by their clocks. When there are too many, each node's newest one comes before any
+    /// other's second, whatever their clocks say.
     pub async fn refusals(&self) -> Result<Vec<Refusal>, StoreError> {
         let query = REFUSED.query(
-            "SELECT node, place, subject, reason, at FROM refusals WHERE tenant = $1
-             ORDER BY at DESC, place DESC LIMIT $2",
+            "SELECT node, place, subject, reason, at FROM (
+                 SELECT node, place, SUBSTR(subject, 1, $2) AS subject, SUBSTR(reason, 1, $3) AS reason, at,
+                     ROW_NUMBER() OVER (PARTITION BY node ORDER BY place DESC) AS nth
+                 FROM refusals WHERE tenant = $1) AS ranked
+             ORDER BY nth, at DESC LIMIT $4",
         );
-        let rows = query.bind(self.tenant.as_str()).bind(REFUSALS).fetch_all(&self.database).await?;
-        rows.iter().rev().map(read_refusal).collect()
+        let query = query.bind(self.tenant.as_str()).bind(SUBJECT).bind(REASON).bind(REFUSALS);
+        let mut rows = Vec::new();
+        for row in query.fetch_all(&self.database).await? {
+            rows.push((row.time("at")?, row.number("place")?, read_refusal(&row)?));
+        }
+        rows.sort_by_key(|(at, place, _)| (*at, *place));
+        Ok(rows.into_iter().map(|(_, _, refusal)| refusal).collect())
     }
 }
 

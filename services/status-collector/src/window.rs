@@ -16,6 +16,9 @@ const MAX_REASON: usize = 200;
 /// So many reasons are told of one window; the others are as before, and the answer stays small.
 const REASONS: usize = 50;
 
+/// The most bytes that a stream keeps around a message: its trace, its place in a batch, and the record's own frame.
+const AROUND: usize = 256;
+
 /// What becomes of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -64,9 +67,11 @@ impl Entry {
         self.item.as_ref().is_some_and(|item| matches!(item.subject, Subject::Event(_)))
     }
 
-    /// Bytes of the message.
+    /// About the bytes that the message takes of the stream's disk, and not fewer: short ones take most of it by what stands
+    /// around them.
     pub fn bytes(&self) -> usize {
-        self.outgoing.as_ref().map_or(0, |outgoing| outgoing.payload.len())
+        let Some(outgoing) = &self.outgoing else { return 0 };
+        outgoing.payload.len() + outgoing.subject.to_string().len() + AROUND
     }
 }
 
@@ -92,7 +97,7 @@ pub fn read(client: &ClientName, window: Window) -> Vec<Entry> {
 pub fn judge_positions(entries: &mut [Entry], held: impl Fn(&Subject) -> Option<Position>) {
     let mut written: HashMap<Subject, Position> = HashMap::new();
     for entry in entries.iter_mut().filter(|entry| entry.verdict == Verdict::Write && !entry.is_event()) {
-        let Some(Item { subject, position: Some(position) }) = &entry.item else { continue };
+        let Some(Item { subject, position: Some(position), .. }) = &entry.item else { continue };
         let held = written.get(subject).copied().or_else(|| held(subject));
         entry.verdict = match held {
             None => Verdict::NotNow("the hub looks at its stream again".to_owned()),

@@ -220,6 +220,16 @@ impl Writer {
         for entry in &mut ready.entries {
             if entry.node().is_some_and(|node| unknown.contains(node)) {
                 entry.verdict = Verdict::NotNow("the hub does not know the node".to_owned());
+                continue;
+            }
+            // Its readers would throw it away, each as a dead letter of its own.
+            let named = entry.item.as_ref().and_then(|item| item.device.as_ref());
+            let wanted = named.and(entry.node()).and_then(|node| self.members.device(node));
+            if let (Some(named), Some(wanted)) = (named, wanted)
+                && *named != wanted
+            {
+                let reason = format!("document: properties.id: must be {wanted}, is {named}");
+                entry.verdict = Verdict::Never(reason);
             }
         }
         let of_state = ready.entries.iter().filter(|entry| entry.verdict == Verdict::Write && !entry.is_event());

@@ -273,3 +273,37 @@ async fn a_row_that_does_not_hold_what_was_written_is_named() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn long_capabilities_of_one_site_push_no_other_out_of_an_answer() {
+    on_each_database(async |location| {
+        let (_, store, _) = filled(&location).await;
+        let mut tx = store.begin().await.unwrap();
+        store.insert_node(&mut tx, &node("port/crane", &identity())).await.unwrap();
+        for number in 0..40 {
+            store.insert_node(&mut tx, &node(&format!("plant/n{number}"), &identity())).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let record = async |name: &str, more: &str| {
+            let document = format!(r#"{{"properties":{{"id":"{name}"}},"more":[{more}]}}"#);
+            let position = Position { generation: 0, incarnation: 1, sequence: 1 };
+            let capabilities = Capabilities { position, device: name.parse().unwrap(), document };
+            store.record_capabilities(&name.parse().unwrap(), &capabilities).await.unwrap()
+        };
+        // As long as a node may send them, and four times as long when they are written out.
+        let long = vec!["1e15"; 13_000].join(",");
+        for number in 0..40 {
+            assert_eq!(record(&format!("plant/n{number}"), &long).await, Recorded::Known);
+        }
+        assert_eq!(record("port/crane", "1").await, Recorded::Known);
+
+        let nodes = store.nodes().await.unwrap();
+        assert!(serde_json::to_vec(&nodes).unwrap().len() < 8 << 20);
+        let with: Vec<_> = nodes.iter().filter(|node| node.capabilities.is_some()).map(|node| &node.name).collect();
+        assert_eq!((nodes.len(), with), (43, vec![&"port/crane".parse().unwrap()]));
+        let alone = store.node(&"plant/n7".parse().unwrap()).await.unwrap().unwrap();
+        assert!(alone.capabilities.is_some() && alone.identity.is_some());
+        assert_eq!(store.node(&"plant/nobody".parse().unwrap()).await.unwrap(), None);
+    })
+    .await;
+}

@@ -1,7 +1,8 @@
 use ::store::Location;
+use api::Failure;
 use bus::report::{Deployment, Refusal};
 use jiff::Timestamp;
-use margo::{Digest, State};
+use margo::{DeploymentId, Digest, State};
 use testkit::on_each_database;
 
 use super::*;
@@ -55,6 +56,10 @@ fn events(numbers: impl IntoIterator<Item = u64>) -> (NodeId, Events) {
         lost: 0,
     };
     ("plant/press".parse().unwrap(), events)
+}
+
+async fn history(store: &Store, number: u64) -> Vec<HistoryEntry> {
+    store.history(HistoryAsked { id: id(number), node: None }).await.unwrap()
 }
 
 async fn states(store: &Store) -> Vec<(String, DeploymentId, State, String)> {
@@ -143,14 +148,14 @@ async fn history_keeps_the_newest_transitions_once_each() {
         let (_, store) = open(&location).await;
         store.record(vec![], &[events(1..=150), events(100..=199)], &[]).await.unwrap();
         let numbers = async || {
-            let history = store.history(id(1)).await.unwrap();
+            let history = history(&store, 1).await;
             history.into_iter().map(|entry| entry.adopted_manifest_version).collect::<Vec<_>>()
         };
         assert_eq!(numbers().await, (1..=199).collect::<Vec<_>>());
         store.record(vec![], &[events(200..=205)], &[]).await.unwrap();
         assert_eq!(numbers().await, (6..=205).collect::<Vec<_>>());
-        assert_eq!(store.history(id(1)).await.unwrap()[0].component.as_deref(), Some("hello\u{fffd}"));
-        assert!(store.history(id(2)).await.unwrap().is_empty());
+        assert_eq!(history(&store, 1).await[0].component.as_deref(), Some("hello\u{fffd}"));
+        assert!(history(&store, 2).await.is_empty());
     })
     .await;
 }
@@ -203,7 +208,93 @@ async fn a_node_with_a_new_key_begins_anew_and_keeps_its_history() {
         store.record(vec![(press, status)], &[anew(events(1..=2))], &[]).await.unwrap();
         let states: Vec<_> = store.list().await.unwrap().iter().map(|actual| actual.state).collect();
         assert_eq!(states, [State::Installed, State::Removed]);
-        assert_eq!(store.history(id(1)).await.unwrap().len(), 4);
+        assert_eq!(history(&store, 1).await.len(), 4);
+    })
+    .await;
+}
+
+fn long_failure() -> Failure {
+    Failure { code: "\0".repeat(4_000), source: String::new(), message: "\0".repeat(4_000) }
+}
+
+#[tokio::test]
+async fn who_says_very_much_pushes_nothing_of_others_out_of_an_answer() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        // As long as reports may be, and longer in JSON.
+        for sequence in 1..=60 {
+            let (node, mut status) = report(&format!("loud{sequence}"), sequence, 0..500);
+            let failing = |mut deployment: Deployment| {
+                deployment.failure = Some(long_failure());
+                deployment
+            };
+            status.deployments = status.deployments.into_iter().take(10).map(failing).collect();
+            let refused = |_| Refusal {
+                subject: "\0".repeat(4_000),
+                reason: "\0".repeat(4_000),
+                time: Timestamp::from_second(1 << 33).unwrap(),
+            };
+            status.refusals = (0..20).map(refused).collect();
+            store.record(vec![(node, status)], &[], &[]).await.unwrap();
+        }
+        let (_, mut quiet) = report("saw", 1, [1]);
+        quiet.deployments[0].failure =
+            Some(Failure { code: "quiet".into(), source: String::new(), message: "".into() });
+        let refusal = Refusal { subject: "document".into(), reason: "quiet".into(), time: Timestamp::UNIX_EPOCH };
+        quiet.refusals.push(refusal);
+        store.record(vec![("depot/crane".parse().unwrap(), quiet)], &[], &[]).await.unwrap();
+
+        let listed = store.list().await.unwrap();
+        assert_eq!(listed[0].failure.as_ref().map(|it| it.code.as_str()), Some("quiet"));
+        // All that the others have said fits, without the details.
+        assert_eq!((listed.len(), listed.iter().filter(|it| it.failure.is_some()).count()), (1 + 60 * 10, 1));
+        assert!(json(&listed).len() < 8 << 20);
+        let refusals = store.refusals().await.unwrap();
+        assert_eq!((refusals.len(), refusals[0].reason.as_str()), (1_000, "quiet"));
+        assert!(json(&refusals).len() < 8 << 20);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_names_ever_new_deployments_is_not_remembered_without_end() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        store.record(vec![report("saw", 1, [1]), report("saw", 2, [])], &[], &[]).await.unwrap();
+        for sequence in 1..=20 {
+            let report = report("press", sequence, sequence * 1_000..sequence * 1_000 + 500);
+            store.record(vec![report], &[], &[]).await.unwrap();
+        }
+        let states = states(&store).await;
+        let of = |name: &str, state| states.iter().filter(|it| it.0 == name && it.2 == state).count();
+        assert_eq!(of("plant/press", State::Installed), 500);
+        assert!((500..=1_500).contains(&of("plant/press", State::Removed)), "{}", states.len());
+        // What was there last is remembered.
+        assert!(states.iter().any(|it| it.1 == id(19_499) && it.2 == State::Removed));
+        // A node may say itself that they are gone.
+        for sequence in 21..=40 {
+            let (node, mut status) = report("press", sequence, sequence * 1_000..sequence * 1_000 + 500);
+            status.deployments.iter_mut().for_each(|deployment| deployment.state = State::Removed);
+            store.record(vec![(node, status)], &[], &[]).await.unwrap();
+        }
+        let listed = store.list().await.unwrap();
+        assert!(listed.len() <= 1_501, "{}", listed.len());
+        assert!(listed.iter().any(|it| it.node.node.as_str() == "saw" || it.id == id(40_001)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_history_of_a_deployment_is_what_its_own_node_said() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        let (_, forged) = events(1..=3);
+        let forged = ("plant/saw".parse().unwrap(), forged);
+        store.record(vec![], &[events(1..=2), forged], &[]).await.unwrap();
+        assert_eq!(history(&store, 1).await.len(), 5);
+        let node: NodeId = "plant/press".parse().unwrap();
+        let own = store.history(HistoryAsked { id: id(1), node: Some(node.clone()) }).await.unwrap();
+        assert_eq!(own.iter().map(|entry| &entry.node).collect::<Vec<_>>(), [&node, &node]);
     })
     .await;
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use api::{ActualDeployment, ById, HistoryEntry, Member, Members, NodeState, Refusal, Targets};
+use api::{ActualDeployment, HistoryAsked, HistoryEntry, Member, Members, NodeState, Refusal, Targets};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use bus::{
     Bus, Call, Outgoing, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto,
@@ -143,7 +143,7 @@ impl Stage {
     }
 
     async fn history(&self, id: &str) -> Vec<HistoryEntry> {
-        self.ask("history", &ById { id: id.parse().unwrap() }).await
+        self.ask("history", &HistoryAsked { id: id.parse().unwrap(), node: None }).await
     }
 
     async fn states_become(&self, wanted: &[(&str, State)]) {

@@ -389,3 +389,47 @@ async fn id(server: &NatsServer, stream: &str) -> String {
     let owner = server.operator().await;
     streams::id(&owner.jetstream().get_stream(stream).await.unwrap().cached_info().config).to_owned()
 }
+
+#[tokio::test]
+async fn what_stands_around_short_messages_counts_too() {
+    let stage = Stage::set().await;
+    // Hardly a byte each, and as much around them as a site may bring along.
+    let event = |number| {
+        let events = proto::NodeEvents { incarnation: 1, sequence: number, ..Default::default() };
+        let subject = Subject::Event("plant/press".parse().unwrap());
+        report::wrap(&subject, events.encode_to_vec().into(), "0".repeat(64)).unwrap()
+    };
+    let mut number = 0;
+    let over = wait_for("the budget to be used up", async || {
+        let messages = (number * 1_000 + 1..=number * 1_000 + 1_000).map(event).collect();
+        number += 1;
+        let answer = ask(&stage.site, &window(messages)).await.unwrap();
+        assert!(answer.refused.is_empty() && number < 100, "{number} windows are stored");
+        if answer.not_stored.is_empty() { Err(number) } else { Ok(answer) }
+    })
+    .await;
+    assert!(over.not_stored[0].reason.starts_with("the node's share"), "{:?}", over.not_stored[0]);
+    let owner = stage.server.connect(&collector()).await;
+    let bytes = owner.jetstream().get_stream(streams::EVENTS).await.unwrap().cached_info().state.bytes;
+    assert!(bytes <= 8 << 20, "{bytes}");
+    stage.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_speaks_of_no_other_device() {
+    let stage = Stage::set().await;
+    let capabilities = |device: &str, sequence| {
+        let document = format!(r#"{{"properties":{{"id":"{device}"}}}}"#).into();
+        of(
+            Subject::Capabilities,
+            "press",
+            proto::NodeCapabilities { incarnation: 1, sequence, document, generation: 0 },
+        )
+    };
+    let messages = vec![capabilities("plant/saw", 1), capabilities("plant/press", 2), capabilities("depot/crane", 3)];
+    let answer = ask(&stage.site, &window(messages)).await.unwrap();
+    assert_eq!(outcomes(&answer), [(0, proto::Outcome::Never), (2, proto::Outcome::Never)]);
+    assert_eq!(answer.not_stored[0].reason, "document: properties.id: must be plant/press, is plant/saw");
+    assert_eq!(count(&stage.server, streams::STATE).await, 1);
+    stage.service.stop().await;
+}
