@@ -27,11 +27,9 @@ use crate::domain::newest;
 /// Transitions that are kept of each deployment on each node; the oldest go first.
 const HISTORY: u64 = 200;
 
-/// Refusals in one answer, of all nodes together, and the most characters of their texts there. What a node or site says is as
-/// long as it likes, and one that says much must not keep the others from being heard: an answer has 8 MiB at most.
+/// Refusals in one answer, of all nodes together. What a node says is as long as it likes, and one that says much must not keep
+/// the others from being heard: an answer has 8 MiB at most, so the texts are cut there.
 const REFUSALS: u64 = 1_000;
-const SUBJECT: u64 = 200;
-const REASON: u64 = 600;
 
 /// The most bytes of all deployments in one answer, and about what one has without its failure and its components.
 const LIST: usize = 6 << 20;
@@ -406,12 +404,12 @@ impl Store {
     pub async fn refusals(&self) -> Result<Vec<Refusal>, StoreError> {
         let query = REFUSED.query(
             "SELECT node, place, subject, reason, at FROM (
-                 SELECT node, place, SUBSTR(subject, 1, $2) AS subject, SUBSTR(reason, 1, $3) AS reason, at,
+                 SELECT node, place, SUBSTR(subject, 1, 200) AS subject, SUBSTR(reason, 1, 600) AS reason, at,
                      ROW_NUMBER() OVER (PARTITION BY node ORDER BY place DESC) AS nth
                  FROM refusals WHERE tenant = $1) AS ranked
-             ORDER BY nth, at DESC LIMIT $4",
+             ORDER BY nth, at DESC LIMIT $2",
         );
-        let query = query.bind(self.tenant.as_str()).bind(SUBJECT).bind(REASON).bind(REFUSALS);
+        let query = query.bind(self.tenant.as_str()).bind(REFUSALS);
         let mut rows = Vec::new();
         for row in query.fetch_all(&self.database).await? {
             rows.push((row.time("at")?, row.number("place")?, read_refusal(&row)?));
