@@ -127,9 +127,12 @@ pub struct HistoryEntry {
     pub at: String,
 }
 
-/// Body of a request about one deployment.
+/// Body of a request for what was said of one deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ById {
+pub struct HistoryOf {
     /// The deployment's id, which survives every change of content.
     pub id: DeploymentId,
+    /// The node that it is on: what others say of it is left out. It is absent when nobody knows the node any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{ActualDeployment, ById, Deployment, DesiredDeployment, HistoryEntry, Problem};
+use api::{ActualDeployment, Deployment, DesiredDeployment, HistoryEntry, HistoryOf, Problem};
 use axum::{Json, extract::State};
 use bus::ServiceName::{DeploymentRegistry, StatusCollector};
 use margo::{AssignmentName, DeploymentId, NodeId, SiteName};
@@ -94,5 +94,7 @@ pub(crate) async fn get_history(
     Authenticated(caller): Authenticated,
     FromPath(id): FromPath<DeploymentId>,
 ) -> Result<Json<Vec<HistoryEntry>>, ProblemResponse> {
-    gateway.ask(StatusCollector, "history", &ById { id }, &caller).await.map(Json)
+    let desired: Vec<DesiredDeployment> = gateway.ask(DeploymentRegistry, "deployments", &(), &caller).await?;
+    let node = desired.into_iter().find(|deployment| deployment.id == id).map(|deployment| deployment.node);
+    gateway.ask(StatusCollector, "history", &HistoryOf { id, node }, &caller).await.map(Json)
 }

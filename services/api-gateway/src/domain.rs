@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use api::{ActualDeployment, Deployment, DesiredDeployment};
-use margo::{DeploymentId, State};
+use margo::{DeploymentId, NodeId, State};
 
 /// Joins what deployment-registry wants with what nodes have said. Only what is wanted, or to be removed, is listed; a
-/// report about any other deployment is left out.
+/// report about any other deployment is left out, and so is what a node says of a deployment on another node.
 pub(crate) fn merge(desired: Vec<DesiredDeployment>, actual: Vec<ActualDeployment>) -> Vec<Deployment> {
-    let mut actual: HashMap<DeploymentId, ActualDeployment> =
-        actual.into_iter().map(|actual| (actual.id, actual)).collect();
+    let mut actual: HashMap<(NodeId, DeploymentId), ActualDeployment> =
+        actual.into_iter().map(|actual| ((actual.node.clone(), actual.id), actual)).collect();
     let merged = desired.into_iter().map(|desired| {
-        let actual = actual.remove(&desired.id);
+        let actual = actual.remove(&(desired.node.clone(), desired.id));
         let state = state(&desired, actual.as_ref());
         Deployment { desired, state, actual }
     });
@@ -118,6 +118,17 @@ mod tests {
     #[test]
     fn what_nobody_wants_is_not_listed() {
         assert_eq!(merge(Vec::new(), vec![actual("old", State::Installed)]), []);
+    }
+
+    #[test]
+    fn what_a_node_says_of_a_deployment_on_another_one_is_left_out() {
+        let own = actual("new", State::Failed);
+        let forged = |node: &str| ActualDeployment { node: node.parse().unwrap(), ..actual("new", State::Installed) };
+        let said = vec![forged("a/a"), own.clone(), forged("z/z")];
+        let [deployment] = merge(vec![desired(Some("new"))], said).try_into().unwrap();
+        assert_eq!((deployment.state, deployment.actual), (State::Failed, Some(own)));
+        let [deployment] = merge(vec![desired(Some("new"))], vec![forged("z/z")]).try_into().unwrap();
+        assert_eq!((deployment.state, deployment.actual), (State::Pending, None));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::{
 };
 
 use api::{
-    Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ById, ByName, CreateAssignment, CreateNode,
-    CreateSite, HistoryEntry, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus,
+    Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ByName, CreateAssignment, CreateNode, CreateSite,
+    HistoryEntry, HistoryOf, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus,
     Problem, Reachability, Refusal, RemoveRequest, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest,
     Site, SiteAdmitted, Targets, UpdateRequest, UploadTicket,
 };
@@ -154,7 +154,7 @@ impl World {
             "id": PRESS, "node": "plant/press", "digest": "sha256:a", "state": "installed", "components": [],
             "adoptedManifestVersion": 1, "reportedAt": "2026-11-21T10:00:00Z",
         }])));
-        answer!(StatusCollector, "history", ById, |_| Ok::<Vec<HistoryEntry>, Problem>(Vec::new()));
+        answer!(StatusCollector, "history", HistoryOf, |_| Ok::<Vec<HistoryEntry>, Problem>(Vec::new()));
         answer!(StatusCollector, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:01Z")]));
         answer!(GitObserver, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:00Z")]));
         answer!(NodeCapabilities, "sites", (), |()| Ok::<_, Problem>(vec![site()]));

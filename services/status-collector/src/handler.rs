@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{ActualDeployment, ById, HistoryEntry, Problem, Refusal};
+use api::{ActualDeployment, HistoryEntry, HistoryOf, Problem, Refusal};
 use bus::Call;
 
 use crate::{error::store_problem, store::Store};
@@ -13,8 +13,8 @@ pub async fn list(store: Arc<Store>, _: Call<()>) -> Result<Vec<ActualDeployment
 }
 
 /// Answers `history` with the transitions of one deployment.
-pub async fn history(store: Arc<Store>, call: Call<ById>) -> Result<Vec<HistoryEntry>, Problem> {
-    store.history(call.body.id).await.map_err(|error| store_problem(&error))
+pub async fn history(store: Arc<Store>, call: Call<HistoryOf>) -> Result<Vec<HistoryEntry>, Problem> {
+    store.history(&call.body).await.map_err(|error| store_problem(&error))
 }
 
 /// Answers `refusals` with what nodes have refused.

@@ -6,8 +6,9 @@
 //!
 //! **Updates.** A batch of reports is one transaction. Which of them count is decided by [`newest`] on the positions that
 //! the same transaction has read. A status is whole, so it replaces all that is held of its node: what it names is written
-//! with its position, and what still has another position afterwards is gone and is marked as removed. Every table is
-//! written by one statement for many rows, so the cost of a report does not depend on how many are stored.
+//! with its position, and what still has another position afterwards is gone and is deleted. So a node has no more rows than
+//! one report names. Every table is written by one statement for many rows, so the cost of a report does not depend on how many
+//! are stored.
 //!
 //! `copies` says how far each stream has been read, in the same transaction; a copy that does not fit its stream is read anew.
 //!
@@ -17,9 +18,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ::store::{Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction, json};
-use api::{ActualDeployment, HistoryEntry, Refusal};
+use api::{ActualDeployment, HistoryEntry, HistoryOf, Refusal};
 use bus::report::{Events, Position, Status, Transition};
-use margo::{DeploymentId, NodeId, TenantName};
+use margo::{NodeId, TenantName};
 
 use crate::domain::newest;
 
@@ -198,11 +199,7 @@ impl Store {
 
         let gone = DEPLOYMENTS
             .query(
-                "UPDATE deployments SET state = 'removed', failure = NULL, components = '[]',
-                 (reported_at, generation, incarnation, sequence) = (
-                     SELECT nodes.reported_at, nodes.generation, nodes.incarnation, nodes.sequence FROM nodes
-                     WHERE nodes.tenant = deployments.tenant AND nodes.node = deployments.node)
-                 WHERE tenant = $1 AND state <> 'removed' AND (generation, incarnation, sequence) <> (
+                "DELETE FROM deployments WHERE tenant = $1 AND (generation, incarnation, sequence) <> (
                      SELECT nodes.generation, nodes.incarnation, nodes.sequence FROM nodes
                      WHERE nodes.tenant = deployments.tenant AND nodes.node = deployments.node)
                  AND node IN ",
@@ -307,13 +304,15 @@ impl Store {
         query.bind(self.tenant.as_str()).fetch_all(&self.database).await?.iter().map(read_deployment).collect()
     }
 
-    /// The transitions of one deployment, newest last.
-    pub async fn history(&self, deployment: DeploymentId) -> Result<Vec<HistoryEntry>, StoreError> {
-        let query = TRANSITIONS.query(
-            "SELECT * FROM history WHERE tenant = $1 AND deployment = $2
-                    ORDER BY node, generation, incarnation, number",
-        );
-        let query = query.bind(self.tenant.as_str()).bind(deployment.to_string());
+    /// The transitions of one deployment, of its node when that is known, newest last.
+    pub async fn history(&self, HistoryOf { id, node }: &HistoryOf) -> Result<Vec<HistoryEntry>, StoreError> {
+        let query = TRANSITIONS.query("SELECT * FROM history WHERE tenant = $1 AND deployment = $2");
+        let query = query.bind(self.tenant.as_str()).bind(id.to_string());
+        let query = match node {
+            Some(node) => query.push(" AND node = ").push_bind(node.to_string()),
+            None => query,
+        };
+        let query = query.push(" ORDER BY node, generation, incarnation, number");
         query.fetch_all(&self.database).await?.iter().map(read_transition).collect()
     }
 
@@ -354,7 +353,10 @@ fn read_transition(row: &Row) -> Result<HistoryEntry, StoreError> {
 }
 
 fn read_refusal(row: &Row) -> Result<Refusal, StoreError> {
-    Ok(Refusal { subject: row.string("subject")?, reason: row.string("reason")?, at: row.time("at")?.to_string() })
+    // A node may write what it likes, also about others, so it stands there who says it.
+    let (node, reason): (NodeId, _) = (row.parse("node")?, row.string("reason")?);
+    let reason = format!("node {node} says: {reason}");
+    Ok(Refusal { subject: row.string("subject")?, reason, at: row.time("at")?.to_string() })
 }
 
 #[cfg(test)]

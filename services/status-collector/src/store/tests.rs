@@ -1,7 +1,7 @@
 use ::store::Location;
 use bus::report::{Deployment, Refusal};
 use jiff::Timestamp;
-use margo::{Digest, State};
+use margo::{DeploymentId, Digest, State};
 use testkit::on_each_database;
 
 use super::*;
@@ -57,6 +57,10 @@ fn events(numbers: impl IntoIterator<Item = u64>) -> (NodeId, Events) {
     ("plant/press".parse().unwrap(), events)
 }
 
+fn history_of(number: u64) -> HistoryOf {
+    HistoryOf { id: id(number), node: None }
+}
+
 async fn states(store: &Store) -> Vec<(String, DeploymentId, State, String)> {
     let list = store.list().await.unwrap();
     list.into_iter().map(|actual| (actual.node.to_string(), actual.id, actual.state, actual.reported_at)).collect()
@@ -69,7 +73,6 @@ async fn a_status_replaces_what_is_held_of_its_node_and_of_no_other() {
         store.record(vec![report("press", 1, [1, 2]), report("saw", 1, [1])], &[], &[]).await.unwrap();
         store.record(vec![report("press", 3, [2, 3])], &[], &[]).await.unwrap();
         let expected = [
-            ("plant/press".to_owned(), id(1), State::Removed, "1970-01-01T00:00:03Z".to_owned()),
             ("plant/press".to_owned(), id(2), State::Installed, "1970-01-01T00:00:03Z".to_owned()),
             ("plant/press".to_owned(), id(3), State::Installed, "1970-01-01T00:00:03Z".to_owned()),
             ("plant/saw".to_owned(), id(1), State::Installed, "1970-01-01T00:00:01Z".to_owned()),
@@ -82,7 +85,7 @@ async fn a_status_replaces_what_is_held_of_its_node_and_of_no_other() {
         let (_, store) = open(&location).await;
         assert_eq!(states(&store).await, expected, "also in the next life");
         store.record(vec![report("press", 4, [1]), report("press", 5, [])], &[], &[]).await.unwrap();
-        assert!(states(&store).await[..3].iter().all(|(_, _, state, _)| *state == State::Removed));
+        assert_eq!(states(&store).await, expected[2..], "a node that names ever others takes no more room");
     })
     .await;
 }
@@ -129,10 +132,12 @@ async fn refusals_are_those_of_the_newest_report_newest_last() {
             (press, Status { refusals: (1..).zip(reasons).map(refusal).collect(), ..status })
         };
         store.record(vec![refused(1, &["first", "sec\0nd"])], &[], &[]).await.unwrap();
+        // Whoever says it stands before it, whatever it says.
+        let by_press = |reason: &str| format!("node plant/press says: {reason}");
         let reasons = async || store.refusals().await.unwrap().into_iter().map(|refusal| refusal.reason);
-        assert_eq!(reasons().await.collect::<Vec<_>>(), ["first", "sec\u{fffd}nd"]);
+        assert_eq!(reasons().await.collect::<Vec<_>>(), ["first", "sec\u{fffd}nd"].map(by_press));
         store.record(vec![refused(2, &["third"])], &[], &[]).await.unwrap();
-        assert_eq!(reasons().await.collect::<Vec<_>>(), ["third"]);
+        assert_eq!(reasons().await.collect::<Vec<_>>(), ["third"].map(by_press));
     })
     .await;
 }
@@ -143,14 +148,14 @@ async fn history_keeps_the_newest_transitions_once_each() {
         let (_, store) = open(&location).await;
         store.record(vec![], &[events(1..=150), events(100..=199)], &[]).await.unwrap();
         let numbers = async || {
-            let history = store.history(id(1)).await.unwrap();
+            let history = store.history(&history_of(1)).await.unwrap();
             history.into_iter().map(|entry| entry.adopted_manifest_version).collect::<Vec<_>>()
         };
         assert_eq!(numbers().await, (1..=199).collect::<Vec<_>>());
         store.record(vec![], &[events(200..=205)], &[]).await.unwrap();
         assert_eq!(numbers().await, (6..=205).collect::<Vec<_>>());
-        assert_eq!(store.history(id(1)).await.unwrap()[0].component.as_deref(), Some("hello\u{fffd}"));
-        assert!(store.history(id(2)).await.unwrap().is_empty());
+        assert_eq!(store.history(&history_of(1)).await.unwrap()[0].component.as_deref(), Some("hello\u{fffd}"));
+        assert!(store.history(&history_of(2)).await.unwrap().is_empty());
     })
     .await;
 }
@@ -202,8 +207,21 @@ async fn a_node_with_a_new_key_begins_anew_and_keeps_its_history() {
         store.record(vec![report("press", 900, [1, 2])], &[events(1..=2)], &[]).await.unwrap();
         store.record(vec![(press, status)], &[anew(events(1..=2))], &[]).await.unwrap();
         let states: Vec<_> = store.list().await.unwrap().iter().map(|actual| actual.state).collect();
-        assert_eq!(states, [State::Installed, State::Removed]);
-        assert_eq!(store.history(id(1)).await.unwrap().len(), 4);
+        assert_eq!(states, [State::Installed]);
+        assert_eq!(store.history(&history_of(1)).await.unwrap().len(), 4);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_node_says_of_a_deployment_on_another_one_is_not_its_history() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        let (_, forged) = events(1..=3);
+        store.record(vec![], &[events(1..=2), ("depot/ghost".parse().unwrap(), forged)], &[]).await.unwrap();
+        let of_press = HistoryOf { node: Some("plant/press".parse().unwrap()), ..history_of(1) };
+        assert_eq!(store.history(&of_press).await.unwrap().len(), 2);
+        assert_eq!(store.history(&history_of(1)).await.unwrap().len(), 5);
     })
     .await;
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use api::{ActualDeployment, ById, HistoryEntry, Member, Members, NodeState, Refusal, Targets};
+use api::{ActualDeployment, HistoryEntry, HistoryOf, Member, Members, NodeState, Refusal, Targets};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use bus::{
     Bus, Call, Outgoing, ServiceEndpoints, ServiceName, SiteVerb, Subject, User, proto,
@@ -143,7 +143,7 @@ impl Stage {
     }
 
     async fn history(&self, id: &str) -> Vec<HistoryEntry> {
-        self.ask("history", &ById { id: id.parse().unwrap() }).await
+        self.ask("history", &HistoryOf { id: id.parse().unwrap(), node: Some(node()) }).await
     }
 
     async fn states_become(&self, wanted: &[(&str, State)]) {
@@ -215,12 +215,12 @@ async fn the_newest_whole_status_of_a_node_is_what_is() {
     stage.states_become(&[(OTHER, State::Installing), (HELLO, State::Installing)]).await;
     // Absent from a newer status: gone. An overtaken one changes nothing, wherever the bus had it so long.
     stage.report(status(1, 3, &[(HELLO, Installed)])).await;
-    stage.states_become(&[(OTHER, State::Removed), (HELLO, State::Installed)]).await;
+    stage.states_become(&[(HELLO, State::Installed)]).await;
     let overtaken = windows::status("press", 1, 2);
     let answer = windows::ask(&stage.site, &windows::window(vec![overtaken])).await.unwrap();
     assert_eq!(answer.not_stored[0].outcome(), proto::Outcome::Never);
     stage.report(status(2, 1, &[(OTHER, Installed)])).await;
-    stage.states_become(&[(OTHER, State::Installed), (HELLO, State::Removed)]).await;
+    stage.states_become(&[(OTHER, State::Installed)]).await;
     let list = stage.list().await;
     assert_eq!(list[0].node, node());
     assert_eq!(list[0].components[0].endpoint.as_deref(), Some("http://127.0.0.1:8080/"));
@@ -255,7 +255,8 @@ async fn refusals_of_nodes_are_shown_as_their_newest_report_has_them() {
         stage.report(refused(sequence, reasons)).await;
         wait_for("the refusals of the newest report", async || {
             let refusals: Vec<Refusal> = stage.ask("refusals", &()).await;
-            let same = refusals.iter().map(|refusal| refusal.reason.as_str()).eq(reasons.iter().copied());
+            let wanted = reasons.iter().map(|reason| format!("node {} says: {reason}", node()));
+            let same = refusals.iter().map(|refusal| refusal.reason.clone()).eq(wanted);
             if same { Ok(()) } else { Err(refusals) }
         })
         .await;
