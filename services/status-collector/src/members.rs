@@ -8,7 +8,7 @@ use std::{
 
 use api::{Members as Found, NodeState, Targets};
 use bus::{Bus, ServiceName, Subject};
-use margo::{ClientName, NodeId};
+use margo::{ClientName, DeviceId, NodeId};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct Known {
-    nodes: HashMap<NodeId, Instant>,
+    /// When each node was found, and the device that it is.
+    nodes: HashMap<NodeId, (Instant, DeviceId)>,
     /// When a site was last found to name a node that nobody knows.
     strangers: HashMap<ClientName, Instant>,
 }
@@ -45,7 +46,7 @@ impl Members {
         let mut unknown = nodes;
         {
             let mut known = self.lock();
-            unknown.retain(|node| known.nodes.get(node).is_none_or(|since| now.duration_since(*since) >= TRUST));
+            unknown.retain(|node| known.nodes.get(node).is_none_or(|(since, _)| now.duration_since(*since) >= TRUST));
             let asked = known.strangers.get(client);
             if unknown.is_empty() || asked.is_some_and(|at| now.duration_since(*at) < ASK_AGAIN) {
                 return unknown;
@@ -69,12 +70,17 @@ impl Members {
         let mut known = self.lock();
         for member in found.into_iter().filter(|member| member.state != NodeState::Retired) {
             unknown.remove(&member.name);
-            known.nodes.insert(member.name, now);
+            known.nodes.insert(member.name, (now, member.device_id));
         }
         if unknown.is_empty() {
             known.strangers.remove(client);
         }
         unknown
+    }
+
+    /// The device that a node is, when the node was found.
+    pub fn device(&self, node: &NodeId) -> Option<DeviceId> {
+        self.lock().nodes.get(node).map(|(_, device)| device.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

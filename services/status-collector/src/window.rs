@@ -64,9 +64,9 @@ impl Entry {
         self.item.as_ref().is_some_and(|item| matches!(item.subject, Subject::Event(_)))
     }
 
-    /// Bytes of the message.
+    /// Bytes that the message takes in a stream.
     pub fn bytes(&self) -> usize {
-        self.outgoing.as_ref().map_or(0, |outgoing| outgoing.payload.len())
+        self.outgoing.as_ref().map_or(0, Outgoing::stored_bytes)
     }
 }
 
@@ -92,7 +92,7 @@ pub fn read(client: &ClientName, window: Window) -> Vec<Entry> {
 pub fn judge_positions(entries: &mut [Entry], held: impl Fn(&Subject) -> Option<Position>) {
     let mut written: HashMap<Subject, Position> = HashMap::new();
     for entry in entries.iter_mut().filter(|entry| entry.verdict == Verdict::Write && !entry.is_event()) {
-        let Some(Item { subject, position: Some(position) }) = &entry.item else { continue };
+        let Some(Item { subject, position: Some(position), .. }) = &entry.item else { continue };
         let held = written.get(subject).copied().or_else(|| held(subject));
         entry.verdict = match held {
             None => Verdict::NotNow("the hub looks at its stream again".to_owned()),

@@ -220,6 +220,9 @@ impl Writer {
         for entry in &mut ready.entries {
             if entry.node().is_some_and(|node| unknown.contains(node)) {
                 entry.verdict = Verdict::NotNow("the hub does not know the node".to_owned());
+            } else if let Some(reason) = self.of_another_device(entry) {
+                // Whoever reads it next could only give it up.
+                entry.verdict = Verdict::Never(reason);
             }
         }
         let of_state = ready.entries.iter().filter(|entry| entry.verdict == Verdict::Write && !entry.is_event());
@@ -233,6 +236,13 @@ impl Writer {
             debug!(client = %ready.client, error = format!("{error:#}"), "positions were not read");
         }
         ready
+    }
+
+    /// Why capabilities are not those of their node; `None` for everything else.
+    fn of_another_device(&self, entry: &Entry) -> Option<String> {
+        let found = entry.item.as_ref()?.device.as_ref()?;
+        let wanted = self.members.device(entry.node()?)?;
+        (*found != wanted).then(|| format!("the capabilities are those of device {found}, not of {wanted}"))
     }
 
     /// Writes the windows of many sites, and returns the answer to each.

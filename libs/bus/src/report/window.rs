@@ -1,7 +1,7 @@
 //! A window: what a site asks the hub to store, many messages at once.
 
 use bytes::Bytes;
-use margo::{ClientName, NodeId};
+use margo::{ClientName, DeviceId, NodeId};
 
 use super::{
     Capabilities, Events, Malformed, Position, SiteHealth, Status, capabilities, events, health,
@@ -48,6 +48,8 @@ pub struct Item {
     pub subject: Subject,
     /// Where it stands among the reports of its node; `None` for what an LO says of its site.
     pub position: Option<Position>,
+    /// The device that capabilities name. Whoever knows the node's device compares.
+    pub device: Option<DeviceId>,
 }
 
 /// The part of a window that [`window_head`] decodes; everything else is skipped.
@@ -102,13 +104,15 @@ impl Item {
         }
         let node = || Ok::<_, Malformed>(NodeId::new(client.clone(), parse("node".to_owned(), &message.node)?));
         let payload = &message.payload;
+        let mut of_device = None;
         let (subject, position) = match message.kind() {
             proto::ReportKind::Status => {
                 let Status { position, .. } = status(payload)?;
                 (Subject::Status(node()?), Some(position))
             }
             proto::ReportKind::Capabilities => {
-                let Capabilities { position, .. } = capabilities(payload)?;
+                let Capabilities { position, device, .. } = capabilities(payload)?;
+                of_device = Some(device);
                 (Subject::Capabilities(node()?), Some(position))
             }
             proto::ReportKind::Events => {
@@ -121,7 +125,7 @@ impl Item {
             }
             proto::ReportKind::Unspecified => return Err(field("kind", "is none that is known here")),
         };
-        Ok(Self { subject, position })
+        Ok(Self { subject, position, device: of_device })
     }
 }
 

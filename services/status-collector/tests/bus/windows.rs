@@ -78,6 +78,25 @@ async fn a_window_whose_answer_was_lost_gets_it_again_and_is_stored_once() {
 }
 
 #[tokio::test]
+async fn the_capabilities_of_another_device_are_refused_for_good() {
+    let stage = Stage::set().await;
+    let capabilities = |device: &str| {
+        let document = format!(r#"{{"properties":{{"id":"{device}"}}}}"#).into();
+        of(
+            Subject::Capabilities,
+            "press",
+            proto::NodeCapabilities { incarnation: 1, sequence: 1, document, generation: 0 },
+        )
+    };
+    let answer = ask(&stage.site, &window(vec![capabilities("plant/oven"), status("press", 1, 1)])).await.unwrap();
+    assert_eq!(outcomes(&answer), [(0, proto::Outcome::Never)]);
+    assert!(answer.not_stored[0].reason.contains("device plant/oven"), "{answer:?}");
+    let answer = ask(&stage.site, &window(vec![capabilities("plant/press")])).await.unwrap();
+    assert!(answer.not_stored.is_empty(), "{answer:?}");
+    stage.service.stop().await;
+}
+
+#[tokio::test]
 async fn on_a_slow_disk_a_window_that_comes_again_joins_the_one_in_work() {
     let folder = TempDir::new().unwrap();
     let server = NatsServer::start(&[collector(), front(), capabilities(), site()]).await;
