@@ -36,6 +36,9 @@ fn forged_lines(platform: &Platform) -> Vec<String> {
         .iter()
         .map(|name| fs::read_to_string(platform.folder().join(format!("{name}.log"))).unwrap())
         .collect();
+    for folder in [platform.hub(), platform.site("plant"), platform.site("depot")] {
+        texts.push(fs::read_to_string(folder.join("nats/server.log")).unwrap());
+    }
     for what in ["apps", "nodes", "sites", "deployments", "assignments"] {
         texts.push(platform.edgectl_ok(&["co", "list", what]));
     }
