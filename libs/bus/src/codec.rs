@@ -101,7 +101,7 @@ impl Assembler {
         if at == 1 {
             *self = Self { count, ..Self::default() };
         }
-        if at != self.have + 1 || count != self.count || at > count || count * PART > 2 * MAX_PLAIN {
+        if at != self.have + 1 || count != self.count || at > count || count > 2 * MAX_PLAIN / PART {
             let error = wrong();
             *self = Self::default();
             return Err(error);
