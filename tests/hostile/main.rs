@@ -33,7 +33,7 @@
 //! | X24 | one node hid the refusals of others, and had its site speak without end | `services/local-orchestrator/tests/site/hostile.rs::a_node_that_is_refused_again_and_again_hides_nothing_of_others_and_has_little_written` |
 //! | X25 | one node took the names of all metrics, and spoke for services in traces | `services/local-orchestrator/tests/site/hostile.rs::metrics_of_one_node_leave_room_for_those_of_others`, `services/local-orchestrator/tests/site/hostile.rs::spans_of_a_node_carry_its_own_name_whatever_it_says`, `services/local-orchestrator/src/up/telemetry.rs::spans_of_one_node_leave_room_for_those_of_others` |
 //! | X26 | one node filled the hub's dead letters | `tests/hostile/site.rs::what_a_site_stores_of_a_hostile_node_the_hub_stores_too`, `services/status-collector/tests/bus/windows.rs::the_capabilities_of_another_device_are_refused_for_good` |
-//! | X27 | headers without an end took memory, and clients that never read took a workload's port | `tests/hostile/peers.rs::headers_without_end_take_little_memory`, `wasm-runner/tests/runner/peers.rs::clients_that_never_read_hold_the_port_for_seconds_only`, `wasm-runner/tests/runner/peers.rs::one_client_never_has_all_places_of_the_port` |
+//! | X27 | headers without an end took memory, and one client took all places of a workload's port | `tests/hostile/peers.rs::headers_without_end_take_little_memory`, `wasm-runner/tests/runner/peers.rs::one_client_never_has_all_places_of_the_port` |
 //! | X28 | small messages took more of EVENTS than was charged | `libs/bus/tests/bus.rs::a_message_takes_no_more_of_a_stream_than_is_charged_for_it` |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
