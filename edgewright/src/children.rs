@@ -30,7 +30,7 @@ pub struct Program {
     /// The whole command line after the program's name. It must be that of no other process on the machine, because a
     /// leftover child is recognised by it.
     pub arguments: Vec<String>,
-    /// The folder of `<name>.pid` and `<name>.log`, which holds all that the program writes.
+    /// The folder of `<name>.pid` and `<name>.log`, which holds all that the program writes, but for what it has a log of its own.
     pub folder: PathBuf,
 }
 
@@ -50,7 +50,7 @@ impl Program {
     async fn run_once(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut child = self.start()?;
         tokio::select! {
-            status = child.wait() => bail!("{} ended: {}; see {}", self.name, status?, self.log_file().display()),
+            status = child.wait() => bail!("{} ended: {}; see its logs in {}", self.name, status?, self.folder.display()),
             () = shutdown.cancelled() => self.end(&mut child).await,
         }
     }

@@ -138,6 +138,7 @@ impl Folder {
             authority: &authority,
             accounts: "accounts.conf",
             jwts: &self.path("nats/jwt"),
+            log: &self.path("nats/server.log"),
             tls: files.as_ref().map(|files| (files.certificate.as_path(), files.key.as_path())),
         };
         make_streams_folder(&server).context("making the folder of the streams")?;

@@ -27,6 +27,14 @@
 //! | X18 | a crash while a hub was made was final | `tests/end_to_end/init.rs::a_hub_whose_making_was_cut_off_at_its_first_token_is_made_whole_by_the_next_start`, `tests/end_to_end/up.rs::an_up_beside_another_one_makes_nothing` |
 //! | X19 | a site acknowledged what the hub refused | `tests/hostile/site.rs::what_a_site_stores_of_a_hostile_node_the_hub_stores_too`, `libs/bus/src/report/request.rs::the_hub_reads_what_the_site_stores` |
 //! | X20 | one trouble ended everything of a site | `services/local-orchestrator/tests/site/nodes.rs::trouble_with_the_disk_of_registrations_leaves_reports_and_the_relay_at_work`, `services/local-orchestrator/tests/site/reports.rs::one_message_that_the_hub_refuses_for_good_holds_up_nobody_and_is_listed`, `services/local-orchestrator/tests/site/nodes.rs::a_node_whose_disk_was_rolled_back_begins_its_next_life`, `services/local-orchestrator/tests/site/roads.rs::a_site_that_lost_its_folder_goes_back_to_no_older_version` |
+//! | X21 | one node spoke for the deployments of all others | `tests/hostile/stolen.rs::what_a_node_says_of_the_deployments_of_others_is_shown_to_nobody`, `services/api-gateway/src/domain.rs::what_a_node_says_of_a_deployment_on_another_one_is_left_out`, `services/status-collector/src/store/tests.rs::what_a_node_says_of_a_deployment_on_another_one_is_not_its_history` |
+//! | X22 | one node filled the hub's database with ever other deployments | `services/status-collector/src/store/tests.rs::a_status_replaces_what_is_held_of_its_node_and_of_no_other` |
+//! | X23 | whoever was refused filled the logs of a server and of its site | `tests/hostile/stolen.rs::what_a_node_may_not_do_fills_no_log`, `services/local-orchestrator/src/refusals.rs::one_sender_has_a_share_of_the_log` |
+//! | X24 | one node hid the refusals of others, and had its site speak without end | `services/local-orchestrator/tests/site/hostile.rs::a_node_that_is_refused_again_and_again_hides_nothing_of_others_and_has_little_written` |
+//! | X25 | one node took the names of all metrics, and spoke for services in traces | `services/local-orchestrator/tests/site/hostile.rs::metrics_of_one_node_leave_room_for_those_of_others`, `services/local-orchestrator/tests/site/hostile.rs::spans_of_a_node_carry_its_own_name_whatever_it_says`, `services/local-orchestrator/src/up/telemetry.rs::spans_of_one_node_leave_room_for_those_of_others` |
+//! | X26 | one node filled the hub's dead letters | `tests/hostile/site.rs::what_a_site_stores_of_a_hostile_node_the_hub_stores_too`, `services/status-collector/tests/bus/windows.rs::the_capabilities_of_another_device_are_refused_for_good` |
+//! | X27 | headers without an end took memory, and one client took all places of a workload's port | `tests/hostile/peers.rs::headers_without_end_take_little_memory`, `wasm-runner/tests/runner/peers.rs::one_client_never_has_all_places_of_the_port` |
+//! | X28 | small messages took more of EVENTS than was charged | `libs/bus/tests/bus.rs::a_message_takes_no_more_of_a_stream_than_is_charged_for_it` |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
@@ -36,6 +44,7 @@ mod memory;
 mod peers;
 mod services;
 mod site;
+mod stolen;
 mod tokens;
 mod words;
 mod world;
@@ -63,5 +72,5 @@ fn every_hole_has_a_test() {
         }
         rows.push(row.parse::<u32>().unwrap());
     }
-    assert_eq!(rows, (1..=20).collect::<Vec<_>>());
+    assert_eq!(rows, (1..=28).collect::<Vec<_>>());
 }

@@ -6,9 +6,9 @@ use std::{
 };
 
 use testkit::{loopback, wait_for};
-use tokio::net::TcpSocket;
+use tokio::{io::AsyncWriteExt, net::TcpSocket};
 
-use crate::world::{order, platform};
+use crate::world::{forget_memory, most_memory, order, platform};
 
 /// Twice as many as one address may have.
 const CONNECTIONS: usize = 512;
@@ -56,4 +56,27 @@ async fn connections_that_never_read_hold_up_nobody() {
         if held.is_empty() { Ok(()) } else { Err(held.len()) }
     })
     .await;
+}
+
+/// Peers that begin a request whose headers have no end, as many as one address may have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_without_end_take_little_memory() {
+    let mut platform = platform().await;
+    let pid = platform.process("api-gateway").id();
+    forget_memory(pid);
+    let before = most_memory(pid);
+    let (thief, door) = (loopback(), address(&platform.api()));
+    let request = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(400 << 10));
+    let sending = (0..CONNECTIONS / 2).map(async |_| {
+        let mut stream = tokio::net::TcpStream::from_std(connect(thief, door).await).unwrap();
+        // The server may have closed it already.
+        let _ = stream.write_all(request.as_bytes()).await;
+        stream
+    });
+    let held = futures::future::join_all(sending).await;
+    order(&platform, "plants", "press", "beside-headers-without-end").await;
+    drop(held);
+    let more = most_memory(pid).saturating_sub(before) >> 20;
+    println!("{more} MiB more");
+    assert!(more < 64, "{more} MiB more");
 }

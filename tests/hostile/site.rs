@@ -224,6 +224,13 @@ async fn what_a_site_stores_of_a_hostile_node_the_hub_stores_too() {
         let answer = report(&hostile).await;
         assert!(!answer.stored && !answer.refused.is_empty(), "{name}: {answer:?}");
     }
+    // The capabilities of another device are nobody's, so they are not passed on. The report is stored without them.
+    let document = r#"{"properties":{"id":"plant/oven"}}"#.into();
+    let capabilities = proto::NodeCapabilities { incarnation, sequence: 1, document, generation: 0 };
+    let status = proto::NodeStatus { incarnation, sequence: 1, ..Default::default() };
+    let of_another =
+        proto::ReportRequest { status: Some(status), capabilities: Some(capabilities), ..Default::default() };
+    assert!(report(&of_another).await.stored);
     // As much as a report may have, and strange in every way that is allowed.
     let deployment = |number: usize| proto::DeploymentStatus {
         id: format!("00000000-0000-4000-8000-{number:012}"),

@@ -14,7 +14,7 @@ use testkit::{NatsServer, wait_for};
 use crate::{client::Client, users::press};
 
 /// Every verb that some service of the hub answers, and one that none does.
-const VERBS: [&str; 28] = [
+const VERBS: [&str; 29] = [
     "get",
     "list",
     "upload",
@@ -29,6 +29,7 @@ const VERBS: [&str; 28] = [
     "nodes",
     "sites",
     "members",
+    "node",
     "replace-node-key",
     "replace-site-key",
     "revoke-node-key",
@@ -122,6 +123,7 @@ fn may_publish(service: ServiceName) -> Vec<&'static str> {
             "svc.node-capabilities.create-node",
             "svc.node-capabilities.create-site",
             "svc.node-capabilities.members",
+            "svc.node-capabilities.node",
             "svc.node-capabilities.nodes",
             "svc.node-capabilities.replace-node-key",
             "svc.node-capabilities.replace-site-key",

@@ -1,9 +1,10 @@
 //! The workload's port: HTTP/1.1, bounded in every direction.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,6 +24,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
@@ -33,10 +35,16 @@ use crate::{
 
 /// Connections, idle ones included; more wait until one closes. Each holds a few KiB.
 const MAX_CONNECTIONS: usize = 256;
+/// The most of them that one address may have: whoever takes all it can leaves half to the others.
+const MAX_OF_A_CLIENT: usize = MAX_CONNECTIONS / 2;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 256;
 /// A client that sends its headers so slowly does not want an answer.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// One that reads nothing for so long does not want it either.
+const STALLED: Duration = Duration::from_secs(15);
+/// The most bytes that are kept of what a client has sent and nobody has taken yet, such as headers without an end.
+const MAX_KEPT: usize = 32 << 10;
 
 /// The workload's port and the component behind it.
 pub struct Server {
@@ -65,6 +73,7 @@ impl Server {
     /// period.
     pub async fn run(self, stop: &CancellationToken, give_way: impl FnOnce()) -> anyhow::Result<()> {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut seats = Seats::default();
         let graceful = GracefulShutdown::new();
         loop {
             let next = async {
@@ -76,18 +85,23 @@ impl Server {
                 () = stop.cancelled() => break,
                 next = next => next?,
             };
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, client)) = accepted else {
                 // The client left, or this process has no descriptor to spare until a connection closes.
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            self.serve(stream, connection, &graceful);
+            // One that has too many is cut off.
+            if let Some(seat) = seats.take(client.ip()) {
+                self.serve(stream, (connection, seat), &graceful);
+            }
         }
         // Whoever has connected by now is answered by this runner: closing the port would cut them off.
         while let Ok(connection) = connections.clone().try_acquire_owned()
-            && let Some(Ok((stream, _))) = self.listener.accept().now_or_never()
+            && let Some(Ok((stream, client))) = self.listener.accept().now_or_never()
         {
-            self.serve(stream, connection, &graceful);
+            if let Some(seat) = seats.take(client.ip()) {
+                self.serve(stream, (connection, seat), &graceful);
+            }
         }
         drop(self.listener);
         give_way();
@@ -100,7 +114,9 @@ impl Server {
         Ok(())
     }
 
-    fn serve(&self, stream: TcpStream, connection: OwnedSemaphorePermit, graceful: &GracefulShutdown) {
+    fn serve(&self, stream: TcpStream, place: (OwnedSemaphorePermit, Seat), graceful: &GracefulShutdown) {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(STALLED));
         let (guest, requests) = (self.guest.clone(), self.requests.clone());
         let service = service_fn(move |request| {
             let (guest, requests) = (guest.clone(), requests.clone());
@@ -109,13 +125,36 @@ impl Server {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
+            .max_buf_size(MAX_KEPT)
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let served = graceful.watch(served);
         tokio::spawn(async move {
-            let _connection = connection;
+            let _place = place;
             // It fails when the client leaves or sends what is no HTTP: nobody is left to tell.
             let _ = served.await;
         });
+    }
+}
+
+/// The place of one connection among those of its client, until it is dropped.
+type Seat = Arc<()>;
+
+/// The connections that each client has now. With IPv6 everybody has a whole /64.
+#[derive(Default)]
+struct Seats(HashMap<IpAddr, Weak<()>>);
+
+impl Seats {
+    /// Takes a place for one more connection of this client, if it may have one.
+    fn take(&mut self, address: IpAddr) -> Option<Seat> {
+        let client = match address.to_canonical() {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        };
+        self.0.retain(|_, seats| seats.strong_count() > 0);
+        let seat = self.0.get(&client).and_then(Weak::upgrade).unwrap_or_default();
+        self.0.insert(client, Arc::downgrade(&seat));
+        // Each connection holds one, and this is one more.
+        (Arc::strong_count(&seat) <= MAX_OF_A_CLIENT).then_some(seat)
     }
 }
 

@@ -19,6 +19,9 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 /// in files of its own; each message by itself takes a sync of the disk, which is a tenth of that.
 pub(crate) const FEW: usize = 8;
 
+/// What a message takes in a stream beside its subject and its body, at most: its record, its trace, and what a batch adds.
+const OVERHEAD: usize = 256;
+
 /// The header in which a publisher says how many messages it sends right behind this one. It is a hint: whoever reads it
 /// may wait a moment for them, and must not wait for ever.
 const MORE: &str = "Edgewright-More";
@@ -43,6 +46,11 @@ impl Outgoing {
     /// Makes a message without headers.
     pub fn new(subject: Subject, payload: Bytes) -> Self {
         Self { subject, headers: HeaderMap::new(), payload }
+    }
+
+    /// Returns how many bytes of a stream the message takes, at most. A small one is mostly what it is wrapped in.
+    pub fn stored_bytes(&self) -> usize {
+        self.subject.to_string().len() + self.payload.len() + OVERHEAD
     }
 
     /// Has the server refuse the message, and the whole batch with it, unless the last message on this subject has this

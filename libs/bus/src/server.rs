@@ -24,6 +24,8 @@ pub struct Server<'a> {
     pub accounts: &'a str,
     /// The folder in which the server keeps the JWTs that were pushed to it.
     pub jwts: &'a Path,
+    /// The file of the server's log. A full one is kept under another name, beside three of them.
+    pub log: &'a Path,
     /// The PEM files with the server's certificate and chain, and with its key. Without them everything crosses the
     /// network in clear.
     pub tls: Option<(&'a Path, &'a Path)>,
@@ -52,12 +54,14 @@ pub fn make_streams_folder(server: &Server<'_>) -> io::Result<()> {
 /// Returns the server's configuration. With it a PubAck means that a message is on the disk, and no consumer is
 /// refused because there are too many.
 pub fn server_conf(server: &Server<'_>) -> String {
-    let Server { listen, monitor, name, store, authority, accounts, jwts, tls } = server;
+    let Server { listen, monitor, name, store, authority, accounts, jwts, log, tls } = server;
     let monitor = monitor.map_or(String::new(), |monitor| format!("http: {monitor:?}\n"));
     let tls = tls.map_or(String::new(), tls_conf);
     format!(
         "# Written by Edgewright; changes are overwritten.\n\
          listen: {listen:?}\n{monitor}{tls}server_name: {name:?}\n\
+         # Whoever is refused something is worth a line each time, also without credentials: so the log has an end.\n\
+         log_file: {:?}\nlogfile_size_limit: 16MB\nlogfile_max_num: 4\n\
          # A desired state of one node fits into one message.\n\
          max_payload: 8MB\n\
          # Everybody may come at once after an outage.\n\
@@ -69,6 +73,7 @@ pub fn server_conf(server: &Server<'_>) -> String {
          system_account: {}\n\
          resolver {{\n  type: full\n  dir: {:?}\n}}\n\
          resolver_preload {{ include {accounts:?} }}\n",
+        log.display().to_string(),
         store.display().to_string(),
         authority.operator(),
         authority.system_account(),

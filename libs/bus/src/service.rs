@@ -193,6 +193,7 @@ pub static SERVICES: [Service; 10] = [
             (ServiceName::NodeCapabilities, "create-node"),
             (ServiceName::NodeCapabilities, "create-site"),
             (ServiceName::NodeCapabilities, "members"),
+            (ServiceName::NodeCapabilities, "node"),
             (ServiceName::NodeCapabilities, "nodes"),
             (ServiceName::NodeCapabilities, "replace-node-key"),
             (ServiceName::NodeCapabilities, "replace-site-key"),

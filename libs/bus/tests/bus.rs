@@ -35,6 +35,25 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_message_takes_no_more_of_a_stream_than_is_charged_for_it() {
+    let role = User::LocalOrchestrator(plant());
+    let server = NatsServer::start(std::slice::from_ref(&role)).await;
+    testkit::start_traces();
+    let bus = server.connect(&role).await;
+    let mut stream = bus.jetstream().create_stream(streams::events_at_site(Pattern::EventsOf(plant()))).await.unwrap();
+    let mut charged = 0;
+    for (messages, body) in [(1, ""), (1, "body"), (100, ""), (100, "a longer body")] {
+        let message = || Outgoing::new(Subject::Event(node()), body.into());
+        charged += messages * message().stored_bytes();
+        let traced = tracing::info_span!("report");
+        let publishing = bus.publish_batch((0..messages).map(|_| message()).collect());
+        tracing::Instrument::instrument(publishing, traced).await.unwrap();
+    }
+    let stored = stream.info().await.unwrap().state.bytes as usize;
+    assert!(stored <= charged && charged <= 2 * stored, "{stored} bytes, {charged} charged");
+}
+
+#[tokio::test]
 async fn a_request_is_answered_or_refused_with_its_problem() {
     let answers = User::Central(ServiceName::GitWriter);
     let server = NatsServer::start(std::slice::from_ref(&answers)).await;

@@ -38,6 +38,8 @@ pub struct Limits {
     pub connections: usize,
     /// How many of them one peer may have. Further ones are closed at once.
     pub connections_of_peer: usize,
+    /// The most bytes that are kept of what a peer has sent and nobody has taken yet, such as headers without an end.
+    pub kept: usize,
     /// How long a TLS handshake may take.
     pub handshake: Duration,
     /// How long the headers of a request may take, counted from the end of the request before. So this is also how long
@@ -55,6 +57,7 @@ impl Default for Limits {
         Self {
             connections: 1_024,
             connections_of_peer: 256,
+            kept: 32 << 10,
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(15),
             body: Duration::from_secs(45),
@@ -163,6 +166,7 @@ impl Server {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.headers)
+            .max_buf_size(self.limits.kept)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         Ok(watcher.watch(connection).await?)
     }

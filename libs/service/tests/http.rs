@@ -30,6 +30,7 @@ const DOCUMENT: usize = 16 << 20;
 const LIMITS: Limits = Limits {
     connections: 24,
     connections_of_peer: 8,
+    kept: 32 << 10,
     handshake: Duration::from_millis(300),
     headers: Duration::from_millis(300),
     body: Duration::from_millis(300),

@@ -212,6 +212,7 @@ impl NatsServer {
             authority: &self.authority,
             accounts: "accounts.conf",
             jwts: &folder.join("jwt"),
+            log: &folder.join("server.log"),
             tls: files.as_ref().map(|files| (files.certificate.as_path(), files.key.as_path())),
         };
         make_streams_folder(&server).expect("a folder for streams");

@@ -62,7 +62,7 @@ impl Workload {
         Self { _folder: folder, spec }
     }
 
-    fn hello() -> Self {
+    pub fn hello() -> Self {
         Self::new(&fs::read(example("hello/hello.wasm")).unwrap())
     }
 
@@ -86,7 +86,7 @@ impl Workload {
             .unwrap()
     }
 
-    async fn start(&self) -> Child {
+    pub async fn start(&self) -> Child {
         let mut child = self.spawn();
         wait_for("the runner to answer", async || match child.try_wait().unwrap() {
             Some(status) => panic!("the runner ended: {status}"),

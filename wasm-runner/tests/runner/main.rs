@@ -5,6 +5,7 @@
 mod alone;
 mod compiling;
 mod component;
+mod peers;
 mod supervised;
 
 use std::{

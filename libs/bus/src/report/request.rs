@@ -1,6 +1,7 @@
 //! A node's whole report, as it asks its site to store it.
 
 use bytes::Bytes;
+use margo::DeviceId;
 use prost::Message as _;
 
 use super::{
@@ -18,6 +19,8 @@ pub struct Request {
     pub status: Bytes,
     /// The message for `state.<client>.node.<node>.capabilities`; only when they changed.
     pub capabilities: Option<Bytes>,
+    /// The device that the capabilities name. Whoever knows the node's device compares.
+    pub device: Option<DeviceId>,
     /// The message for `event.<client>.node.<node>`; only when there is something to tell.
     pub events: Option<Bytes>,
     /// The spans of the node: an OTLP `ExportTraceServiceRequest` in protobuf, which nobody here looks into.
@@ -54,13 +57,14 @@ pub fn request(payload: &[u8], generation: u64) -> Result<Request, Malformed> {
         let rule = || format!("is {incarnation}, and the status's is {}", position.incarnation);
         if incarnation == position.incarnation { Ok(()) } else { Err(field(format!("{part}.incarnation"), rule())) }
     };
+    let mut device = None;
     let capabilities = match raw.capabilities {
         None => None,
         Some(mut part) => {
             same_life("capabilities", part.incarnation)?;
             part.generation = generation;
             let bytes = part.encode_to_vec();
-            capabilities(&bytes)?;
+            device = Some(capabilities(&bytes)?.device);
             Some(bytes.into())
         }
     };
@@ -79,6 +83,7 @@ pub fn request(payload: &[u8], generation: u64) -> Result<Request, Malformed> {
         position,
         status,
         capabilities,
+        device,
         events,
         traces: raw.traces,
         metrics: raw.metrics,

@@ -23,6 +23,10 @@ use crate::{down::InForce, refusals::wall_clock, site::Site};
 /// The longest time between two messages that say how the site is.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 
+/// The shortest time between two messages of which the later one has nothing new but refusals: whoever is refused could have the
+/// site say something with each request.
+const OF_REFUSALS: Duration = Duration::from_secs(2);
+
 /// Heartbeats are empty, and one of a node is as good as many.
 const HEARTBEATS: Rules = Rules { longest: 0, shares: Shares { each: 1, bytes: 1 << 20 }, answered: false };
 
@@ -79,6 +83,7 @@ pub async fn run(
     let mut refusals = site.refusals.changes();
     let mut backoff = Backoff::new(Duration::from_millis(200), SIGN_OF_LIFE);
     let mut next = Instant::now();
+    let mut said: Option<Instant> = None;
     loop {
         let due = pulses.lock().due();
         tokio::select! {
@@ -93,7 +98,10 @@ pub async fn run(
             }
             _ = connections.changed() => pulses.lock().hear_again(Instant::now()),
             () = pulses.changed.notified() => next = Instant::now(),
-            _ = changed(&mut refusals) => next = Instant::now(),
+            _ = changed(&mut refusals) => {
+                let now = Instant::now();
+                next = next.min(said.map_or(now, |said| now.max(said + OF_REFUSALS)));
+            }
             _ = changed(&mut in_force) => next = Instant::now(),
             () = process::due(due) => {
                 // While the server is away nobody can be heard.
@@ -112,6 +120,7 @@ pub async fn run(
         next = match say(&site, &pulses, held).await {
             Ok(()) => {
                 backoff.reset();
+                said = Some(Instant::now());
                 Instant::now() + SIGN_OF_LIFE
             }
             Err(error) => {

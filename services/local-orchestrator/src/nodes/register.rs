@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use bus::{Ask, Asker, NodeVerb, Pattern, Rules, Shares, Subject, proto, report::MAX_COUNTER};
 use futures::{StreamExt, stream};
-use margo::{Identity, NodeName};
+use margo::{DeviceId, Identity, NodeName};
 use minter::Minter;
 use prost::Message as _;
 use service::TokenSecret;
@@ -112,6 +112,12 @@ impl Registrar {
         key.map(|key| self.artifacts_secret.token(node.as_str(), key)).unwrap_or_default()
     }
 
+    /// The device that the node is; `None` while nothing in force says so.
+    pub fn device(&self, node: &NodeName) -> Option<DeviceId> {
+        let in_force = self.in_force.borrow().clone()?;
+        Some(in_force.identities.get(node)?.device.clone())
+    }
+
     /// The node's present life, on disk when this returns.
     pub async fn decide(&self, node: &NodeName, presented: Presented) -> Decided {
         if !self.incarnations.is_complete() {
@@ -137,7 +143,10 @@ impl Registrar {
         let life = match register(self.site.generation(node), held, stored.position, presented) {
             Registration::Keep(life) => life,
             Registration::Begin(life) => {
-                info!(%node, ?presented, ?life, "a new life of the node");
+                // One that begins life after life shall not fill the log.
+                if self.site.refusals.may_log(&self.site.node(node).to_string()) {
+                    info!(%node, ?presented, ?life, "a new life of the node");
+                }
                 life
             }
         };

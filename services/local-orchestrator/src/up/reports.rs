@@ -178,13 +178,21 @@ impl Reporter {
     /// A report that may be stored; any other is answered here.
     async fn check(&self, Incoming { node: id, ask }: Incoming) -> Option<Accepted> {
         self.pulses.heard(&id.node);
-        let report = match report::request(&ask.payload, self.site.generation(&id.node)) {
+        let mut report = match report::request(&ask.payload, self.site.generation(&id.node)) {
             Ok(report) => report,
             Err(malformed) => {
                 let reason = format!("the report is malformed: {}", process::chain(&malformed));
                 return self.refuse(&ask, &reason).await;
             }
         };
+        if let Some((found, wanted)) = report.device.as_ref().zip(self.registrar.device(&id.node))
+            && *found != wanted
+        {
+            // Nobody above could take them, and the rest of the report matters more.
+            let reason = format!("the capabilities are those of device {found}, not of {wanted}");
+            self.site.refusals.add(&Subject::Capabilities(id.clone()).to_string(), &reason);
+            report.capabilities = None;
+        }
         let span = info_span!("report", node = %id, trace_id = tracing::field::Empty);
         trace::continue_from_text(&span, &report.traceparent);
         let Position { incarnation, sequence, .. } = report.position;
@@ -223,7 +231,7 @@ impl Reporter {
         for report in accepted {
             let Some(event) = &report.event else { continue };
             let account = self.budgets.entry(report.node.clone()).or_insert_with(|| Account::new(EVENTS_OF_NODE, now));
-            if !account.spend(EVENTS_OF_NODE, event.payload.len(), now) {
+            if !account.spend(EVENTS_OF_NODE, event.stored_bytes(), now) {
                 let subject = event.subject.to_string();
                 self.site.refusals.add(&subject, "the node's share of the queue towards the hub is used up");
                 report.event = None;

@@ -6,6 +6,7 @@ mod adoption;
 mod commits;
 mod fleet;
 mod folder_road;
+mod hostile;
 mod nodes;
 mod observer;
 mod reports;

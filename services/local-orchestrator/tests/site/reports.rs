@@ -200,23 +200,6 @@ async fn a_site_that_lost_its_state_says_so_in_every_answer() {
 }
 
 #[tokio::test]
-async fn the_spans_of_a_node_are_sent_on() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, mut received) = tokio::sync::mpsc::channel(1);
-    let receive = axum::routing::post(async move |body: axum::body::Bytes| sender.send(body).await.unwrap());
-    tokio::spawn(axum::serve(listener, axum::Router::new().route("/v1/traces", receive)).into_future());
-    let mut world = World::new().await;
-    world.otlp_endpoint = Some(format!("http://{address}"));
-    world.start().await;
-    let press = world.node("press").await;
-    let metric = proto::Metric { name: "edgewright_edge_node_test".to_owned(), value: 3.0 };
-    let spans = proto::ReportRequest { traces: "spans".into(), metrics: vec![metric], ..report(1, 1) };
-    assert!(press.report(&spans).await.stored);
-    assert_eq!(received.recv().await.unwrap(), "spans");
-}
-
-#[tokio::test]
 async fn a_restored_snapshot_of_the_hub_s_streams_gets_all_last_values_again() {
     let mut world = World::started().await;
     let press = world.node("press").await;
