@@ -82,7 +82,7 @@ pub(crate) fn apps(apps: &[App]) -> String {
 }
 
 pub(crate) fn sites(sites: &[Site]) -> String {
-    let mut table = Table::new(["SITE", "KEY", "NODES", "MANIFEST", "LAST SEEN", "REFUSALS"]);
+    let mut table = Table::new(["SITE", "KEY", "NODES", "MANIFEST", "LAST SEEN", "LOGIN UNTIL", "REFUSALS"]);
     for site in sites {
         table.row([
             site.name.to_string(),
@@ -90,6 +90,7 @@ pub(crate) fn sites(sites: &[Site]) -> String {
             site.nodes.to_string(),
             or_none(site.adopted_manifest_version),
             or_none(site.last_seen.as_deref().map(second)),
+            or_none(site.login_expires.as_deref().map(second)),
             site.refusals.len().to_string(),
         ]);
     }
@@ -399,7 +400,7 @@ mod tests {
             { "name": "bakery", "formerKeys": [{"nkey": KEY}], "nodes": 0 },
             {
                 "name": "plant", "identity": {"nkey": KEY}, "nodes": 2, "adoptedManifestVersion": 7,
-                "lastSeen": "2026-11-21T10:00:00Z", "refusals": refusals,
+                "lastSeen": "2026-11-21T10:00:00Z", "loginExpires": "2027-02-19T10:00:00Z", "refusals": refusals,
             },
         ]);
         let all_nodes = json!([

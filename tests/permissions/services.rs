@@ -120,6 +120,7 @@ fn may_publish(service: ServiceName) -> Vec<&'static str> {
             "svc.deployment-registry.remove",
             "svc.deployment-registry.update",
             "svc.git-observer.refusals",
+            "svc.identity.logins",
             "svc.node-capabilities.create-node",
             "svc.node-capabilities.create-site",
             "svc.node-capabilities.members",

@@ -165,6 +165,10 @@ pub struct Site {
     pub former_keys: Vec<Identity>,
     /// How many nodes the site has.
     pub nodes: u64,
+    /// When the login expires with which the site's LO is connected to the hub, RFC 3339. It is renewed long before. It is
+    /// absent while the site is not connected, and when that is not known now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_expires: Option<String>,
     /// The manifest version that the site has adopted. It is absent until the site has spoken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted_manifest_version: Option<u64>,

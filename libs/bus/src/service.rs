@@ -190,6 +190,7 @@ pub static SERVICES: [Service; 10] = [
             (ServiceName::DeploymentRegistry, "remove"),
             (ServiceName::DeploymentRegistry, "update"),
             (ServiceName::GitObserver, "refusals"),
+            (ServiceName::Identity, "logins"),
             (ServiceName::NodeCapabilities, "create-node"),
             (ServiceName::NodeCapabilities, "create-site"),
             (ServiceName::NodeCapabilities, "members"),

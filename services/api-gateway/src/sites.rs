@@ -1,10 +1,10 @@
 //! Routes to sites and nodes, and to their keys; node-capabilities owns all of them.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use api::{
     ByName, CreateNode, CreateSite, KeyRevoked, Node, NodeAdmitted, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey,
-    RevokeKeyRequest, Site, SiteAdmitted,
+    RevokeKeyRequest, Site, SiteAdmitted, SiteLogin,
 };
 use axum::{Json, extract::State};
 use bus::ServiceName;
@@ -40,7 +40,15 @@ pub(crate) async fn list_sites(
     State(gateway): State<Arc<Gateway>>,
     Authenticated(caller): Authenticated,
 ) -> Result<Json<Vec<Site>>, ProblemResponse> {
-    gateway.ask(ServiceName::NodeCapabilities, "sites", &(), &caller).await.map(Json)
+    // Without identity there is still everything else to tell.
+    let logins: Result<Vec<SiteLogin>, _> = gateway.ask(ServiceName::Identity, "logins", &(), &caller).await;
+    let mut sites: Vec<Site> = gateway.ask(ServiceName::NodeCapabilities, "sites", &(), &caller).await?;
+    let expires: HashMap<_, _> =
+        logins.into_iter().flatten().filter_map(|login| Some((login.client, login.expires?))).collect();
+    for site in &mut sites {
+        site.login_expires = expires.get(site.name.as_str()).cloned();
+    }
+    Ok(Json(sites))
 }
 
 /// Add a node

@@ -12,7 +12,7 @@ use api::{
     Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ByName, CreateAssignment, CreateNode, CreateSite,
     HistoryAsked, HistoryEntry, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus,
     Problem, Reachability, Refusal, RemoveRequest, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest,
-    Site, SiteAdmitted, Targets, UpdateRequest, UploadTicket,
+    Site, SiteAdmitted, SiteLogin, Targets, UpdateRequest, UploadTicket,
 };
 use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};
@@ -157,6 +157,11 @@ impl World {
         answer!(StatusCollector, "dead-letters", (), |()| Ok::<_, Problem>(3));
         answer!(StatusCollector, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:01Z")]));
         answer!(GitObserver, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:00Z")]));
+        answer!(Identity, "logins", (), |()| {
+            let Identity::Nkey(key) = identity();
+            let expires = Some("2027-02-19T10:00:00Z".to_owned());
+            Ok::<_, Problem>(vec![SiteLogin { client: "plant".to_owned(), key, expires }])
+        });
         answer!(NodeCapabilities, "sites", (), |()| Ok::<_, Problem>(vec![site()]));
         answer!(NodeCapabilities, "nodes", (), |()| Ok::<_, Problem>(vec![node()]));
         answer!(NodeCapabilities, "node", ByName<NodeId>, |by: ByName<NodeId>| match node() {
@@ -291,6 +296,7 @@ fn site() -> Site {
         identity: Some(identity()),
         former_keys: Vec::new(),
         nodes: 1,
+        login_expires: None,
         adopted_manifest_version: Some(1),
         last_seen: None,
         refusals: Vec::new(),
@@ -492,6 +498,8 @@ async fn each_route_asks_the_service_that_owns_the_matter_in_the_name_of_the_tok
     }
     let unknown = world.as_admin(Method::GET, "nodes/plant/oven").send().await.unwrap();
     problem(unknown, StatusCode::NOT_FOUND).await;
+    let sites: Vec<Site> = world.as_admin(Method::GET, "sites").send().await.unwrap().json().await.unwrap();
+    assert_eq!(sites[0].login_expires.as_deref(), Some("2027-02-19T10:00:00Z"));
     world.stop().await;
 }
 

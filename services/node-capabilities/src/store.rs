@@ -383,6 +383,8 @@ fn read_site(row: &Row, keys: &mut BTreeMap<Owner, Keys>) -> Result<Site, StoreE
         identity: in_force,
         former_keys: former,
         nodes: row.number("nodes")?,
+        // Who is connected, identity knows.
+        login_expires: None,
         adopted_manifest_version: row.optional("adopted_manifest_version", Row::number)?,
         last_seen: row.optional("last_seen", Row::time)?.map(|time| time.to_string()),
         refusals: row.json("refusals")?,
