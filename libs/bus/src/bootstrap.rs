@@ -1,10 +1,10 @@
 //! The streams and durable consumers of the hub: made, and kept as the table of services and [`streams`] have them, by one
-//! user that does nothing else ([`User::Bootstrap`](crate::User::Bootstrap)).
+//! user that does nothing else ([`User::Bootstrap`]).
 //!
 //! No central service may make, change or delete a stream or a consumer: it uses those that have a name. So one that was
 //! taken over adds no source, lets nothing be published again elsewhere, and deletes nothing. The bootstrap answers on no
 //! connection of its own; the service that it belongs to hears the wishes of the others on its other connection, and hands
-//! them over ([`Bootstrap::keep`], [`Bootstrap::renew`]). A request chooses the subject of its answer, and there is nothing
+//! them over ([`Bootstrap::keep_for`], [`Bootstrap::renew_for`]). A request chooses the subject of its answer, and there is nothing
 //! to be gained by that where whoever answers may not touch a stream.
 //!
 //! It also makes a consumer for each third party on each stream that these may read ([`READABLE`]).
@@ -29,12 +29,19 @@ use async_nats::jetstream::{
 use futures::future::join_all;
 use margo::ReaderName;
 use process::Backoff;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{Bus, Pattern, ServiceName, Subject, Tier, User, service::Reads, streams};
+use crate::{
+    Bus, ServiceName, Subject, User,
+    streams::{self, KEEP, RENEW},
+};
+pub use crate::{
+    hub_streams::{READABLE, Wanted, of_the_hub},
+    streams::Renewal,
+};
 
 /// Between looks that nobody asked for: the server tells nobody that a stream was deleted. A look is some ten small requests.
 const LOOK: Duration = Duration::from_secs(5);
@@ -42,53 +49,8 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long the bootstrap may take when a service asks for it.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// The request with which a service that lacks a stream or its consumer has the bootstrap look now.
-pub(crate) const KEEP: &str = "streams";
-
-/// The request with which the writer of a stream that has lost a part has it get a new identity.
-pub(crate) const RENEW: &str = "renew-stream";
-
-/// A stream that has lost a part, as its writer found it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Renewal {
-    /// The name of the stream.
-    pub stream: String,
-    /// The identity that it has, and shall have no longer.
-    pub id: String,
-}
-
-/// A stream with its durable consumers, as they shall be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// The stream.
-    pub stream: Config,
-    /// Its consumers, each with a durable name.
-    pub consumers: Vec<pull::Config>,
-}
-
-/// The streams that third parties may read, each by a durable consumer of its own.
-pub const READABLE: [&str; 2] = [streams::STATE, streams::EVENTS];
-
 /// Whoever says which third parties there are. It may block.
 pub type Readers = Arc<dyn Fn() -> anyhow::Result<BTreeSet<ReaderName>> + Send + Sync>;
-
-/// Returns the streams of the hub with the consumers of the table of services.
-pub fn of_the_hub() -> Vec<Wanted> {
-    let consumers_of = |stream: &str| {
-        let of_service = |name: ServiceName| {
-            name.service().reads.iter().filter(|reads| reads.stream == stream).map(move |reads| reads.consumer(name))
-        };
-        ServiceName::at(Tier::Hub).flat_map(of_service).collect()
-    };
-    let streams = [
-        streams::git_writes(),
-        streams::desired(Pattern::Desired),
-        streams::state_at_hub(),
-        streams::events_at_hub(),
-        streams::dead_letters(),
-    ];
-    streams.map(|stream| Wanted { consumers: consumers_of(&stream.name), stream }).into()
-}
 
 /// Makes and keeps streams and consumers. Several at once, such as one that dies and its next life, do no harm.
 pub struct Bootstrap {
@@ -197,30 +159,6 @@ async fn in_time<T>(work: impl Future<Output = anyhow::Result<T>>, what: &'stati
     }
 }
 
-impl Reads {
-    /// Returns the consumer of the service that reads so.
-    fn consumer(&self, service: ServiceName) -> pull::Config {
-        // The server has one field for a single filter, and another one for several.
-        let (filter_subject, filter_subjects) = match self.patterns {
-            [pattern] => (pattern.to_string(), Vec::new()),
-            patterns => (String::new(), patterns.iter().map(Pattern::to_string).collect()),
-        };
-        let config = pull::Config {
-            durable_name: Some(service.to_string()),
-            filter_subject,
-            filter_subjects,
-            ..pull::Config::default()
-        };
-        if self.progress.is_kept() {
-            let max_ack_pending = 2 * self.batch as i64;
-            pull::Config { ack_policy: AckPolicy::Explicit, ack_wait: ACK_WAIT, max_ack_pending, ..config }
-        } else {
-            // What is in it is worth nothing, so it costs no disk; the bootstrap makes it again.
-            pull::Config { ack_policy: AckPolicy::None, memory_storage: true, ..config }
-        }
-    }
-}
-
 /// The consumer of a third party. One that nobody has asked for a month ends, unless the third party is still there: then it
 /// is made again, and reads from the beginning.
 fn consumer_of_reader(reader: &ReaderName) -> pull::Config {
@@ -239,10 +177,6 @@ const READER_ACK_WAIT: Duration = Duration::from_secs(30);
 
 /// How long a third party may be away.
 const READER_ABSENCE: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// How long a message may take before the server sends it again. After a crash with messages in hand they wait for as
-/// long.
-const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// A stream that is as it shall be.
 pub struct Kept {

@@ -50,6 +50,7 @@ mod endpoint;
 mod fair;
 mod front;
 mod groups;
+mod hub_streams;
 mod inbox;
 mod last;
 mod login;

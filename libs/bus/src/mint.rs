@@ -9,7 +9,7 @@ use std::time::Duration;
 use identity::{Authority, Rights, Shared, Template};
 use margo::{ClientName, NodeId, NodeName, UserNkey};
 
-use crate::{Permissions, User, bootstrap::READABLE};
+use crate::{Permissions, User, hub_streams::READABLE};
 
 /// The most subscriptions of a member's connection: twice what one needs.
 const SUBSCRIPTIONS: u32 = 16;

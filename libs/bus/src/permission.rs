@@ -7,7 +7,7 @@ use std::fmt;
 use margo::{ClientName, NodeId};
 
 use crate::{
-    Asker, CallVerb, NodeVerb, Pattern, ServiceName, Subject, Tier, bootstrap, inbox,
+    Asker, CallVerb, NodeVerb, Pattern, ServiceName, Subject, Tier, hub_streams, inbox,
     service::{GitFolders, Progress, Reads},
     streams,
 };
@@ -214,7 +214,7 @@ fn central(name: ServiceName, may: &mut Permissions) {
     }
     if !service.owns.is_empty() || !service.reads.is_empty() {
         // What it lacks of streams and consumers it asks for.
-        may.publish(Subject::service(ServiceName::Identity, bootstrap::KEEP));
+        may.publish(Subject::service(ServiceName::Identity, streams::KEEP));
     }
     for (asked, verb) in service.asks {
         may.publish(Subject::service(*asked, verb));
@@ -228,7 +228,7 @@ fn central(name: ServiceName, may: &mut Permissions) {
 
 /// Allows making the hub's streams and their consumers, and nothing else.
 fn bootstrap_of_the_hub(may: &mut Permissions) {
-    for wanted in bootstrap::of_the_hub() {
+    for wanted in hub_streams::of_the_hub() {
         let stream = wanted.stream.name;
         may.make(&stream);
         may.publish.push(format!("$JS.API.STREAM.DELETE.{stream}"));

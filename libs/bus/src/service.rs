@@ -4,7 +4,7 @@
 //! then asks for the lines in `edgewright` that start it. What a service of a site may do at its server says its
 //! [`User`](crate::User), for it logs in there beside the site's nodes.
 
-use crate::{Pattern, ServiceName, SiteVerb, Subject, bootstrap, streams};
+use crate::{Pattern, ServiceName, SiteVerb, Subject, streams};
 
 /// The part of the platform in which a service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Service {
     pub about: &'static str,
     /// The repositories and folders that it is a source of writes for.
     pub git: GitFolders,
-    /// The streams of the hub that it alone writes, and looks at. The bootstrap makes them ([`crate::bootstrap`]).
+    /// The streams of the hub that it alone writes, and looks at. The bootstrap makes them.
     pub owns: &'static [&'static str],
     /// The streams of which it gets last values by their subjects.
     pub gets: &'static [&'static str],
@@ -148,7 +148,7 @@ pub static SERVICES: [Service; 10] = [
             },
             Reads { stream: streams::EVENTS, patterns: &[Pattern::Events], batch: 500, progress: Progress::KeptOrAnew },
         ],
-        asks: &[(ServiceName::NodeCapabilities, "members"), (ServiceName::Identity, bootstrap::RENEW)],
+        asks: &[(ServiceName::NodeCapabilities, "members"), (ServiceName::Identity, streams::RENEW)],
         publishes: &[Pattern::State, Pattern::Events],
         answers: &[SiteVerb::Report, SiteVerb::Positions],
         ..row(ServiceName::StatusCollector, Tier::Hub, "Reports become status and history")
@@ -250,9 +250,6 @@ mod tests {
         owned.sort();
         owned.dedup();
         assert_eq!(owned.len(), count, "{owned:?}");
-        let mut made: Vec<_> = bootstrap::of_the_hub().into_iter().map(|wanted| wanted.stream.name).collect();
-        made.sort();
-        assert_eq!(owned.iter().map(|name| name.to_string()).collect::<Vec<_>>(), made);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Pattern;
 
 /// The stream of the last heads and desired states.
@@ -134,4 +136,19 @@ pub fn dead_letters() -> Config {
             ["MAX_DELIVERIES", "MSG_TERMINATED"].map(|kind| format!("$JS.EVENT.ADVISORY.CONSUMER.{kind}.>")).to_vec(),
         ))
     }
+}
+
+/// The request with which a service that lacks a stream or its consumer has the bootstrap look now.
+pub(crate) const KEEP: &str = "streams";
+
+/// The request with which the writer of a stream that has lost a part has it get a new identity.
+pub(crate) const RENEW: &str = "renew-stream";
+
+/// A stream that has lost a part, as its writer found it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The name of the stream.
+    pub stream: String,
+    /// The identity that it has, and shall have no longer.
+    pub id: String,
 }
