@@ -35,7 +35,9 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let services = [ServiceName::Identity, ServiceName::GitWriter, ServiceName::ApiGateway].map(User::Central);
+        let services =
+            [ServiceName::Identity, ServiceName::GitWriter, ServiceName::ApiGateway, ServiceName::AppRegistry]
+                .map(User::Central);
         let server = NatsServer::start_bare(&services).await;
         let folder = TempDir::new().unwrap();
         let key = SigningKey::generate("git-writer").unwrap();
@@ -226,7 +228,7 @@ async fn a_site_needs_the_service_only_to_renew() {
 async fn what_is_made_for_a_new_key_is_not_made_while_the_old_one_is_still_let_in() {
     let mut world = World::start().await;
     let [(seed, old), (_, new)] = [generate(), generate()];
-    let gateway = world.server.connect_central(ServiceName::ApiGateway).await;
+    let gateway = world.server.connect_central(ServiceName::AppRegistry).await;
     let told = async || {
         let body = KeyAsked { name: "plant".to_owned() };
         let subject = Subject::service(ServiceName::Identity, "key");
