@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -124,16 +124,21 @@ fn ask(address: SocketAddr) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Waits until something listens at this address and says its first word, as a NATS server does.
+/// Waits until something listens at this address and says its first word, as a NATS server does. One that speaks TLS from the
+/// first byte on says in it that what it was sent is no TLS, or ends the connection.
 pub fn first_word(address: SocketAddr, patience: Duration) -> JoinHandle<anyhow::Result<Instant>> {
     tokio::task::spawn_blocking(move || {
         let begin = Instant::now();
         loop {
             let word = TcpStream::connect(address).and_then(|mut stream| {
                 stream.set_read_timeout(Some(ANSWER_TIME))?;
-                stream.read(&mut [0; 16])
+                stream.write_all(b"PING\r\n")?;
+                match stream.read(&mut [0; 16]) {
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(0),
+                    read => read,
+                }
             });
-            if word.as_ref().is_ok_and(|bytes| *bytes > 0) {
+            if word.is_ok() {
                 return Ok(Instant::now());
             }
             if begin.elapsed() > patience {

@@ -49,13 +49,13 @@ impl Bus {
     /// messages again.
     pub async fn begin_anew(&self, service: ServiceName, stream: &str) -> anyhow::Result<()> {
         let handle = self.jetstream().get_stream_no_info(stream).await?;
-        let first = Some(1);
-        if let Err(error) = handle.reset_consumer(service.as_str(), first).await {
+        // The server says at once that there is no consumer when it is looked for, and nothing when it is to begin anew.
+        if let Err(error) = handle.consumer_info(service.as_str()).await {
             debug!(stream, error = &error as &dyn Error, "no consumer that could begin anew");
             self.want_streams().await.with_context(|| format!("waiting for the consumer of {stream}"))?;
-            let reset = handle.reset_consumer(service.as_str(), first).await;
-            reset.with_context(|| format!("reading {stream} from its beginning"))?;
         }
+        let reset = handle.reset_consumer(service.as_str(), Some(1)).await;
+        reset.with_context(|| format!("reading {stream} from its beginning"))?;
         Ok(())
     }
 }
