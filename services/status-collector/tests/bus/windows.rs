@@ -231,7 +231,8 @@ async fn a_node_over_its_budget_waits_and_its_neighbours_go_on() {
     stage.service.stop().await;
 }
 
-#[tokio::test]
+// The flood has a thread of its own, as a site has a machine of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_site_that_floods_takes_nothing_from_another() {
     let stage = Stage::set().await;
     let loud = stage.server.connect(&User::Site("loud".parse().unwrap())).await;
