@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -33,10 +32,7 @@ impl TokenSecret {
     /// The token of a client or node, for its key: `<name>.<key>.<MAC in hex>`.
     pub fn token(&self, name: &str, key: &UserNkey) -> String {
         let mac = self.mac(name, key.as_str()).finalize().into_bytes();
-        mac.iter().fold(format!("{name}.{}.", key.as_str()), |mut token, byte| {
-            let _ = write!(token, "{byte:02x}");
-            token
-        })
+        format!("{name}.{}.{}", key.as_str(), data_encoding::HEXLOWER.encode(&mac))
     }
 
     /// Whose token this is, and for which key it was given. `None` when it was not derived with this secret.

@@ -4,10 +4,9 @@
 //! more than its share of the places. So a listener stays there for everybody else, whatever one peer does.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use tracing::debug;
+
+use crate::seats::Seats;
 
 /// How many connections a listener serves, and how long it waits for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub async fn serve_within(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let places = Arc::new(Semaphore::new(limits.connections));
-    let peers = Arc::new(Peers { most: limits.connections_of_peer, connections: Mutex::default() });
+    let peers = Seats::new(limits.connections_of_peer);
     let graceful = GracefulShutdown::new();
     let server = Server {
         limits,
@@ -114,7 +115,7 @@ pub async fn serve_within(
                 }
             },
         };
-        let Some(seat) = peers.seat(peer.ip()) else {
+        let Some(seat) = peers.take(peer_of(peer.ip())) else {
             debug!(%peer, "a connection was closed: its peer has as many as one peer may have");
             continue;
         };
@@ -172,44 +173,6 @@ impl Server {
     }
 }
 
-/// How many connections each peer has now.
-struct Peers {
-    most: usize,
-    connections: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// The place of one connection among those of its peer. It is given back when this value is dropped.
-struct Seat {
-    peers: Arc<Peers>,
-    peer: IpAddr,
-}
-
-impl Peers {
-    /// Takes a place for one more connection of this peer, if it may have one.
-    fn seat(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
-        let peer = peer_of(address);
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = connections.entry(peer).or_default();
-        if *held >= self.most {
-            return None;
-        }
-        *held += 1;
-        Some(Seat { peers: self.clone(), peer })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut connections = self.peers.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = connections.get_mut(&self.peer) {
-            *held -= 1;
-            if *held == 0 {
-                connections.remove(&self.peer);
-            }
-        }
-    }
-}
-
 /// Who has an address: with IPv6 everybody has a whole /64.
 fn peer_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -224,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_peer_has_its_share_and_gets_it_back() {
-        let peers = Arc::new(Peers { most: 2, connections: Mutex::default() });
-        let seat = |address: &str| peers.seat(address.parse().unwrap());
+        let peers = Seats::new(2);
+        let seat = |address: &str| peers.take(peer_of(address.parse().unwrap()));
         let held = [seat("192.0.2.1"), seat("::ffff:192.0.2.1")];
         assert!(held.iter().all(Option::is_some));
         assert!(seat("192.0.2.1").is_none());
@@ -235,7 +198,7 @@ mod tests {
         assert!(seat("2001:db8::3").is_none());
         assert!(seat("2001:db8:0:1::3").is_some());
         drop((held, block));
-        assert!(peers.connections.lock().unwrap().is_empty());
+        assert!(peers.is_empty());
         assert!(seat("192.0.2.1").is_some());
     }
 }

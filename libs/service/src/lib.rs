@@ -22,6 +22,7 @@ pub mod health;
 pub mod http;
 mod problem;
 mod reopening;
+mod seats;
 mod share;
 
 pub use artifacts::{Readers, TokenSecret, key_of};
@@ -29,6 +30,7 @@ pub use base::Base;
 pub use health::{Health, Readiness};
 pub use problem::{BearerToken, PROBLEM_JSON, ProblemResponse, bearer};
 pub use reopening::reopening;
+pub use seats::{Seat, Seats};
 pub use share::fair_share;
 /// What listeners and clients over TLS are given. `identity::tls` makes both from certificate files.
 pub use tokio_rustls::rustls::{ClientConfig, ServerConfig};

@@ -3,8 +3,7 @@
 
 use std::{
     any::Any,
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,7 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument, Span, error, field::Empty, info, info_span};
 use utoipa::openapi::OpenApi;
 
-use service::{PROBLEM_JSON, ProblemResponse};
+use service::{PROBLEM_JSON, ProblemResponse, Seats};
 
 use crate::{
     Gateway,
@@ -51,43 +50,13 @@ pub(crate) fn wrap(router: Router<Arc<Gateway>>, document: &OpenApi, gateway: Ar
 #[derive(Clone)]
 pub(crate) struct Limit {
     places: Arc<Semaphore>,
-    of_caller: usize,
-    callers: Arc<Mutex<HashMap<CallerName, usize>>>,
+    callers: Seats<CallerName>,
     time: Duration,
 }
 
 impl Limit {
     pub(crate) fn new(places: usize, of_caller: usize, time: Duration) -> Self {
-        Self { places: Arc::new(Semaphore::new(places)), of_caller, callers: Arc::default(), time }
-    }
-
-    /// A place among those of this caller, if it may have one more.
-    fn seat(&self, caller: &CallerName) -> Option<Seat> {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = callers.entry(caller.clone()).or_default();
-        if *held >= self.of_caller {
-            return None;
-        }
-        *held += 1;
-        Some(Seat { callers: self.callers.clone(), caller: caller.clone() })
-    }
-}
-
-/// The place of one request among those of its caller. It is given back when this value is dropped.
-struct Seat {
-    callers: Arc<Mutex<HashMap<CallerName, usize>>>,
-    caller: CallerName,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = callers.get_mut(&self.caller) {
-            *held -= 1;
-            if *held == 0 {
-                callers.remove(&self.caller);
-            }
-        }
+        Self { places: Arc::new(Semaphore::new(places)), callers: Seats::new(of_caller), time }
     }
 }
 
@@ -99,9 +68,9 @@ pub(crate) async fn limit(
     next: Next,
 ) -> Result<Response, ProblemResponse> {
     let caller = request.extensions().get::<Authenticated>();
-    let _seat = match caller.map(|Authenticated(caller)| limit.seat(&caller.name)) {
+    let _seat = match caller.map(|Authenticated(caller)| limit.callers.take(caller.name.clone())) {
         Some(None) => {
-            let detail = format!("{} requests of your token are in work; try again in a moment", limit.of_caller);
+            let detail = format!("{} requests of your token are in work; try again in a moment", limit.callers.most());
             return Err(Problem::new(429, detail).into());
         }
         Some(seat) => seat,
