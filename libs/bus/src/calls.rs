@@ -11,7 +11,7 @@ use std::{
 
 use api::Problem;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use margo::NodeId;
 use prost::Message as _;
 use tokio::{sync::mpsc, time::sleep};
@@ -89,13 +89,10 @@ impl Calls {
     pub async fn take_parts(&self, front: &Front) -> anyhow::Result<impl Future<Output = ()> + use<>> {
         let asks = front.asks(Pattern::SiteParts, PARTS).await?;
         let calls = self.clone();
-        Ok(stream::unfold(asks, async |mut asks| Some((asks.next().await?, asks))).for_each_concurrent(
-            CONCURRENCY,
-            move |ask| {
-                let outcome = calls.take(&ask);
-                async move { answer_part(&ask, outcome).await }
-            },
-        ))
+        Ok(asks.stream().for_each_concurrent(CONCURRENCY, move |ask| {
+            let outcome = calls.take(&ask);
+            async move { answer_part(&ask, outcome).await }
+        }))
     }
 
     fn take(&self, ask: &Ask) -> Outcome {

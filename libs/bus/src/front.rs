@@ -12,7 +12,7 @@ use std::{
 use api::Problem;
 use async_nats::{HeaderMap, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -193,6 +193,11 @@ impl Asks {
             // A notice that came between the two looks is kept for one waiter, and there is only this one.
             self.shared.more.notified().await;
         }
+    }
+
+    /// All requests, one after the other, until the connection has ended.
+    pub fn stream(self) -> impl Stream<Item = Ask> {
+        stream::unfold(self, async |mut asks| Some((asks.next().await?, asks)))
     }
 
     /// Takes the next request if one waits.

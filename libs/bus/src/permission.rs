@@ -165,9 +165,10 @@ impl Permissions {
 
     /// Allows making a stream and changing it.
     fn make(&mut self, stream: &str) {
-        for api in ["CREATE", "UPDATE", "INFO"] {
+        for api in ["CREATE", "UPDATE"] {
             self.publish.push(format!("$JS.API.STREAM.{api}.{stream}"));
         }
+        self.look_at(stream);
     }
 }
 

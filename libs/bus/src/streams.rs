@@ -3,7 +3,6 @@
 use std::{collections::HashMap, time::Duration};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-
 use serde::{Deserialize, Serialize};
 
 use crate::Pattern;

@@ -49,6 +49,17 @@ pub enum Admission {
     Later(Duration),
 }
 
+impl Admission {
+    /// What an answer to the question means. Without an answer it is worth asking again after this time.
+    pub fn of<E>(admitted: Result<bool, E>, again: Duration) -> Self {
+        match admitted {
+            Ok(true) => Self::Admitted,
+            Ok(false) => Self::Refused,
+            Err(_) => Self::Later(again),
+        }
+    }
+}
+
 /// The decisions in which the stores of the platform differ.
 pub trait Policy: Clone + Send + Sync + 'static {
     /// Tells whether whoever presents this bearer token may read.

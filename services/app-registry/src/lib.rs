@@ -118,11 +118,7 @@ struct Sites(Readers);
 
 impl oci::server::Policy for Sites {
     async fn admit(&self, token: &str) -> Admission {
-        match self.0.admit(token).await {
-            Ok(true) => Admission::Admitted,
-            Ok(false) => Admission::Refused,
-            Err(_) => Admission::Later(RETRY_AFTER),
-        }
+        Admission::of(self.0.admit(token).await, RETRY_AFTER)
     }
 
     async fn provide(&self, _: &RepositoryName, _: &Digest) -> Availability {

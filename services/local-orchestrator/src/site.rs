@@ -72,7 +72,8 @@ impl Site {
         NodeId::new(self.client.clone(), node.clone())
     }
 
-    /// Makes the site's streams where they are missing, and brings them to the form of this version. A new STATE has a new identity: nodes then send everything.
+    /// Makes the site's streams where they are missing, and brings them to the form of this version. A new STATE has a new
+    /// identity: nodes then send everything.
     pub async fn ensure_streams(&self) -> anyhow::Result<()> {
         if !self.bus.is_connected() {
             bail!("the site's server is not connected");

@@ -282,11 +282,7 @@ impl Nodes {
 
 impl Policy for Nodes {
     async fn admit(&self, token: &str) -> Admission {
-        match self.readers.admit(token).await {
-            Ok(true) => Admission::Admitted,
-            Ok(false) => Admission::Refused,
-            Err(_) => Admission::Later(RETRY_AFTER),
-        }
+        Admission::of(self.readers.admit(token).await, RETRY_AFTER)
     }
 
     async fn provide(&self, name: &RepositoryName, digest: &Digest) -> Availability {

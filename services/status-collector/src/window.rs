@@ -16,9 +16,6 @@ const MAX_REASON: usize = 200;
 /// So many reasons are told of one window; the others are as before, and the answer stays small.
 const REASONS: usize = 50;
 
-/// The most bytes that a stream keeps around a message: its trace, its place in a batch, and the record's own frame.
-const AROUND: usize = 256;
-
 /// What becomes of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -67,11 +64,9 @@ impl Entry {
         self.item.as_ref().is_some_and(|item| matches!(item.subject, Subject::Event(_)))
     }
 
-    /// About the bytes that the message takes of the stream's disk, and not fewer: short ones take most of it by what stands
-    /// around them.
+    /// Bytes that the message takes of the stream's disk, at most.
     pub fn bytes(&self) -> usize {
-        let Some(outgoing) = &self.outgoing else { return 0 };
-        outgoing.payload.len() + outgoing.subject.to_string().len() + AROUND
+        self.outgoing.as_ref().map_or(0, Outgoing::stored_bytes)
     }
 }
 

@@ -26,8 +26,8 @@ struct Answers {
     artifacts: Mutex<Artifacts>,
 }
 
-/// Answers `svc.local-orchestrator.store`, `.artifacts`, `.artifact` and `.key` at the site until shutdown. The site is ready when others
-/// reach them: the other parts have begun by then.
+/// Answers `svc.local-orchestrator.store`, `.artifacts`, `.artifact` and `.key` at the site until shutdown. The site is ready
+/// when others reach them: the other parts have begun by then.
 pub async fn run(
     site: Arc<Site>,
     in_force: watch::Receiver<Option<Arc<InForce>>>,

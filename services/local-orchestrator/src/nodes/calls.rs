@@ -7,7 +7,7 @@ use bus::{
     calls::{self, PassedOn},
     proto::CallPartOutcome as Outcome,
 };
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -23,13 +23,10 @@ pub async fn run(site: Arc<Site>, shutdown: CancellationToken) -> anyhow::Result
             pass_down(&site, &passed, message).await;
         }
     };
-    let up = stream::unfold(parts, async |mut parts| Some((parts.next().await?, parts))).for_each_concurrent(
-        calls::CONCURRENCY,
-        |part| {
-            let (site, passed) = (site.clone(), passed.clone());
-            async move { pass_up(&site, &passed, part).await }
-        },
-    );
+    let up = parts.stream().for_each_concurrent(calls::CONCURRENCY, |part| {
+        let (site, passed) = (site.clone(), passed.clone());
+        async move { pass_up(&site, &passed, part).await }
+    });
     shutdown.run_until_cancelled(futures::future::join(down, up)).await;
     Ok(())
 }

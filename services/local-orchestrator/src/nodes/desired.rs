@@ -5,7 +5,7 @@ use std::{convert::Infallible, error::Error, sync::Arc};
 
 use bus::{Ask, Asker, NodeVerb, Pattern, Rules, Shares, Subject, proto};
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use margo::NodeName;
 use prost::Message as _;
 use proto::{DesiredOutcome, NodeDesiredAnswer, NodeDesiredAsk};
@@ -30,9 +30,8 @@ pub async fn run(
     let pattern = Pattern::Nodes(site.client.clone(), NodeVerb::Desired);
     let asks = site.front.asks(pattern, ASKS).await?;
     let telling = tell_all(&site, in_force.clone());
-    let answering = stream::unfold(asks, async |mut asks| Some((asks.next().await?, asks)))
-        .take_until(shutdown.cancelled_owned())
-        .for_each_concurrent(CONCURRENCY, async |ask| {
+    let answering =
+        asks.stream().take_until(shutdown.cancelled_owned()).for_each_concurrent(CONCURRENCY, async |ask| {
             let held = in_force.borrow().clone();
             answer(held, ask).await;
         });

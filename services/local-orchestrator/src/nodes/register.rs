@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bus::{Ask, Asker, NodeVerb, Pattern, Rules, Shares, Subject, proto, report::MAX_COUNTER};
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use margo::{DeviceId, Identity, NodeName};
 use minter::Minter;
 use prost::Message as _;
@@ -62,7 +62,7 @@ impl Registrar {
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) -> anyhow::Result<()> {
         let pattern = Pattern::Nodes(self.site.client.clone(), NodeVerb::Register);
         let asks = self.site.front.asks(pattern, REGISTRATIONS).await?;
-        stream::unfold(asks, async |mut asks| Some((asks.next().await?, asks)))
+        asks.stream()
             .take_until(shutdown.cancelled_owned())
             .for_each_concurrent(CONCURRENCY, async |ask| {
                 let span = info_span!("register", subject = %ask.subject);
