@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use api::{App, CreateNode, CreateSite, NodeAdmitted, SiteAdmitted};
+use api::{App, CreateNode, CreateSite};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use margo::{DeviceId, NodeId, SiteName};
@@ -65,9 +65,7 @@ pub(crate) async fn site(client: &Client, name: &SiteName, file: &Path, format: 
     };
     let request = client.request(Method::POST, "sites").json(&body);
     let attempt = format!("adding the site {name}");
-    let created = client.order::<SiteAdmitted>(&attempt, request).await.map_err(|failure| key.not_in_force(failure))?;
-    key.keep_as(&key.of_site(&created.body))?;
-    print(format, &created.json, || tables::site_admitted(&created.body, &file.display().to_string()))
+    key.admit_site(client, &attempt, request, format).await
 }
 
 /// Adds a node and writes its credentials file. The key pair is made here; only the public key is sent.
@@ -83,7 +81,5 @@ pub(crate) async fn node(
     let body = CreateNode { name: name.clone(), identity: key.identity(), device_id, reason: None };
     let request = client.request(Method::POST, "nodes").json(&body);
     let attempt = format!("adding the node {name}");
-    let created = client.order::<NodeAdmitted>(&attempt, request).await.map_err(|failure| key.not_in_force(failure))?;
-    key.keep_as(&key.of_node(&created.body, addresses))?;
-    print(format, &created.json, || tables::node_admitted(&created.body, &file.display().to_string()))
+    key.admit_node(client, &attempt, request, addresses, format).await
 }

@@ -11,9 +11,16 @@ use identity::{
     credentials::{self, NodeCredentials, SiteCredentials, SiteTls},
 };
 use margo::{Identity, TenantName, UserNkey};
+use reqwest::RequestBuilder;
 use serde::{Deserialize, Serialize};
 
-use crate::{args::SiteAddresses, failure::Failure};
+use crate::{
+    args::SiteAddresses,
+    client::Client,
+    failure::Failure,
+    output::{Format, print},
+    tables,
+};
 
 /// A key pair that is on disk before the platform hears of it. `FILE.pending` holds it until the credentials file `FILE`
 /// does, so a lost answer costs nothing: the same command asks again with the same key, and the platform gives the same
@@ -94,9 +101,18 @@ impl Key {
         Ok(request.map(|request| request.request))
     }
 
-    /// The credentials of a site that was admitted with this key.
-    pub(crate) fn of_site(&self, site: &SiteAdmitted) -> SiteCredentials {
-        SiteCredentials {
+    /// Sends the order by which the key of a site comes into force, writes the credentials file, and shows the answer.
+    pub(crate) async fn admit_site(
+        &self,
+        client: &Client,
+        attempt: &str,
+        order: RequestBuilder,
+        format: Format,
+    ) -> Result<(), Failure> {
+        let admitted =
+            client.order::<SiteAdmitted>(attempt, order).await.map_err(|failure| self.not_in_force(failure))?;
+        let site = &admitted.body;
+        self.keep_as(&SiteCredentials {
             tenant: TenantName::default(),
             site: site.name.clone(),
             hub: site.hub.clone(),
@@ -108,27 +124,35 @@ impl Key {
                 certificate,
                 key,
             }),
-        }
+        })?;
+        print(format, &admitted.json, || tables::site_admitted(site, &self.file.display().to_string()))
     }
 
-    /// The credentials of a node that was admitted with this key.
-    pub(crate) fn of_node(
+    /// The same for the key of a node, which will find its site at these addresses.
+    pub(crate) async fn admit_node(
         &self,
-        node: &NodeAdmitted,
+        client: &Client,
+        attempt: &str,
+        order: RequestBuilder,
         SiteAddresses { server, minter }: SiteAddresses,
-    ) -> NodeCredentials {
-        NodeCredentials {
+        format: Format,
+    ) -> Result<(), Failure> {
+        let admitted =
+            client.order::<NodeAdmitted>(attempt, order).await.map_err(|failure| self.not_in_force(failure))?;
+        let node = &admitted.body;
+        self.keep_as(&NodeCredentials {
             node: node.name.clone(),
             server,
             minter,
             seed: self.seed.clone(),
             root_certificates: Some(node.root_certificates.clone()),
-        }
+        })?;
+        print(format, &admitted.json, || tables::node_admitted(node, &self.file.display().to_string()))
     }
 
     /// Called when the platform has refused the key, or when that is not known. Deletes a key that cannot be in force, and
     /// keeps any other for the next attempt.
-    pub(crate) fn not_in_force(&self, failure: Failure) -> Failure {
+    fn not_in_force(&self, failure: Failure) -> Failure {
         if !failure.is_open() && !self.resumed {
             // The key is of no use to anybody. If the file stays, the next attempt uses its key.
             let _ = fs::remove_file(&self.pending);
@@ -139,7 +163,7 @@ impl Key {
     }
 
     /// Writes the credentials file, then deletes the pending one.
-    pub(crate) fn keep_as(&self, credentials: &impl Serialize) -> Result<(), Failure> {
+    fn keep_as(&self, credentials: &impl Serialize) -> Result<(), Failure> {
         credentials::save(&self.file, credentials).map_err(|error| Failure::Failed(process::chain(&error)))?;
         fs::remove_file(&self.pending).map_err(|error| Failure::file("removing", &self.pending, error))
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use api::{KeyRevoked, NodeAdmitted, ReplaceNodeKey, ReplaceSiteKey, SiteAdmitted};
+use api::{KeyRevoked, ReplaceNodeKey, ReplaceSiteKey};
 use margo::{NodeId, SiteName};
 use reqwest::Method;
 
@@ -28,10 +28,7 @@ pub(crate) async fn site(
     let body = ReplaceSiteKey { identity: key.identity(), certificate_request: key.certificate_request()?, reason };
     let request = client.request(Method::PUT, &format!("sites/{name}/key")).json(&body);
     let attempt = format!("replacing the key of the site {name}");
-    let admitted =
-        client.order::<SiteAdmitted>(&attempt, request).await.map_err(|failure| key.not_in_force(failure))?;
-    key.keep_as(&key.of_site(&admitted.body))?;
-    print(format, &admitted.json, || tables::site_admitted(&admitted.body, &file.display().to_string()))
+    key.admit_site(client, &attempt, request, format).await
 }
 
 /// Replaces the key of a node and writes its new credentials file. The key pair is made here; only the public key is sent.
@@ -47,10 +44,7 @@ pub(crate) async fn node(
     let body = ReplaceNodeKey { identity: key.identity(), reason };
     let request = client.request(Method::PUT, &format!("nodes/{name}/key")).json(&body);
     let attempt = format!("replacing the key of the node {name}");
-    let admitted =
-        client.order::<NodeAdmitted>(&attempt, request).await.map_err(|failure| key.not_in_force(failure))?;
-    key.keep_as(&key.of_node(&admitted.body, addresses))?;
-    print(format, &admitted.json, || tables::node_admitted(&admitted.body, &file.display().to_string()))
+    key.admit_node(client, &attempt, request, addresses, format).await
 }
 
 /// Revokes the key of a site or node, whose key is at this path of the interface.
