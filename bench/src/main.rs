@@ -220,10 +220,10 @@ async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<
     let _data = folder::for_this_run()?;
     // What a build has left to write would be written while the first figures wait for the disk.
     machine::sync().await?;
+    let is_named = only.iter().any(|name| !name.is_empty());
     let (mut measured, mut failed) = (Vec::new(), Vec::new());
     for group in &GROUPS {
         let names: BTreeSet<_> = group.figures.iter().copied().filter(|name| wanted.contains(name)).collect();
-        let is_named = only.iter().any(|name| !name.is_empty());
         if names.is_empty() || (group.long && effort == Effort::Usual && !is_named) {
             continue;
         }

@@ -40,11 +40,10 @@ pub fn site_processes(platform: &mut Platform) -> Vec<u32> {
 
 /// Everything that was started, workloads excepted.
 pub fn all_processes(platform: &mut Platform) -> Vec<u32> {
-    let names = platform.process_names();
-    names.iter().map(|name| platform.process(name).id()).collect()
+    all_processes_but(platform, "")
 }
 
-/// Everything that was started, workloads and this process excepted.
+/// The same without the process of this name.
 pub fn all_processes_but(platform: &mut Platform, left_out: &str) -> Vec<u32> {
     let names = platform.process_names();
     names.iter().filter(|name| *name != left_out).map(|name| platform.process(name).id()).collect()

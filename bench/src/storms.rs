@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use bus::{
     Bus, Jwt, Login, Pattern, SiteVerb, Subject, User, decode_within,
     proto::{self, DocumentName, desired_part::Part},
@@ -113,10 +113,10 @@ pub async fn of_sites(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         running.kill("hub-nats");
         let begin = Instant::now();
         running.run("hub-nats");
-        let served = sites.all(|state| state.served.filter(|at| *at > begin)).await?;
-        let connected = sites.all(|state| state.connected.filter(|at| *at > begin)).await?;
-        storm.values.push((last(&served) - begin).as_secs_f64());
-        storm.references.push((last(&connected) - begin).as_secs_f64());
+        let served = sites.all(|_, state| state.served.filter(|at| *at > begin)).await?;
+        let connected = sites.all(|_, state| state.connected.filter(|at| *at > begin)).await?;
+        storm.values.push((last(&served)? - begin).as_secs_f64());
+        storm.references.push((last(&connected)? - begin).as_secs_f64());
 
         // The signals of all come at once when git-observer was away while the commits were made.
         machine::rest(&platform::all_processes(&mut running)).await?;
@@ -127,18 +127,18 @@ pub async fn of_sites(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         rest.update(APP, &etag, &wish).await?;
         machine::rest(&platform::all_processes_but(&mut running, "git-observer")).await?;
         running.run("git-observer");
-        let changed = sites.all_after(&before, |state| state.changed).await?;
-        let signalled = sites.all(|state| state.signalled).await?;
+        let changed = sites.all(|number, state| state.changed.filter(|_| state.version > before[number])).await?;
+        let signalled = sites.all(|_, state| state.signalled).await?;
         let first = *signalled.iter().min().context("there are sites")?;
-        change.values.push((last(&changed) - first).as_secs_f64() * 1_000.0);
-        change.references.push((last(&signalled) - first).as_secs_f64() * 1_000.0);
+        change.values.push((last(&changed)? - first).as_secs_f64() * 1_000.0);
+        change.references.push((last(&signalled)? - first).as_secs_f64() * 1_000.0);
     }
     sites.stop().await?;
     Ok(vec![storm, change])
 }
 
-fn last(times: &[Instant]) -> Instant {
-    *times.iter().max().expect("there are sites")
+fn last(times: &[Instant]) -> anyhow::Result<Instant> {
+    times.iter().max().copied().context("there are no sites")
 }
 
 fn name(number: usize) -> String {
@@ -152,7 +152,7 @@ struct State {
     connected: Option<Instant>,
     /// When it had been told what its client shall run, and its report was stored, after it was connected last.
     served: Option<Instant>,
-    /// When the first signal came after the newest version that it has.
+    /// When the last signal came.
     signalled: Option<Instant>,
     /// When the newest version came.
     changed: Option<Instant>,
@@ -194,15 +194,16 @@ impl Sites {
             tasks.spawn(site.run(renewal, shutdown.clone()));
         }
         let sites = Self { states, tasks, shutdown };
-        sites.all(|state| state.served).await?;
+        sites.all(|_, state| state.served).await?;
         Ok(sites)
     }
 
-    /// Waits until something can be told of every site.
-    async fn all(&self, told: impl Fn(&State) -> Option<Instant>) -> anyhow::Result<Vec<Instant>> {
+    /// Waits until something can be told of every site, and gives it in their order.
+    async fn all(&self, told: impl Fn(usize, &State) -> Option<Instant>) -> anyhow::Result<Vec<Instant>> {
         let all = async {
             let mut times = Vec::new();
-            for state in &self.states {
+            for (number, state) in self.states.iter().enumerate() {
+                let told = |state: &State| told(number, state);
                 let state = *state.clone().wait_for(|state| told(state).is_some()).await.context("a site died")?;
                 times.extend(told(&state));
             }
@@ -211,7 +212,8 @@ impl Sites {
         match timeout(PATIENCE, all).await {
             Ok(times) => times,
             Err(_) => {
-                let missing = self.states.iter().filter(|state| told(&state.borrow()).is_none()).count();
+                let states = self.states.iter().enumerate();
+                let missing = states.filter(|(number, state)| told(*number, &state.borrow()).is_none()).count();
                 anyhow::bail!("{missing} of {} sites are not there after {PATIENCE:?}", self.states.len())
             }
         }
@@ -219,23 +221,6 @@ impl Sites {
 
     fn versions(&self) -> Vec<u64> {
         self.states.iter().map(|state| state.borrow().version).collect()
-    }
-
-    /// Waits until every site has a newer version than before.
-    async fn all_after(
-        &self,
-        before: &[u64],
-        told: impl Fn(&State) -> Option<Instant>,
-    ) -> anyhow::Result<Vec<Instant>> {
-        let mut times = Vec::new();
-        for (state, before) in self.states.iter().zip(before) {
-            let mut state = state.clone();
-            let newer = timeout(PATIENCE, state.wait_for(|state| state.version > *before));
-            let state = *newer.await.context("a site did not hear of its change")?.context("a site died")?;
-            times.extend(told(&state));
-        }
-        ensure!(times.len() == self.states.len(), "a site changed without a time");
-        Ok(times)
     }
 
     async fn stop(mut self) -> anyhow::Result<()> {
