@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,6 +33,10 @@ const RUNTIME: &str = "wasm";
 /// How long one order may take until all nodes have carried it out.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Agents that are started together. All of them have one address here, and a site's listener takes only so many connections of
+/// one address at once; those that it turned away would come back after pauses that grow.
+const WAVE: usize = 100;
+
 /// The agents of all simulated nodes, in this process. Their runtimes note what they are told and run nothing.
 pub struct Fleet {
     runtimes: Vec<Arc<NullRuntime>>,
@@ -59,25 +63,35 @@ impl Fleet {
             }
         }
         let nodes = Arc::new(nodes);
-        let (adding, rest) = (nodes.clone(), rest.clone());
+        let (adding, adder) = (nodes.clone(), rest.clone());
         by_clients(16, nodes.len(), move |number| {
-            let (rest, nodes) = (rest.clone(), adding.clone());
+            let (rest, nodes) = (adder.clone(), adding.clone());
             async move {
                 let (_, name, _, key) = &nodes[number];
                 rest.add_node(name, key).await
             }
         })
         .await?;
+        // A node that asks for its login before the site knows it would pause, too.
+        for site in sites {
+            adopted(&rest, site.name, per_site).await?;
+        }
 
         let executor =
             Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().context("threads for agents")?;
         let shutdown = CancellationToken::new();
-        let (mut agents, mut runtimes) = (JoinSet::new(), Vec::new());
-        for (site, name, seed, _) in nodes.iter() {
+        let (mut agents, mut runtimes, mut logins) = (JoinSet::new(), Vec::new(), Vec::new());
+        for (number, (site, name, seed, _)) in nodes.iter().enumerate() {
+            if number % WAVE == 0 {
+                all_there(&logins).await?;
+                logins.clear();
+            }
             let node: NodeId = name.parse().context("the name of a node")?;
             let data = folder.join(name);
             fs::create_dir_all(&data).with_context(|| format!("making {}", data.display()))?;
-            let jwt = Jwt::File(data.join("login.jwt"));
+            let login = data.join("login.jwt");
+            let jwt = Jwt::File(login.clone());
+            logins.push(login);
             let bus = running.login(site, User::Node(node.clone()), seed.clone(), jwt);
             let minter_tls = bus.tls.clone();
             let config = Config { node, bus, minter: running.site_url(site), minter_tls, data };
@@ -128,6 +142,35 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// Waits until a site has adopted the commit of the last of so many nodes.
+async fn adopted(rest: &Rest, site: &str, nodes: usize) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    loop {
+        let sites = rest.list("/sites").await?;
+        let found = sites.iter().find(|found| found["name"] == site).context("the site is listed")?;
+        // The first version is the empty one, and each node makes one more.
+        if found["adoptedManifestVersion"].as_u64().is_some_and(|version| version > nodes as u64) {
+            return Ok(());
+        }
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "{site} has adopted {} after {PATIENCE:?}",
+            found["adoptedManifestVersion"]
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until all of these files are there.
+async fn all_there(files: &[PathBuf]) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    while let Some(missing) = files.iter().find(|file| !file.exists()) {
+        ensure!(begin.elapsed() < PATIENCE, "{} is not there after {PATIENCE:?}", missing.display());
+        sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 impl Drop for Fleet {

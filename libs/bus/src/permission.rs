@@ -89,7 +89,8 @@ impl User {
             Self::Node(node) => self::node(node, &mut may),
             Self::Bootstrap => bootstrap_of_the_hub(&mut may),
             Self::Minter => {
-                let may_ask = ["CLAIMS.UPDATE", "ACCOUNT.*.CLAIMS.LOOKUP", "SERVER.*.CONNZ", "SERVER.*.KICK"];
+                let may_ask =
+                    ["CLAIMS.UPDATE", "ACCOUNT.*.CLAIMS.LOOKUP", "ACCOUNT.*.STATZ", "SERVER.*.CONNZ", "SERVER.*.KICK"];
                 may.publish.extend(may_ask.map(|request| format!("$SYS.REQ.{request}")));
                 may.subscribe.extend(["CONNECT", "DISCONNECT"].map(|event| format!("$SYS.ACCOUNT.*.{event}")));
             }

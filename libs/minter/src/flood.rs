@@ -17,6 +17,10 @@ use tokio::time::Instant;
 /// Between looks at what was sent.
 pub const LOOK: Duration = Duration::from_secs(2);
 
+/// What all members together may send between two looks at each of them. As long as they send less, nobody can be over its
+/// allowance by more than this, and a look costs the same however many they are.
+const QUIET: u64 = 16 << 20;
+
 /// What one key may send: 4 MiB a second, and 128 MiB at once. A site may have 1 MiB a second stored, and after a long outage
 /// 32 MiB at once; what waits for an answer may be sent again meanwhile.
 const ALLOWANCE: Allowance = Allowance { burst: 128 << 20, per_day: 24 * 3600 * PER_SECOND };
@@ -56,6 +60,8 @@ pub struct Senders {
     out: BTreeMap<UserNkey, Instant>,
     /// When it was last told of a key that its connections are ended.
     told: BTreeMap<UserNkey, Instant>,
+    /// What all together had sent when each of them was looked at last.
+    total: Option<Sent>,
 }
 
 impl Senders {
@@ -74,6 +80,20 @@ impl Senders {
         let held = self.out.entry(key.clone()).or_insert(until);
         *held = until.max(*held);
         (!known).then_some(pause)
+    }
+
+    /// Whether each member has to be looked at, now that all together have sent this: when it may be too much for one of them, when
+    /// somebody is to stay out, and when the server has begun to count anew.
+    pub fn is_due(&mut self, total: Sent) -> bool {
+        let quiet = self.total.is_some_and(|before| {
+            let counts_on = total.bytes >= before.bytes && total.messages >= before.messages;
+            counts_on && total.amount(before) <= QUIET
+        });
+        if quiet && self.out.is_empty() {
+            return false;
+        }
+        self.total = Some(total);
+        true
     }
 
     /// Forgets a connection that has ended.
@@ -130,6 +150,22 @@ mod tests {
         assert_eq!(senders.charge(3, &loud, bytes(400 * MIB), now + Duration::from_secs(10)), None);
         assert!(senders.is_out(&loud, now + Duration::from_secs(39)));
         assert!(!senders.is_out(&loud, now + Duration::from_secs(41)));
+    }
+
+    #[test]
+    fn each_member_is_looked_at_only_when_all_together_have_sent_much() {
+        let (mut senders, now, key) = (Senders::default(), Instant::now(), key());
+        assert!(senders.is_due(bytes(0)), "nobody was looked at yet");
+        assert!(!senders.is_due(bytes(10 * MIB)) && !senders.is_due(bytes(16 * MIB)));
+        assert!(senders.is_due(bytes(17 * MIB)));
+        assert!(!senders.is_due(bytes(20 * MIB)));
+        assert!(!senders.is_due(Sent { bytes: 20 * MIB, messages: 20_000 }));
+        assert!(senders.is_due(Sent { bytes: 20 * MIB, messages: 40_000 }), "messages count, too");
+        assert!(senders.is_due(bytes(MIB)), "another server");
+        senders.charge(1, &key, bytes(300 * MIB), now).unwrap();
+        assert!(senders.is_due(bytes(MIB)), "somebody is out");
+        senders.keep(&HashMap::new(), now + PAUSE.1 + LOOK);
+        assert!(!senders.is_due(bytes(MIB)));
     }
 
     #[test]

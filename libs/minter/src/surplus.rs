@@ -116,6 +116,28 @@ struct Client {
     jwt: String,
 }
 
+impl From<Counts> for Sent {
+    fn from(Counts { msgs, bytes }: Counts) -> Self {
+        Self { bytes, messages: msgs }
+    }
+}
+
+/// What the server counts of an account.
+#[derive(Deserialize)]
+struct AccountAnswer {
+    data: Accounts,
+}
+
+#[derive(Deserialize)]
+struct Accounts {
+    account_statz: Vec<AccountCounts>,
+}
+
+#[derive(Deserialize)]
+struct AccountCounts {
+    received: Counts,
+}
+
 /// The server's list of connections, or one page of it.
 #[derive(Deserialize)]
 struct Page {
@@ -210,7 +232,7 @@ fn member(minter: &Minter, jwt: &str) -> Option<(UserNkey, Login)> {
 fn read_event(minter: &Minter, payload: &[u8]) -> Option<(u64, UserNkey, Login, Sent)> {
     let Event { client, sent } = serde_json::from_slice(payload).ok()?;
     let (key, login) = member(minter, &client.jwt)?;
-    Some((client.id, key, login, Sent { bytes: sent.bytes, messages: sent.msgs }))
+    Some((client.id, key, login, sent.into()))
 }
 
 /// Charges a key for what one of its connections has sent until now.
@@ -221,8 +243,13 @@ fn charge(minter: &Minter, number: u64, key: &UserNkey, sent: Sent) {
     }
 }
 
-/// Charges all members for what they have sent, and ends the connections of those for whom it was too much.
+/// Charges all members for what they have sent, and ends the connections of those for whom it was too much. While all together
+/// have sent little, nobody is looked at.
 async fn look_at(minter: &Minter, bus: &Bus) -> anyhow::Result<()> {
+    let total = received(minter, bus).await?;
+    if !minter.senders().is_due(total) {
+        return Ok(());
+    }
     let numbers = minter.logins.borrow().keys();
     let mut out = BTreeSet::new();
     for Connection { cid, in_msgs, in_bytes, .. } in connections(minter, bus, false).await? {
@@ -237,6 +264,15 @@ async fn look_at(minter: &Minter, bus: &Bus) -> anyhow::Result<()> {
         end_surplus(minter, bus, key).await;
     }
     Ok(())
+}
+
+/// What the server has received from the whole account, the services among it.
+async fn received(minter: &Minter, bus: &Bus) -> anyhow::Result<Sent> {
+    let subject = format!("$SYS.REQ.ACCOUNT.{}.STATZ", minter.settings.authority.account());
+    let answer = request(bus, subject, "{}".into()).await.context("asking for the account's counts")?;
+    let answer: AccountAnswer = serde_json::from_slice(&answer).context("reading the account's counts")?;
+    let [account] = <[_; 1]>::try_from(answer.data.account_statz).ok().context("the server knows no such account")?;
+    Ok(account.received.into())
 }
 
 /// All connections of members that the server has now.

@@ -91,7 +91,7 @@ async fn start(
 
     let in_force = adopted.watch();
     let pulses = Pulses::new(config.unreachable_after);
-    let incarnations = Arc::new(Incarnations::open(data.join("incarnations.json")));
+    let incarnations = Arc::new(Incarnations::open(data.join("incarnations")));
     let (admission, roll) = Admission::new(site.clone(), pulses.clone(), in_force.clone());
     let settings = minter::Settings {
         authority: config.authority,
@@ -109,7 +109,6 @@ async fn start(
         artifacts_secret: TokenSecret::new(&config.artifacts_secret),
         in_force: in_force.clone(),
         minter: minter.clone(),
-        deciding: tokio::sync::Mutex::default(),
     });
     let (telemetry, forwarder) = Telemetry::new(site.client.clone(), config.otlp_endpoint.as_deref())?;
     let trust = Trust::new(&config.root_key, site.tenant.clone(), site.client.clone())?;

@@ -1,20 +1,21 @@
 //! The incarnations of the site's nodes: which life of a node is the present one.
 //!
-//! **Layout.** One JSON file has the generation and the incarnation of each node that ever registered here. It is small,
-//! and all of it is held in memory.
+//! **Layout.** A folder has one JSON file for each node that ever registered here, named after the node, with its generation
+//! and incarnation; all of them are held in memory. The file [`COMPLETE`] says that none is missing.
 //!
-//! **Updates.** The file is replaced whole and synced before a node is answered and before anybody else sees the new
-//! number.
+//! **Updates.** A node's file is replaced whole and synced before the node is answered and before anybody else sees the new
+//! number. What one registration costs does not depend on how many nodes there are, and nodes do not wait for each other.
 //!
-//! **After a crash.** The old file is there or the new one. A number that was kept and never answered is skipped: a
+//! **After a crash.** A node's old file is there or the new one. A number that was kept and never answered is skipped: a
 //! node without its disk asks again and begins the life after that one, for no number is given twice. A site that lost
-//! the file, or cannot read it, asks the hub where its nodes stand (`positions.rs`); until it knows, no node is
+//! the folder, or cannot read a file of it, asks the hub where its nodes stand (`positions.rs`); until it knows, no node is
 //! registered.
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
-    sync::{PoisonError, RwLock},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use anyhow::Context;
@@ -76,41 +77,33 @@ pub fn register(generation: u64, held: Option<Life>, stored: Position, presented
     if presented.incarnation == next.incarnation { Registration::Keep(next) } else { Registration::Begin(next) }
 }
 
-#[derive(Default)]
-struct Held {
-    lives: BTreeMap<NodeName, Life>,
-}
+/// The name of the file that says that no other is missing. No node has such a name.
+const COMPLETE: &str = ".complete";
 
-/// The present lives of all nodes, in one file.
+/// Changes in work at once, at most. Nodes that share a lock wait for each other, which is right, only slower.
+const LOCKS: usize = 16;
+
+type Lives = BTreeMap<NodeName, Life>;
+
+/// The present lives of all nodes.
 pub struct Incarnations {
-    file: PathBuf,
-    held: RwLock<Held>,
-    /// Two changes must not write the file at once.
-    changing: Mutex<()>,
+    folder: PathBuf,
+    lives: Arc<RwLock<Lives>>,
+    /// Whoever decides on a node's life, and writes it, holds the lock of the node.
+    locks: [Arc<Mutex<()>>; LOCKS],
     /// Whether this disk knows all nodes that it ever knew.
     complete: watch::Sender<bool>,
 }
 
 impl Incarnations {
-    /// Takes up what is on disk. A file that cannot be read is as good as none: the hub is asked.
-    pub fn open(file: PathBuf) -> Self {
-        let read = match disk::read_optional(&file) {
-            Ok(None) => None,
-            Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
-                Ok(lives) => Some(lives),
-                Err(error) => {
-                    warn!(file = %file.display(), error = &error as &dyn std::error::Error, "the file is not valid");
-                    None
-                }
-            },
-            Err(error) => {
-                warn!(file = %file.display(), error = &error as &dyn std::error::Error, "the file cannot be read");
-                None
-            }
-        };
-        let complete = watch::Sender::new(read.is_some());
-        let held = RwLock::new(Held { lives: read.unwrap_or_default() });
-        Self { file, held, changing: Mutex::default(), complete }
+    /// Takes up what is on disk. A folder that cannot be read is as good as none: the hub is asked.
+    pub fn open(folder: PathBuf) -> Self {
+        let (lives, complete) = read(&folder).unwrap_or_else(|error| {
+            warn!(folder = %folder.display(), error = format!("{error:#}"), "the incarnations cannot be read");
+            (Lives::new(), false)
+        });
+        let complete = watch::Sender::new(complete);
+        Self { folder, lives: Arc::new(RwLock::new(lives)), locks: Default::default(), complete }
     }
 
     /// Whether nodes may be registered: this disk has forgotten none.
@@ -120,19 +113,27 @@ impl Incarnations {
 
     /// The present life; `None` when this disk knows nothing of the node.
     pub fn get(&self, node: &NodeName) -> Option<Life> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner).lives.get(node).copied()
+        read_lock(&self.lives).get(node).copied()
     }
 
-    /// Makes this the present life; it is on disk when this returns.
-    pub async fn set(&self, node: NodeName, life: Life) -> anyhow::Result<()> {
-        if self.get(&node) == Some(life) {
-            return Ok(());
+    /// Decides on a node's life from the one that it has here, and makes it the present one; it is on disk when this returns.
+    pub async fn decide(&self, node: &NodeName, decide: impl FnOnce(Option<Life>) -> Life) -> anyhow::Result<Life> {
+        let lock = self.lock(node).clone().lock_owned().await;
+        let held = self.get(node);
+        let life = decide(held);
+        if held == Some(life) {
+            return Ok(life);
         }
-        self.change(|lives| {
-            lives.insert(node, life);
-        })
-        .await
-        .context("keeping an incarnation")
+        let (folder, lives, node) = (self.folder.clone(), self.lives.clone(), node.clone());
+        // Whoever gives up waiting leaves the lock to the one who writes.
+        let writing = disk::blocking(move || {
+            disk::write_private(&folder.join(node.as_str()), &content(life))?;
+            write_lock(&lives).insert(node, life);
+            drop(lock);
+            Ok(())
+        });
+        writing.await.context("keeping an incarnation")?;
+        Ok(life)
     }
 
     /// Ends the life of a node of which somebody knows this later report, so that the node begins another one.
@@ -142,36 +143,88 @@ impl Incarnations {
             return Ok(());
         }
         info!(%node, incarnation = over.incarnation, "the hub knows a later report of the node: it begins another life");
-        self.set(node.clone(), Life { incarnation: over.incarnation + 1, ..over }).await
+        let next = Life { incarnation: over.incarnation + 1, ..over };
+        self.decide(node, |life| life.map_or(next, |life| life.max(next))).await?;
+        Ok(())
     }
 
     /// Takes up what the hub knows of all nodes. From now on nodes may be registered.
     pub async fn learn(&self, known: BTreeMap<NodeName, Life>) -> anyhow::Result<()> {
-        let learned = self.change(|lives| {
-            for (node, life) in known {
-                let held = lives.entry(node).or_default();
-                *held = life.max(*held);
-            }
+        let mut all = Vec::new();
+        for lock in &self.locks {
+            all.push(lock.clone().lock_owned().await);
+        }
+        let (folder, lives) = (self.folder.clone(), self.lives.clone());
+        let learning = disk::blocking(move || {
+            let held = read_lock(&lives).clone();
+            let learned: Lives = known
+                .into_iter()
+                .map(|(node, life)| {
+                    let later = held.get(&node).copied().unwrap_or_default().max(life);
+                    (node, later)
+                })
+                .collect();
+            let contents: Vec<_> = learned.iter().map(|(node, life)| (node.to_string(), content(*life))).collect();
+            disk::make_private_folder(&folder)?;
+            disk::write_all_private(
+                &folder,
+                contents.iter().map(|(node, life)| (node.clone(), vec![life.as_slice()])),
+            )?;
+            // Only now is it true.
+            disk::write_private(&folder.join(COMPLETE), b"")?;
+            disk::sync(folder.parent().unwrap_or(Path::new(".")))?;
+            write_lock(&lives).extend(learned);
+            drop(all);
+            Ok(())
         });
-        learned.await.context("keeping what the hub knows of the nodes")?;
+        learning.await.context("keeping what the hub knows of the nodes")?;
         self.complete.send_replace(true);
         Ok(())
     }
 
-    async fn change(&self, change: impl FnOnce(&mut BTreeMap<NodeName, Life>)) -> anyhow::Result<()> {
-        let _changing = self.changing.lock().await;
-        let mut next = self.held.read().unwrap_or_else(PoisonError::into_inner).lives.clone();
-        change(&mut next);
-        let bytes = serde_json::to_vec(&next).context("writing names and numbers as JSON")?;
-        let file = self.file.clone();
-        disk::blocking(move || disk::write_private(&file, &bytes)).await?;
-        self.held.write().unwrap_or_else(PoisonError::into_inner).lives = next;
-        Ok(())
+    fn lock(&self, node: &NodeName) -> &Arc<Mutex<()>> {
+        let hash = node.as_str().bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        &self.locks[hash % LOCKS]
     }
+}
+
+/// All lives that a folder holds, and whether that is all of them.
+fn read(folder: &Path) -> anyhow::Result<(Lives, bool)> {
+    if !folder.try_exists()? {
+        return Ok((Lives::new(), false));
+    }
+    let (mut lives, mut complete) = (Lives::new(), false);
+    for name in disk::names(folder)? {
+        if name == COMPLETE {
+            complete = true;
+            continue;
+        }
+        let read = || -> anyhow::Result<(NodeName, Life)> {
+            Ok((name.parse()?, serde_json::from_slice(&fs::read(folder.join(&name))?)?))
+        };
+        let (node, life) = read().with_context(|| format!("the file {name}"))?;
+        lives.insert(node, life);
+    }
+    Ok((lives, complete))
+}
+
+fn content(life: Life) -> Vec<u8> {
+    format!(r#"{{"generation":{},"incarnation":{}}}"#, life.generation, life.incarnation).into_bytes()
+}
+
+fn read_lock(lives: &RwLock<Lives>) -> RwLockReadGuard<'_, Lives> {
+    lives.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_lock(lives: &RwLock<Lives>) -> RwLockWriteGuard<'_, Lives> {
+    lives.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use futures::future;
     use proptest::prelude::*;
 
     use super::*;
@@ -244,32 +297,53 @@ mod tests {
     #[tokio::test]
     async fn an_incarnation_survives_the_process() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Incarnations::open(folder.path().join("incarnations.json"));
+        let open = || Incarnations::open(folder.path().join("incarnations"));
         let press: NodeName = "press".parse().unwrap();
         assert!(open().get(&press).is_none() && !open().is_complete());
         open().learn(BTreeMap::from([(press.clone(), life(3))])).await.unwrap();
         assert!(open().is_complete());
-        open().set(press.clone(), life(4)).await.unwrap();
+        open().decide(&press, |held| Life { incarnation: held.unwrap().incarnation + 1, ..life(0) }).await.unwrap();
+        assert_eq!(open().get(&press), Some(life(4)));
+        // What the hub knows sets nothing back.
+        open().learn(BTreeMap::from([(press.clone(), life(2))])).await.unwrap();
         assert_eq!(open().get(&press), Some(life(4)));
     }
 
     #[tokio::test]
     async fn a_life_that_others_know_a_later_report_of_is_over() {
         let folder = tempfile::tempdir().unwrap();
-        let incarnations = Incarnations::open(folder.path().join("incarnations.json"));
+        let incarnations = Incarnations::open(folder.path().join("incarnations"));
         let press: NodeName = "press".parse().unwrap();
-        incarnations.set(press.clone(), life(4)).await.unwrap();
+        incarnations.decide(&press, |_| life(4)).await.unwrap();
         incarnations.outlive(&press, at(3, 9)).await.unwrap();
         assert_eq!(incarnations.get(&press), Some(life(4)));
         incarnations.outlive(&press, at(4, 9)).await.unwrap();
         assert_eq!(incarnations.get(&press), Some(life(5)));
     }
 
-    #[test]
-    fn a_file_that_does_not_read_is_as_good_as_none() {
+    #[tokio::test]
+    async fn no_number_is_given_twice_to_those_who_ask_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("incarnations.json");
-        std::fs::write(&file, "{").unwrap();
-        assert!(!Incarnations::open(file).is_complete());
+        let incarnations = Incarnations::open(folder.path().join("incarnations"));
+        let nodes: Vec<NodeName> = (0..40).map(|number| format!("n{}", number % 20).parse().unwrap()).collect();
+        let next = |held: Option<Life>| life(held.unwrap_or_default().incarnation + 1);
+        let mut given = future::join_all(nodes.iter().map(async |node| {
+            let life = incarnations.decide(node, next).await.unwrap();
+            (node.clone(), life.incarnation)
+        }))
+        .await;
+        given.sort();
+        let wanted: BTreeSet<_> = nodes.iter().flat_map(|node| [(node.clone(), 1), (node.clone(), 2)]).collect();
+        assert_eq!(given, wanted.into_iter().collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_does_not_read_makes_the_site_ask() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Incarnations::open(folder.path().join("incarnations"));
+        let press: NodeName = "press".parse().unwrap();
+        open().learn(BTreeMap::from([(press, life(3))])).await.unwrap();
+        fs::write(folder.path().join("incarnations/press"), "{").unwrap();
+        assert!(!open().is_complete());
     }
 }

@@ -9,10 +9,7 @@ use margo::{DeviceId, Identity, NodeName};
 use minter::Minter;
 use prost::Message as _;
 use service::TokenSecret;
-use tokio::{
-    sync::{Mutex, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span};
 
@@ -53,8 +50,6 @@ pub struct Registrar {
     pub in_force: watch::Receiver<Option<Arc<InForce>>>,
     /// Who is given a login.
     pub minter: Arc<Minter>,
-    /// Two answers to one node must not both be the next incarnation.
-    pub deciding: Mutex<()>,
 }
 
 impl Registrar {
@@ -137,10 +132,8 @@ impl Registrar {
             .get(&self.site.bus, &self.site.node(node))
             .await
             .context("looking for the node's last report")?;
-        let _deciding = self.deciding.lock().await;
-        // Another request of the same node may have been answered meanwhile.
-        let held = self.incarnations.get(node);
-        let life = match register(self.site.generation(node), held, stored.position, presented) {
+        let generation = self.site.generation(node);
+        let decide = |held| match register(generation, held, stored.position, presented) {
             Registration::Keep(life) => life,
             Registration::Begin(life) => {
                 // One that begins life after life shall not fill the log.
@@ -150,8 +143,7 @@ impl Registrar {
                 life
             }
         };
-        self.incarnations.set(node.clone(), life).await?;
-        Ok(life)
+        self.incarnations.decide(node, decide).await
     }
 
     fn not_ready(&self, node: &NodeName, reason: &str) -> Decided {

@@ -282,10 +282,10 @@ async fn trouble_with_the_disk_of_registrations_leaves_reports_and_the_relay_at_
     let press = world.node("press").await;
     assert!(press.report(&report(1, 1)).await.stored);
     world.kill().await;
-    // The file cannot be read and not be replaced.
-    let file = world.data_folder().join("incarnations.json");
-    fs::remove_file(&file).unwrap();
-    fs::create_dir_all(file.join("in the way")).unwrap();
+    // The folder cannot be read and not be replaced.
+    let folder = world.data_folder().join("incarnations");
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "in the way").unwrap();
     world.start().await;
     let answer = press.register(1).await.unwrap();
     assert!(answer.not_ready, "{answer:?}");
@@ -300,7 +300,7 @@ async fn trouble_with_the_disk_of_registrations_leaves_reports_and_the_relay_at_
         if version == Some(1) { Ok(()) } else { Err(version) }
     })
     .await;
-    fs::remove_dir_all(&file).unwrap();
+    fs::remove_file(&folder).unwrap();
     assert_eq!(press.registered(1).await, 1);
     assert!(press.report(&report(1, 2)).await.stored);
 }
