@@ -32,7 +32,7 @@ pub struct AgentArgs {
         long,
         env = "EDGEWRIGHT_NODE_RESERVED_PORTS",
         value_name = "PORTS",
-        default_value = "4222,4323-4325,8082-8083"
+        default_value = "4222,4323-4325,8082-8084"
     )]
     pub reserved_ports: ReservedPorts,
     /// Let tokens and documents cross a network in clear, where the site has no certificates.
@@ -143,7 +143,7 @@ mod tests {
             let args = Arguments::try_parse_from(line.iter().chain(more)).unwrap();
             Program::try_from(args.agent).unwrap().reserved_ports.to_string()
         };
-        assert_eq!(reserved(&[]), "4222,4323-4325,8082-8083,5555");
+        assert_eq!(reserved(&[]), "4222,4323-4325,8082-8084,5555");
         assert_eq!(reserved(&["--reserved-ports", "8080"]), "8080,5555");
         let wrong = Arguments::try_parse_from(line.iter().chain(&["--reserved-ports", "all"]));
         assert!(wrong.is_err());

@@ -100,6 +100,11 @@ pub(crate) enum Co {
         /// Id of the deployment, as `list deployments` shows it.
         deployment: DeploymentId,
     },
+    /// Show where the Git repository of a site's desired state is read, and the token that opens it.
+    Repository {
+        /// Name of the site.
+        site: SiteName,
+    },
     /// Ask a node whether it can be reached, through the hub and its site.
     Ping {
         /// The node, as site/name.

@@ -96,6 +96,10 @@ async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), 
             let path = format!("deployments/{deployment}/history");
             show(&client, &attempt, &path, format, |entries: &Vec<_>| tables::history(entries)).await
         }
+        Co::Repository { site } => {
+            let attempt = format!("asking for the repository of the site {site}");
+            show(&client, &attempt, &format!("sites/{site}/repository"), format, tables::repository).await
+        }
         Co::Ping { node } => ping(&client, &node, format).await,
         Co::Deploy(deploy) => order::deploy(&client, deploy, format).await,
         Co::Update(update) => order::update(&client, update, format).await,

@@ -2,7 +2,8 @@
 
 use api::{
     Accepted, ActualComponent, App, Assignment, AssignmentState, Deployment, Failure, HistoryEntry, KeyRevoked, Node,
-    NodeAdmitted, NodeState, Order, PlatformStatus, Reachability, Refusal, Site, SiteAdmitted, SiteStatus,
+    NodeAdmitted, NodeState, Order, PlatformStatus, Reachability, Refusal, RepositoryAccess, Site, SiteAdmitted,
+    SiteStatus,
 };
 use margo::{Identity, ParameterValue};
 
@@ -301,6 +302,16 @@ pub(crate) fn site_admitted(site: &SiteAdmitted, credentials: &str) -> String {
     fields.field("site", &site.name);
     fields.field("order", &site.order);
     fields.field("credentials", credentials);
+    if let Some(repository) = &site.repository {
+        fields.field("repository", &repository.url);
+    }
+    fields.to_string()
+}
+
+pub(crate) fn repository(repository: &RepositoryAccess) -> String {
+    let mut fields = Table::default();
+    fields.field("url", &repository.url);
+    fields.field("token", &repository.token);
     fields.to_string()
 }
 

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use api::{KeyRevoked, NodeAdmitted, Problem, SiteAdmitted};
+use api::{KeyRevoked, NodeAdmitted, Problem, RepositoryAccess, SiteAdmitted};
 use axum::{
     Json, Router,
     body::Bytes,
@@ -70,7 +70,9 @@ impl Platform {
         let (order, name, hub) = ("1".to_owned(), name.parse().unwrap(), "nats://hub:4222".to_owned());
         let (root_key, minter) = ("ssh-ed25519 AAAA".to_owned(), "https://hub:8083".to_owned());
         let (root_certificates, certificate) = ("the root".to_owned(), Some("the site".to_owned()));
-        let admitted = SiteAdmitted { order, name, hub, minter, root_key, root_certificates, certificate };
+        let (url, token) = (format!("https://hub:8084/default/clients/{name}.git"), "a token".to_owned());
+        let repository = Some(RepositoryAccess { url, token });
+        let admitted = SiteAdmitted { order, name, hub, minter, root_key, root_certificates, certificate, repository };
         self.added(body, Json(admitted))
     }
 

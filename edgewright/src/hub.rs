@@ -65,6 +65,13 @@ pub struct HubSettings {
     pub identity_listen: SocketAddr,
     /// The URL at which sites ask for their logins; new sites are told this one.
     pub identity_url: String,
+    /// The address on which the Git repositories are served.
+    pub repositories_listen: SocketAddr,
+    /// The base URL at which the Git repositories are read.
+    pub repositories_url: String,
+    /// The foreign remotes that the repositories are pushed to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<git_writer::Mirror>,
     /// How many days a site's login holds. It is renewed after a third of that.
     pub site_login_days: u32,
     /// Further DNS names and IP addresses for which the hub's own certificate shall be valid.
@@ -85,6 +92,9 @@ pub struct HubSettings {
     /// The certificate of the listener that gives sites their logins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity_tls: Option<TlsSettings>,
+    /// The certificate of the listener that serves the Git repositories.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repositories_tls: Option<TlsSettings>,
 }
 
 fn root_certificates() -> PathBuf {
@@ -94,6 +104,9 @@ fn root_certificates() -> PathBuf {
 /// The certificate and the key of the hub's own root.
 const ROOT: &str = "keys/ca/root.pem";
 const ROOT_KEY: &str = "keys/ca/root.key";
+
+/// The file of the secret that the tokens of clients' repositories are derived with. Whoever replaces it ends all of them.
+const REPOSITORIES_SECRET: &str = "keys/repositories.secret";
 
 impl HubSettings {
     /// Every server on one address, each with its default port, and with certificates unless plaintext is allowed.
@@ -108,6 +121,9 @@ impl HubSettings {
             store_url: format!("{}://{}", http_scheme(tls), at(8082)),
             identity_listen: at(8083),
             identity_url: format!("{}://{}", http_scheme(tls), at(8083)),
+            repositories_listen: at(8084),
+            repositories_url: format!("{}://{}", http_scheme(tls), at(8084)),
+            mirrors: Vec::new(),
             site_login_days: 90,
             names: Vec::new(),
             root_certificates: root_certificates(),
@@ -115,17 +131,20 @@ impl HubSettings {
             api_tls: for_people(host).filter(|_| tls),
             store_tls: tls.then(TlsSettings::own),
             identity_tls: tls.then(TlsSettings::own),
+            repositories_tls: tls.then(TlsSettings::own),
         }
     }
 
     fn check(&self, plaintext: Plaintext) -> anyhow::Result<()> {
         let (nats, api, store) = (self.nats_tls.as_ref(), self.api_tls.as_ref(), self.store_tls.as_ref());
         let (identity, identity_url) = (self.identity_tls.as_ref(), Some(&*self.identity_url));
+        let (repositories, repositories_url) = (self.repositories_tls.as_ref(), Some(&*self.repositories_url));
         let listeners = [
             ("the hub's NATS server", self.nats_listen, "nats-tls", nats, Some(&*self.nats_url)),
             ("REST", self.api_listen, "api-tls", api, None),
             ("the platform's store", self.store_listen, "store-tls", store, Some(&*self.store_url)),
             ("the minter of sites' logins", self.identity_listen, "identity-tls", identity, identity_url),
+            ("the repositories", self.repositories_listen, "repositories-tls", repositories, repositories_url),
         ];
         let listeners = listeners.map(|(what, listen, setting, tls, url)| Listener { what, listen, setting, tls, url });
         listeners.iter().try_for_each(|listener| listener.check("hub.toml", plaintext))
@@ -172,15 +191,16 @@ impl Hub {
 
     /// Makes the hub's own certificate anew when a third of its life is over, or when it lacks a name.
     fn renew_certificate(&self) -> anyhow::Result<()> {
-        let HubSettings { nats_tls, api_tls, store_tls, identity_tls, .. } = &self.settings;
+        let HubSettings { nats_tls, api_tls, store_tls, identity_tls, repositories_tls, .. } = &self.settings;
         let own = Some(TlsSettings::own());
-        if ![nats_tls, api_tls, store_tls, identity_tls].contains(&&own) {
+        if ![nats_tls, api_tls, store_tls, identity_tls, repositories_tls].contains(&&own) {
             return Ok(());
         }
         let HubSettings { nats_listen, api_listen, store_listen, identity_listen, .. } = &self.settings;
-        let HubSettings { nats_url, store_url, identity_url, names: further, .. } = &self.settings;
-        let urls = [nats_url, store_url, identity_url].into_iter().chain(further).map(String::as_str);
-        let listen = [*nats_listen, *api_listen, *store_listen, *identity_listen];
+        let HubSettings { nats_url, store_url, identity_url, repositories_url, names: further, .. } = &self.settings;
+        let urls = [nats_url, store_url, identity_url, repositories_url].into_iter().chain(further);
+        let urls = urls.map(String::as_str);
+        let listen = [*nats_listen, *api_listen, *store_listen, *identity_listen, self.settings.repositories_listen];
         let names = names(Peer::Hub.dns_name(), urls, &listen);
         if self.issuer()?.keep_leaf(&self.folder.path(OWN), &names)? {
             info!(names = names.join(" "), "a new certificate for the hub's servers");
@@ -241,6 +261,13 @@ impl Hub {
                     signing_key: self.folder.path("keys/git-writer"),
                     keys: self.folder.path("keys/KEYS"),
                     keys_signature: self.folder.path("keys/KEYS.sig"),
+                    serving: git_writer::Serving {
+                        listen: self.settings.repositories_listen,
+                        tls: self.server_tls(self.settings.repositories_tls.as_ref())?,
+                        public_url: self.settings.repositories_url.clone(),
+                        secret: self.folder.line(REPOSITORIES_SECRET)?,
+                    },
+                    mirrors: self.settings.mirrors.clone(),
                 };
                 git_writer::run(config, shutdown).await
             }
@@ -360,6 +387,7 @@ pub fn init(data: &Path, settings: &HubSettings, plaintext: Plaintext) -> anyhow
     let root = signing_key(&folder.path("keys/root"), &format!("root of {tenant}"))?;
     let writer = signing_key(&folder.path("keys/git-writer"), "git-writer")?;
     folder.keep("keys/root.pub", || Ok(format!("{}\n", root.public()).into_bytes()))?;
+    folder.keep(REPOSITORIES_SECRET, || Ok(format!("{}\n", identity::random_token()?).into_bytes()))?;
     if !folder.path("keys/KEYS.sig").exists() {
         let keys = KeySet { tenant: tenant.clone(), number: 1, keys: vec![writer.public().to_string()] };
         let (bytes, signature) = trust::sign_keys(&root, &keys)?;

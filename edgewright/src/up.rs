@@ -261,7 +261,7 @@ impl Up<'_> {
 fn reserved_ports(address: Ipv4Addr, hub: &hub::HubSettings, site: &SiteSettings) -> String {
     let here = |listen: &SocketAddr| listen.ip() == IpAddr::V4(address) || listen.ip().is_unspecified();
     let rest = Some(hub.api_listen).filter(here);
-    let at_hub = [hub.nats_listen, hub.store_listen, hub.identity_listen];
+    let at_hub = [hub.nats_listen, hub.store_listen, hub.identity_listen, hub.repositories_listen];
     let others = at_hub.into_iter().chain([site.nats_listen, site.artifacts_listen, site.status_listen]);
     others.chain(rest).map(|listen| listen.port().to_string()).collect::<Vec<_>>().join(",")
 }
@@ -299,8 +299,8 @@ mod tests {
         let (host, plaintext) = (IpAddr::from([127, 0, 0, 1]), Plaintext::OnLoopback);
         let (mut hub, site) = (hub::HubSettings::on(host, plaintext), SiteSettings::on(host, 4323, plaintext));
         let of = |hub: &hub::HubSettings| reserved_ports(Ipv4Addr::new(127, 0, 0, 2), hub, &site);
-        assert_eq!(of(&hub), "4222,8082,8083,4323,4324,4325");
+        assert_eq!(of(&hub), "4222,8082,8083,8084,4323,4324,4325");
         hub.api_listen.set_ip(Ipv4Addr::UNSPECIFIED.into());
-        assert_eq!(of(&hub), "4222,8082,8083,4323,4324,4325,8080");
+        assert_eq!(of(&hub), "4222,8082,8083,8084,4323,4324,4325,8080");
     }
 }

@@ -12,6 +12,7 @@ mod logins;
 mod offline;
 mod receiver;
 mod refusals;
+mod repositories;
 mod tls;
 mod trace;
 mod up;

@@ -126,11 +126,22 @@ async fn two_hosts(hosts: &Hosts) {
     let (out, err) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
     assert!(told.status.success() && out.contains(NODE), "{out}{err}");
 
+    // The site's host reads the repository of what the site is to run.
+    let repository: serde_json::Value =
+        serde_json::from_str(&edgectl(&["co", "repository", SITE, "-o", "json"]).unwrap()).unwrap();
+    let mut git = hosts.site.command(Path::new("git"));
+    let opens = repository["token"].as_str().unwrap().to_owned();
+    let header = format!("http.extraHeader=Authorization: Bearer {opens}");
+    git.env("GIT_SSL_CAINFO", site.join("tls/root.pem"));
+    git.args(["-c", &header, "ls-remote", repository["url"].as_str().unwrap()]);
+    let listed = output(&mut git);
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+
     let line = |path: &Path| std::fs::read_to_string(path).unwrap().trim().to_owned();
-    let secrets = [line(&token), line(&status_token), line(&site.join("keys/artifacts.secret"))];
+    let secrets = [line(&token), line(&status_token), line(&site.join("keys/artifacts.secret")), opens];
     let words = [SITE, NODE, GREETING, "hello-component", "INFO {", "CONNECT {", "HTTP/1.1", "Bearer "];
     let needles: Vec<&str> = secrets.iter().map(String::as_str).chain(words).collect();
-    for (capture, ports) in captures.into_iter().zip([&[4222, 8080, 8082, 8083][..], &[4323, 4324, 4325]]) {
+    for (capture, ports) in captures.into_iter().zip([&[4222, 8080, 8082, 8083, 8084][..], &[4323, 4324, 4325]]) {
         capture.end().is_all_tls(ports, &needles);
     }
 }

@@ -21,6 +21,7 @@ mod assignment;
 mod deployment;
 mod node;
 mod problem;
+mod repository;
 mod system;
 
 pub use app::*;
@@ -28,4 +29,5 @@ pub use assignment::*;
 pub use deployment::*;
 pub use node::*;
 pub use problem::*;
+pub use repository::*;
 pub use system::*;

@@ -4,6 +4,8 @@ use margo::{DeviceId, Identity, NodeId, SiteName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::RepositoryAccess;
+
 /// An accepted identity as it stands in JSON: one field, which names the kind.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase", as = Identity)]
@@ -71,6 +73,10 @@ pub struct SiteAdmitted {
     /// The site's intermediate certificate (PEM), if one was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+    /// Where the repository of the site's desired state is read, with a token. It is absent while git-writer does not answer; GET
+    /// `/sites/{site}/repository` tells it later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositoryAccess>,
 }
 
 /// Answer to POST `/nodes` and to PUT `/nodes/{site}/{node}/key`: what a node has to know besides its own seed.

@@ -125,6 +125,7 @@ pub static SERVICES: [Service; 10] = [
             progress: Progress::Anew,
         }],
         publishes: &[Pattern::GitCommitted],
+        asks: &[(ServiceName::Identity, "key"), (ServiceName::ApiGateway, "token")],
         ..row(ServiceName::GitWriter, Tier::Hub, "Orders become signed commits")
     },
     Service {
@@ -190,6 +191,7 @@ pub static SERVICES: [Service; 10] = [
             (ServiceName::DeploymentRegistry, "remove"),
             (ServiceName::DeploymentRegistry, "update"),
             (ServiceName::GitObserver, "refusals"),
+            (ServiceName::GitWriter, "access"),
             (ServiceName::Identity, "logins"),
             (ServiceName::NodeCapabilities, "create-node"),
             (ServiceName::NodeCapabilities, "create-site"),

@@ -1,4 +1,5 @@
-//! Who may read a store of artifacts: whoever has a token that was derived for it, as long as its key is in force.
+//! Who may read a store of artifacts or a repository: whoever has a token that was derived for it, as long as its key is in
+//! force.
 
 use std::{
     collections::BTreeMap,
@@ -21,12 +22,26 @@ const LONGEST: usize = 63 + 56 + 64 + 2;
 
 /// What the tokens of one store are derived with.
 #[derive(Clone)]
-pub struct TokenSecret(Hmac<Sha256>);
+pub struct TokenSecret {
+    mac: Hmac<Sha256>,
+    /// What the tokens open. It is part of each, so that none opens anything else.
+    purpose: &'static str,
+}
 
 impl TokenSecret {
-    /// Takes the secret, which whoever gives tokens shares with whoever serves the store.
+    /// Takes the secret of a store of artifacts, which whoever gives tokens shares with whoever serves the store.
     pub fn new(secret: &str) -> Self {
-        Self(Hmac::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length"))
+        Self::of("artifacts", secret)
+    }
+
+    /// Takes the secret of the repositories of clients.
+    pub fn of_repositories(secret: &str) -> Self {
+        Self::of("repositories", secret)
+    }
+
+    fn of(purpose: &'static str, secret: &str) -> Self {
+        let mac = Hmac::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
+        Self { mac, purpose }
     }
 
     /// The token of a client or node, for its key: `<name>.<key>.<MAC in hex>`.
@@ -48,9 +63,9 @@ impl TokenSecret {
     }
 
     fn mac(&self, name: &str, key: &str) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
+        let mut mac = self.mac.clone();
         // Neither a name nor a key has a line feed.
-        mac.update(format!("edgewright artifacts\n{name}\n{key}").as_bytes());
+        mac.update(format!("edgewright {}\n{name}\n{key}", self.purpose).as_bytes());
         mac
     }
 }
@@ -81,8 +96,14 @@ impl Readers {
     /// Tells whether this token admits. It fails when nobody knows whether the key is in force; while the minter does not answer,
     /// what it answered last holds.
     pub async fn admit(&self, token: &str) -> Result<bool, Problem> {
-        let Some((name, key)) = self.secret.holder(token) else { return Ok(false) };
-        Ok(self.key_of(name).await?.is_some_and(|in_force| in_force.as_str() == key))
+        Ok(self.holder(token).await?.is_some())
+    }
+
+    /// Returns whose token this is, while it admits. It fails as [`Self::admit`] does.
+    pub async fn holder<'t>(&self, token: &'t str) -> Result<Option<&'t str>, Problem> {
+        let Some((name, key)) = self.secret.holder(token) else { return Ok(None) };
+        let in_force = self.key_of(name).await?;
+        Ok(in_force.is_some_and(|in_force| in_force.as_str() == key).then_some(name))
     }
 
     async fn key_of(&self, name: &str) -> Result<Option<UserNkey>, Problem> {
@@ -139,6 +160,7 @@ mod tests {
             assert_eq!(secret.holder(&forged), None, "{forged}");
         }
         assert_eq!(TokenSecret::new("another").holder(&token), None);
+        assert_eq!(TokenSecret::of_repositories("secret").holder(&token), None);
         assert!(secret.token(&"n".repeat(63), &key).len() <= LONGEST);
     }
 

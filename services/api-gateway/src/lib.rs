@@ -32,7 +32,8 @@ pub mod tokens;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use bus::{Bus, Caller, ServiceName, Subject, calls::Calls};
+use api::{Problem, TokenAsked, TokenHeld};
+use bus::{Bus, Call, Caller, ServiceName, Subject, calls::Calls};
 use bytes::Bytes;
 use margo::TenantName;
 use serde::{Serialize, de::DeserializeOwned};
@@ -76,6 +77,12 @@ impl Gateway {
         debug_assert!(is_allowed, "the table of services lets the gateway ask {service} for {verb}");
         Ok(self.bus.call(&Subject::service(service, verb), body, Some(caller)).await?)
     }
+
+    /// Answers `svc.api-gateway.token`: whose token this is. Every token may read the repositories.
+    async fn token(self: Arc<Self>, call: Call<TokenAsked>) -> Result<TokenHeld, Problem> {
+        let held = self.tokens.find_digest(&call.body.digest);
+        Ok(TokenHeld { name: held.map(|token| token.name.as_str().to_owned()) })
+    }
 }
 
 /// Listens on the configured address and serves until shutdown. Fails when the address is taken or the list of tokens
@@ -101,13 +108,14 @@ pub async fn serve(listener: TcpListener, config: Config, shutdown: Cancellation
     let openapi = document.to_pretty_json().context("writing the OpenAPI document")?.into();
     let gateway =
         Arc::new(Gateway { bus: bus.clone(), tenant: config.base.tenant, http, tokens, calls: calls.clone(), openapi });
-    let router = edge::wrap(router, &document, gateway);
+    let router = edge::wrap(router, &document, gateway.clone());
     info!(address = %listener.local_addr().context("asking for the address of REST")?, "REST is served");
 
     let served = service::http::serve(listener, config.tls, router, shutdown.clone());
     let registered = async {
         let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
-        let service = bus.register(ServiceName::ApiGateway, Arc::new(())).await?;
+        let mut service = bus.register(ServiceName::ApiGateway, gateway).await?;
+        service.verb("token", Gateway::token).await?;
         let parts = calls.take_parts(&front).await?;
         config.base.readiness.ready();
         shutdown.run_until_cancelled(parts).await;

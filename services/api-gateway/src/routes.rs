@@ -74,6 +74,7 @@ pub(crate) fn router() -> (Router<Arc<Gateway>>, OpenApi) {
         .routes(routes!(sites::create_site, sites::list_sites))
         .routes(routes!(sites::create_node, sites::list_nodes))
         .routes(routes!(sites::get_node))
+        .routes(routes!(sites::get_repository))
         .routes(routes!(calls::ping_node))
         .routes(routes!(sites::replace_site_key, sites::revoke_site_key))
         .routes(routes!(sites::replace_node_key, sites::revoke_node_key))

@@ -4,12 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use api::{
     ByName, CreateNode, CreateSite, KeyRevoked, Node, NodeAdmitted, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey,
-    RevokeKeyRequest, Site, SiteAdmitted, SiteLogin,
+    RepositoryAccess, RepositoryAccessAsked, RevokeKeyRequest, Site, SiteAdmitted, SiteLogin,
 };
 use axum::{Json, extract::State};
-use bus::ServiceName;
+use bus::{Caller, ServiceName};
 use http::StatusCode;
-use margo::{NodeId, NodeName, SiteName};
+use margo::{Identity, NodeId, NodeName, SiteName};
 
 use service::ProblemResponse;
 
@@ -30,8 +30,35 @@ pub(crate) async fn create_site(
     Authenticated(caller): Authenticated,
     FromJson(site): FromJson<CreateSite>,
 ) -> Result<(StatusCode, Json<SiteAdmitted>), ProblemResponse> {
-    let created = gateway.ask(ServiceName::NodeCapabilities, "create-site", &site, &caller).await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    let created: SiteAdmitted = gateway.ask(ServiceName::NodeCapabilities, "create-site", &site, &caller).await?;
+    let repository = repository(&gateway, &site.name, Some(&site.identity), &caller).await.ok();
+    Ok((StatusCode::CREATED, Json(SiteAdmitted { repository, ..created })))
+}
+
+/// Where the repository of a site's desired state is read, with a token
+#[utoipa::path(
+    get, path = "/sites/{site}/repository", tag = "sites", security(("token" = ["supplier"])),
+    params(("site" = String, Path)),
+    responses((status = 200, body = RepositoryAccess)),
+)]
+pub(crate) async fn get_repository(
+    State(gateway): State<Arc<Gateway>>,
+    Authenticated(caller): Authenticated,
+    FromPath(site): FromPath<SiteName>,
+) -> Result<Json<RepositoryAccess>, ProblemResponse> {
+    repository(&gateway, &site, None, &caller).await.map(Json)
+}
+
+/// Asks for the access to a site's repository. `identity` is one that Git may not know yet.
+async fn repository(
+    gateway: &Gateway,
+    site: &SiteName,
+    identity: Option<&Identity>,
+    caller: &Caller,
+) -> Result<RepositoryAccess, ProblemResponse> {
+    let key = identity.map(|Identity::Nkey(key)| key.clone());
+    let asked = RepositoryAccessAsked { client: site.client(), key };
+    gateway.ask(ServiceName::GitWriter, "access", &asked, caller).await
 }
 
 /// List the sites
@@ -105,8 +132,9 @@ pub(crate) async fn replace_site_key(
     FromJson(replace): FromJson<ReplaceSiteKey>,
 ) -> Result<(StatusCode, Json<SiteAdmitted>), ProblemResponse> {
     let order = ReplaceKeyRequest { name, replace };
-    let answer = gateway.ask(ServiceName::NodeCapabilities, "replace-site-key", &order, &caller).await?;
-    Ok((StatusCode::ACCEPTED, Json(answer)))
+    let answer: SiteAdmitted = gateway.ask(ServiceName::NodeCapabilities, "replace-site-key", &order, &caller).await?;
+    let repository = repository(&gateway, &order.name, Some(&order.replace.identity), &caller).await.ok();
+    Ok((StatusCode::ACCEPTED, Json(SiteAdmitted { repository, ..answer })))
 }
 
 /// Revoke the key of a site

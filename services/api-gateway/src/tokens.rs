@@ -130,8 +130,12 @@ impl Tokens {
 
     /// The entry of this token; `None` when nobody has it. Blocks for as long as asking the file system takes.
     pub(crate) fn find(&self, token: &str) -> Option<Token> {
-        let digest = Digest::of(token.as_bytes());
-        self.current().iter().find(|known| same(&known.digest, &digest)).cloned()
+        self.find_digest(&Digest::of(token.as_bytes()))
+    }
+
+    /// The entry of the token with this sha256. Blocks as [`Self::find`] does.
+    pub(crate) fn find_digest(&self, digest: &Digest) -> Option<Token> {
+        self.current().iter().find(|known| same(&known.digest, digest)).cloned()
     }
 
     fn current(&self) -> Arc<[Token]> {

@@ -7,6 +7,8 @@ use identity::SigningKey;
 use margo::KeySet;
 use service::Base;
 
+use crate::{mirrors::Mirror, serve::Serving};
+
 #[derive(Clone)]
 pub struct Config {
     /// Its tenant is also the one of the key set.
@@ -19,6 +21,10 @@ pub struct Config {
     pub keys: PathBuf,
     /// File with the root key's signature of the key set, carried as `KEYS.sig`.
     pub keys_signature: PathBuf,
+    /// Where and how the repositories are served.
+    pub serving: Serving,
+    /// The foreign remotes that the repositories are pushed to.
+    pub mirrors: Vec<Mirror>,
 }
 
 /// The key set and the exact bytes that go into every client's repository.

@@ -19,6 +19,7 @@ use crate::{
     handler::SharedStore,
     inbox::{Group, Inbox},
     metrics,
+    mirrors::Mirrors,
     refusals::Refusals,
     store::{Committed, Failed, Outcome, Queued},
 };
@@ -54,6 +55,7 @@ pub struct Committer {
     store: SharedStore,
     refusals: Refusals,
     readiness: Readiness,
+    mirrors: Mirrors,
     stalled: BTreeMap<RepositoryName, Stall>,
     /// Sequence of the last message of the log that was taken.
     last: u64,
@@ -63,8 +65,17 @@ pub struct Committer {
 
 impl Committer {
     /// Knows of no repository that stands still: each is tried again.
-    pub fn new(bus: Bus, store: SharedStore, refusals: Refusals, readiness: Readiness) -> Self {
-        Self { bus, store, refusals, readiness, stalled: BTreeMap::new(), last: 0, purge: watch::Sender::new(0) }
+    pub fn new(bus: Bus, store: SharedStore, refusals: Refusals, readiness: Readiness, mirrors: Mirrors) -> Self {
+        Self {
+            bus,
+            store,
+            refusals,
+            readiness,
+            mirrors,
+            stalled: BTreeMap::new(),
+            last: 0,
+            purge: watch::Sender::new(0),
+        }
     }
 
     /// Commits what comes. Returns at shutdown, or with an error when the log could not be read or `lost` says why the
@@ -150,6 +161,7 @@ impl Committer {
         if !spans.is_empty() {
             // It got further, so whatever stops it now is new, and is tried again after the first, short pause.
             self.stalled.remove(&repository);
+            self.mirrors.changed(&repository);
         }
         let message = proto::GitCommitted {
             commit: tip.to_string(),

@@ -11,7 +11,7 @@ use margo::RepositoryName;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use crate::{refusals::Refusals, store::Store};
+use crate::{refusals::Refusals, serve::Access, store::Store};
 
 /// The store, which the loop over the log and requests share. A lock may be held for as long as a group of commits
 /// takes, so it is only taken on threads that may block.
@@ -21,6 +21,7 @@ pub type SharedStore = Arc<Mutex<Store>>;
 pub struct Answers {
     pub store: SharedStore,
     pub refusals: Refusals,
+    pub access: Arc<Access>,
 }
 
 impl Answers {
@@ -28,6 +29,14 @@ impl Answers {
     /// long asks it which of them are committed. A repository that does not exist yet has handled nothing.
     pub async fn handled(self: Arc<Self>, call: Call<api::HandledRequest>) -> Result<api::Handled, Problem> {
         handled(self.store.clone(), call.body.repository).await
+    }
+
+    /// Answers `svc.git-writer.access` with where a client's repository is read, and its token.
+    pub async fn access(
+        self: Arc<Self>,
+        call: Call<api::RepositoryAccessAsked>,
+    ) -> Result<api::RepositoryAccess, Problem> {
+        self.access.of_client(call.body).await
     }
 
     /// Answers `svc.git-writer.refusals` with the messages that were left out and the repositories that stand still.

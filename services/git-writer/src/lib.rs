@@ -4,7 +4,7 @@
 //! the next one of its source in its repository; it becomes one signed commit. The commits of a group of rows share one
 //! sync, that of a journal, and one move of each branch. The tip of each repository says in its trailer `Handled` which
 //! rows it holds, so nothing has to be remembered beside Git, and the process may die at any line. Announces
-//! `git.committed.…`, answers `svc.git-writer.handled` and `svc.git-writer.refusals`.
+//! `git.committed.…`, answers `svc.git-writer.handled`, `.refusals` and `.access`, and serves the repositories for reading.
 //!
 //! A repository that cannot be written stands still, which operators see, and is tried again; the others go on.
 
@@ -21,7 +21,9 @@ mod error;
 mod handler;
 mod inbox;
 mod metrics;
+mod mirrors;
 mod refusals;
+mod serve;
 mod store;
 
 use std::{
@@ -35,36 +37,53 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-pub use crate::config::Config;
+pub use crate::{
+    config::Config,
+    mirrors::{Layout, Mirror},
+    serve::Serving,
+};
 use crate::{
     consume::Committer,
     handler::{Answers, SharedStore},
+    mirrors::Mirrors,
     refusals::Refusals,
+    serve::Server,
     store::Store,
 };
 
 /// How often to look whether the log is still the same stream: the server tells nobody that a stream was deleted.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Commits what comes until shutdown. Returns an error when the keys cannot be read or another process writes the
-/// repositories; a lost server or log is waited for.
+/// Commits what comes, and serves the repositories, until shutdown. Returns an error when the keys cannot be read, another process
+/// writes the repositories, or the address is taken; a lost server or log is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let bus = config.base.connect().await?;
     let readiness = config.base.readiness.clone();
+    let (folder, tenant) = (config.repositories.clone(), config.base.tenant.clone());
+    let (server, access) = Server::listen(&config.serving, folder.clone(), tenant.clone(), bus.clone()).await?;
+    let refusals = Refusals::default();
+    let mirrors = Mirrors::new(config.mirrors.clone(), folder, tenant, refusals.clone());
     let store = spawn_blocking(move || Store::open(&config)).await.context("opening the repositories")??;
     let store: SharedStore = Arc::new(Mutex::new(store));
-    let refusals = Refusals::default();
 
-    let answers = Arc::new(Answers { store: store.clone(), refusals: refusals.clone() });
+    let answers = Arc::new(Answers { store: store.clone(), refusals: refusals.clone(), access });
     let mut endpoints = bus.register(ServiceName::GitWriter, answers).await?;
     endpoints.verb("handled", Answers::handled).await?;
     endpoints.verb("refusals", Answers::refusals).await?;
+    endpoints.verb("access", Answers::access).await?;
 
     let read = || {
-        let committer = Committer::new(bus.clone(), store.clone(), refusals.clone(), readiness.clone());
+        let committer =
+            Committer::new(bus.clone(), store.clone(), refusals.clone(), readiness.clone(), mirrors.clone());
         read_log(&bus, committer, &shutdown)
     };
-    service::reopening("the log", &bus, &readiness, &shutdown, read).await;
+    let served = async { server.run(shutdown.clone()).await.context("serving the repositories") };
+    let committed = async {
+        service::reopening("the log", &bus, &readiness, &shutdown, read).await;
+        Ok(())
+    };
+    let mirrored = async { mirrors.clone().run(shutdown.clone()).await.context("pushing to mirrors") };
+    tokio::try_join!(served, committed, mirrored)?;
     endpoints.stop().await?;
     let rest = move || store.lock().unwrap_or_else(PoisonError::into_inner).rest();
     spawn_blocking(rest).await.context("resting")?.context("putting the repositories on the disk")

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use prometheus::histogram_opts;
 use prometheus::{
-    Histogram, IntCounter, IntGauge, exponential_buckets, register_histogram, register_int_counter, register_int_gauge,
+    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, exponential_buckets, register_histogram,
+    register_int_counter, register_int_counter_vec, register_int_gauge, register_int_gauge_vec,
 };
 
 const ONCE: &str = "each metric is registered once, under a valid name";
@@ -21,6 +22,19 @@ pub static UNDECODABLE: LazyLock<IntCounter> = LazyLock::new(|| {
 /// Repositories that stand still now.
 pub static STALLED: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("edgewright_git_writer_stalled_repositories", "Repositories that stand still.").expect(ONCE)
+});
+
+/// Answers to those who read the repositories over HTTPS, by status.
+pub static SERVED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("edgewright_git_writer_served_total", "Requests for repositories.", &["status"])
+        .expect(ONCE)
+});
+
+/// Repositories that a mirror does not have as they are.
+pub static MIRROR_BEHIND: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let (name, about) =
+        ("edgewright_git_writer_mirror_behind_repositories", "Repositories that a mirror lacks commits of.");
+    register_int_gauge_vec!(name, about, &["mirror"]).expect(ONCE)
 });
 
 /// From the arrival of a group's first row until all its commits are on the disk. A group without a new commit is not

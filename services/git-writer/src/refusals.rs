@@ -25,12 +25,26 @@ pub struct Refusals(Arc<Mutex<ByCause>>);
 struct ByCause {
     undecodable: VecDeque<Refusal>,
     stalled: BTreeMap<RepositoryName, Refusal>,
+    mirrors: BTreeMap<String, Refusal>,
 }
 
 impl Refusals {
-    /// First the messages that were left out, oldest first; then each repository that stands still now.
+    /// First the messages that were left out, oldest first; then each repository that stands still now, and what mirrors do not take.
     pub fn list(&self) -> Vec<Refusal> {
-        self.with(|refusals| refusals.undecodable.iter().chain(refusals.stalled.values()).cloned().collect())
+        self.with(|refusals| {
+            let others = refusals.stalled.values().chain(refusals.mirrors.values());
+            refusals.undecodable.iter().chain(others).cloned().collect()
+        })
+    }
+
+    /// Notes why a mirror does not follow, or that it does. Returns whether it did not until now.
+    pub fn mirror(&self, subject: &str, reason: Option<&str>) -> bool {
+        self.with(|refusals| match reason {
+            Some(reason) => {
+                refusals.mirrors.insert(subject.to_owned(), refusal(subject.to_owned(), reason.to_owned())).is_some()
+            }
+            None => refusals.mirrors.remove(subject).is_some(),
+        })
     }
 
     /// Notes a message that was left out. The oldest one is forgotten when there are too many.

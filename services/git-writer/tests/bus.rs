@@ -14,7 +14,7 @@ use identity::{
 };
 use margo::{KeySet, RepositoryName, TenantName};
 use tempfile::TempDir;
-use testkit::{NatsServer, Running, start_traces, wait_for};
+use testkit::{NatsServer, Running, loopback, start_traces, wait_for};
 
 const PRESS: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -60,6 +60,13 @@ impl World {
                 signing_key: self.path("key"),
                 keys: self.path("KEYS"),
                 keys_signature: self.path("KEYS.sig"),
+                serving: git_writer::Serving {
+                    listen: (loopback(), 0).into(),
+                    tls: None,
+                    public_url: "http://git".to_owned(),
+                    secret: "secret".to_owned(),
+                },
+                mirrors: Vec::new(),
             };
             git_writer::run(config, shutdown)
         });

@@ -189,6 +189,8 @@ impl Registrar {
             root_key: self.root_key.clone(),
             root_certificates: self.root_certificates.clone(),
             certificate,
+            // git-writer knows; the gateway asks it.
+            repository: None,
         }
     }
 
