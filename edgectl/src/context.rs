@@ -93,8 +93,8 @@ pub enum ContextError {
     },
     /// The context was found in the working folder, and the token lies elsewhere.
     #[error(
-        "the token {} is not sent to an address of the context in {}, which came with this folder\n  \
-         next: name the file with --context if you trust it",
+        "the token {} is not sent to an address of the context in {}, which came with this folder; \
+         name the file with --context if you trust it",
         token.display(), folder.display()
     )]
     ForeignToken {
