@@ -53,11 +53,16 @@ pub(crate) fn platform(status: &PlatformStatus) -> String {
         services.row([name.clone(), "missing".to_owned()]);
     }
     let mut counts = Table::default();
-    counts.field("sites", status.sites);
-    counts.field("nodes", format_args!("{}, {} reachable", status.nodes, status.reachable));
-    counts.field("deployments", format_args!("{}, {} installed", status.deployments, status.installed));
-    counts.field("dead letters", status.dead_letters);
+    counts.field("sites", known(status.sites));
+    counts.field("nodes", format_args!("{}, {} reachable", known(status.nodes), known(status.reachable)));
+    counts.field("deployments", format_args!("{}, {} installed", known(status.deployments), known(status.installed)));
+    counts.field("dead letters", known(status.dead_letters));
     format!("{services}\n{counts}{}", refusals(&status.refusals))
+}
+
+/// A number, or the word for one that no service tells now.
+fn known(number: Option<u64>) -> String {
+    number.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
 }
 
 /// A table of refusals, or no text at all when there are none.

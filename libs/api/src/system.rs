@@ -13,18 +13,24 @@ pub struct PlatformStatus {
     pub services: Vec<ServiceStatus>,
     /// The names of central services that did not answer.
     pub missing: Vec<String>,
-    /// How many sites there are.
-    pub sites: u64,
-    /// How many nodes there are.
-    pub nodes: u64,
-    /// How many nodes their LO hears.
-    pub reachable: u64,
-    /// How many deployments are wanted.
-    pub deployments: u64,
-    /// How many deployments run as wanted.
-    pub installed: u64,
-    /// How many messages no consumer could handle.
-    pub dead_letters: u64,
+    /// How many sites there are. Absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<u64>,
+    /// How many nodes there are. Absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u64>,
+    /// How many nodes their LO hears. Absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<u64>,
+    /// How many deployments are wanted. Absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployments: Option<u64>,
+    /// How many deployments run as wanted. Absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<u64>,
+    /// How many messages no consumer could handle. Absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<u64>,
     /// What central services did not accept, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
@@ -85,8 +91,9 @@ pub struct SiteNodeStatus {
     pub incarnation: u64,
     /// How many deployments are desired of the node.
     pub desired: u64,
-    /// How many deployments run as wanted.
-    pub installed: u64,
+    /// How many deployments run as wanted. Absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<u64>,
 }
 
 /// One of the sites that `svc.identity.logins` answers: it is connected to the hub.

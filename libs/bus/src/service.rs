@@ -192,6 +192,7 @@ pub static SERVICES: [Service; 10] = [
             (ServiceName::DeploymentRegistry, "update"),
             (ServiceName::GitObserver, "refusals"),
             (ServiceName::GitWriter, "access"),
+            (ServiceName::GitWriter, "refusals"),
             (ServiceName::Identity, "logins"),
             (ServiceName::NodeCapabilities, "create-node"),
             (ServiceName::NodeCapabilities, "create-site"),

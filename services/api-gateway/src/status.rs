@@ -1,5 +1,5 @@
-//! The route to the status of the platform as a whole. A service that does not answer is named, and what only it knows
-//! counts as zero: people want a status most when parts fail.
+//! The route to the status of the platform as a whole. A service that does not answer is named, and what only it knows is
+//! left out: people want a status most when parts fail.
 
 use std::sync::Arc;
 
@@ -22,14 +22,16 @@ pub(crate) async fn get_status(
     let sites = gateway.ask::<_, Vec<Site>>(ServiceName::NodeCapabilities, "sites", &(), &caller);
     let nodes = gateway.ask::<_, Vec<Node>>(ServiceName::NodeCapabilities, "nodes", &(), &caller);
     let observed = gateway.ask::<_, Vec<Refusal>>(ServiceName::GitObserver, "refusals", &(), &caller);
+    let written = gateway.ask::<_, Vec<Refusal>>(ServiceName::GitWriter, "refusals", &(), &caller);
     let collected = gateway.ask::<_, Vec<Refusal>>(ServiceName::StatusCollector, "refusals", &(), &caller);
     let dead_letters = gateway.ask::<_, u64>(ServiceName::StatusCollector, "dead-letters", &(), &caller);
-    let (services, sites, nodes, deployments, observed, collected, dead_letters) = tokio::join!(
+    let (services, sites, nodes, deployments, observed, written, collected, dead_letters) = tokio::join!(
         discovery::services(&gateway.bus),
         sites,
         nodes,
         deployments::load(&gateway, &caller),
         observed,
+        written,
         collected,
         dead_letters,
     );
@@ -37,36 +39,38 @@ pub(crate) async fn get_status(
         warn!(error = error.as_ref() as &dyn std::error::Error, "services not asked");
         Vec::new()
     });
-    let refusals = [observed, collected].into_iter().flat_map(Result::unwrap_or_default).collect();
+    let refusals = [observed, written, collected].into_iter().flat_map(Result::unwrap_or_default).collect();
     Ok(Json(summary(
         services,
-        sites.unwrap_or_default().len() as u64,
-        &nodes.unwrap_or_default(),
-        &deployments.unwrap_or_default(),
-        dead_letters.unwrap_or_default(),
+        sites.ok().map(|sites| sites.len() as u64),
+        nodes.ok().as_deref(),
+        deployments.ok().as_deref(),
+        dead_letters.ok(),
         refusals,
     )))
 }
 
 fn summary(
     services: Vec<ServiceStatus>,
-    sites: u64,
-    nodes: &[Node],
-    deployments: &[Deployment],
-    dead_letters: u64,
+    sites: Option<u64>,
+    nodes: Option<&[Node]>,
+    deployments: Option<&[Deployment]>,
+    dead_letters: Option<u64>,
     mut refusals: Vec<Refusal>,
 ) -> PlatformStatus {
     // RFC 3339 in UTC sorts as text.
     refusals.sort_by(|left, right| left.at.cmp(&right.at));
+    let is_reachable = |node: &&Node| node.reachability == Reachability::Reachable;
+    let is_wanted = |deployment: &&Deployment| deployment.desired.digest.is_some();
+    let is_installed = |deployment: &&Deployment| deployment.state == DeploymentState::Installed;
     PlatformStatus {
         missing: discovery::missing(&services),
         services,
         sites,
-        nodes: nodes.len() as u64,
-        reachable: nodes.iter().filter(|node| node.reachability == Reachability::Reachable).count() as u64,
-        deployments: deployments.iter().filter(|deployment| deployment.desired.digest.is_some()).count() as u64,
-        installed: deployments.iter().filter(|deployment| deployment.state == DeploymentState::Installed).count()
-            as u64,
+        nodes: nodes.map(|nodes| nodes.len() as u64),
+        reachable: nodes.map(|nodes| nodes.iter().filter(is_reachable).count() as u64),
+        deployments: deployments.map(|deployments| deployments.iter().filter(is_wanted).count() as u64),
+        installed: deployments.map(|deployments| deployments.iter().filter(is_installed).count() as u64),
         dead_letters,
         refusals,
     }
@@ -86,16 +90,19 @@ mod tests {
             requests: 3,
             errors: 0,
         };
-        let status = summary(vec![writer], 0, &[], &[], 0, Vec::new());
+        let status = summary(vec![writer], None, Some(&[]), None, Some(0), Vec::new());
         assert_eq!(status.missing.len(), bus::ServiceName::at(bus::Tier::Hub).count() - 1);
         assert!(!status.missing.contains(&"git-writer".to_owned()));
+        // What nobody tells is not zero.
+        assert_eq!((status.sites, status.nodes, status.reachable), (None, Some(0), Some(0)));
+        assert_eq!((status.deployments, status.installed, status.dead_letters), (None, None, Some(0)));
     }
 
     #[test]
     fn refusals_of_all_services_are_told_oldest_first() {
         let refusal = |at: &str| Refusal { subject: String::new(), reason: String::new(), at: at.to_owned() };
         let [early, late] = ["2026-11-21T10:00:00Z", "2026-11-21T11:00:00Z"].map(refusal);
-        let status = summary(Vec::new(), 0, &[], &[], 0, vec![late.clone(), early.clone()]);
+        let status = summary(Vec::new(), None, None, None, None, vec![late.clone(), early.clone()]);
         assert_eq!(status.refusals, [early, late]);
     }
 }

@@ -634,12 +634,13 @@ async fn the_status_names_what_answers_and_what_does_not() {
     let alone = status().await;
     assert_eq!(alone.services.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["api-gateway"]);
     assert_eq!(alone.missing.len(), 7);
+    assert_eq!((alone.sites, alone.nodes, alone.deployments, alone.dead_letters), (None, None, None, None));
 
     let _services = world.services().await;
     let whole = status().await;
     assert_eq!(whole.missing, Vec::<String>::new());
-    assert_eq!((whole.sites, whole.nodes, whole.reachable), (1, 1, 1));
-    assert_eq!((whole.deployments, whole.installed, whole.dead_letters), (2, 1, 3));
+    assert_eq!((whole.sites, whole.nodes, whole.reachable), (Some(1), Some(1), Some(1)));
+    assert_eq!((whole.deployments, whole.installed, whole.dead_letters), (Some(2), Some(1), Some(3)));
     assert_eq!(whole.refusals, [refusal("2026-11-21T10:00:00Z"), refusal("2026-11-21T10:00:01Z")]);
     world.stop().await;
 }

@@ -47,7 +47,7 @@ impl Admission {
         let generations = in_force.identities.iter().map(|(name, node)| (name.clone(), node.generation()));
         self.site.set_generations(generations.filter(|(_, generation)| *generation > 0).collect());
         let nodes = in_force.identities.iter().filter(|(_, node)| node.identity.is_some());
-        self.pulses.know(&nodes.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>());
+        self.pulses.know(&nodes.map(|(name, node)| (name.clone(), node.generation())).collect());
         self.roll.send_if_modified(|held| {
             let differs = held.as_deref() != Some(&roll);
             if differs {

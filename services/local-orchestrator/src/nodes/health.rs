@@ -1,7 +1,7 @@
 //! Heartbeats, and what the site says of itself: `state.<client>.health`, on change and as a sign of life.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -49,8 +49,9 @@ impl Pulses {
         }
     }
 
-    /// Takes these as the nodes of the site. A new one counts as unknown until it is heard.
-    pub fn know(&self, nodes: &BTreeSet<NodeName>) {
+    /// Takes these as the nodes of the site, each with the generation of its key. A new one counts as unknown until it is heard, and so
+    /// does one with a new key.
+    pub fn know(&self, nodes: &BTreeMap<NodeName, u64>) {
         if self.lock().know(nodes, wall_clock()) {
             self.changed.notify_one();
         }

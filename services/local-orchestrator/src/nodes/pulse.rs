@@ -10,6 +10,8 @@ use margo::NodeName;
 use tokio::time::Instant;
 
 struct Pulse {
+    /// The generation of the node's key. Whoever was heard with a former key was perhaps somebody else.
+    generation: u64,
     /// When the node was heard last; `None` means never since the LO started.
     heard: Option<Instant>,
     reachability: Reachability,
@@ -28,15 +30,15 @@ impl Judgement {
         Self { unreachable_after, nodes: BTreeMap::new() }
     }
 
-    /// These are the site's nodes; `wall` is the wall clock. Whether that changes anything.
-    pub fn know(&mut self, nodes: &BTreeSet<NodeName>, wall: u64) -> bool {
+    /// These are the site's nodes, each with the generation of its key; `wall` is the wall clock. Whether that changes anything.
+    pub fn know(&mut self, nodes: &BTreeMap<NodeName, u64>, wall: u64) -> bool {
         let before = self.nodes.len();
-        self.nodes.retain(|node, _| nodes.contains(node));
+        self.nodes.retain(|node, pulse| nodes.get(node) == Some(&pulse.generation));
         let mut changed = before != self.nodes.len();
-        for node in nodes {
+        for (node, generation) in nodes {
             self.nodes.entry(node.clone()).or_insert_with(|| {
                 changed = true;
-                Pulse { heard: None, reachability: Reachability::Unknown, since: wall }
+                Pulse { generation: *generation, heard: None, reachability: Reachability::Unknown, since: wall }
             });
         }
         changed
@@ -116,8 +118,8 @@ mod tests {
 
     fn judgement() -> Judgement {
         let mut judgement = Judgement::new(AFTER);
-        assert!(judgement.know(&BTreeSet::from([press()]), 1));
-        assert!(!judgement.know(&BTreeSet::from([press()]), 2));
+        assert!(judgement.know(&BTreeMap::from([(press(), 0)]), 1));
+        assert!(!judgement.know(&BTreeMap::from([(press(), 0)]), 2));
         judgement
     }
 
@@ -157,7 +159,16 @@ mod tests {
     fn a_node_that_left_or_was_never_admitted_has_no_pulse() {
         let mut judgement = judgement();
         assert!(!judgement.heard(&"stranger".parse().unwrap(), Instant::now(), 2));
-        assert!(judgement.know(&BTreeSet::new(), 3));
+        assert!(judgement.know(&BTreeMap::new(), 3));
         assert!(judgement.nodes().is_empty());
+    }
+
+    #[test]
+    fn a_node_with_a_new_key_is_unknown_until_it_is_heard_with_it() {
+        let (mut judgement, now) = (judgement(), Instant::now());
+        judgement.heard(&press(), now, 2);
+        assert!(judgement.know(&BTreeMap::from([(press(), 1)]), 3));
+        assert_eq!((judgement.reachability(&press()), judgement.nodes()[0].since), (Reachability::Unknown, 3));
+        assert!(judgement.heard(&press(), now, 4));
     }
 }
