@@ -91,9 +91,8 @@ pub struct SiteNodeStatus {
     pub incarnation: u64,
     /// How many deployments are desired of the node.
     pub desired: u64,
-    /// How many deployments run as wanted. Absent while nobody can tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub installed: Option<u64>,
+    /// How many deployments run as wanted.
+    pub installed: u64,
 }
 
 /// One of the sites that `svc.identity.logins` answers: it is connected to the hub.

@@ -157,6 +157,7 @@ impl World {
         answer!(StatusCollector, "dead-letters", (), |()| Ok::<_, Problem>(3));
         answer!(StatusCollector, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:01Z")]));
         answer!(GitObserver, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:00Z")]));
+        answer!(GitWriter, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:02Z")]));
         answer!(Identity, "logins", (), |()| {
             let Identity::Nkey(key) = identity();
             let expires = Some("2027-02-19T10:00:00Z".to_owned());
@@ -176,6 +177,7 @@ impl World {
             root_key: "ssh-ed25519 AAAA".to_owned(),
             root_certificates: "-----BEGIN CERTIFICATE-----".to_owned(),
             certificate: site.certificate_request,
+            repository: None,
         }));
         answer!(NodeCapabilities, "create-node", CreateNode, |node: CreateNode| Ok::<_, Problem>(NodeAdmitted {
             order: "1".to_owned(),
@@ -193,6 +195,7 @@ impl World {
             root_key: "ssh-ed25519 AAAA".to_owned(),
             root_certificates: "-----BEGIN CERTIFICATE-----".to_owned(),
             certificate: order.replace.certificate_request,
+            repository: None,
         }));
         answer!(NodeCapabilities, "replace-node-key", ReplaceKeyRequest<NodeId, ReplaceNodeKey>, |order: ReplaceKeyRequest<
             NodeId,
@@ -641,7 +644,8 @@ async fn the_status_names_what_answers_and_what_does_not() {
     assert_eq!(whole.missing, Vec::<String>::new());
     assert_eq!((whole.sites, whole.nodes, whole.reachable), (Some(1), Some(1), Some(1)));
     assert_eq!((whole.deployments, whole.installed, whole.dead_letters), (Some(2), Some(1), Some(3)));
-    assert_eq!(whole.refusals, [refusal("2026-11-21T10:00:00Z"), refusal("2026-11-21T10:00:01Z")]);
+    let refused = ["2026-11-21T10:00:00Z", "2026-11-21T10:00:01Z", "2026-11-21T10:00:02Z"].map(refusal);
+    assert_eq!(whole.refusals, refused);
     world.stop().await;
 }
 

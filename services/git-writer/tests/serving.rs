@@ -155,7 +155,7 @@ impl World {
     fn http(&self) -> reqwest::Client {
         let tls = Trust::load(&self.folder.path().join("root.pem")).unwrap().peer(&Peer::Hub);
         let http = reqwest::Client::builder().no_proxy().tls_backend_preconfigured((*tls).clone());
-        http.resolve(Peer::Hub.dns_name(), self.address).build().unwrap()
+        http.resolve(&Peer::Hub.dns_name(), self.address).build().unwrap()
     }
 
     /// Asks for this object of a repository as a client of protocol version 2 does.
@@ -214,7 +214,8 @@ async fn stock_git_clones_whole_shallow_and_partial_and_fetches() {
         ("partial", &["--filter=blob:none", "--no-checkout"]),
         ("old protocol", &["-c", "protocol.version=0"]),
     ] {
-        let words = [&["clone", "-q"], options, &[&url, &into(name)]].concat();
+        let clone = into(name);
+        let words = [&["clone", "-q"], options, &[&url, &clone]].concat();
         succeeds(world.git(&token, &words).await);
         let head = succeeds(git(&["-C", &into(name), "rev-parse", "HEAD"]));
         assert_eq!(text(&head).trim(), world.tip("clients/plant"), "{name}");

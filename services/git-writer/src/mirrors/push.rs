@@ -76,7 +76,7 @@ pub async fn push(
     if let Some(file) = &mirror.root_certificates {
         command.env("GIT_SSL_CAINFO", file);
     }
-    SETTINGS.iter().for_each(|setting| drop(command.args(["-c", setting])));
+    command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
     if let Some(file) = mirror.token_file.clone() {
         let text = disk::blocking(move || std::fs::read_to_string(file)).await?;
         let token = text.lines().next().unwrap_or_default().trim().to_owned();

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 use git_state::layout;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 use margo::RepositoryName;
 use serde::Deserialize;
 use service::{ProblemResponse, bearer};

@@ -85,7 +85,7 @@ async fn run(repository: &Path, version_2: bool, question: Question) -> Result<F
     if version_2 {
         command.env("GIT_PROTOCOL", "version=2");
     }
-    SETTINGS.iter().for_each(|setting| drop(command.args(["-c", setting])));
+    command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
     command.args(["upload-pack", "--strict", "--stateless-rpc"]);
     let body = match question {
         Question::Refs => {
