@@ -21,7 +21,7 @@ pub enum Undecodable {
 
 /// Reads a message of the log, whose source its subject names. A row that can be numbered is returned even if it is impossible to carry out.
 pub fn row(source: ServiceName, write: proto::GitWrite) -> Result<Row, Undecodable> {
-    let proto::GitWrite { number, author, subject, trailers, change } = write;
+    let proto::GitWrite { number, author, subject, trailers, change, .. } = write;
     if number == 0 {
         return Err(Undecodable::Unnumbered(author));
     }

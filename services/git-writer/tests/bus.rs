@@ -127,7 +127,8 @@ const SOURCE: ServiceName = ServiceName::DeploymentRegistry;
 
 fn row(number: u64, change: proto::git_write::Change) -> proto::GitWrite {
     let trailers = vec![proto::Trailer { key: "Order".into(), value: format!("order-{number}") }];
-    proto::GitWrite { number, author: "ada".into(), subject: format!("row {number}"), trailers, change: Some(change) }
+    let subject = format!("row {number}");
+    proto::GitWrite { number, author: "ada".into(), subject, trailers, change: Some(change), ..Default::default() }
 }
 
 fn assignment(number: u64) -> (RepositoryName, proto::GitWrite) {
