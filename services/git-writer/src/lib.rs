@@ -6,13 +6,17 @@
 //! rows it holds, so nothing has to be remembered beside Git, and the process may die at any line. Announces
 //! `git.committed.…`, answers `svc.git-writer.handled` and `svc.git-writer.refusals`.
 //!
-//! A repository that cannot be written stands still, which operators see, and is tried again; the others go on.
+//! A client's row is committed together with the row of `fleet.git` that it follows from, or after it.
+//!
+//! A repository that cannot be written stands still, which operators see, and is tried again; the others go on. What waits
+//! for it is kept in memory as far as there is room, and not in the log: its sources publish it again until it is committed.
 
 #![allow(
     missing_docs,
     reason = "nobody outside the workspace sees this crate; a doc comment is written where it says more than the name"
 )]
 
+mod aside;
 mod config;
 mod consume;
 mod decode;
@@ -20,6 +24,7 @@ mod domain;
 mod error;
 mod handler;
 mod inbox;
+mod levels;
 mod metrics;
 mod refusals;
 mod store;
@@ -31,14 +36,15 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use bus::{Bus, ServiceName, streams};
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use crate::config::Config;
 use crate::{
-    consume::Committer,
-    handler::{Answers, SharedStore},
+    consume::{Committer, SharedStore},
+    handler::{Answers, READS},
+    levels::Levels,
     refusals::Refusals,
     store::Store,
 };
@@ -51,17 +57,29 @@ const LOOK: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let bus = config.base.connect().await?;
     let readiness = config.base.readiness.clone();
-    let store = spawn_blocking(move || Store::open(&config)).await.context("opening the repositories")??;
+    let (store, reader) = spawn_blocking(move || {
+        let store = Store::open(&config)?;
+        let reader = store.reader(&config);
+        anyhow::Ok((store, reader))
+    })
+    .await
+    .context("opening the repositories")??;
     let store: SharedStore = Arc::new(Mutex::new(store));
-    let refusals = Refusals::default();
+    let (refusals, levels) = (Refusals::default(), Levels::default());
 
-    let answers = Arc::new(Answers { store: store.clone(), refusals: refusals.clone() });
+    let answers = Answers {
+        levels: levels.clone(),
+        reader: Arc::new(reader),
+        reads: Arc::new(Semaphore::new(READS)),
+        refusals: refusals.clone(),
+    };
+    let answers = Arc::new(answers);
     let mut endpoints = bus.register(ServiceName::GitWriter, answers).await?;
     endpoints.verb("handled", Answers::handled).await?;
     endpoints.verb("refusals", Answers::refusals).await?;
 
     let read = || {
-        let committer = Committer::new(bus.clone(), store.clone(), refusals.clone(), readiness.clone());
+        let committer = Committer::new(bus.clone(), store.clone(), levels.clone(), refusals.clone(), readiness.clone());
         read_log(&bus, committer, &shutdown)
     };
     service::reopening("the log", &bus, &readiness, &shutdown, read).await;

@@ -23,6 +23,11 @@ pub static STALLED: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("edgewright_git_writer_stalled_repositories", "Repositories that stand still.").expect(ONCE)
 });
 
+/// Memory that rows take which wait for a repository that stands still, or for `fleet.git`.
+pub static WAITING_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("edgewright_git_writer_waiting_bytes", "Bytes of rows that wait in memory.").expect(ONCE)
+});
+
 /// From the arrival of a group's first row until all its commits are on the disk. A group without a new commit is not
 /// counted.
 pub static GROUP_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
