@@ -26,6 +26,7 @@ use crate::{
     levels::Levels,
     metrics,
     refusals::Refusals,
+    renewals::Renewals,
     store::{Behind, Committed, Failed, Outcome, Queued, Store},
 };
 
@@ -37,6 +38,12 @@ const PURGE_PAUSE: Duration = Duration::from_secs(1);
 /// threads that may block.
 pub type SharedStore = Arc<Mutex<Store>>;
 
+/// What there is to be done next.
+enum Work {
+    Group(Group),
+    Renew(Vec<RepositoryName>),
+}
+
 /// The loop from the log to the repositories, for one life of the log's consumer.
 ///
 /// All that it holds can be lost. A row that is neither committed nor in the log is published again by its source.
@@ -46,6 +53,7 @@ pub struct Committer {
     levels: Levels,
     refusals: Refusals,
     readiness: Readiness,
+    renewals: Renewals,
     aside: Aside,
     /// Sequence up to which the log may be purged: of the last message that was taken.
     purge: watch::Sender<u64>,
@@ -53,10 +61,17 @@ pub struct Committer {
 
 impl Committer {
     /// Knows of no repository that stands still: each is tried again.
-    pub fn new(bus: Bus, store: SharedStore, levels: Levels, refusals: Refusals, readiness: Readiness) -> Self {
+    pub fn new(
+        bus: Bus,
+        store: SharedStore,
+        levels: Levels,
+        refusals: Refusals,
+        readiness: Readiness,
+        renewals: Renewals,
+    ) -> Self {
         levels.begin_anew();
         let (aside, purge) = (Aside::default(), watch::Sender::new(0));
-        Self { bus, store, levels, refusals, readiness, aside, purge }
+        Self { bus, store, levels, refusals, readiness, renewals, aside, purge }
     }
 
     /// Commits what comes. Returns at shutdown, or with an error when the log could not be read or `lost` says why the
@@ -73,15 +88,26 @@ impl Committer {
         self.show();
         tokio::pin!(lost);
         loop {
-            let group = tokio::select! {
+            let renewals = self.renewals.clone();
+            // Neither keeps the other from its turn, as one of the two that are ready is taken at random.
+            let work = async {
+                tokio::select! {
+                    group = inbox.next_group() => group.map(Work::Group),
+                    names = renewals.next() => Ok(Work::Renew(names)),
+                }
+            };
+            let work = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 reason = &mut lost => return Err(reason),
-                () = process::due(self.aside.next_retry(Instant::now())) => Group::default(),
-                group = inbox.next_group() => group?,
+                () = process::due(self.aside.next_retry(Instant::now())) => Work::Group(Group::default()),
+                work = work => work?,
             };
             // Outside `select!`: a group in hand is finished, never dropped half way.
-            self.take(group).await?;
+            match work {
+                Work::Group(group) => self.take(group).await?,
+                Work::Renew(names) => self.renew(names).await?,
+            }
         }
     }
 
@@ -109,6 +135,14 @@ impl Committer {
     async fn commit(&mut self, rows: Vec<Queued>, begin: Option<Instant>) -> anyhow::Result<()> {
         let repositories = rows.iter().map(|queued| queued.repository.clone()).collect();
         self.carry_out(repositories, begin, move |store| store.commit(rows)).await
+    }
+
+    /// Signs a few repositories anew. One that cannot be signed is tried again later.
+    async fn renew(&mut self, names: Vec<RepositoryName>) -> anyhow::Result<()> {
+        let repositories: BTreeSet<_> = names.iter().cloned().collect();
+        self.carry_out(repositories, None, move |store| store.renew(&names)).await?;
+        self.show();
+        Ok(())
     }
 
     /// Does something with the store, and takes what becomes of these repositories.
@@ -151,6 +185,7 @@ impl Committer {
         if !spans.is_empty() {
             // It got further, so whatever stops it now is new, and is tried again after the first, short pause.
             self.aside.goes_on(&repository);
+            self.renewals.signed(&repository);
         }
         if repository == RepositoryName::Fleet {
             self.aside.fleet_is_at(&handled);
@@ -175,6 +210,7 @@ impl Committer {
         let pause = self.aside.stands_still(&repository, rows, Instant::now());
         warn!(%repository, error = &error as &dyn Error, ?pause, "the repository stands still");
         self.levels.stands_still(&repository);
+        self.renewals.failed(&repository);
         self.refusals.stalled(&repository, &error);
     }
 
@@ -183,6 +219,10 @@ impl Committer {
         let reasons = self.refusals.keep_stalled(|repository| self.aside.is_still(repository));
         metrics::STALLED.set(reasons.len() as i64);
         metrics::WAITING_BYTES.set(self.aside.bytes() as i64);
+        if let Some(left) = self.renewals.left() {
+            metrics::TO_SIGN.set(left as i64);
+            self.refusals.to_sign(left);
+        }
         if reasons.is_empty() { self.readiness.ready() } else { self.readiness.not_ready(&reasons.join("; ")) }
     }
 }

@@ -8,6 +8,9 @@
 //!
 //! A client's row is committed together with the row of `fleet.git` that it follows from, or after it.
 //!
+//! Repositories whose tip was signed by another key, or carries other KEYS, are signed anew after a start, a few at a time
+//! beside orders, so that the other key can be revoked.
+//!
 //! A repository that cannot be written stands still, which operators see, and is tried again; the others go on. What waits
 //! for it is kept in memory as far as there is room, and not in the log: its sources publish it again until it is committed.
 
@@ -27,6 +30,7 @@ mod inbox;
 mod levels;
 mod metrics;
 mod refusals;
+mod renewals;
 mod store;
 
 use std::{
@@ -37,15 +41,16 @@ use std::{
 use anyhow::{Context, anyhow};
 use bus::{Bus, ServiceName, streams};
 use tokio::{sync::Semaphore, task::spawn_blocking};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::debug;
 
-pub use crate::config::Config;
+pub use crate::{config::Config, renewals::outdated};
 use crate::{
     consume::{Committer, SharedStore},
     handler::{Answers, READS},
     levels::Levels,
     refusals::Refusals,
+    renewals::Renewals,
     store::Store,
 };
 
@@ -57,6 +62,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let bus = config.base.connect().await?;
     let readiness = config.base.readiness.clone();
+    let renewals = Renewals::default();
+    let count = renewals.clone().count(config.clone());
     let (store, reader) = spawn_blocking(move || {
         let store = Store::open(&config)?;
         let reader = store.reader(&config);
@@ -78,8 +85,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     endpoints.verb("handled", Answers::handled).await?;
     endpoints.verb("refusals", Answers::refusals).await?;
 
+    let _counting = AbortOnDropHandle::new(tokio::spawn(count));
     let read = || {
-        let committer = Committer::new(bus.clone(), store.clone(), levels.clone(), refusals.clone(), readiness.clone());
+        let renewals = renewals.clone();
+        let committer =
+            Committer::new(bus.clone(), store.clone(), levels.clone(), refusals.clone(), readiness.clone(), renewals);
         read_log(&bus, committer, &shutdown)
     };
     service::reopening("the log", &bus, &readiness, &shutdown, read).await;

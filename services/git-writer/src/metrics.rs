@@ -28,6 +28,12 @@ pub static WAITING_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("edgewright_git_writer_waiting_bytes", "Bytes of rows that wait in memory.").expect(ONCE)
 });
 
+/// Repositories that are signed by another key than the one in force, or carry other KEYS; -1 until they are counted.
+pub static TO_SIGN: LazyLock<IntGauge> = LazyLock::new(|| {
+    let help = "Repositories that have to be signed anew before another key is revoked; -1: not counted yet.";
+    register_int_gauge!("edgewright_git_writer_repositories_to_sign", help).expect(ONCE)
+});
+
 /// From the arrival of a group's first row until all its commits are on the disk. A group without a new commit is not
 /// counted.
 pub static GROUP_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {

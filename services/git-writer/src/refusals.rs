@@ -24,13 +24,26 @@ pub struct Refusals(Arc<Mutex<ByCause>>);
 #[derive(Default)]
 struct ByCause {
     undecodable: VecDeque<Refusal>,
+    to_sign: Option<Refusal>,
     stalled: BTreeMap<RepositoryName, Refusal>,
 }
 
 impl Refusals {
-    /// First the messages that were left out, oldest first; then each repository that stands still now.
+    /// First the messages that were left out, oldest first; then each repository that stands still now; then how many
+    /// repositories are to be signed anew.
     pub fn list(&self) -> Vec<Refusal> {
-        self.with(|refusals| refusals.undecodable.iter().chain(refusals.stalled.values()).cloned().collect())
+        let all = |refusals: &mut ByCause| {
+            let stalled = refusals.undecodable.iter().chain(refusals.stalled.values());
+            stalled.chain(&refusals.to_sign).cloned().collect()
+        };
+        self.with(all)
+    }
+
+    /// Notes how many repositories are still to be signed with the keys in force.
+    pub fn to_sign(&self, left: usize) {
+        let reason = || format!("{left} repositories are not signed with the keys in force yet: revoke no other key");
+        let refusal = (left > 0).then(|| refusal("KEYS".to_owned(), reason()));
+        self.with(|refusals| refusals.to_sign = refusal);
     }
 
     /// Notes a message that was left out. The oldest one is forgotten when there are too many.

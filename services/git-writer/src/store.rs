@@ -13,6 +13,8 @@
 //! leaves what people meant there before what follows from it. The log still has the rows, the numbers in `Handled` tell
 //! which of them are in, and the others are committed again.
 
+mod renew;
+
 use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;

@@ -55,6 +55,21 @@ impl World {
         keys
     }
 
+    /// The repositories that are not signed with the key and the KEYS of now.
+    fn outdated(&self, signing: &SigningKey) -> Vec<RepositoryName> {
+        let [keys, signature] = ["KEYS", "KEYS.sig"].map(|name| std::fs::read(self.path(name)).unwrap());
+        let (folder, tenant) = (self.path("repositories"), TenantName::default());
+        git_writer::outdated(&folder, &tenant, &signing.public(), &keys, &signature).unwrap()
+    }
+
+    async fn wait_until_signed(&self, signing: &SigningKey) {
+        wait_for("all repositories to be signed", async || match self.outdated(signing) {
+            left if left.is_empty() => Ok(()),
+            left => Err(left),
+        })
+        .await;
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -439,6 +454,89 @@ async fn how_far_others_are_is_answered_at_once_while_a_group_takes_long() {
     writer.write_all(&content).unwrap();
     drop(writer);
     world.wait_until_handled(&slow, 2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_and_revoked_while_orders_go_on_and_no_repository_stands_still() {
+    let world = World::new().await;
+    let [old, new] = ["old", "new"].map(|name| SigningKey::generate(name).unwrap());
+    world.put_keys(2, &old, &[]);
+    let running = world.ready().await;
+    let quiet: Vec<_> = (0..100).map(|at| format!("quiet-{at}")).collect();
+    world
+        .publish(quiet.iter().map(|name| following(name, 1, 0)).chain([assignment(1), deployment(1, "1")]).collect())
+        .await;
+    for name in &quiet {
+        world.wait_until_handled(&client(name), 1).await;
+    }
+    world.wait_until_handled(&plant(), 1).await;
+    running.stop().await;
+
+    let mut number = 1;
+    // Of the fleet only the signature counts: it carries no KEYS.
+    for (number_of_keys, others, outdated) in [(3, vec![&old], 102), (4, vec![], 101)] {
+        let keys = world.put_keys(number_of_keys, &new, &others);
+        assert_eq!(world.outdated(&new).len(), outdated);
+        let running = world.ready().await;
+        // Orders go on meanwhile.
+        for _ in 0..20 {
+            number += 1;
+            world.publish(vec![assignment(number), deployment(number, number.to_string())]).await;
+            world.wait_until_handled(&plant(), number).await;
+        }
+        world.wait_until_signed(&new).await;
+        wait_for("nothing to be left", async || match world.refusals().await {
+            none if none.is_empty() => Ok(()),
+            refusals => Err(refusals),
+        })
+        .await;
+        assert!(running.is_ready());
+        // A site that has slept until now follows.
+        let repository = world.open(&client("quiet-7")).await;
+        let tip = repository.tip().unwrap().unwrap();
+        let files = repository.files(tip).unwrap();
+        let (root, tenant) = (world.root.public(), TenantName::default());
+        let believed = trust::verify_keys(&root, &tenant, 2, &files["KEYS"], &files["KEYS.sig"]).unwrap();
+        assert_eq!(believed, keys);
+        let head =
+            trust::verify_head(&believed, &"quiet-7".parse().unwrap(), &files["head"], &files["head.sig"]).unwrap();
+        assert_eq!(head.list, Manifest::read(&files).unwrap().list().digest());
+        assert_eq!(world.handled(&client("quiet-7")).await.unwrap().handled["deployment-registry"], 1);
+        running.stop().await;
+    }
+
+    // The old key is worth nothing any more, and everything goes on.
+    let running = world.ready().await;
+    world.publish(quiet.iter().map(|name| following(name, 2, 0)).collect()).await;
+    for name in &quiet {
+        world.wait_until_handled(&client(name), 2).await;
+    }
+    assert_eq!(world.log(&client("quiet-7")).await.len(), 4, "two orders, and signed anew twice");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_revoked_key_has_signed_is_named_before_and_stands_still_after() {
+    let world = World::new().await;
+    let [old, new] = ["old", "new"].map(|name| SigningKey::generate(name).unwrap());
+    world.put_keys(2, &old, &[]);
+    let running = world.ready().await;
+    world.publish(vec![deployment(1, "1")]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    running.stop().await;
+    world.put_keys(3, &new, &[]);
+    assert_eq!(world.outdated(&new), [plant()]);
+    let running = world.start();
+    let subject = Subject::service(ServiceName::GitWriter, "refusals");
+    let refusals = wait_for("the refusals", async || {
+        match world.operator.call::<_, Vec<api::Refusal>>(&subject, &(), None).await {
+            Ok(both) if both.len() == 2 => Ok(both),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!((refusals[0].subject.as_str(), refusals[1].subject.as_str()), ("clients/plant", "KEYS"));
     running.stop().await;
 }
 
