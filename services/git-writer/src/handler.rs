@@ -9,7 +9,8 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use tracing::warn;
 
 use crate::{
-    levels::{Found, Level, Levels, Reader},
+    levels::{Found, Levels},
+    reader::{Level, Reader},
     refusals::Refusals,
 };
 

@@ -6,21 +6,12 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use git_state::{CommitId, Repository, layout};
-use margo::{KeySet, RepositoryName, TenantName};
+use margo::RepositoryName;
 
-use crate::{domain::Handled, error::StoreError, store::Committed};
-
-/// What a repository says of its sources, and its tip.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Level {
-    pub handled: Handled,
-    pub tip: Option<CommitId>,
-}
+use crate::{reader::Level, store::Committed};
 
 /// What is known of one repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,29 +110,6 @@ impl Levels {
     fn with<T>(&self, work: impl FnOnce(&mut BTreeMap<RepositoryName, Known>) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// Reads the tips of repositories beside the writer.
-pub struct Reader {
-    pub folder: PathBuf,
-    pub tenant: TenantName,
-    pub keys: KeySet,
-}
-
-impl Reader {
-    /// Reads how far a repository is. One that does not exist has handled nothing. Blocks.
-    pub fn read(&self, name: &RepositoryName) -> Result<Level, StoreError> {
-        let Some(repository) = Repository::open(&self.folder, &self.tenant, name)? else { return Ok(Level::default()) };
-        let Some(tip) = repository.tip()? else { return Ok(Level::default()) };
-        Ok(Level { handled: handled_at(&repository, tip, &self.keys)?, tip: Some(tip) })
-    }
-}
-
-/// What a tip says of its sources. A key in force has to have signed it.
-pub fn handled_at(repository: &Repository, tip: CommitId, keys: &KeySet) -> Result<Handled, StoreError> {
-    repository.verify(tip, keys).map_err(StoreError::Foreign)?;
-    let message = repository.message(tip)?;
-    Ok(message.trailer(layout::HANDLED_TRAILER).ok_or(StoreError::NotHandled)?.parse()?)
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ mod handler;
 mod inbox;
 mod levels;
 mod metrics;
+mod reader;
 mod refusals;
 mod renewals;
 mod store;

@@ -16,7 +16,7 @@ use margo::{KeySet, RepositoryName, TenantName};
 use tokio::{sync::Notify, task::spawn_blocking, time::Instant};
 use tracing::{info, warn};
 
-use crate::{Config, error::StoreError, metrics};
+use crate::{config::Config, error::StoreError, metrics};
 
 /// Repositories that are signed anew in one turn. Orders that come meanwhile are in the next one.
 const AT_ONCE: usize = 32;

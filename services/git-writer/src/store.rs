@@ -31,7 +31,7 @@ use crate::{
     config::{Config, Keys},
     domain::{self, Edits, Handled, ImpossibleEdits, Place, Row},
     error::StoreError,
-    levels::{self, Reader},
+    reader::{Reader, handled_at},
 };
 
 /// The bytes of objects that commits may have together in memory, as far as can be told beforehand. The journal takes as many
@@ -248,7 +248,7 @@ impl Store {
         let (mut handled, mut version, mut list) = (Handled::default(), None, ManifestList::default());
         let mut has_keys = false;
         if let Some(tip) = tip {
-            handled = levels::handled_at(&repository, tip, &self.keys.set)?;
+            handled = handled_at(&repository, tip, &self.keys.set)?;
             if let RepositoryName::Client(_) = name {
                 let files = repository.files(tip)?;
                 let manifest = Manifest::read(&files)?;

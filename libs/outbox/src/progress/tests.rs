@@ -99,12 +99,12 @@ fn a_repository_is_published_only_so_far_ahead_and_goes_on_when_git_does() {
     assert_eq!(numbers(&source.publish_all(), &plant), (WINDOW_ROWS + 1..=WINDOW_ROWS + 10).collect::<Vec<_>>());
 
     let mut source = Source::new();
-    for _ in 0..3 * WINDOW_BYTES >> 20 {
+    for _ in 0..(3 * WINDOW_BYTES) >> 20 {
         source.append(&plant, 0, 1 << 20);
     }
     // A page is bounded in bytes by the database; here the first one takes all that have room.
     let first = source.progress.wanted();
-    assert_eq!(first.keys.len() as u64, 3 * WINDOW_BYTES >> 20);
+    assert_eq!(first.keys.len() as u64, (3 * WINDOW_BYTES) >> 20);
     let found = first.keys[..8].iter().map(|key| source.rows[key].clone()).collect::<Vec<_>>();
     let batch = source.progress.choose(&first, found);
     assert_eq!((batch.rows.len(), &batch.missing[..]), (8, &[][..]), "the page ended there");
