@@ -463,7 +463,7 @@ async fn a_key_is_replaced_and_revoked_while_orders_go_on_and_no_repository_stan
     let [old, new] = ["old", "new"].map(|name| SigningKey::generate(name).unwrap());
     world.put_keys(2, &old, &[]);
     let running = world.ready().await;
-    let quiet: Vec<_> = (0..100).map(|at| format!("quiet-{at}")).collect();
+    let quiet: Vec<_> = (0..40).map(|at| format!("quiet-{at}")).collect();
     world
         .publish(quiet.iter().map(|name| following(name, 1, 0)).chain([assignment(1), deployment(1, "1")]).collect())
         .await;
@@ -475,7 +475,7 @@ async fn a_key_is_replaced_and_revoked_while_orders_go_on_and_no_repository_stan
 
     let mut number = 1;
     // Of the fleet only the signature counts: it carries no KEYS.
-    for (number_of_keys, others, outdated) in [(3, vec![&old], 102), (4, vec![], 101)] {
+    for (number_of_keys, others, outdated) in [(3, vec![&old], 42), (4, vec![], 41)] {
         let keys = world.put_keys(number_of_keys, &new, &others);
         assert_eq!(world.outdated(&new).len(), outdated);
         let running = world.ready().await;
