@@ -92,8 +92,23 @@ pub enum Command {
     InitSite(InitSiteArgs),
     /// Give a third party an account at the hub, and write a credentials file with which it reads STATE and EVENTS.
     Reader(ReaderArgs),
+    /// Make a new key for commits and heads, and name it in KEYS beside those in force. Then restart git-writer.
+    #[command(name = "rotate-signing-key")]
+    RotateKey(DataArgs),
+    /// Take all keys but that of git-writer out of KEYS. Then restart git-writer.
+    #[command(name = "revoke-signing-keys")]
+    RevokeKeys(RevokeKeysArgs),
     #[command(flatten)]
     Service(ServiceCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeKeysArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Revoke also while repositories are left that are signed with another key. They stand still then.
+    #[arg(long)]
+    pub anyway: bool,
 }
 
 #[derive(Debug, Args)]
@@ -230,9 +245,14 @@ impl Command {
     /// The name under which this process logs and traces.
     pub fn program(&self) -> &'static str {
         match self {
-            Self::Up(_) | Self::Init(_) | Self::InitSite(_) | Self::Hub(_) | Self::Site(_) | Self::Reader(_) => {
-                "edgewright"
-            }
+            Self::Up(_)
+            | Self::Init(_)
+            | Self::InitSite(_)
+            | Self::Hub(_)
+            | Self::Site(_)
+            | Self::Reader(_)
+            | Self::RotateKey(_)
+            | Self::RevokeKeys(_) => "edgewright",
             Self::Service(command) => command.service.as_str(),
         }
     }

@@ -6,6 +6,7 @@ mod certificates;
 mod children;
 mod folder;
 mod hub;
+mod signing_keys;
 mod site;
 mod supervise;
 mod up;
@@ -16,6 +17,7 @@ use anyhow::Context;
 use arguments::{Arguments, Command, ServiceCommand};
 use bus::Tier;
 use clap::Parser;
+use folder::Folder;
 use identity::plaintext::Plaintext;
 use process::{shutdown_token, telemetry, within_grace};
 use service::{Health, health};
@@ -75,6 +77,16 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 site::run(&site, &args.nats_server, otlp, &health, &shutdown).await
             }
             Command::Reader(args) => hub::add_reader(&args.data, &args.name, &args.credentials, plaintext),
+            Command::RotateKey(args) => {
+                let key = signing_keys::rotate(&Folder::open(&args.data))?;
+                println!("new signing key {key}\nrestart git-writer");
+                Ok(())
+            }
+            Command::RevokeKeys(args) => {
+                let revoked = signing_keys::revoke(&Folder::open(&args.data.data), args.anyway)?;
+                println!("{revoked} keys revoked\nrestart git-writer");
+                Ok(())
+            }
             Command::Service(ServiceCommand { service, data }) => match service.service().tier {
                 Tier::Hub => hub::run_one(*service, &data.data, plaintext, database, &health, &shutdown).await,
                 Tier::Site => site::run_one(*service, &data.data, plaintext, otlp, &health, &shutdown).await,

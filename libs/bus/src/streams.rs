@@ -112,8 +112,8 @@ pub fn events_at_site(pattern: Pattern) -> Config {
     }
 }
 
-/// GIT_WRITES keeps writes until they are committed, at most 2 GiB. A full one refuses messages, and the outbox of
-/// the source waits.
+/// GIT_WRITES keeps writes until git-writer has committed them or put them aside, at most 2 GiB. Whatever becomes of it, the
+/// outbox of the source has a write until it is committed. A full one refuses messages, and the outbox waits.
 pub fn git_writes() -> Config {
     Config {
         max_bytes: 2 * GIB,

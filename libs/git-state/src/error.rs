@@ -37,6 +37,9 @@ pub enum GitError {
         /// The commit at which the branch is.
         found: String,
     },
+    /// The commits follow from others of `fleet.git`, which were refused.
+    #[error("the commits follow from those of fleet.git, which were refused")]
+    FleetRefused,
     /// Another process writes the repositories of this tenant.
     #[error("another git-writer holds {path}")]
     Locked {

@@ -13,6 +13,7 @@ pub struct Series {
     pub(crate) from: Option<CommitId>,
     pub(crate) to: Option<CommitId>,
     pub(crate) size: usize,
+    pub(crate) follows_fleet: bool,
 }
 
 impl Series {
@@ -20,7 +21,7 @@ impl Series {
     /// yet.
     pub fn on(repository: &Repository, from: Option<CommitId>) -> Self {
         let git = repository.local().with_object_memory();
-        Self { repository: repository.clone(), git, from, to: None, size: 0 }
+        Self { repository: repository.clone(), git, from, to: None, size: 0, follows_fleet: false }
     }
 
     /// Returns the last commit, or the one at which the series began.
@@ -31,6 +32,11 @@ impl Series {
     /// Returns how many bytes the objects in memory have, which is most of what a series takes.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Has the commits taken only if those of `fleet.git` are that are to be taken together with them.
+    pub fn follow_fleet(&mut self) {
+        self.follows_fleet = true;
     }
 
     pub(crate) fn repository(&self) -> &Repository {

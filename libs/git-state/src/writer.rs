@@ -243,7 +243,15 @@ impl Writer {
         }
         let sealed: Vec<_> = series.iter_mut().map(Series::seal).collect();
         let prepare = |series| self.refuse_unwritten(Series::repository(series).name()).and_then(|()| prepare(series));
-        let prepared: Vec<_> = series.iter().map(prepare).collect();
+        let mut prepared: Vec<_> = series.iter().map(prepare).collect();
+        let is_fleet = |series: &Series| *series.repository().name() == RepositoryName::Fleet;
+        if series.iter().zip(&prepared).any(|(series, prepared)| is_fleet(series) && prepared.is_err()) {
+            for (series, prepared) in series.iter().zip(&mut prepared) {
+                if series.follows_fleet && prepared.is_ok() {
+                    *prepared = Err(GitError::FleetRefused);
+                }
+            }
+        }
         // What the journal holds comes about after a power cut, so a move that is refused must not be in it.
         let accepted = sealed.into_iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
         let group = Group { moves: accepted.map(|(sealed, _)| sealed).collect() };

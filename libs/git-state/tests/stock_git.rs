@@ -147,6 +147,27 @@ fn a_stale_writer_is_refused_and_the_others_go_on() {
 }
 
 #[test]
+fn what_follows_from_the_fleet_is_refused_with_it_and_taken_with_it() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let [port, plant] = ["port", "plant"].map(|name| RepositoryName::Client(name.parse().unwrap()));
+    let [fleet, port, plant] = [RepositoryName::Fleet, port, plant].map(|name| writer.open_or_create(&name).unwrap());
+    let tip = commit(&mut writer, &fleet, &[&[put("a", "1")]]);
+    for (from, comes_about) in [(None, false), (Some(tip), true)] {
+        let mut series = [Series::on(&fleet, from), Series::on(&port, None), Series::on(&plant, plant.tip().unwrap())];
+        for series in &mut series {
+            write(&writer, series, "change it", &[]);
+        }
+        series[1].follow_fleet();
+        let results = writer.advance(series.into());
+        assert_eq!(results[0].is_ok(), comes_about, "{results:?}");
+        assert_eq!(matches!(results[1], Err(GitError::FleetRefused)), !comes_about, "{results:?}");
+        assert!(results[2].is_ok(), "{results:?}");
+        assert_eq!(port.tip().unwrap().is_some(), comes_about);
+    }
+}
+
+#[test]
 fn what_a_killed_writer_left_blocks_nobody() {
     let world = World::new();
     let mut writer = world.writer().unwrap();

@@ -1,123 +1,320 @@
-//! Which rows are due, and when they are due again. No bus, no database, no clock.
+//! Which rows are due, of which repositories git-writer is to be asked, and how many rows are open. No bus, no database.
+//!
+//! Nothing here looks at all repositories: those with rows that may go stand in a queue, those that wait for a row of
+//! `fleet.git` stand by its number, those about which git-writer is to be asked by time, and open rows are counted as they
+//! come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use margo::RepositoryName;
+use process::jittered;
+use tokio::time::Instant;
 
-/// The longest wait between publishing again, in answers of git-writer: about five minutes.
-const MAX_SILENCE: u32 = 64;
+use crate::{
+    flow::{ASK_INTERVAL, Flow, Standing},
+    store::{Level, OpenRow},
+};
 
-/// An open row, as it travels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OpenRow {
-    /// Counts rows over all repositories, in the order in which they were committed.
-    pub position: u64,
-    /// The repository that the row is written for.
-    pub repository: RepositoryName,
-    /// The row's number within its repository.
-    pub number: u64,
-    /// The [`GitWrite`](bus::proto::GitWrite), compressed as git-writer reads it.
-    pub payload: Bytes,
-    /// The trace of the order, if there was one.
-    pub traceparent: Option<String>,
-}
+/// Rows of one batch. With messages of at least 512 KiB wherever a row is divided, and the bound on the bytes of a page, these
+/// stay far below the 1,000 messages that the server takes.
+pub(crate) const MAX_ROWS: u64 = 500;
+
+/// Rows of a batch that are left to clients when both they and `fleet.git` have some: an order has one row for the fleet and
+/// often one for a client.
+const FOR_CLIENTS: u64 = MAX_ROWS / 2;
 
 /// What somebody says of how far Git is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum News {
     /// Git is where it was known to be, or this is older than what is known.
     None,
-    /// Git holds more than was known, of what this process has published.
+    /// Git holds more than was known.
     Progress,
-    /// Git holds numbers that this process has not published: those of an earlier life, or numbers that were never given.
+    /// Git holds numbers that may never have been given here. The database has to be asked.
     Surprise,
 }
 
-/// The rows that are published in one go, and how far that brings the cursor.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Batch {
-    /// The rows in the order of their positions.
-    pub rows: Vec<OpenRow>,
-    /// The last position that was looked at: when the rows are published, nothing up to here is due.
-    reaches: u64,
+/// The rows that are looked up next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Repository and number of each, those of `fleet.git` first.
+    pub keys: Vec<(RepositoryName, u64)>,
+    /// The last row of `fleet.git` that is on its way or among them.
+    pub fleet: u64,
 }
 
-/// How far publishing is, in this life of the process: a new one publishes every open row again.
+/// What was found of the rows that were wanted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// The rows that are published, in this order.
+    pub rows: Vec<OpenRow>,
+    /// Repositories whose next row waits for this row of `fleet.git`.
+    pub held: Vec<(RepositoryName, u64)>,
+    /// Rows that should be there and are not. Nothing is published of their repositories.
+    pub missing: Vec<(RepositoryName, u64)>,
+}
+
+/// How far publishing is.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// No row up to this position is due.
-    cursor: u64,
-    repositories: BTreeMap<RepositoryName, RepositoryProgress>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct RepositoryProgress {
-    /// The number of the last row that this process has published.
-    published: u64,
-    /// The last number that Git shows as handled.
-    handled: u64,
-    /// Answers of git-writer without news, while rows wait.
-    silence: u32,
+    flows: BTreeMap<RepositoryName, Flow>,
+    /// Clients' repositories with rows that may go, each where it came to stand last.
+    queue: BTreeMap<u64, RepositoryName>,
+    /// The place behind the last one in the queue.
+    next_turn: u64,
+    /// Clients' repositories by the row of `fleet.git` that their next row waits for.
+    held: BTreeMap<u64, Vec<RepositoryName>>,
+    /// Repositories by the time at which git-writer is to be asked about them.
+    asks: BTreeSet<(Instant, RepositoryName)>,
+    /// How many rows do not stand in Git.
+    open: u64,
 }
 
 impl Progress {
-    /// The position after which rows may be due.
-    pub fn cursor(&self) -> u64 {
-        self.cursor
+    /// Takes note of what the database says of a repository.
+    pub fn learn(&mut self, repository: &RepositoryName, level: Level) {
+        if !self.flows.contains_key(repository) {
+            let flow = Flow::new(level);
+            self.open += flow.open();
+            self.flows.insert(repository.clone(), flow);
+        }
+        self.change(repository, |flow| {
+            flow.last = flow.last.max(level.last);
+            if level.foreign {
+                flow.standing = Standing::Foreign;
+            }
+            if level.closed > flow.handled && !level.foreign {
+                flow.handle(level.closed);
+            }
+        });
+        self.settle_ask(repository, None);
     }
 
-    /// Chooses the rows of a page that are due. The page begins after the cursor.
-    pub fn next_batch(&self, mut page: Vec<OpenRow>) -> Batch {
-        let reaches = page.last().map_or(self.cursor, |row| row.position);
-        page.retain(|row| row.number > self.of(&row.repository).published);
-        Batch { rows: page, reaches }
+    /// Takes note of what the database says after Git has shown a number that was not known.
+    pub fn checked(&mut self, repository: &RepositoryName, level: Level) {
+        self.change(repository, |flow| {
+            if flow.standing == Standing::Surprised {
+                flow.standing = Standing::Given;
+            }
+        });
+        self.learn(repository, level);
+        self.release();
+    }
+
+    /// Takes note that rows up to this number were committed.
+    pub fn appended(&mut self, repository: &RepositoryName, last: u64) {
+        self.change(repository, |flow| flow.last = flow.last.max(last));
+    }
+
+    /// How many rows do not stand in Git.
+    pub fn open(&self) -> u64 {
+        self.open
+    }
+
+    /// The rows to be looked up next; none when nothing is due. Each repository has a share, and those that were passed over
+    /// stand first the next time.
+    pub fn wanted(&self) -> Wanted {
+        let clients: Vec<_> = self.queue.values().take(FOR_CLIENTS as usize).collect();
+        let fleet = self.flows.get(&RepositoryName::Fleet);
+        let (published, room) = fleet.map_or((0, 0), |fleet| (fleet.published, fleet.room()));
+        let of_fleet = room.min(if clients.is_empty() { MAX_ROWS } else { MAX_ROWS - FOR_CLIENTS });
+        let mut wanted = Wanted { keys: Vec::new(), fleet: published + of_fleet };
+        let keys = |name: &RepositoryName, after: u64, rows: u64| {
+            let name = name.clone();
+            (after + 1..=after + rows).map(move |number| (name.clone(), number))
+        };
+        wanted.keys.extend(keys(&RepositoryName::Fleet, published, of_fleet));
+        let share = (MAX_ROWS - of_fleet) / (clients.len() as u64).max(1);
+        for name in clients {
+            let flow = &self.flows[name];
+            wanted.keys.extend(keys(name, flow.published, flow.room().min(share)));
+        }
+        wanted
+    }
+
+    /// Chooses from the rows that were found those that are published. Rows behind one that has to wait, or that is missing,
+    /// are left out; so are those that did not fit into the page.
+    pub fn choose(&self, wanted: &Wanted, found: Vec<OpenRow>) -> Batch {
+        let mut batch = Batch::default();
+        let mut fleet = self.flows.get(&RepositoryName::Fleet).map_or(0, |fleet| fleet.published);
+        let mut stopped: Option<&RepositoryName> = None;
+        let mut found = found.into_iter().peekable();
+        for (name, number) in &wanted.keys {
+            if found.peek().is_none() && !batch.is_empty() {
+                // The page ended here.
+                break;
+            }
+            let row = found.next_if(|row| row.repository == *name && row.number == *number);
+            if stopped == Some(name) {
+                continue;
+            }
+            match row {
+                Some(OpenRow { follows, .. }) if follows > fleet => {
+                    batch.held.push((name.clone(), follows));
+                    stopped = Some(name);
+                }
+                Some(row) => {
+                    if *name == RepositoryName::Fleet {
+                        fleet = *number;
+                    }
+                    batch.rows.push(row);
+                }
+                None => {
+                    batch.missing.push((name.clone(), *number));
+                    stopped = Some(name);
+                }
+            }
+        }
+        batch
     }
 
     /// Takes note that a batch is on the server's disk.
-    pub fn published(&mut self, batch: &Batch) {
-        self.cursor = batch.reaches;
+    pub fn published(&mut self, batch: &Batch, now: Instant) {
         for row in &batch.rows {
-            self.repositories.entry(row.repository.clone()).or_default().published = row.number;
+            let bytes = row.payload.as_ref().map_or(0, |payload| payload.len() as u64);
+            self.change(&row.repository, |flow| flow.publish(bytes));
         }
+        for (name, follows) in &batch.held {
+            self.change(name, |flow| flow.held = Some(*follows));
+            self.held.entry(*follows).or_default().push(name.clone());
+        }
+        for (name, number) in &batch.missing {
+            self.change(name, |flow| flow.last = number - 1);
+        }
+        let touched: BTreeSet<_> = batch.rows.iter().map(|row| &row.repository).collect();
+        for name in touched {
+            let asks_already = self.flows.get(name).is_some_and(|flow| flow.ask_at.is_some());
+            if !asks_already {
+                self.settle_ask(name, Some(now + jittered(ASK_INTERVAL)));
+            }
+            self.stand_last(name);
+        }
+        self.release();
     }
 
     /// Takes note that Git shows this number as handled.
-    pub fn handled(&mut self, repository: &RepositoryName, number: u64) -> News {
-        let progress = self.repositories.entry(repository.clone()).or_default();
-        if number <= progress.handled {
+    pub fn handled(&mut self, repository: &RepositoryName, number: u64, now: Instant) -> News {
+        if number == 0 {
+            // Announcements come also of repositories for which this source has nothing.
             return News::None;
         }
-        let news = if number > progress.published { News::Surprise } else { News::Progress };
-        progress.handled = number;
-        progress.published = progress.published.max(number);
-        progress.silence = 0;
+        let news = self.change(repository, |flow| match flow.standing {
+            Standing::Foreign => News::None,
+            _ if number <= flow.handled => News::None,
+            _ if number > flow.last => {
+                flow.standing = Standing::Surprised;
+                News::Surprise
+            }
+            _ => {
+                flow.handle(number);
+                News::Progress
+            }
+        });
+        if news != News::None {
+            self.settle_ask(repository, Some(now + jittered(ASK_INTERVAL)));
+            self.release();
+        }
         news
     }
 
-    /// Repositories with rows that were published and do not stand in Git yet.
-    pub fn waiting(&self) -> BTreeSet<RepositoryName> {
-        let waiting = self.repositories.iter().filter(|(_, progress)| progress.published > progress.handled);
-        waiting.map(|(repository, _)| repository.clone()).collect()
+    /// Returns when git-writer is to be asked next.
+    pub fn ask_at(&self) -> Option<Instant> {
+        self.asks.first().map(|(at, _)| *at)
     }
 
-    /// Takes note that git-writer was asked about a repository that waits, and had no news: the rows got lost, or
-    /// git-writer is slow. The rows become due again after the second such answer (the first may have come too early),
-    /// then each time after twice as many answers. Returns whether they did.
-    pub fn no_news(&mut self, repository: &RepositoryName) -> bool {
-        let progress = self.repositories.entry(repository.clone()).or_default();
-        progress.silence += 1;
-        let again = progress.silence >= 2 && progress.silence.is_power_of_two();
-        if again {
-            progress.published = progress.handled;
-            progress.silence = if progress.silence == MAX_SILENCE { MAX_SILENCE / 2 } else { progress.silence };
-            self.cursor = 0;
+    /// Returns a repository about which git-writer is to be asked now. It comes again when [`Progress::answered`] or
+    /// [`Progress::unanswered`] has said what became of that.
+    pub fn ask(&mut self, now: Instant) -> Option<RepositoryName> {
+        let (_, name) = self.asks.first().is_some_and(|(at, _)| *at <= now).then(|| self.asks.pop_first())??;
+        let flow = self.flows.get_mut(&name)?;
+        (flow.ask_at, flow.asked) = (None, true);
+        Some(name)
+    }
+
+    /// Takes note of git-writer's answer. Returns what is new, and whether rows are published again because nothing is.
+    pub fn answered(&mut self, repository: &RepositoryName, number: u64, now: Instant) -> (News, bool) {
+        self.change(repository, |flow| {
+            flow.asked = false;
+            flow.patience.reset();
+        });
+        let news = self.handled(repository, number, now);
+        let again =
+            news == News::None && self.change(repository, |flow| if flow.waits() { flow.no_news() } else { false });
+        self.settle_ask(repository, Some(now + jittered(ASK_INTERVAL)));
+        (news, again)
+    }
+
+    /// Takes note that git-writer did not answer about this repository, which says nothing about another one.
+    pub fn unanswered(&mut self, repository: &RepositoryName, now: Instant) {
+        let pause = self.change(repository, |flow| {
+            flow.asked = false;
+            flow.patience.pause()
+        });
+        self.settle_ask(repository, Some(now + pause));
+    }
+
+    /// Changes one repository, and with it what is counted and where it stands in the queue.
+    fn change<T>(&mut self, name: &RepositoryName, change: impl FnOnce(&mut Flow) -> T) -> T {
+        let never_written = Level { last: 0, closed: 0, foreign: false };
+        let flow = self.flows.entry(name.clone()).or_insert_with(|| Flow::new(never_written));
+        self.open -= flow.open();
+        let result = change(flow);
+        self.open += flow.open();
+        let queued = flow.room() > 0 && *name != RepositoryName::Fleet;
+        match flow.turn {
+            Some(turn) if !queued => {
+                self.queue.remove(&turn);
+                flow.turn = None;
+            }
+            None if queued => {
+                self.queue.insert(self.next_turn, name.clone());
+                flow.turn = Some(self.next_turn);
+                self.next_turn += 1;
+            }
+            Some(_) | None => {}
         }
-        again
+        result
     }
 
-    fn of(&self, repository: &RepositoryName) -> RepositoryProgress {
-        self.repositories.get(repository).copied().unwrap_or_default()
+    fn stand_last(&mut self, name: &RepositoryName) {
+        if let Some(turn) = self.flows.get_mut(name).and_then(|flow| flow.turn.take()) {
+            self.queue.remove(&turn);
+        }
+        self.change(name, |_| ());
+    }
+
+    /// Lets clients' repositories go on whose row of `fleet.git` is on its way.
+    fn release(&mut self) {
+        let fleet = self.flows.get(&RepositoryName::Fleet).map_or(0, |fleet| fleet.published);
+        while let Some(entry) = self.held.first_entry().filter(|entry| *entry.key() <= fleet) {
+            for name in entry.remove() {
+                self.change(&name, |flow| {
+                    if flow.held.is_some_and(|follows| follows <= fleet) {
+                        flow.held = None;
+                    }
+                });
+            }
+        }
+    }
+
+    /// Has git-writer asked at this time about a repository whose rows are on their way, and about no other.
+    fn settle_ask(&mut self, name: &RepositoryName, at: Option<Instant>) {
+        let Some(flow) = self.flows.get_mut(name) else { return };
+        if let Some(before) = flow.ask_at.filter(|_| at.is_some() || !flow.waits()) {
+            self.asks.remove(&(before, name.clone()));
+            flow.ask_at = None;
+        }
+        if let Some(at) = at.filter(|_| flow.waits() && !flow.asked) {
+            flow.ask_at = Some(at);
+            self.asks.insert((at, name.clone()));
+        }
+    }
+}
+
+impl Batch {
+    /// Whether nothing was found at all.
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.held.is_empty() && self.missing.is_empty()
     }
 }
 

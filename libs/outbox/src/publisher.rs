@@ -4,11 +4,10 @@ use std::{collections::BTreeMap, error::Error, sync::LazyLock, time::Duration};
 
 use ::store::StoreError;
 use anyhow::Context;
-use api::{Handled, HandledRequest, Problem};
 use bus::{BatchError, Bus, MAX_BATCH, Outgoing, Pattern, ServiceName, Subject, proto, service::GitFolders, trace};
 use futures::StreamExt;
 use margo::RepositoryName;
-use process::{Backoff, due, jittered};
+use process::{Backoff, due};
 use prometheus::{IntCounterVec, IntGaugeVec, register_int_counter_vec, register_int_gauge_vec};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,20 +15,16 @@ use tracing::{debug, error, warn};
 
 use crate::{
     Outbox,
+    asking::{Answer, Asking},
     progress::{Batch, News, Progress},
     store,
 };
 
-/// How often git-writer is asked while rows are open: announcements are signals and may get lost.
-const ASK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Repositories asked about at once: an answer is read from memory, the way there is what takes time.
-const ASKED_AT_ONCE: usize = 16;
-
-/// Rows and bytes of one batch. With messages of at least 512 KiB wherever a row is divided, these stay far below the
-/// 1,000 messages that the server takes; a row that alone is larger goes alone.
-const MAX_ROWS: u64 = 500;
+/// Bytes of one batch; a row that alone is larger goes alone.
 const MAX_BYTES: u64 = 8 << 20;
+
+/// How often the database is asked how far all repositories are, for what nobody has told.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The most announcements that are taken note of before something is published or closed again.
 const HEARD_AT_ONCE: usize = 1_000;
@@ -37,9 +32,6 @@ const HEARD_AT_ONCE: usize = 1_000;
 /// How long rows that stand in Git stay open: nobody waits for their end, so many commits share a transaction and a sync
 /// of the disk, and none of them stands in the way of the orders behind it.
 const CLOSE_AFTER: Duration = Duration::from_millis(100);
-
-/// How old the gauge of open rows may be. Counting looks at every repository.
-const MEASURE_AFTER: Duration = Duration::from_secs(2);
 
 /// Between attempts after a failure: doubling, for the stream may not be there yet, or stream or disk be full for long.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -93,32 +85,33 @@ struct Heard {
     numbers: BTreeMap<RepositoryName, u64>,
     /// When they are closed.
     close_at: Instant,
-    /// Whether a number among them may never have been given here. Only closing tells, and until then nothing is
-    /// published.
-    surprised: bool,
 }
 
 pub(crate) struct Publisher {
     outbox: Outbox,
     bus: Bus,
     progress: Progress,
+    asking: Asking,
     heard: Option<Heard>,
+    looking: Attempt,
+    /// Whether the database has said how far the repositories are. Nothing is published before.
+    has_looked: bool,
     publishing: Attempt,
     closing: Attempt,
-    /// When open rows are counted again, if their number may have changed.
-    measure_at: Option<Instant>,
 }
 
 impl Publisher {
     pub(crate) fn new(outbox: Outbox, bus: Bus) -> Self {
         Self {
+            asking: Asking::new(bus.clone(), outbox.source),
             outbox,
             bus,
             progress: Progress::default(),
             heard: None,
+            looking: Attempt::new(),
+            has_looked: false,
             publishing: Attempt::new(),
             closing: Attempt::new(),
-            measure_at: Some(Instant::now()),
         }
     }
 
@@ -126,24 +119,15 @@ impl Publisher {
         let committed = self.bus.subscribe(announcements(self.outbox.source)).await?;
         let mut committed = committed.ready_chunks(HEARD_AT_ONCE);
         let mut connections = self.bus.connections();
-        let mut ask_at = Instant::now() + jittered(ASK_INTERVAL);
+        let outbox = self.outbox.clone();
         loop {
-            if self.progress.waiting().is_empty() {
-                ask_at = Instant::now() + jittered(ASK_INTERVAL);
-            }
             let turn_at = self.turn().await;
-            // Here, where announcements that never end cannot keep it from its turn.
-            if self.measure_at.is_some_and(|at| at <= Instant::now()) {
-                self.measure().await;
-            }
+            let ask_at = self.ask();
+            self.show();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
-                    // What the service's last requests have appended, and what Git shows of all others.
-                    if let Some(heard) = &mut self.heard {
-                        heard.close_at = Instant::now();
-                    }
-                    self.turn().await;
+                    self.finish().await;
                     return Ok(());
                 }
                 messages = committed.next() => {
@@ -151,97 +135,130 @@ impl Publisher {
                         self.hear(&message);
                     }
                 }
-                () = self.outbox.woken.notified() => {}
                 changed = connections.changed() => {
                     changed.context("the connection to the bus was closed")?;
                     self.publishing.at = Instant::now();
                 }
+                answer = self.asking.answer() => self.take_answer(answer),
+                () = outbox.woken.told() => {}
                 () = due(turn_at) => {}
-                () = due(self.measure_at) => {}
-                () = tokio::time::sleep_until(ask_at), if !self.progress.waiting().is_empty() => {
-                    self.ask().await;
-                    ask_at = Instant::now() + jittered(ASK_INTERVAL);
-                }
+                () = due(ask_at) => {}
             }
         }
     }
 
-    /// Closes what was heard and publishes what is due, each when its time has come. Returns when to do that again.
+    /// Publishes what the service's last requests have appended, and closes what Git shows of all others.
+    async fn finish(&mut self) {
+        if let Some(heard) = &mut self.heard {
+            heard.close_at = Instant::now();
+        }
+        while self.turn().await.is_some_and(|at| at <= Instant::now()) {}
+        self.show();
+    }
+
+    /// Takes note of what was appended, closes what was heard and publishes one batch of what is due, each when its time
+    /// has come. Returns when to do that again.
     async fn turn(&mut self) -> Option<Instant> {
+        for (repository, last) in self.outbox.woken.take() {
+            self.progress.appended(&repository, last);
+        }
+        let look_at = self.look().await;
         let close_at = self.close_heard().await;
-        let surprised = self.heard.as_ref().is_some_and(|heard| heard.surprised);
-        let publish_at = if surprised { None } else { self.publish_due().await };
-        close_at.into_iter().chain(publish_at).min()
+        let publish_at = if self.has_looked { self.publish_due().await } else { None };
+        [Some(look_at), close_at, publish_at].into_iter().flatten().min()
+    }
+
+    /// Asks the database how far the repositories are: at the start, and then seldom, for rows that were committed and of
+    /// which nobody told.
+    async fn look(&mut self) -> Instant {
+        if self.looking.at <= Instant::now() {
+            match store::levels(&self.outbox.database).await {
+                Ok(levels) => {
+                    for (repository, level) in levels {
+                        self.progress.learn(&repository, level);
+                    }
+                    self.has_looked = true;
+                    self.looking.succeeded();
+                    self.looking.at = Instant::now() + LOOK_INTERVAL;
+                }
+                Err(error) => self.looking.failed(self.outbox.source, &error.into()),
+            }
+        }
+        self.looking.at
     }
 
     /// Closes rows up to the numbers that Git shows as handled, when it is time.
     async fn close_heard(&mut self) -> Option<Instant> {
-        let heard = self.heard.as_ref()?;
+        let heard = self.heard.take()?;
         let at = heard.close_at.max(self.closing.at);
         if at > Instant::now() {
+            self.heard = Some(heard);
             return Some(at);
         }
-        match self.close(&heard.numbers).await {
-            Ok(()) => {
+        match store::close(&self.outbox.database, &heard.numbers).await {
+            Ok(levels) => {
                 self.closing.succeeded();
-                self.heard = None;
-                self.is_to_measure();
+                for (repository, level) in levels {
+                    if level.foreign {
+                        error!(
+                            %repository,
+                            handled = heard.numbers.get(&repository),
+                            last = level.last,
+                            "Git holds orders that this database never gave: an older one was put in its place; nothing is \
+                             published until the right one is back"
+                        );
+                    }
+                    self.progress.checked(&repository, level);
+                }
                 None
             }
             Err(error) => {
-                self.closing.failed(self.outbox.source, &error);
+                self.heard = Some(heard);
+                self.closing.failed(self.outbox.source, &error.into());
                 Some(self.closing.at)
             }
         }
     }
 
-    async fn close(&self, handled: &BTreeMap<RepositoryName, u64>) -> Result<(), PublishError> {
-        for foreign in store::close(&self.outbox.database, handled).await? {
-            error!(
-                repository = %foreign.repository,
-                handled = foreign.handled,
-                last = foreign.last,
-                "Git holds orders that this database never gave: an older one was put in its place; nothing is published \
-                 until the right one is back"
-            );
-        }
-        Ok(())
-    }
-
-    /// Publishes what is due, batch by batch.
+    /// Publishes the next batch, when there is one and it is time. Returns when to do that again.
     async fn publish_due(&mut self) -> Option<Instant> {
-        while Instant::now() >= self.publishing.at {
-            match self.publish_next().await {
-                Ok(true) => self.publishing.succeeded(),
-                Ok(false) => {
-                    self.publishing.succeeded();
-                    return None;
-                }
-                Err(error) => self.publishing.failed(self.outbox.source, &error),
+        if self.publishing.at > Instant::now() {
+            return Some(self.publishing.at);
+        }
+        match self.publish_next().await {
+            Ok(more) => {
+                self.publishing.succeeded();
+                more.then(Instant::now)
+            }
+            Err(error) => {
+                self.publishing.failed(self.outbox.source, &error);
+                Some(self.publishing.at)
             }
         }
-        Some(self.publishing.at)
     }
 
-    /// Publishes the next batch. Returns whether there was one.
+    /// Publishes the next batch. Returns whether there was something due.
     async fn publish_next(&mut self) -> Result<bool, PublishError> {
-        let page = store::open_rows(&self.outbox.database, self.progress.cursor(), MAX_ROWS, MAX_BYTES).await?;
-        if page.is_empty() {
+        let wanted = self.progress.wanted();
+        if wanted.keys.is_empty() {
             return Ok(false);
         }
-        let batch = self.progress.next_batch(page);
+        let found = store::open_rows(&self.outbox.database, &wanted.keys, wanted.fleet, MAX_BYTES).await?;
+        let batch = self.progress.choose(&wanted, found);
+        for (repository, number) in &batch.missing {
+            error!(%repository, number, "an open row is not in the database: nothing is published behind it");
+        }
         if !batch.rows.is_empty() {
             self.publish(&batch).await?;
         }
-        self.progress.published(&batch);
-        self.is_to_measure();
+        self.progress.published(&batch, Instant::now());
         Ok(true)
     }
 
     async fn publish(&self, batch: &Batch) -> Result<(), PublishError> {
         let mut messages = Vec::new();
         for row in &batch.rows {
-            for (mut headers, part) in bus::into_parts(row.payload.clone()) {
+            for (mut headers, part) in bus::into_parts(row.payload.clone().unwrap_or_default()) {
                 if let Some(traceparent) = &row.traceparent {
                     headers.insert(trace::TRACEPARENT, traceparent.as_str());
                 }
@@ -258,8 +275,8 @@ impl Publisher {
         debug_assert!(messages.len() <= MAX_BATCH, "{} rows in {} messages", batch.rows.len(), messages.len());
         process::stop_point("outbox.before-publish");
         let rows = batch.rows.len();
-        // The parts of a row have to follow each other, whatever other sources publish meanwhile. Whole rows need not: a
-        // repository's rows are numbered, and those of several repositories do not depend on each other.
+        // The parts of a row have to follow each other, whatever other sources publish meanwhile. Whole rows need not: they are
+        // numbered, and a client's row names the one that it follows.
         let published = match messages.len() == rows {
             true => self.bus.publish_all(messages).await,
             false => self.bus.publish_batch(messages).await,
@@ -275,7 +292,8 @@ impl Publisher {
         match bus::decode::<proto::GitCommitted>(&message.payload) {
             Ok(committed) => {
                 let handled = committed.handled.get(self.outbox.source.as_str()).copied();
-                self.take_note(&repository, handled.unwrap_or(0));
+                let news = self.progress.handled(&repository, handled.unwrap_or(0), Instant::now());
+                self.take_note(repository, handled.unwrap_or(0), news);
             }
             Err(error) => {
                 warn!(subject = %message.subject, error = &error as &dyn Error, "announcement not understood");
@@ -283,74 +301,53 @@ impl Publisher {
         }
     }
 
-    /// Takes note of how far Git is. Returns whether that was news.
-    fn take_note(&mut self, repository: &RepositoryName, handled: u64) -> bool {
-        let (surprised, close_after) = match self.progress.handled(repository, handled) {
-            News::None => return false,
-            News::Progress => (false, CLOSE_AFTER),
-            News::Surprise => (true, Duration::ZERO),
+    /// Has rows closed that Git shows as handled. A number that may never have been given here is looked up at once.
+    fn take_note(&mut self, repository: RepositoryName, handled: u64, news: News) {
+        let close_after = match news {
+            News::None => return,
+            News::Progress => CLOSE_AFTER,
+            News::Surprise => Duration::ZERO,
         };
         let close_at = Instant::now() + close_after;
-        let heard = self.heard.get_or_insert_with(|| Heard { numbers: BTreeMap::new(), close_at, surprised });
+        let heard = self.heard.get_or_insert_with(|| Heard { numbers: BTreeMap::new(), close_at });
         heard.close_at = heard.close_at.min(close_at);
-        heard.surprised |= surprised;
-        heard.numbers.insert(repository.clone(), handled);
-        true
+        heard.numbers.insert(repository, handled);
     }
 
-    /// Asks git-writer how far it is with the repositories that wait.
-    async fn ask(&mut self) {
-        let waiting = self.progress.waiting();
-        let (bus, source) = (self.bus.clone(), self.outbox.source);
-        let mut answers = futures::stream::iter(waiting.into_iter().map(|repository| {
-            let bus = bus.clone();
-            async move {
-                let answer = ask_one(&bus, source, &repository).await;
-                (repository, answer)
+    /// Asks git-writer about the repositories of which nothing was heard for long. Returns when to do that again, except
+    /// while as many questions are in work as may be.
+    fn ask(&mut self) -> Option<Instant> {
+        while self.asking.has_room() {
+            match self.progress.ask(Instant::now()) {
+                Some(repository) => self.asking.ask(repository),
+                None => return self.progress.ask_at(),
             }
-        }))
-        .buffer_unordered(ASKED_AT_ONCE);
-        while let Some((repository, answer)) = answers.next().await {
-            match answer {
-                Ok(handled) => {
-                    if !self.take_note(&repository, handled) && self.progress.no_news(&repository) {
-                        warn!(%repository, handled, "no progress in Git: publishing open rows again");
-                    }
+        }
+        None
+    }
+
+    fn take_answer(&mut self, (repository, answer): Answer) {
+        let now = Instant::now();
+        match answer {
+            Ok(handled) => {
+                let (news, again) = self.progress.answered(&repository, handled, now);
+                if again {
+                    warn!(%repository, handled, "no progress in Git: publishing open rows again");
                 }
-                // The others would not be answered either, and the rows are safe in the stream.
-                Err(problem) => {
-                    warn!(%repository, %problem, "git-writer did not say how far it is");
-                    return;
-                }
+                self.take_note(repository, handled, news);
+            }
+            Err(problem) => {
+                // The rows are safe here and in the stream.
+                warn!(%repository, %problem, "git-writer did not say how far it is");
+                self.progress.unanswered(&repository, now);
             }
         }
     }
 
-    /// Notes that the number of open rows may have changed.
-    fn is_to_measure(&mut self) {
-        self.measure_at.get_or_insert_with(|| Instant::now() + MEASURE_AFTER);
+    fn show(&self) {
+        let open = i64::try_from(self.progress.open()).unwrap_or(i64::MAX);
+        OPEN_ROWS.with_label_values(&[self.outbox.source.as_str()]).set(open);
     }
-
-    async fn measure(&mut self) {
-        self.measure_at = None;
-        match store::count_open(&self.outbox.database).await {
-            Ok(open) => {
-                let open = i64::try_from(open).unwrap_or(i64::MAX);
-                OPEN_ROWS.with_label_values(&[self.outbox.source.as_str()]).set(open);
-            }
-            Err(error) => {
-                warn!(error = &error as &dyn Error, "open rows are not counted");
-                self.is_to_measure();
-            }
-        }
-    }
-}
-
-async fn ask_one(bus: &Bus, source: ServiceName, repository: &RepositoryName) -> Result<u64, Problem> {
-    let subject = Subject::service(ServiceName::GitWriter, "handled");
-    let request = HandledRequest { repository: repository.to_string() };
-    let answer: Handled = bus.call(&subject, &request, None).await?;
-    Ok(answer.handled.get(source.as_str()).copied().unwrap_or(0))
 }
 
 /// Who writes to `fleet.git` alone may not listen to the repositories of clients either.

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
-use api::{Handled, HandledRequest};
+use api::{Handled, HandledRequest, Problem};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull::OrderedConfig};
 use bus::{
     Assembler, Bus, Call, ServiceEndpoints, ServiceName, User, proto,
@@ -27,8 +27,12 @@ const SOURCE: ServiceName = ServiceName::DeploymentRegistry;
 /// Tables of the outbox that the tests look into.
 static ANY: Table = Table::new("outbox", &[]);
 
+fn client(name: &str) -> RepositoryName {
+    RepositoryName::Client(name.parse().unwrap())
+}
+
 fn plant() -> RepositoryName {
-    RepositoryName::Client("plant".parse().unwrap())
+    client("plant")
 }
 
 fn write() -> GitWrite {
@@ -62,16 +66,27 @@ impl Source {
         tx.commit().await.unwrap();
     }
 
-    /// One transaction with a row for each of these repositories.
+    /// One transaction with a row for each of these repositories, none of which follows from another one.
     async fn order(&self, repositories: &[RepositoryName]) -> Vec<u64> {
+        let writes = repositories.iter().map(|repository| vec![(repository.clone(), write())]);
+        self.commit(writes.collect()).await
+    }
+
+    /// One transaction with these orders.
+    async fn commit(&self, orders: Vec<Vec<(RepositoryName, GitWrite)>>) -> Vec<u64> {
         let mut tx = self.database.begin().await.unwrap();
-        let mut numbers = Vec::new();
-        for repository in repositories {
-            numbers.push(self.outbox.append(&mut tx, repository, write()).await.unwrap());
+        let mut appended = Vec::new();
+        for writes in orders {
+            appended.extend(self.outbox.append_all(&mut tx, writes).await.unwrap());
         }
         tx.commit().await.unwrap();
-        self.outbox.wake();
-        numbers
+        self.outbox.wake(&appended);
+        appended.into_iter().map(|(_, number)| number).collect()
+    }
+
+    async fn closed(&self, repository: &RepositoryName) -> u64 {
+        let closed = self.outbox.closed(&BTreeSet::from([repository.clone()])).await.unwrap();
+        closed.get(repository).copied().unwrap_or(0)
     }
 
     fn publish(&self, bus: &Bus) -> Publishing {
@@ -81,9 +96,9 @@ impl Source {
     }
 
     async fn wait_until_closed(&self, repository: &RepositoryName, number: u64) {
-        wait_for(&format!("{repository} to be closed up to {number}"), async || {
-            let closed = self.outbox.closed().await.unwrap();
-            if self.outbox.is_closed(repository, number).await.unwrap() { Ok(()) } else { Err(closed) }
+        wait_for(&format!("{repository} to be closed up to {number}"), async || match self.closed(repository).await {
+            closed if closed >= number => Ok(()),
+            closed => Err(closed),
         })
         .await;
     }
@@ -113,7 +128,12 @@ struct Seen {
     handled: BTreeMap<RepositoryName, u64>,
     /// Every write that came, also an ignored one, with its trace.
     writes: Vec<(RepositoryName, GitWrite, Option<String>)>,
-    asked: u64,
+    /// Repositories that cannot be written: their rows are lost here.
+    stand_still: BTreeSet<RepositoryName>,
+    /// Repositories that cannot be read.
+    unreadable: BTreeSet<RepositoryName>,
+    /// Repositories on a disk that does not answer.
+    hang: BTreeSet<RepositoryName>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -144,11 +164,18 @@ impl GitWriter {
         let mut service = self.bus.register(ServiceName::GitWriter, std::sync::Arc::new(())).await.unwrap();
         let seen = self.seen.clone();
         let handled = move |_, call: Call<HandledRequest>| {
-            let mut seen = seen.lock().unwrap();
-            seen.asked += 1;
-            let number = seen.handled.get(&call.body.repository.parse().unwrap()).copied();
+            let repository: RepositoryName = call.body.repository.parse().unwrap();
+            let seen = seen.lock().unwrap();
+            let (hangs, unreadable) = (seen.hang.contains(&repository), seen.unreadable.contains(&repository));
+            let number = seen.handled.get(&repository).copied();
             let handled = number.map(|number| (SOURCE.to_string(), number)).into_iter().collect();
-            std::future::ready(Ok(Handled { commit: None, handled }))
+            async move {
+                match (hangs, unreadable) {
+                    (true, _) => std::future::pending().await,
+                    (false, true) => Err(Problem::unavailable("it cannot be read")),
+                    (false, false) => Ok(Handled { commit: None, handled }),
+                }
+            }
         };
         service.verb("handled", handled).await.unwrap();
         service.reachable().await;
@@ -170,8 +197,9 @@ impl GitWriter {
             let repository = message.subject.parse::<bus::Subject>().unwrap().repository().unwrap();
             let handled = {
                 let mut seen = self.seen.lock().unwrap();
+                let stands_still = seen.stand_still.contains(&repository);
                 let handled = seen.handled.entry(repository.clone()).or_default();
-                *handled = if write.number == *handled + 1 { write.number } else { *handled };
+                *handled = if write.number == *handled + 1 && !stands_still { write.number } else { *handled };
                 let handled = *handled;
                 seen.writes.push((repository.clone(), write, trace));
                 handled
@@ -188,6 +216,10 @@ impl GitWriter {
 
     fn numbers(&self) -> Vec<(RepositoryName, u64)> {
         self.seen.lock().unwrap().writes.iter().map(|(it, write, _)| (it.clone(), write.number)).collect()
+    }
+
+    fn numbers_of(&self, repository: &RepositoryName) -> Vec<u64> {
+        self.numbers().into_iter().filter(|(it, _)| it == repository).map(|(_, number)| number).collect()
     }
 }
 
@@ -220,11 +252,12 @@ async fn rows_reach_git_in_order_with_source_number_and_trace_and_are_closed() {
         source.wait_until_closed(&RepositoryName::Fleet, 2).await;
         source.wait_until_closed(&plant(), 1).await;
 
-        assert_eq!(git.numbers(), [(RepositoryName::Fleet, 1), (plant(), 1), (RepositoryName::Fleet, 2)]);
-        for (_, _, found) in &git.seen.lock().unwrap().writes[..2] {
-            assert_eq!(found.as_ref(), Some(&trace));
-        }
-        assert!(!source.outbox.is_closed(&RepositoryName::Fleet, 3).await.unwrap());
+        assert_eq!((git.numbers_of(&RepositoryName::Fleet), git.numbers_of(&plant())), (vec![1, 2], vec![1]));
+        let seen = std::mem::take(&mut git.seen.lock().unwrap().writes);
+        assert!(
+            seen.iter().filter(|(_, write, _)| write.number == 1).all(|(_, _, found)| *found == Some(trace.clone()))
+        );
+        assert_eq!(source.closed(&RepositoryName::Fleet).await, 2);
         publishing.stop().await;
     })
     .await;
@@ -245,9 +278,7 @@ async fn a_large_row_travels_in_parts_between_others() {
             ..write()
         };
         source.order(&[plant()]).await;
-        let mut tx = source.database.begin().await.unwrap();
-        source.outbox.append(&mut tx, &plant(), large).await.unwrap();
-        tx.commit().await.unwrap();
+        source.commit(vec![vec![(plant(), large)]]).await;
         source.order(&[plant()]).await;
 
         let _service = git.work(Announce::Yes).await;
@@ -272,8 +303,8 @@ async fn a_write_that_git_writer_could_not_decode_is_not_appended() {
         let too_large = GitWrite { change, ..write() };
         assert!(!Outbox::fits(&too_large));
         let mut tx = source.database.begin().await.unwrap();
-        assert!(source.outbox.append(&mut tx, &plant(), too_large).await.is_err());
-        assert_eq!(source.outbox.append(&mut tx, &plant(), write()).await.unwrap(), 1);
+        assert!(source.outbox.append_all(&mut tx, vec![(plant(), too_large)]).await.is_err());
+        assert_eq!(source.outbox.append_all(&mut tx, vec![(plant(), write())]).await.unwrap(), [(plant(), 1)]);
     })
     .await;
 }
@@ -286,7 +317,8 @@ async fn numbers_have_no_gaps_whatever_is_concurrent_or_rolled_back() {
             let source = source.clone();
             tokio::spawn(async move {
                 let mut tx = source.database.begin().await.unwrap();
-                let number = source.outbox.append(&mut tx, &RepositoryName::Fleet, write()).await.unwrap();
+                let writes = vec![(RepositoryName::Fleet, write())];
+                let number = source.outbox.append_all(&mut tx, writes).await.unwrap()[0].1;
                 if at % 3 == 0 {
                     drop(tx);
                     return None;
@@ -319,7 +351,7 @@ async fn what_was_committed_before_a_crash_is_published_after_it_and_numbers_go_
 
         let source = source.reborn().await;
         assert_eq!(source.order(&[plant()]).await, [2], "also when all rows were closed and deleted");
-        assert!(source.outbox.is_closed(&plant(), 1).await.unwrap());
+        assert_eq!(source.closed(&plant()).await, 1);
     })
     .await;
 }
@@ -416,7 +448,7 @@ async fn numbers_that_this_database_never_gave_close_nothing_and_nothing_goes_af
         let publishing = source.publish(&bus);
         assert_eq!(source.order(&[RepositoryName::Fleet, RepositoryName::Fleet, plant()]).await, [2, 3, 2]);
         source.wait_until_closed(&plant(), 2).await;
-        assert!(!source.outbox.is_closed(&RepositoryName::Fleet, 1).await.unwrap());
+        assert_eq!(source.closed(&RepositoryName::Fleet).await, 0);
         assert_eq!(git.numbers(), [(RepositoryName::Fleet, 1), (plant(), 1), (plant(), 2)]);
         publishing.stop().await;
     })
@@ -470,32 +502,122 @@ async fn a_database_that_fails_for_a_while_stops_nothing_for_good() {
 }
 
 #[tokio::test]
-async fn positions_are_committed_in_their_order_even_if_two_processes_write() {
-    // SQLite lets the second one wait; PostgreSQL has to be hindered by the tables.
-    let location = testkit::Postgres::shared().location();
-    let (one, other) = (Source::open(&location).await, Source::open(&location).await);
-    let mut first = one.database.begin().await.unwrap();
-    assert_eq!(one.outbox.append(&mut first, &RepositoryName::Fleet, write()).await.unwrap(), 1);
-    // The same position for another repository: it waits until the first transaction has ended, and is refused.
-    let second = tokio::spawn(async move {
-        let mut tx = other.database.begin().await.unwrap();
-        let appended = other.outbox.append(&mut tx, &plant(), write()).await;
-        drop(tx);
-        (other, appended)
-    });
-    let waits =
-        "SELECT count(*) AS waiting FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1";
-    let Location::Schema { schema, .. } = &location else { panic!("a schema") };
-    wait_for("the second transaction to wait", async || {
-        let waiting = ANY.query(waits).bind(format!("edgewright {schema}")).fetch_one(&one.database).await.unwrap();
-        match waiting.number("waiting").unwrap() {
-            1 => Ok(()),
-            other => Err(other),
-        }
+async fn a_client_s_row_says_which_one_of_the_fleet_it_follows_from_and_goes_after_it() {
+    on_each_database(async |location| {
+        let server = server().await;
+        let (git, source) = (GitWriter::new(&server).await, Source::open(&location).await);
+        git.create_stream().await;
+        source.order(&[RepositoryName::Fleet]).await;
+        source.commit(vec![vec![(plant(), write()), (RepositoryName::Fleet, write())]]).await;
+        let _service = git.work(Announce::Yes).await;
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
+        source.wait_until_closed(&plant(), 1).await;
+        let seen = git.seen.lock().unwrap();
+        let seen: Vec<_> =
+            seen.writes.iter().map(|(name, write, _)| (name.clone(), write.number, write.follows_fleet)).collect();
+        assert_eq!(seen, [(RepositoryName::Fleet, 1, 0), (RepositoryName::Fleet, 2, 0), (plant(), 1, 2)]);
+        publishing.stop().await;
     })
     .await;
-    first.commit().await.unwrap();
-    let (other, appended) = second.await.unwrap();
-    assert!(appended.is_err(), "{appended:?}");
-    assert_eq!(other.order(&[plant()]).await, [1], "again, after the other one");
+}
+
+#[tokio::test]
+async fn a_transaction_that_commits_late_is_neither_skipped_nor_refused() {
+    on_each_database(async |location| {
+        let server = server().await;
+        let (git, source) = (GitWriter::new(&server).await, Source::open(&location).await);
+        git.create_stream().await;
+        let _service = git.work(Announce::Yes).await;
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
+
+        // Another process, for one process's transactions take turns. It numbers its row first and ends last.
+        let other = Source::open(&location).await;
+        let mut late = other.database.begin().await.unwrap();
+        let appended = other.outbox.append_all(&mut late, vec![(plant(), write())]).await.unwrap();
+        let port = client("port");
+        let (outbox, database, name) = (source.outbox.clone(), source.database.clone(), port.clone());
+        let early = tokio::spawn(async move {
+            let mut tx = database.begin().await.unwrap();
+            let appended = outbox.append_all(&mut tx, vec![(name, write())]).await.unwrap();
+            tx.commit().await.unwrap();
+            outbox.wake(&appended);
+        });
+        // SQLite has one writer, which the second one waits for. On PostgreSQL it is published before the first has ended.
+        if let Location::Schema { .. } = &location {
+            source.wait_until_closed(&port, 1).await;
+        }
+        late.commit().await.unwrap();
+        source.outbox.wake(&appended);
+        early.await.unwrap();
+        source.wait_until_closed(&plant(), 1).await;
+        source.wait_until_closed(&port, 1).await;
+        publishing.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_repository_that_stands_still_fills_no_log_and_holds_up_none_of_a_thousand() {
+    on_each_database(async |location| {
+        let server = server().await;
+        let (git, source) = (GitWriter::new(&server).await, Source::open(&location).await);
+        git.create_stream().await;
+        let still = client("a-still");
+        git.seen.lock().unwrap().stand_still.insert(still.clone());
+        let large = |seed: u32| {
+            // Hashes do not compress.
+            let document: Vec<u8> = (0..32_768u32)
+                .flat_map(|at| margo::Digest::of(&(at + seed * 32_768).to_le_bytes()).hex().into_bytes())
+                .collect();
+            let put = PutDeployment { document: document.into(), ..PutDeployment::default() };
+            let change = Some(Change::Client(ClientChange { puts: vec![put], ..Default::default() }));
+            vec![(still.clone(), GitWrite { change, ..write() })]
+        };
+        // More than 30 MiB when compressed; 24 MiB are the most that may be on their way.
+        let rows = 30;
+        source.commit((0..rows).map(large).collect()).await;
+        let clients: Vec<_> = (0..1_000).map(|at| client(&format!("plant-{at}"))).collect();
+        let all = || clients.iter().map(|name| (name.clone(), write())).collect::<Vec<_>>();
+        source.commit(vec![all()]).await;
+
+        let _service = git.work(Announce::Yes).await;
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
+        source.commit(vec![all(), all()]).await;
+        for client in &clients {
+            source.wait_until_closed(client, 3).await;
+        }
+        let seen = git.numbers_of(&still);
+        assert!(!seen.is_empty() && seen.iter().collect::<BTreeSet<_>>().len() < rows as usize, "{seen:?}");
+        assert_eq!(source.closed(&still).await, 0);
+
+        git.seen.lock().unwrap().stand_still.clear();
+        source.wait_until_closed(&still, rows.into()).await;
+        publishing.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_cannot_be_read_or_does_not_answer_keeps_nothing_from_the_others() {
+    on_each_database(async |location| {
+        let server = server().await;
+        let (git, source) = (GitWriter::new(&server).await, Source::open(&location).await);
+        git.create_stream().await;
+        let (hangs, unreadable) = (client("a-hangs"), client("a-unreadable"));
+        git.seen.lock().unwrap().hang.insert(hangs.clone());
+        git.seen.lock().unwrap().unreadable.insert(unreadable.clone());
+        let others: Vec<_> = (0..100).map(|at| client(&format!("plant-{at}"))).collect();
+        let all: Vec<_> = [&hangs, &unreadable].into_iter().chain(&others).cloned().collect();
+        let _service = git.work(Announce::No).await;
+        let publishing = source.publish(&server.connect_central(SOURCE).await);
+        source.order(&all).await;
+        for other in &others {
+            source.wait_until_closed(other, 1).await;
+        }
+        git.seen.lock().unwrap().unreadable.clear();
+        source.wait_until_closed(&unreadable, 1).await;
+        assert_eq!(source.closed(&hangs).await, 0);
+        publishing.stop().await;
+    })
+    .await;
 }

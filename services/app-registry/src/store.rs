@@ -102,9 +102,9 @@ impl Catalogue {
             .bind(&app.added_at)
             .execute(&mut tx)
             .await?;
-        self.outbox.append(&mut tx, &RepositoryName::Fleet, commit).await?;
+        let appended = self.outbox.append_all(&mut tx, vec![(RepositoryName::Fleet, commit)]).await?;
         tx.commit().await?;
-        self.outbox.wake();
+        self.outbox.wake(&appended);
         Ok(Added::New)
     }
 }

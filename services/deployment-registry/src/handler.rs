@@ -1,5 +1,4 @@
-//! Requests on the bus. An order is loaded, decided, checked whole and stored in one transaction; then it is accepted,
-//! and the outbox is woken.
+//! Requests on the bus. An order is loaded, decided, checked whole and stored in one transaction; then it is accepted.
 
 use std::sync::{
     Arc,
@@ -37,7 +36,6 @@ const ENVELOPE: usize = 160;
 pub struct Registry {
     pub(crate) tenant: TenantName,
     pub(crate) store: Store,
-    pub(crate) outbox: Outbox,
     pub(crate) neighbours: Neighbours,
     /// Orders are decided one after another, each on what the one before has left. It is held while the database is
     /// awaited and never while another service is, which might be slow.
@@ -49,9 +47,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub fn new(tenant: TenantName, store: Store, outbox: Outbox, neighbours: Neighbours) -> Self {
+    pub fn new(tenant: TenantName, store: Store, neighbours: Neighbours) -> Self {
         let (look_again, _) = watch::channel(None);
-        Self { tenant, store, outbox, neighbours, turn: Mutex::default(), turns: AtomicU64::new(0), look_again }
+        Self { tenant, store, neighbours, turn: Mutex::default(), turns: AtomicU64::new(0), look_again }
     }
 
     /// Answers `create`. Fails when the name was ever used.
@@ -217,8 +215,6 @@ impl Registry {
             return Err(OrderError::WriteTooLarge(repository.clone()));
         }
         self.store.commit(&change, writes).await?;
-        process::stop_point("deployment-registry.committed");
-        self.outbox.wake();
         metrics::ORDERS.with_label_values(&[change.kind.as_str()]).inc();
         let Change { order, kind, assignment, puts, removes, .. } = change;
         let (kind, by, puts, removes) = (kind.as_str(), order.requested_by, puts.len(), removes.len());

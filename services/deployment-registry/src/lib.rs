@@ -42,7 +42,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let store = Store::open(database, outbox.clone(), base.tenant.clone()).await.context("preparing the database")?;
     let bus = base.connect().await?;
     let Some(()) = shutdown.run_until_cancelled(bus.connected()).await else { return Ok(()) };
-    let registry = Arc::new(Registry::new(base.tenant, store, outbox.clone(), Neighbours::new(bus.clone())));
+    let registry = Arc::new(Registry::new(base.tenant, store, Neighbours::new(bus.clone())));
     let endpoints = serve(&bus, &registry).await?;
     if let Some(()) = shutdown.run_until_cancelled(endpoints.reachable()).await {
         base.readiness.ready();

@@ -126,11 +126,13 @@ impl Store {
 
     /// The newest orders, newest first.
     pub async fn orders(&self) -> Result<Vec<api::Order>, StoreError> {
-        // Before the orders: one that closes in between is shown as open once more, never the other way round.
-        let closed = self.outbox.closed().await?;
         let query = ORDERS.query("SELECT * FROM orders WHERE tenant = $1 ORDER BY position DESC LIMIT $2");
         let rows = query.bind(self.tenant.as_str()).bind(SHOWN_ORDERS).fetch_all(&self.database).await?;
-        rows.iter().map(|row| read_order(row, &closed)).collect()
+        let writes = rows.iter().map(read_writes).collect::<Result<Vec<_>, _>>()?;
+        let repositories = writes.iter().flatten().map(|(repository, _)| repository.clone()).collect();
+        let closed = self.outbox.closed(&repositories).await?;
+        let is_closed = |(repository, number): &(RepositoryName, u64)| closed.get(repository) >= Some(number);
+        rows.iter().zip(writes).map(|(row, writes)| read_order(row, writes.iter().all(is_closed))).collect()
     }
 
     /// How many documents each of these nodes holds of other assignments, and their bytes. A node without one is missing.
@@ -175,9 +177,12 @@ impl Store {
         let mut tx = self.database.begin().await?;
         self.replace_assignment(&mut tx, change).await?;
         self.replace_deployments(&mut tx, change).await?;
-        let numbers = self.outbox.append_all(&mut tx, writes).await?;
-        self.insert_order(&mut tx, change, &numbers).await?;
-        tx.commit().await
+        let appended = self.outbox.append_all(&mut tx, writes).await?;
+        self.insert_order(&mut tx, change, &appended).await?;
+        tx.commit().await?;
+        process::stop_point("deployment-registry.committed");
+        self.outbox.wake(&appended);
+        Ok(())
     }
 
     async fn replace_assignment(&self, tx: &mut Transaction, change: &Change) -> Result<(), StoreError> {
@@ -307,12 +312,16 @@ fn read_deployment(row: &Row) -> Result<(AssignmentName, NodeId, Deployment), St
     Ok((row.parse("assignment")?, row.parse("node")?, deployment))
 }
 
-fn read_order(row: &Row, closed: &BTreeMap<RepositoryName, u64>) -> Result<api::Order, StoreError> {
-    let mut committed = true;
-    for (repository, number) in row.json::<Vec<(String, u64)>>("writes")? {
-        let repository: RepositoryName = repository.parse().map_err(|error| row.invalid("writes", error))?;
-        committed &= closed.get(&repository).is_some_and(|closed| *closed >= number);
-    }
+/// The rows of the outbox that an order has written.
+fn read_writes(row: &Row) -> Result<Vec<(RepositoryName, u64)>, StoreError> {
+    let named = |(repository, number): (String, u64)| {
+        let repository = repository.parse::<RepositoryName>().map_err(|error| row.invalid("writes", error))?;
+        Ok::<_, StoreError>((repository, number))
+    };
+    row.json::<Vec<(String, u64)>>("writes")?.into_iter().map(named).collect()
+}
+
+fn read_order(row: &Row, committed: bool) -> Result<api::Order, StoreError> {
     Ok(api::Order {
         id: row.string("id")?,
         kind: row.string("kind")?,

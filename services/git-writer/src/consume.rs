@@ -1,6 +1,11 @@
-//! The loop over the log: groups of rows are committed, announced and purged; repositories that stand still wait.
+//! The loop over the log: groups of rows are committed, announced and purged. What cannot be committed now waits aside.
 
-use std::{collections::BTreeMap, error::Error, sync::PoisonError, time::Duration};
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
 use async_nats::jetstream::stream::Stream;
@@ -13,69 +18,76 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::{Instrument, debug, warn};
+use tracing::{Instrument, warn};
 
 use crate::{
-    handler::SharedStore,
+    aside::Aside,
     inbox::{Group, Inbox},
+    levels::Levels,
     metrics,
     mirrors::Mirrors,
     refusals::Refusals,
-    store::{Committed, Failed, Outcome, Queued},
+    renewals::Renewals,
+    store::{Behind, Committed, Failed, Outcome, Queued, Store},
 };
-
-/// The pause before a repository that stands still is tried again. It doubles with every failure, up to the last one: a
-/// full disk is not asked every second, and what an operator puts right counts within a minute.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// How long what is committed stays in the log. What a purge missed, because the process ended, is read again and found
 /// to be committed.
 const PURGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Rows that wait in memory for one repository that stands still. Its sources publish further ones again, later.
-const MAX_WAITING: usize = 1_000;
+/// The store, which one group at a time uses. The lock is held as long as a group of commits takes, so it is only taken on
+/// threads that may block.
+pub type SharedStore = Arc<Mutex<Store>>;
 
-/// A repository that stands still.
-struct Stall {
-    /// The rows that wait for it, in the order of the log.
-    rows: Vec<Queued>,
-    /// When they are tried again.
-    retry: Instant,
-    /// How long they wait this time; twice as long the next time.
-    pause: Duration,
+/// Those who follow what is committed.
+#[derive(Clone)]
+pub struct Followers {
+    pub renewals: Renewals,
+    pub mirrors: Mirrors,
+}
+
+impl Followers {
+    /// A repository has a new commit.
+    fn committed(&self, repository: &RepositoryName) {
+        self.renewals.signed(repository);
+        self.mirrors.changed(repository);
+    }
+}
+
+/// What there is to be done next.
+enum Work {
+    Group(Group),
+    Renew(Vec<RepositoryName>),
 }
 
 /// The loop from the log to the repositories, for one life of the log's consumer.
 ///
-/// All that it holds can be lost. The log keeps the rows that wait, and the next life reads it from its begin; a row
-/// that was left out is published again by its source.
+/// All that it holds can be lost. A row that is neither committed nor in the log is published again by its source.
 pub struct Committer {
     bus: Bus,
     store: SharedStore,
+    levels: Levels,
     refusals: Refusals,
     readiness: Readiness,
-    mirrors: Mirrors,
-    stalled: BTreeMap<RepositoryName, Stall>,
-    /// Sequence of the last message of the log that was taken.
-    last: u64,
-    /// Sequence up to which the log may be purged.
+    followers: Followers,
+    aside: Aside,
+    /// Sequence up to which the log may be purged: of the last message that was taken.
     purge: watch::Sender<u64>,
 }
 
 impl Committer {
     /// Knows of no repository that stands still: each is tried again.
-    pub fn new(bus: Bus, store: SharedStore, refusals: Refusals, readiness: Readiness, mirrors: Mirrors) -> Self {
-        Self {
-            bus,
-            store,
-            refusals,
-            readiness,
-            mirrors,
-            stalled: BTreeMap::new(),
-            last: 0,
-            purge: watch::Sender::new(0),
-        }
+    pub fn new(
+        bus: Bus,
+        store: SharedStore,
+        levels: Levels,
+        refusals: Refusals,
+        readiness: Readiness,
+        followers: Followers,
+    ) -> Self {
+        levels.begin_anew();
+        let (aside, purge) = (Aside::default(), watch::Sender::new(0));
+        Self { bus, store, levels, refusals, readiness, followers, aside, purge }
     }
 
     /// Commits what comes. Returns at shutdown, or with an error when the log could not be read or `lost` says why the
@@ -92,15 +104,26 @@ impl Committer {
         self.show();
         tokio::pin!(lost);
         loop {
-            let group = tokio::select! {
+            let renewals = self.followers.renewals.clone();
+            // Neither keeps the other from its turn, as one of the two that are ready is taken at random.
+            let work = async {
+                tokio::select! {
+                    group = inbox.next_group() => group.map(Work::Group),
+                    names = renewals.next() => Ok(Work::Renew(names)),
+                }
+            };
+            let work = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 reason = &mut lost => return Err(reason),
-                () = process::due(self.stalled.values().map(|stall| stall.retry).min()) => Group::default(),
-                group = inbox.next_group() => group?,
+                () = process::due(self.aside.next_retry(Instant::now())) => Work::Group(Group::default()),
+                work = work => work?,
             };
             // Outside `select!`: a group in hand is finished, never dropped half way.
-            self.take(group).await?;
+            match work {
+                Work::Group(group) => self.take(group).await?,
+                Work::Renew(names) => self.renew(names).await?,
+            }
         }
     }
 
@@ -111,57 +134,77 @@ impl Committer {
             metrics::UNDECODABLE.inc();
             self.refusals.undecodable(subject, &error);
         }
-        let now = Instant::now();
-        let rows = self.admit(rows, now);
+        let rows = self.aside.admit(rows, Instant::now());
         if !rows.is_empty() {
-            let store = self.store.clone();
-            let commit = move || store.lock().unwrap_or_else(PoisonError::into_inner).commit(rows);
-            let Outcome { committed, failed } = spawn_blocking(commit).await.context("committing")?;
-            let has_new_commits = |committed: &Committed| !committed.spans.is_empty();
-            if let Some(begin) = begin.filter(|_| committed.iter().any(has_new_commits)) {
-                metrics::GROUP_SECONDS.observe(begin.elapsed().as_secs_f64());
-            }
-            for committed in committed {
-                self.announce(committed).await;
-            }
-            for failed in failed {
-                self.stall(failed);
-            }
-            // A repository that was due and did not fail again stands still no longer.
-            self.stalled.retain(|_, stall| stall.retry > now);
+            self.commit(rows, begin).await?;
             self.show();
         }
-        self.last = self.last.max(last);
-        self.purge_committed();
+        // What waits for a repository is left to its sources, so that none of them keeps the log from being purged.
+        self.purge.send_if_modified(|purged| {
+            let further = last > *purged;
+            *purged = last.max(*purged);
+            further
+        });
         Ok(())
     }
 
-    /// Returns the rows to be tried now: the new ones and those whose repository is due. Rows of repositories that
-    /// stand still are put aside; beyond the limit they are left out, and their source publishes them again.
-    fn admit(&mut self, rows: Vec<Queued>, now: Instant) -> Vec<Queued> {
-        let mut admitted = Vec::new();
-        for stall in self.stalled.values_mut().filter(|stall| stall.retry <= now) {
-            admitted.append(&mut stall.rows);
+    async fn commit(&mut self, rows: Vec<Queued>, begin: Option<Instant>) -> anyhow::Result<()> {
+        let repositories = rows.iter().map(|queued| queued.repository.clone()).collect();
+        self.carry_out(repositories, begin, move |store| store.commit(rows)).await
+    }
+
+    /// Signs a few repositories anew. One that cannot be signed is tried again later.
+    async fn renew(&mut self, names: Vec<RepositoryName>) -> anyhow::Result<()> {
+        let repositories: BTreeSet<_> = names.iter().cloned().collect();
+        self.carry_out(repositories, None, move |store| store.renew(&names)).await?;
+        self.show();
+        Ok(())
+    }
+
+    /// Does something with the store, and takes what becomes of these repositories.
+    async fn carry_out(
+        &mut self,
+        repositories: BTreeSet<RepositoryName>,
+        begin: Option<Instant>,
+        work: impl FnOnce(&mut Store) -> Outcome + Send + 'static,
+    ) -> anyhow::Result<()> {
+        self.levels.begin(&repositories);
+        let store = self.store.clone();
+        let commit = move || work(&mut store.lock().unwrap_or_else(PoisonError::into_inner));
+        let Outcome { committed, behind, failed } = spawn_blocking(commit).await.context("committing")?;
+        let has_new_commits = |committed: &Committed| !committed.spans.is_empty();
+        if let Some(begin) = begin.filter(|_| committed.iter().any(has_new_commits)) {
+            metrics::GROUP_SECONDS.observe(begin.elapsed().as_secs_f64());
         }
-        for queued in rows {
-            match self.stalled.get_mut(&queued.repository).filter(|stall| stall.retry > now) {
-                None => admitted.push(queued),
-                Some(stall) if stall.rows.len() < MAX_WAITING => stall.rows.push(queued),
-                Some(_) => {
-                    debug!(repository = %queued.repository, number = queued.row.number, "row left out: too many wait")
-                }
-            }
+        let mut waits: BTreeSet<_> = failed.iter().map(|failed| &failed.repository).collect();
+        waits.extend(behind.iter().map(|behind| &behind.repository));
+        for name in repositories.iter().filter(|name| !waits.contains(name)) {
+            self.aside.goes_on(name);
         }
-        admitted
+        for committed in committed {
+            self.announce(committed).await;
+        }
+        for Behind { repository, rows } in behind {
+            self.aside.waits_for_fleet(&repository, rows);
+        }
+        for failed in failed {
+            self.stall(failed);
+        }
+        self.levels.end(&repositories);
+        Ok(())
     }
 
     async fn announce(&mut self, committed: Committed) {
+        self.levels.committed(&committed);
         let Committed { repository, tip, handled, version, spans } = committed;
         metrics::COMMITS.inc_by(spans.len() as u64);
         if !spans.is_empty() {
             // It got further, so whatever stops it now is new, and is tried again after the first, short pause.
-            self.stalled.remove(&repository);
-            self.mirrors.changed(&repository);
+            self.aside.goes_on(&repository);
+            self.followers.committed(&repository);
+        }
+        if repository == RepositoryName::Fleet {
+            self.aside.fleet_is_at(&handled);
         }
         let message = proto::GitCommitted {
             commit: tip.to_string(),
@@ -180,38 +223,32 @@ impl Committer {
 
     fn stall(&mut self, failed: Failed) {
         let Failed { repository, error, rows } = failed;
-        let pause = self.stalled.get(&repository).map_or(FIRST_RETRY, |stall| (stall.pause * 2).min(LAST_RETRY));
+        let pause = self.aside.stands_still(&repository, rows, Instant::now());
         warn!(%repository, error = &error as &dyn Error, ?pause, "the repository stands still");
+        self.levels.stands_still(&repository);
+        self.followers.renewals.failed(&repository);
         self.refusals.stalled(&repository, &error);
-        self.stalled.insert(repository, Stall { rows, retry: Instant::now() + pause, pause });
     }
 
     /// Tells operators which repositories stand still: as refusals, as a metric, and by not being ready.
     fn show(&self) {
-        let reasons = self.refusals.keep_stalled(|repository| self.stalled.contains_key(repository));
+        let reasons = self.refusals.keep_stalled(|repository| self.aside.is_still(repository));
         metrics::STALLED.set(reasons.len() as i64);
+        metrics::WAITING_BYTES.set(self.aside.bytes() as i64);
+        if let Some(left) = self.followers.renewals.left() {
+            metrics::TO_SIGN.set(left as i64);
+            self.refusals.to_sign(left);
+        }
         if reasons.is_empty() { self.readiness.ready() } else { self.readiness.not_ready(&reasons.join("; ")) }
-    }
-
-    /// Lets the log be purged up to the first row that waits for a repository that stands still. Everything before is
-    /// committed, or was left out and will be published again by its source.
-    fn purge_committed(&self) {
-        let first_waiting = self.stalled.values().flat_map(|stall| &stall.rows).map(|queued| queued.sequence).min();
-        let committed = first_waiting.map_or(self.last, |sequence| sequence - 1);
-        self.purge.send_if_modified(|purged| {
-            let further = committed > *purged;
-            *purged = committed.max(*purged);
-            further
-        });
     }
 }
 
 /// Purges the log up to the sequence that was sent last. Runs beside the commits, and seldom: a purge syncs the hub's disk
 /// several times, for which whatever follows from a commit would wait.
-async fn purge(log: Stream<()>, mut committed: watch::Receiver<u64>) {
-    while committed.changed().await.is_ok() {
+async fn purge(log: Stream<()>, mut taken: watch::Receiver<u64>) {
+    while taken.changed().await.is_ok() {
         sleep(PURGE_PAUSE).await;
-        let sequence = *committed.borrow_and_update();
+        let sequence = *taken.borrow_and_update();
         if let Err(error) = log.purge().sequence(sequence + 1).await {
             // The next, higher sequence purges these messages, too.
             warn!(error = &error as &dyn Error, "log not purged");

@@ -21,7 +21,7 @@ pub enum Undecodable {
 
 /// Reads a message of the log, whose source its subject names. A row that can be numbered is returned even if it is impossible to carry out.
 pub fn row(source: ServiceName, write: proto::GitWrite) -> Result<Row, Undecodable> {
-    let proto::GitWrite { number, author, subject, trailers, change } = write;
+    let proto::GitWrite { number, author, subject, trailers, change, follows_fleet } = write;
     if number == 0 {
         return Err(Undecodable::Unnumbered(author));
     }
@@ -33,7 +33,7 @@ pub fn row(source: ServiceName, write: proto::GitWrite) -> Result<Row, Undecodab
         Some(proto::git_write::Change::Client(change)) => client(source, change).map(Edits::Client),
         None => Err(ImpossibleEdits::Unknown),
     };
-    Ok(Row { source, number, author, message, edits })
+    Ok(Row { source, number, follows_fleet, author, message, edits })
 }
 
 fn files(source: ServiceName, change: proto::FleetChange) -> Result<Vec<FileChange>, ImpossibleEdits> {

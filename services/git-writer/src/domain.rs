@@ -22,6 +22,9 @@ pub struct Row {
     pub source: ServiceName,
     /// Counts the rows of one source for one repository, from 1 and without gaps.
     pub number: u64,
+    /// In a client's repository: the number of the source's row in `fleet.git` that has to be committed first. 0 when there
+    /// is none.
+    pub follows_fleet: u64,
     /// Author of the commit: the person or the service that gave the order.
     pub author: String,
     /// Message of the commit, without the trailers that git-writer adds.
@@ -125,16 +128,25 @@ pub enum Place {
     Next,
     /// Earlier rows are missing. Nothing is done: the source publishes all rows that are not committed again, in order.
     Ahead,
+    /// The row is the next one of its client, and `fleet.git` does not hold the order yet from which it follows. It waits, so
+    /// that nobody finds a deployment that nobody meant.
+    AheadOfFleet,
 }
 
 impl Handled {
-    pub fn place(&self, source: ServiceName, number: u64) -> Place {
-        let next = self.0.get(source.as_str()).copied().unwrap_or(0) + 1;
-        match number.cmp(&next) {
+    /// Where a row of this repository stands, when `fleet` is how far `fleet.git` is.
+    pub fn place(&self, source: ServiceName, number: u64, follows_fleet: u64, fleet: &Handled) -> Place {
+        match number.cmp(&(self.number(source) + 1)) {
             std::cmp::Ordering::Less => Place::Behind,
+            std::cmp::Ordering::Equal if follows_fleet > fleet.number(source) => Place::AheadOfFleet,
             std::cmp::Ordering::Equal => Place::Next,
             std::cmp::Ordering::Greater => Place::Ahead,
         }
+    }
+
+    /// The number of the last committed row of this source; 0 before the first.
+    pub fn number(&self, source: ServiceName) -> u64 {
+        self.0.get(source.as_str()).copied().unwrap_or(0)
     }
 
     /// Counts the next row of this source as committed.

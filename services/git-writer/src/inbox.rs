@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream::{Message, consumer::pull};
-use bus::{Assembler, Bus, ServiceName, Subject, streams};
+use bus::{Assembler, Bus, ServiceName, Subject, proto, streams};
 use futures::{FutureExt, StreamExt};
 use margo::RepositoryName;
+use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -50,15 +51,13 @@ pub struct Inbox {
     /// How many messages were delivered since the log was opened.
     delivered: u64,
     assembler: Assembler,
-    /// Sequence of the first part of the row that is being put together.
-    first: Option<u64>,
     group: Group,
 }
 
 impl Inbox {
     pub async fn open(bus: &Bus) -> anyhow::Result<Self> {
         let messages = bus.messages(ServiceName::GitWriter, streams::GIT_WRITES).await.context("opening the log")?;
-        Ok(Self { messages, delivered: 0, assembler: Assembler::default(), first: None, group: Group::default() })
+        Ok(Self { messages, delivered: 0, assembler: Assembler::default(), group: Group::default() })
     }
 
     /// Waits for a message and returns it with those that are there already and those that its source has announced.
@@ -93,7 +92,6 @@ impl Inbox {
         group.begin.get_or_insert_with(Instant::now);
         group.bytes += message.payload.len();
         group.more_follow = bus::more_follow(message.headers.as_ref());
-        let first = *self.first.get_or_insert(sequence);
         let named = match message.subject.parse() {
             Ok(Subject::GitWriteFleet(source)) => Some((source, RepositoryName::Fleet)),
             Ok(Subject::GitWriteClient(source, client)) => Some((source, RepositoryName::Client(client))),
@@ -104,15 +102,17 @@ impl Inbox {
             let Some(payload) = self.assembler.take(message.headers.as_ref(), message.payload)? else {
                 return Ok(None);
             };
-            let row = decode::row(source, bus::decode(&payload)?)?;
-            Ok(Some(Queued { row, repository, sequence: first, headers: message.headers }))
+            let write: proto::GitWrite = bus::decode(&payload)?;
+            let bytes = write.encoded_len();
+            let row = decode::row(source, write)?;
+            Ok(Some(Queued { row, repository, bytes, headers: message.headers }))
         });
         match row {
             Ok(None) => return Ok(()),
             Ok(Some(row)) => group.rows.push(row),
             Err(error) => group.undecodable.push((message.subject.to_string(), error)),
         }
-        (group.last, self.first) = (sequence, None);
+        group.last = sequence;
         Ok(())
     }
 }

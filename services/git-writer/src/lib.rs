@@ -6,13 +6,20 @@
 //! rows it holds, so nothing has to be remembered beside Git, and the process may die at any line. Announces
 //! `git.committed.…`, answers `svc.git-writer.handled`, `.refusals` and `.access`, and serves the repositories for reading.
 //!
-//! A repository that cannot be written stands still, which operators see, and is tried again; the others go on.
+//! A client's row is committed together with the row of `fleet.git` that it follows from, or after it.
+//!
+//! Repositories whose tip was signed by another key, or carries other KEYS, are signed anew after a start, a few at a time
+//! beside orders, so that the other key can be revoked.
+//!
+//! A repository that cannot be written stands still, which operators see, and is tried again; the others go on. What waits
+//! for it is kept in memory as far as there is room, and not in the log: its sources publish it again until it is committed.
 
 #![allow(
     missing_docs,
     reason = "nobody outside the workspace sees this crate; a doc comment is written where it says more than the name"
 )]
 
+mod aside;
 mod config;
 mod consume;
 mod decode;
@@ -20,9 +27,12 @@ mod domain;
 mod error;
 mod handler;
 mod inbox;
+mod levels;
 mod metrics;
 mod mirrors;
+mod reader;
 mod refusals;
+mod renewals;
 mod serve;
 mod store;
 
@@ -33,20 +43,23 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use bus::{Bus, ServiceName, streams};
-use tokio::task::spawn_blocking;
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::debug;
 
 pub use crate::{
     config::Config,
     mirrors::{Layout, Mirror},
+    renewals::outdated,
     serve::Serving,
 };
 use crate::{
-    consume::Committer,
-    handler::{Answers, SharedStore},
+    consume::{Committer, Followers, SharedStore},
+    handler::{Answers, READS},
+    levels::Levels,
     mirrors::Mirrors,
     refusals::Refusals,
+    renewals::Renewals,
     serve::Server,
     store::Store,
 };
@@ -61,20 +74,38 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let readiness = config.base.readiness.clone();
     let (folder, tenant) = (config.repositories.clone(), config.base.tenant.clone());
     let (server, access) = Server::listen(&config.serving, folder.clone(), tenant.clone(), bus.clone()).await?;
-    let refusals = Refusals::default();
+    let (refusals, levels) = (Refusals::default(), Levels::default());
     let mirrors = Mirrors::new(config.mirrors.clone(), folder, tenant, refusals.clone());
-    let store = spawn_blocking(move || Store::open(&config)).await.context("opening the repositories")??;
+    let renewals = Renewals::default();
+    let followers = Followers { renewals: renewals.clone(), mirrors: mirrors.clone() };
+    let count = renewals.count(config.clone());
+    let (store, reader) = spawn_blocking(move || {
+        let store = Store::open(&config)?;
+        let reader = store.reader(&config);
+        anyhow::Ok((store, reader))
+    })
+    .await
+    .context("opening the repositories")??;
     let store: SharedStore = Arc::new(Mutex::new(store));
 
-    let answers = Arc::new(Answers { store: store.clone(), refusals: refusals.clone(), access });
+    let answers = Answers {
+        levels: levels.clone(),
+        reader: Arc::new(reader),
+        reads: Arc::new(Semaphore::new(READS)),
+        refusals: refusals.clone(),
+        access,
+    };
+    let answers = Arc::new(answers);
     let mut endpoints = bus.register(ServiceName::GitWriter, answers).await?;
     endpoints.verb("handled", Answers::handled).await?;
     endpoints.verb("refusals", Answers::refusals).await?;
     endpoints.verb("access", Answers::access).await?;
 
+    let _counting = AbortOnDropHandle::new(tokio::spawn(count));
     let read = || {
+        let (refusals, followers) = (refusals.clone(), followers.clone());
         let committer =
-            Committer::new(bus.clone(), store.clone(), refusals.clone(), readiness.clone(), mirrors.clone());
+            Committer::new(bus.clone(), store.clone(), levels.clone(), refusals, readiness.clone(), followers);
         read_log(&bus, committer, &shutdown)
     };
     let served = async { server.run(shutdown.clone()).await.context("serving the repositories") };

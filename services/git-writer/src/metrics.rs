@@ -37,6 +37,17 @@ pub static MIRROR_BEHIND: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(name, about, &["mirror"]).expect(ONCE)
 });
 
+/// Memory that rows take which wait for a repository that stands still, or for `fleet.git`.
+pub static WAITING_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("edgewright_git_writer_waiting_bytes", "Bytes of rows that wait in memory.").expect(ONCE)
+});
+
+/// Repositories that are signed by another key than the one in force, or carry other KEYS; -1 until they are counted.
+pub static TO_SIGN: LazyLock<IntGauge> = LazyLock::new(|| {
+    let help = "Repositories that have to be signed anew before another key is revoked; -1: not counted yet.";
+    register_int_gauge!("edgewright_git_writer_repositories_to_sign", help).expect(ONCE)
+});
+
 /// From the arrival of a group's first row until all its commits are on the disk. A group without a new commit is not
 /// counted.
 pub static GROUP_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {

@@ -24,27 +24,38 @@ pub struct Refusals(Arc<Mutex<ByCause>>);
 #[derive(Default)]
 struct ByCause {
     undecodable: VecDeque<Refusal>,
+    to_sign: Option<Refusal>,
     stalled: BTreeMap<RepositoryName, Refusal>,
-    mirrors: BTreeMap<String, Refusal>,
+    others: BTreeMap<String, Refusal>,
 }
 
 impl Refusals {
-    /// First the messages that were left out, oldest first; then each repository that stands still now, and what mirrors do not take.
+    /// First the messages that were left out, oldest first; then each repository that stands still now; then how many
+    /// repositories are to be signed anew, and what mirrors do not take.
     pub fn list(&self) -> Vec<Refusal> {
-        self.with(|refusals| {
-            let others = refusals.stalled.values().chain(refusals.mirrors.values());
-            refusals.undecodable.iter().chain(others).cloned().collect()
+        let all = |refusals: &mut ByCause| {
+            let stalled = refusals.undecodable.iter().chain(refusals.stalled.values());
+            stalled.chain(&refusals.to_sign).chain(refusals.others.values()).cloned().collect()
+        };
+        self.with(all)
+    }
+
+    /// Notes why something beside the commits is not done, such as a mirror that does not follow; or that it is. Returns whether it
+    /// was not until now.
+    pub fn note(&self, subject: &str, reason: Option<&str>) -> bool {
+        self.with(|refusals| match reason {
+            Some(reason) => {
+                refusals.others.insert(subject.to_owned(), refusal(subject.to_owned(), reason.to_owned())).is_some()
+            }
+            None => refusals.others.remove(subject).is_some(),
         })
     }
 
-    /// Notes why a mirror does not follow, or that it does. Returns whether it did not until now.
-    pub fn mirror(&self, subject: &str, reason: Option<&str>) -> bool {
-        self.with(|refusals| match reason {
-            Some(reason) => {
-                refusals.mirrors.insert(subject.to_owned(), refusal(subject.to_owned(), reason.to_owned())).is_some()
-            }
-            None => refusals.mirrors.remove(subject).is_some(),
-        })
+    /// Notes how many repositories are still to be signed with the keys in force.
+    pub fn to_sign(&self, left: usize) {
+        let reason = || format!("{left} repositories are not signed with the keys in force yet: revoke no other key");
+        let refusal = (left > 0).then(|| refusal("KEYS".to_owned(), reason()));
+        self.with(|refusals| refusals.to_sign = refusal);
     }
 
     /// Notes a message that was left out. The oldest one is forgotten when there are too many.

@@ -13,11 +13,13 @@
 //! leaves what people meant there before what follows from it. The log still has the rows, the numbers in `Handled` tell
 //! which of them are in, and the others are committed again.
 
+mod renew;
+
 use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;
 use bus::trace;
-use git_state::{CommitId, Draft, FileChange, Manifest, Message, Repository, Series, Step, Writer, layout};
+use git_state::{CommitId, Draft, FileChange, GitError, Manifest, Message, Repository, Series, Step, Writer, layout};
 use identity::trust::HEAD_NAMESPACE;
 use jiff::Timestamp;
 use margo::{ClientName, Head, ManifestList, ManifestVersion, RepositoryName, TenantName};
@@ -29,6 +31,7 @@ use crate::{
     config::{Config, Keys},
     domain::{self, Edits, Handled, ImpossibleEdits, Place, Row},
     error::StoreError,
+    reader::{Reader, handled_at},
 };
 
 /// The bytes of objects that commits may have together in memory, as far as can be told beforehand. The journal takes as many
@@ -44,9 +47,8 @@ const FIRST_WEIGHT: usize = 256 << 10;
 pub struct Queued {
     pub row: Row,
     pub repository: RepositoryName,
-    /// Sequence of the row's first message in the log: the log must not be purged beyond it before the row is
-    /// committed.
-    pub sequence: u64,
+    /// Bytes of the row before compression: about what it takes in memory.
+    pub bytes: usize,
     /// Headers of the row's last message. They name the trace that the commit continues.
     pub headers: Option<HeaderMap>,
 }
@@ -71,11 +73,19 @@ pub struct Failed {
     pub rows: Vec<Queued>,
 }
 
+/// A client's repository that would get ahead of `fleet.git`.
+pub struct Behind {
+    pub repository: RepositoryName,
+    /// The rows that are still to be committed: the one that follows a row of `fleet.git` that is not there, and all behind it.
+    pub rows: Vec<Queued>,
+}
+
 /// What became of a group. A repository is in both lists when some of its rows were committed before one failed, and
 /// several times in the first when the group was taken in parts.
 #[derive(Default)]
 pub struct Outcome {
     pub committed: Vec<Committed>,
+    pub behind: Vec<Behind>,
     pub failed: Vec<Failed>,
 }
 
@@ -86,6 +96,8 @@ pub struct Store {
     keys: Keys,
     /// The repositories that were used since the start.
     open: BTreeMap<RepositoryName, Open>,
+    /// How far `fleet.git` is, as far as is known: also while it cannot be read.
+    fleet: Handled,
 }
 
 /// A repository with what its tip says.
@@ -110,6 +122,8 @@ struct Attempt {
     draft: Option<(Series, Drafted)>,
     /// The tip, when rows came again that it holds, and there is no new commit.
     again: Option<Committed>,
+    /// The row that is ahead of `fleet.git`, and those behind it.
+    behind: Option<Behind>,
     /// The row that failed, and those behind it.
     failed: Option<Failed>,
 }
@@ -135,16 +149,12 @@ impl Store {
     pub fn open(config: &Config) -> anyhow::Result<Self> {
         let (signing, keys) = config.read_keys()?;
         let writer = Writer::new(&config.repositories, &config.base.tenant, &keys.set, signing)?;
-        Ok(Self { writer, tenant: config.base.tenant.clone(), keys, open: BTreeMap::new() })
+        Ok(Self { writer, tenant: config.base.tenant.clone(), keys, open: BTreeMap::new(), fleet: Handled::default() })
     }
 
-    /// How far a repository is, with its tip. One that does not exist is not made for that: it has handled nothing.
-    pub fn handled(&mut self, name: &RepositoryName) -> Result<(Handled, Option<CommitId>), StoreError> {
-        if !self.open.contains_key(name) && self.writer.open(name)?.is_none() {
-            return Ok((Handled::default(), None));
-        }
-        let open = self.at_tip(name)?;
-        Ok((open.handled.clone(), open.tip))
+    /// What reads the same repositories beside the writer.
+    pub fn reader(&self, config: &Config) -> Reader {
+        Reader { folder: config.repositories.clone(), tenant: self.tenant.clone(), keys: self.keys.set.clone() }
     }
 
     /// Commits the rows of a group that are next. Repositories fail one by one: a bad row stops its own repository
@@ -155,6 +165,10 @@ impl Store {
         for queued in group {
             if let Some(failed) = outcome.failed.iter_mut().find(|failed| failed.repository == queued.repository) {
                 failed.rows.push(queued);
+                continue;
+            }
+            if let Some(behind) = outcome.behind.iter_mut().find(|behind| behind.repository == queued.repository) {
+                behind.rows.push(queued);
                 continue;
             }
             weight += self.open.get(&queued.repository).map_or(FIRST_WEIGHT, |open| open.weight);
@@ -181,17 +195,37 @@ impl Store {
             }
         }
         // Repositories have nothing in common until they are durable, and what takes time is to hash and to sign.
-        let attempts: Vec<_> = ready.into_par_iter().map(|(name, rows)| self.attempt(name, rows)).collect();
+        // Only what a client gets follows from what people meant, so `fleet.git` comes first.
+        let (fleet, clients): (Vec<_>, Vec<_>) =
+            ready.into_iter().partition(|(name, _)| *name == RepositoryName::Fleet);
+        let nothing = Handled::default();
+        let mut attempts: Vec<_> = fleet.into_iter().map(|(name, rows)| self.attempt(name, rows, &nothing)).collect();
+        let fleet = self.fleet(attempts.first(), &clients);
+        let clients = clients.into_par_iter().map(|(name, rows)| self.attempt(name, rows, &fleet));
+        attempts.extend(clients.collect::<Vec<_>>());
         let mut drafts = Vec::new();
         for attempt in attempts {
             drafts.extend(attempt.draft);
             outcome.committed.extend(attempt.again);
+            outcome.behind.extend(attempt.behind);
             outcome.failed.extend(attempt.failed);
         }
         if !drafts.is_empty() {
             self.advance(drafts, outcome);
             stop_point("git-writer.committed");
         }
+    }
+
+    /// How far `fleet.git` will be when this attempt, if there is one, is carried out.
+    fn fleet(&mut self, attempt: Option<&Attempt>, clients: &[(RepositoryName, Vec<Queued>)]) -> Handled {
+        if let Some((_, draft)) = attempt.and_then(|attempt| attempt.draft.as_ref()) {
+            return draft.handled.clone();
+        }
+        let somebody_asks = clients.iter().flat_map(|(_, rows)| rows).any(|queued| queued.row.follows_fleet > 0);
+        if somebody_asks && let Ok(fleet) = self.at_tip(&RepositoryName::Fleet) {
+            self.fleet = fleet.handled.clone();
+        }
+        self.fleet.clone()
     }
 
     /// The repository with what its tip says. The tip is read when the repository was not used yet, and again when
@@ -214,9 +248,7 @@ impl Store {
         let (mut handled, mut version, mut list) = (Handled::default(), None, ManifestList::default());
         let mut has_keys = false;
         if let Some(tip) = tip {
-            repository.verify(tip, &self.keys.set).map_err(StoreError::Foreign)?;
-            handled =
-                repository.message(tip)?.trailer(layout::HANDLED_TRAILER).ok_or(StoreError::NotHandled)?.parse()?;
+            handled = handled_at(&repository, tip, &self.keys.set)?;
             if let RepositoryName::Client(_) = name {
                 let files = repository.files(tip)?;
                 let manifest = Manifest::read(&files)?;
@@ -228,8 +260,8 @@ impl Store {
         Ok(Open { repository, tip, handled, version, list, has_keys, weight: FIRST_WEIGHT })
     }
 
-    /// Writes the commits of one repository, which is open, up to the first row that fails.
-    fn attempt(&self, name: RepositoryName, rows: Vec<Queued>) -> Attempt {
+    /// Writes the commits of one repository, which is open, up to the first row that fails or is ahead of `fleet.git`.
+    fn attempt(&self, name: RepositoryName, rows: Vec<Queued>, fleet: &Handled) -> Attempt {
         let open = &self.open[&name];
         let mut attempt = Attempt::default();
         let (mut handled, mut list) = (open.handled.clone(), open.list.clone());
@@ -239,13 +271,22 @@ impl Store {
         while let Some(queued) = rows.next() {
             let row = &queued.row;
             let (source, number) = (row.source, row.number);
-            match handled.place(source, number) {
+            let follows = if name == RepositoryName::Fleet { 0 } else { row.follows_fleet };
+            match handled.place(source, number, follows, fleet) {
                 Place::Next => {}
                 Place::Behind => {
                     repeated = true;
                     continue;
                 }
                 Place::Ahead => continue,
+                Place::AheadOfFleet => {
+                    let rows = std::iter::once(queued).chain(rows).collect();
+                    attempt.behind = Some(Behind { repository: name.clone(), rows });
+                    break;
+                }
+            }
+            if follows > 0 {
+                series.follow_fleet();
             }
             let span = info_span!("commit", repository = %name, %source, number, trace_id = tracing::field::Empty);
             trace::continue_from(&span, queued.headers.as_ref());
@@ -346,11 +387,21 @@ impl Store {
             Step::Moved(RepositoryName::Client(_)) => {}
         });
         for (draft, result) in drafts.into_iter().zip(results) {
-            if let Err(error) = result {
-                self.fail(draft, error.into(), outcome);
-                continue;
+            match result {
+                Ok(()) => {}
+                Err(GitError::FleetRefused) => {
+                    self.give_up(draft, outcome);
+                    continue;
+                }
+                Err(error) => {
+                    self.fail(draft, error.into(), outcome);
+                    continue;
+                }
             }
             let Drafted { name, to, handled, version, list, spans, weight, .. } = draft;
+            if name == RepositoryName::Fleet {
+                self.fleet = handled.clone();
+            }
             match (self.open.get_mut(&name), list) {
                 (Some(open), Some(list)) => {
                     (open.tip, open.handled) = (Some(to), handled.clone());
@@ -370,17 +421,35 @@ impl Store {
         Ok(self.writer.rest()?)
     }
 
+    /// Gives a draft up because `fleet.git` did not get as far as was thought.
+    fn give_up(&mut self, draft: Drafted, outcome: &mut Outcome) {
+        self.open.remove(&draft.name);
+        let Drafted { name: repository, rows, .. } = draft;
+        if let Some(failed) = outcome.failed.iter_mut().find(|failed| failed.repository == repository) {
+            failed.rows.splice(0..0, rows);
+        } else if let Some(behind) = outcome.behind.iter_mut().find(|behind| behind.repository == repository) {
+            behind.rows.splice(0..0, rows);
+        } else {
+            outcome.behind.push(Behind { repository, rows });
+        }
+    }
+
     /// Gives a draft up: its rows are to be committed again, before those of the repository that failed already. The
     /// repository is read anew before that.
     fn fail(&mut self, draft: Drafted, error: StoreError, outcome: &mut Outcome) {
         self.open.remove(&draft.name);
         let Drafted { name: repository, rows, .. } = draft;
+        let behind = outcome.behind.iter().position(|behind| behind.repository == repository);
+        let behind = behind.map(|at| outcome.behind.swap_remove(at).rows).unwrap_or_default();
         match outcome.failed.iter_mut().find(|failed| failed.repository == repository) {
             Some(failed) => {
                 failed.error = error;
                 failed.rows.splice(0..0, rows);
             }
-            None => outcome.failed.push(Failed { repository, error, rows }),
+            None => {
+                let rows = rows.into_iter().chain(behind).collect();
+                outcome.failed.push(Failed { repository, error, rows });
+            }
         }
     }
 }

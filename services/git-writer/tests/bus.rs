@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::{path::PathBuf, process::Command};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, process::Command};
 
 use api::HandledRequest;
 use bus::{Bus, Outgoing, ServiceName, Subject, User, proto, streams};
@@ -37,14 +37,37 @@ impl World {
         let server = NatsServer::start(&roles).await;
         let folder = TempDir::new().unwrap();
         let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
-        let keys = KeySet { tenant: TenantName::default(), number: 1, keys: vec![writer.public().to_string()] };
-        let (bytes, signature) = sign_keys(&root, &keys).unwrap();
-        writer.save(&folder.path().join("key")).unwrap();
-        std::fs::write(folder.path().join("KEYS"), bytes).unwrap();
-        std::fs::write(folder.path().join("KEYS.sig"), signature).unwrap();
         let source = server.connect_central(ServiceName::DeploymentRegistry).await;
         let operator = server.operator().await;
-        Self { server, folder, root, source, operator }
+        let world = Self { server, folder, root, source, operator };
+        world.put_keys(1, &writer, &[]);
+        world
+    }
+
+    /// Has git-writer sign with a key from its next start on, under KEYS that name this one and others.
+    fn put_keys(&self, number: u64, signing: &SigningKey, others: &[&SigningKey]) -> KeySet {
+        let keys = std::iter::once(&signing).chain(others).map(|key| key.public().to_string()).collect();
+        let keys = KeySet { tenant: TenantName::default(), number, keys };
+        let (bytes, signature) = sign_keys(&self.root, &keys).unwrap();
+        signing.save(&self.path("key")).unwrap();
+        std::fs::write(self.path("KEYS"), bytes).unwrap();
+        std::fs::write(self.path("KEYS.sig"), signature).unwrap();
+        keys
+    }
+
+    /// The repositories that are not signed with the key and the KEYS of now.
+    fn outdated(&self, signing: &SigningKey) -> Vec<RepositoryName> {
+        let [keys, signature] = ["KEYS", "KEYS.sig"].map(|name| std::fs::read(self.path(name)).unwrap());
+        let (folder, tenant) = (self.path("repositories"), TenantName::default());
+        git_writer::outdated(&folder, &tenant, &signing.public(), &keys, &signature).unwrap()
+    }
+
+    async fn wait_until_signed(&self, signing: &SigningKey) {
+        wait_for("all repositories to be signed", async || match self.outdated(signing) {
+            left if left.is_empty() => Ok(()),
+            left => Err(left),
+        })
+        .await;
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -52,8 +75,14 @@ impl World {
     }
 
     async fn ready(&self) -> Running {
+        let running = self.start();
+        running.ready().await;
+        running
+    }
+
+    fn start(&self) -> Running {
         let login = self.server.login(&role(ServiceName::GitWriter));
-        let running = Running::start(ServiceName::GitWriter, login, |base, shutdown| {
+        Running::start(ServiceName::GitWriter, login, |base, shutdown| {
             let config = git_writer::Config {
                 base,
                 repositories: self.path("repositories"),
@@ -69,9 +98,7 @@ impl World {
                 mirrors: Vec::new(),
             };
             git_writer::run(config, shutdown)
-        });
-        running.ready().await;
-        running
+        })
     }
 
     /// Publishes rows in one batch, as an outbox does.
@@ -119,14 +146,39 @@ impl World {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Commits what no source ordered, as somebody who has the disk. Returns the commit before.
+    async fn put_foreign_commit(&self, name: &RepositoryName, branch: &str) -> String {
+        let good = self.git(name, &["rev-parse", branch]).await;
+        let tree = format!("{branch}^{{tree}}");
+        let foreign = self.git(name, &["commit-tree", &tree, "-p", branch, "-m", "mine"]).await;
+        self.move_branch(name, branch, &foreign).await;
+        good
+    }
+
+    async fn move_branch(&self, name: &RepositoryName, branch: &str, to: &str) {
+        self.git(name, &["update-ref", &format!("refs/heads/{branch}"), to.trim()]).await;
+    }
+
+    async fn wait_until_the_log_is_empty(&self) {
+        wait_for("the log to be empty", async || {
+            let stream = self.operator.jetstream().get_stream(streams::GIT_WRITES).await.unwrap();
+            if stream.cached_info().state.messages == 0 { Ok(()) } else { Err(stream.cached_info().state.clone()) }
+        })
+        .await;
+    }
+
     /// Subjects of a repository's commits, oldest first.
     async fn log(&self, name: &RepositoryName) -> Vec<String> {
         self.git(name, &["log", "--reverse", "--format=%s"]).await.lines().map(str::to_owned).collect()
     }
 }
 
+fn client(name: &str) -> RepositoryName {
+    RepositoryName::Client(name.parse().unwrap())
+}
+
 fn plant() -> RepositoryName {
-    RepositoryName::Client("plant".parse().unwrap())
+    client("plant")
 }
 
 /// The service in whose place these tests order.
@@ -134,7 +186,8 @@ const SOURCE: ServiceName = ServiceName::DeploymentRegistry;
 
 fn row(number: u64, change: proto::git_write::Change) -> proto::GitWrite {
     let trailers = vec![proto::Trailer { key: "Order".into(), value: format!("order-{number}") }];
-    proto::GitWrite { number, author: "ada".into(), subject: format!("row {number}"), trailers, change: Some(change) }
+    let subject = format!("row {number}");
+    proto::GitWrite { number, author: "ada".into(), subject, trailers, change: Some(change), follows_fleet: 0 }
 }
 
 fn assignment(number: u64) -> (RepositoryName, proto::GitWrite) {
@@ -152,6 +205,12 @@ fn deployment(number: u64, document: impl Into<Vec<u8>>) -> (RepositoryName, pro
     };
     let change = proto::ClientChange { puts: vec![put], ..Default::default() };
     (plant(), row(number, proto::git_write::Change::Client(change)))
+}
+
+/// A client's row that follows from a row of the fleet.
+fn following(name: &str, number: u64, follows_fleet: u64) -> (RepositoryName, proto::GitWrite) {
+    let (_, write) = deployment(number, format!("id: {number}"));
+    (client(name), proto::GitWrite { follows_fleet, ..write })
 }
 
 #[tokio::test]
@@ -264,14 +323,9 @@ async fn many_rows_are_committed_together_and_then_purged() {
     assert_eq!(world.log(&RepositoryName::Fleet).await, expected);
     running.stop().await;
 
-    let owner = world.server.operator().await;
     let running = world.ready().await;
     world.publish(vec![assignment(rows + 1)]).await;
-    wait_for("the log to be empty", async || {
-        let stream = owner.jetstream().get_stream(streams::GIT_WRITES).await.unwrap();
-        if stream.cached_info().state.messages == 0 { Ok(()) } else { Err(stream.cached_info().state.clone()) }
-    })
-    .await;
+    world.wait_until_the_log_is_empty().await;
     running.stop().await;
 }
 
@@ -312,10 +366,7 @@ async fn a_repository_that_cannot_be_written_stands_still_and_the_others_go_on()
     let running = world.ready().await;
     world.publish(vec![deployment(1, "1")]).await;
     world.wait_until_handled(&plant(), 1).await;
-    let good = world.git(&plant(), &["rev-parse", "desired"]).await;
-    let foreign = world.git(&plant(), &["commit-tree", "desired^{tree}", "-p", "desired", "-m", "mine"]).await;
-    world.git(&plant(), &["update-ref", "refs/heads/desired", foreign.trim()]).await;
-
+    let good = world.put_foreign_commit(&plant(), "desired").await;
     world.publish(vec![deployment(2, "2"), assignment(1)]).await;
     world.wait_until_handled(&RepositoryName::Fleet, 1).await;
     let stalled = wait_for("the refusal", async || world.refusals().await.pop().ok_or("none")).await;
@@ -323,11 +374,176 @@ async fn a_repository_that_cannot_be_written_stands_still_and_the_others_go_on()
     assert!(stalled.reason.contains("is not signed"), "{stalled:?}");
     assert!(!running.is_ready());
     assert_eq!(world.handled(&plant()).await.unwrap_err().status, 503);
+    // What waits for it is in memory, and its source has it too.
+    world.wait_until_the_log_is_empty().await;
 
-    world.git(&plant(), &["update-ref", "refs/heads/desired", good.trim()]).await;
+    world.move_branch(&plant(), "desired", &good).await;
     world.wait_until_handled(&plant(), 2).await;
     wait_for("it to be ready", async || if running.is_ready() { Ok(()) } else { Err(world.refusals().await) }).await;
     assert_eq!(world.log(&plant()).await, ["row 1", "row 2"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_is_committed_only_after_what_it_follows_from() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    world.publish(vec![assignment(1), following("plant", 1, 1)]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    let good = world.put_foreign_commit(&RepositoryName::Fleet, "main").await;
+
+    // In one group, and the fleet's part fails; what follows from nothing that is missing goes on.
+    let clients =
+        [following("plant", 2, 2), following("port", 1, 2), following("oven", 1, 1), following("depot", 1, 0)];
+    world.publish([assignment(2)].into_iter().chain(clients).collect()).await;
+    world.wait_until_handled(&client("depot"), 1).await;
+    world.wait_until_handled(&client("oven"), 1).await;
+    let refusal = wait_for("the refusal", async || world.refusals().await.pop().ok_or("none")).await;
+    assert_eq!(refusal.subject, "fleet");
+    assert_eq!(world.refusals().await.len(), 1, "only the fleet stands still; the others wait for it");
+    // Behind in time, and before the fleet goes on.
+    world.publish(vec![following("plant", 3, 2), following("depot", 2, 0)]).await;
+    world.wait_until_handled(&client("depot"), 2).await;
+    assert_eq!(world.log(&plant()).await, ["row 1"]);
+
+    world.move_branch(&RepositoryName::Fleet, "main", &good).await;
+    world.wait_until_handled(&plant(), 3).await;
+    world.wait_until_handled(&client("port"), 1).await;
+    assert_eq!(world.log(&RepositoryName::Fleet).await, ["row 1", "row 2"]);
+
+    // A client's row that comes first waits for the fleet's, which may come much later.
+    world.publish(vec![following("plant", 4, 3)]).await;
+    world.wait_until_the_log_is_empty().await;
+    assert_eq!(world.log(&plant()).await.len(), 3);
+    world.publish(vec![assignment(3)]).await;
+    world.wait_until_handled(&plant(), 4).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn how_far_others_are_is_answered_at_once_while_a_group_takes_long() {
+    let world = World::new().await;
+    let running = world.ready().await;
+    let slow = client("slow");
+    world.publish(vec![deployment(1, "1"), following("slow", 1, 0), assignment(1)]).await;
+    world.wait_until_handled(&slow, 1).await;
+    world.wait_until_handled(&plant(), 1).await;
+    world.wait_until_the_log_is_empty().await;
+    running.stop().await;
+
+    // Whoever opens the repository now waits for whoever writes into its configuration.
+    let config = world.open(&slow).await.path().join("config");
+    let (content, pipe) = (std::fs::read(&config).unwrap(), config.with_extension("pipe"));
+    std::fs::remove_file(&config).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::hard_link(&pipe, &config).unwrap();
+    let running = world.ready().await;
+    world.publish(vec![assignment(2)]).await;
+    world.wait_until_handled(&RepositoryName::Fleet, 2).await;
+    world.publish(vec![following("slow", 2, 0)]).await;
+    const NONBLOCK: i32 = 0o4000;
+    let mut writer = wait_for("the group to be in work", async || {
+        OpenOptions::new().write(true).custom_flags(NONBLOCK).open(&pipe).map_err(|error| error.to_string())
+    })
+    .await;
+
+    let handled = async |name: &RepositoryName| {
+        let answer = world.handled(name).await;
+        answer.map(|handled| handled.handled["deployment-registry"]).map_err(|problem| problem.status)
+    };
+    assert_eq!(handled(&RepositoryName::Fleet).await, Ok(2));
+    assert_eq!(handled(&plant()).await, Ok(1), "not used since the start");
+    assert_eq!(handled(&slow).await, Err(503), "it is in work");
+    assert!(world.handled(&client("new")).await.unwrap().handled.is_empty());
+
+    std::fs::write(config.with_extension("new"), &content).unwrap();
+    std::fs::rename(config.with_extension("new"), &config).unwrap();
+    writer.write_all(&content).unwrap();
+    drop(writer);
+    world.wait_until_handled(&slow, 2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_and_revoked_while_orders_go_on_and_no_repository_stands_still() {
+    let world = World::new().await;
+    let [old, new] = ["old", "new"].map(|name| SigningKey::generate(name).unwrap());
+    world.put_keys(2, &old, &[]);
+    let running = world.ready().await;
+    let quiet: Vec<_> = (0..40).map(|at| format!("quiet-{at}")).collect();
+    world
+        .publish(quiet.iter().map(|name| following(name, 1, 0)).chain([assignment(1), deployment(1, "1")]).collect())
+        .await;
+    for name in &quiet {
+        world.wait_until_handled(&client(name), 1).await;
+    }
+    world.wait_until_handled(&plant(), 1).await;
+    running.stop().await;
+
+    let mut number = 1;
+    // Of the fleet only the signature counts: it carries no KEYS.
+    for (number_of_keys, others, outdated) in [(3, vec![&old], 42), (4, vec![], 41)] {
+        let keys = world.put_keys(number_of_keys, &new, &others);
+        assert_eq!(world.outdated(&new).len(), outdated);
+        let running = world.ready().await;
+        // Orders go on meanwhile.
+        for _ in 0..20 {
+            number += 1;
+            world.publish(vec![assignment(number), deployment(number, number.to_string())]).await;
+            world.wait_until_handled(&plant(), number).await;
+        }
+        world.wait_until_signed(&new).await;
+        wait_for("nothing to be left", async || match world.refusals().await {
+            none if none.is_empty() => Ok(()),
+            refusals => Err(refusals),
+        })
+        .await;
+        assert!(running.is_ready());
+        // A site that has slept until now follows.
+        let repository = world.open(&client("quiet-7")).await;
+        let tip = repository.tip().unwrap().unwrap();
+        let files = repository.files(tip).unwrap();
+        let (root, tenant) = (world.root.public(), TenantName::default());
+        let believed = trust::verify_keys(&root, &tenant, 2, &files["KEYS"], &files["KEYS.sig"]).unwrap();
+        assert_eq!(believed, keys);
+        let head =
+            trust::verify_head(&believed, &"quiet-7".parse().unwrap(), &files["head"], &files["head.sig"]).unwrap();
+        assert_eq!(head.list, Manifest::read(&files).unwrap().list().digest());
+        assert_eq!(world.handled(&client("quiet-7")).await.unwrap().handled["deployment-registry"], 1);
+        running.stop().await;
+    }
+
+    // The old key is worth nothing any more, and everything goes on.
+    let running = world.ready().await;
+    world.publish(quiet.iter().map(|name| following(name, 2, 0)).collect()).await;
+    for name in &quiet {
+        world.wait_until_handled(&client(name), 2).await;
+    }
+    assert_eq!(world.log(&client("quiet-7")).await.len(), 4, "two orders, and signed anew twice");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_revoked_key_has_signed_is_named_before_and_stands_still_after() {
+    let world = World::new().await;
+    let [old, new] = ["old", "new"].map(|name| SigningKey::generate(name).unwrap());
+    world.put_keys(2, &old, &[]);
+    let running = world.ready().await;
+    world.publish(vec![deployment(1, "1")]).await;
+    world.wait_until_handled(&plant(), 1).await;
+    running.stop().await;
+    world.put_keys(3, &new, &[]);
+    assert_eq!(world.outdated(&new), [plant()]);
+    let running = world.start();
+    let subject = Subject::service(ServiceName::GitWriter, "refusals");
+    let refusals = wait_for("the refusals", async || {
+        match world.operator.call::<_, Vec<api::Refusal>>(&subject, &(), None).await {
+            Ok(both) if both.len() == 2 => Ok(both),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!((refusals[0].subject.as_str(), refusals[1].subject.as_str()), ("clients/plant", "KEYS"));
     running.stop().await;
 }
 

@@ -203,11 +203,9 @@ impl Registrar {
 
     /// Commits an order with its writes for Git.
     async fn commit(&self, mut tx: Transaction, writes: git::Writes) -> Result<(), Problem> {
-        for (repository, write) in writes {
-            self.outbox.append(&mut tx, &repository, write).await.map_err(store_problem)?;
-        }
+        let appended = self.outbox.append_all(&mut tx, writes).await.map_err(store_problem)?;
         tx.commit().await.map_err(store_problem)?;
-        self.outbox.wake();
+        self.outbox.wake(&appended);
         Ok(())
     }
 

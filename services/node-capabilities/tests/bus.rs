@@ -303,11 +303,7 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
         assert!(!trailers(&write).contains_key("Reason"));
         assert_eq!(file::<SiteFile>(&write, "sites/plant.yaml").orchestrator, plant());
         assert_eq!(file::<ClientFile>(&write, "clients/plant.yaml").identity, Some(Identity::Nkey(site_key)));
-        // The first version of a client is empty, and there before anybody asks.
-        let (write, change) = next_change(&mut writes).await;
-        assert_eq!((write.number, change), (1, proto::ClientChange::default()));
-        assert_eq!(trailers(&write)["Order"], site.order);
-
+        // Both orders were open, so they come together, and what concerns the fleet first.
         let write = next_write(&mut writes).await;
         assert_eq!((write.number, write.subject.as_str()), (2, "add node plant/press"));
         assert_eq!(trailers(&write)["Order"], node.order);
@@ -317,8 +313,12 @@ async fn an_order_that_was_answered_reaches_git_even_if_the_service_died_before_
             (node.device_id.as_str(), node.identity, node.state),
             ("plant/press", Some(Identity::Nkey(node_key.clone())), NodeState::Active)
         );
+        // The first version of a client is empty, and there before anybody asks.
         let (write, change) = next_change(&mut writes).await;
-        assert_eq!((write.number, change.nodes.len()), (2, 1));
+        assert_eq!((write.number, write.follows_fleet, change), (1, 1, proto::ClientChange::default()));
+        assert_eq!(trailers(&write)["Order"], site.order);
+        let (write, change) = next_change(&mut writes).await;
+        assert_eq!((write.number, write.follows_fleet, change.nodes.len()), (2, 2, 1));
         let identity = margo::NodeIdentity::parse(&change.nodes[0].identity).unwrap();
         assert_eq!(identity.identity, Some(Identity::Nkey(node_key)));
         assert_eq!((change.nodes[0].node.as_str(), identity.device.as_str()), ("press", "plant/press"));

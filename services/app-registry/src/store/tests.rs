@@ -64,7 +64,10 @@ async fn a_version_is_never_changed_and_nothing_is_committed_twice() {
         assert_eq!(catalogue.add(&other, commit()).await.unwrap(), Added::Taken);
         // The next write is the second one.
         let mut tx = catalogue.database.begin().await.unwrap();
-        assert_eq!(catalogue.outbox.append(&mut tx, &RepositoryName::Fleet, commit()).await.unwrap(), 2);
+        assert_eq!(
+            catalogue.outbox.append_all(&mut tx, vec![(RepositoryName::Fleet, commit())]).await.unwrap()[0].1,
+            2
+        );
     })
     .await;
 }

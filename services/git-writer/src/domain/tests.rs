@@ -78,6 +78,16 @@ fn a_source_that_is_not_known_any_more_keeps_its_number() {
 }
 
 #[test]
+fn a_client_s_row_waits_for_the_one_of_its_source_in_fleet_git() {
+    let handled: Handled = "deployment-registry=1".parse().unwrap();
+    let fleet: Handled = "deployment-registry=4 node-capabilities=9".parse().unwrap();
+    let place = |number, follows| handled.place(SOURCE, number, follows, &fleet);
+    assert_eq!((place(2, 0), place(2, 4), place(2, 5)), (Place::Next, Place::Next, Place::AheadOfFleet));
+    // What is committed already, or not yet the next one, has nothing to wait for.
+    assert_eq!((place(1, 5), place(3, 5)), (Place::Behind, Place::Ahead));
+}
+
+#[test]
 fn a_source_writes_its_own_files_only() {
     let path = |path: &str| TreePath::try_from(path.to_owned()).unwrap();
     assert!(may_write(ServiceName::AppRegistry, &path("apps/hello/1/margo.yaml")));
@@ -146,7 +156,7 @@ proptest! {
     ) {
         let (mut handled, mut committed) = (Handled::default(), Vec::new());
         let mut take = |source, number| {
-            if handled.place(source, number) == Place::Next {
+            if handled.place(source, number, 0, &Handled::default()) == Place::Next {
                 handled.advance(source);
                 committed.push((source, number));
             }

@@ -206,31 +206,31 @@ impl Mirrors {
             Ok(pushed) => pushed,
             Err(failed) => {
                 warn!(mirror = mirror.name, error = &failed as &dyn std::error::Error, "not pushed; trying again");
-                self.refusals.mirror(&subject, Some(&process::chain(&failed)));
+                self.refusals.note(&subject, Some(&process::chain(&failed)));
                 again(group);
                 return true;
             }
         };
-        self.refusals.mirror(&subject, None);
+        self.refusals.note(&subject, None);
         let mut wait = false;
         for (repository, pushed) in group.iter().zip(pushed) {
             let subject = format!("mirror {}: {repository}", mirror.name);
             match pushed {
                 Pushed::There => {
-                    if self.refusals.mirror(&subject, None) {
+                    if self.refusals.note(&subject, None) {
                         info!(mirror = mirror.name, %repository, "the mirror follows again");
                     }
                 }
                 Pushed::MovedByOthers => {
                     let why = "others have moved the branch there; it is not overwritten: put it right there, or take it away";
-                    if !self.refusals.mirror(&subject, Some(why)) {
+                    if !self.refusals.note(&subject, Some(why)) {
                         warn!(mirror = mirror.name, %repository, why, "not pushed");
                     }
                     moved.insert(repository.clone(), Instant::now() + LOOK_AGAIN);
                     again(std::slice::from_ref(repository));
                 }
                 Pushed::Refused(words) => {
-                    self.refusals.mirror(&subject, Some(&words));
+                    self.refusals.note(&subject, Some(&words));
                     warn!(mirror = mirror.name, %repository, words, "not pushed; trying again");
                     again(std::slice::from_ref(repository));
                     wait = true;
