@@ -16,7 +16,7 @@ const fn rate(name: &'static str, includes: &'static str, reference: &'static st
 }
 
 /// In the order of the report.
-pub const FIGURES: [Kind; 20] = [
+pub const FIGURES: [Kind; 21] = [
     lower(
         "order_to_wasm_ms",
         "ms",
@@ -35,6 +35,15 @@ pub const FIGURES: [Kind; 20] = [
         "ms",
         "The time from sending the same `PUT` until the 202: the order is checked, placed and durable.",
         Some("`GET` of the same assignment: the same way through gateway and bus, without a transaction"),
+    ),
+    lower(
+        "commit_to_site_ms",
+        "ms",
+        "The time from git-writer's announcement of a commit until the client's site has the answer to its ask, with the signed head, \
+         the texts and the documents that changed. The order changes a parameter on each of the site's ten nodes. It includes reading what \
+         changed in the commit, checking its signatures, the signal to the site, and its ask. Hub and services are real processes; the \
+         site is simulated, and each order begins at rest.",
+        Some("the same signal without a commit, until the site has the same answer: signal and ask alone"),
     ),
     lower(
         "start_ms",

@@ -9,6 +9,7 @@
 //! group. A group that fails or takes too long is named, the others go on, and the program ends with an error.
 
 mod catalogue;
+mod commit_to_site;
 mod deployments;
 mod figure;
 mod fleet;
@@ -126,12 +127,18 @@ const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group {
         figures: &["order_to_wasm_ms", "accepted_ms"],
         limit: minutes(3),
         long: false,
         measure: |effort, _| Box::pin(order::measure(effort)),
+    },
+    Group {
+        figures: &["commit_to_site_ms"],
+        limit: minutes(3),
+        long: false,
+        measure: |effort, _| Box::pin(commit_to_site::measure(effort)),
     },
     Group {
         figures: &["start_ms"],

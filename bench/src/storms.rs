@@ -50,7 +50,7 @@ const APP: &str = "hello";
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The longest answer to an ask: a page of 1 MiB, and room for the head.
-const LONGEST_ANSWER: usize = 2 << 20;
+pub const LONGEST_ANSWER: usize = 2 << 20;
 
 /// Sites report only so much of themselves: one node with one deployment.
 const NODES_PER_SITE: usize = 1;
@@ -145,6 +145,21 @@ fn name(number: usize) -> String {
     format!("site-{number}")
 }
 
+/// The login of a simulated site with this seed, and what fetches its JWT into the folder and renews it.
+pub fn renewed_login(
+    running: &Platform,
+    folder: &Path,
+    client: &ClientName,
+    seed: String,
+) -> anyhow::Result<(Login, Renewal)> {
+    let minter = format!("https://{}:8083", platform::address(running)?);
+    let trust = Trust::load(&running.trust_file()).context("the root that `init` made")?;
+    let jwt = Jwt::File(folder.join(format!("{client}.jwt")));
+    let login = running.login("hub", User::Site(client.clone()), seed, jwt);
+    let renewal = Renewal::new(&login, &minter, Some(trust.peer(&Peer::Hub)))?.context("a login in a file")?;
+    Ok((login, renewal))
+}
+
 /// What a simulated site has come to.
 #[derive(Clone, Copy, Default)]
 struct State {
@@ -179,15 +194,11 @@ impl Sites {
             }
         })
         .await?;
-        let minter = format!("https://{}:8083", platform::address(running)?);
-        let trust = Trust::load(&running.trust_file()).context("the root that `init` made")?;
         let shutdown = CancellationToken::new();
         let (mut states, mut tasks) = (Vec::new(), JoinSet::new());
         for (number, (seed, _)) in keys.iter().enumerate() {
             let client: ClientName = name(number).parse().context("the name of a site")?;
-            let jwt = Jwt::File(folder.join(format!("{client}.jwt")));
-            let login = running.login("hub", User::Site(client.clone()), seed.clone(), jwt);
-            let renewal = Renewal::new(&login, &minter, Some(trust.peer(&Peer::Hub)))?.context("a login in a file")?;
+            let (login, renewal) = renewed_login(running, folder, &client, seed.clone())?;
             let (tell, state) = watch::channel(State::default());
             states.push(state);
             let site = Site { client, login, tell };

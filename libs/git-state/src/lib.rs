@@ -5,6 +5,8 @@
 //! - [`Message`] is a commit's message, with trailers that programs read.
 //! - [`Manifest`] is the desired state that the files of a client's repository are.
 //! - [`Repository`] reads one repository: its newest commit, files, messages and signatures.
+//! - [`Reader`] does it through a handle of its own, object by object, and finds what is different from an earlier commit
+//!   ([`Listing`]).
 //! - [`Writer`] makes signed commits, in a [`Series`] for each repository, and takes those of many repositories into them
 //!   with one sync.
 //!
@@ -30,10 +32,12 @@ mod durable;
 mod error;
 mod journal;
 pub mod layout;
+mod listing;
 mod loose;
 mod manifest;
 mod message;
 mod path;
+mod reader;
 mod replay;
 mod repository;
 mod series;
@@ -41,9 +45,11 @@ mod writer;
 
 pub use commit_id::{CommitId, InvalidCommitId};
 pub use error::GitError;
+pub use listing::{Changes, Listing, ListingError, TreeId};
 pub use manifest::{InvalidManifest, Manifest, NodeManifest};
 pub use message::{MAX_LINE, Message};
 pub use path::{InvalidPath, TreePath};
+pub use reader::{Commit, Reader};
 pub use repository::{Repository, VerifyError};
 pub use series::Series;
 pub use writer::{Draft, FileChange, Step, Writer};

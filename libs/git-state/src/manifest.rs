@@ -48,6 +48,12 @@ pub struct InvalidManifest {
     rule: String,
 }
 
+impl InvalidManifest {
+    pub(crate) fn new(path: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self { path: path.into(), rule: rule.into() }
+    }
+}
+
 impl Manifest {
     /// Reads the files of a commit, by path. It fails when a version is missing, when a document's name is no deployment, or
     /// when a NODE file is none.
@@ -91,10 +97,14 @@ impl Manifest {
 }
 
 fn version(files: &BTreeMap<String, Vec<u8>>, path: &str) -> Result<ManifestVersion, InvalidManifest> {
-    let number = |content: &Vec<u8>| std::str::from_utf8(content).ok()?.strip_suffix('\n')?.parse::<u64>().ok();
-    let version = files.get(path).and_then(number).and_then(|number| ManifestVersion::try_from(number).ok());
-    let rule = "must hold a manifest version and a line end".to_owned();
-    version.ok_or_else(|| InvalidManifest { path: path.to_owned(), rule })
+    parse_version(path, files.get(path).map(Vec::as_slice))
+}
+
+/// Reads the content of a file `VERSION`, which stands at this path.
+pub(crate) fn parse_version(path: &str, content: Option<&[u8]>) -> Result<ManifestVersion, InvalidManifest> {
+    let number = |content| std::str::from_utf8(content).ok()?.strip_suffix('\n')?.parse::<u64>().ok();
+    let version = content.and_then(number).and_then(|number| ManifestVersion::try_from(number).ok());
+    version.ok_or_else(|| InvalidManifest::new(path, "must hold a manifest version and a line end"))
 }
 
 #[cfg(test)]

@@ -150,41 +150,71 @@ fn top_text(folders: impl Iterator<Item = (NodeFolder, Digest)>) -> String {
     text
 }
 
-/// The whole list of one client. A change computes the three texts that it touches and no others; a copy shares the entries.
+/// The whole list of one client. A change computes the texts that it touches and no others; a copy shares the folders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ManifestList(BTreeMap<NodeFolder, FolderEntry>);
+pub struct ManifestList(BTreeMap<NodeFolder, Arc<FolderEntry>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct FolderEntry {
     nodes: BTreeMap<NodeName, (Arc<NodeEntry>, Digest)>,
     digest: Digest,
+    /// The version of the manifest at which one of the nodes last changed.
+    version: u64,
+    /// How many deployments the nodes have together.
+    deployments: usize,
 }
 
 impl FolderEntry {
+    fn empty() -> Self {
+        Self { nodes: BTreeMap::new(), digest: Digest::of(b""), version: 0, deployments: 0 }
+    }
+
     fn text(&self, folder: NodeFolder) -> String {
         folder_text(folder, self.nodes.iter().map(|(node, (_, digest))| (node, *digest)))
+    }
+
+    /// Computes again what follows from the nodes.
+    fn sum_up(&mut self, folder: NodeFolder) {
+        let entries = || self.nodes.values().map(|(entry, _)| entry);
+        self.version = entries().map(|entry| entry.version.get()).max().unwrap_or(0);
+        self.deployments = entries().map(|entry| entry.deployments.len()).sum();
+        self.digest = Digest::of(self.text(folder).as_bytes());
     }
 }
 
 impl ManifestList {
     /// Puts a node into the list, in the place of what it holds of this node.
     pub fn put(&mut self, node: NodeName, entry: impl Into<Arc<NodeEntry>>) {
-        let (folder, entry) = (NodeFolder::of(&node), entry.into());
-        let digest = Digest::of(entry.to_text().as_bytes());
-        let held = self.0.entry(folder).or_insert_with(|| FolderEntry { nodes: BTreeMap::new(), digest });
-        held.nodes.insert(node, (entry, digest));
-        held.digest = Digest::of(held.text(folder).as_bytes());
+        self.change([(node, Some(entry.into()))]);
     }
 
     /// Takes a node out of the list.
     pub fn remove(&mut self, node: &NodeName) {
-        let folder = NodeFolder::of(node);
-        let Some(held) = self.0.get_mut(&folder) else { return };
-        held.nodes.remove(node);
-        if held.nodes.is_empty() {
-            self.0.remove(&folder);
-        } else {
-            held.digest = Digest::of(held.text(folder).as_bytes());
+        self.change([(node.clone(), None)]);
+    }
+
+    /// Puts many nodes into the list, and takes those out that are given without an entry. The text of each folder that this
+    /// touches is computed once.
+    pub fn change(&mut self, changes: impl IntoIterator<Item = (NodeName, Option<Arc<NodeEntry>>)>) {
+        let mut folders: BTreeMap<NodeFolder, Vec<_>> = BTreeMap::new();
+        for (node, entry) in changes {
+            folders.entry(NodeFolder::of(&node)).or_default().push((node, entry));
+        }
+        for (folder, changes) in folders {
+            let held = Arc::make_mut(self.0.entry(folder).or_insert_with(|| Arc::new(FolderEntry::empty())));
+            for (node, entry) in changes {
+                match entry {
+                    Some(entry) => {
+                        let digest = Digest::of(entry.to_text().as_bytes());
+                        held.nodes.insert(node, (entry, digest));
+                    }
+                    None => drop(held.nodes.remove(&node)),
+                }
+            }
+            held.sum_up(folder);
+            if held.nodes.is_empty() {
+                self.0.remove(&folder);
+            }
         }
     }
 
@@ -196,6 +226,13 @@ impl ManifestList {
     /// Returns all nodes, sorted by folder and then by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &Arc<NodeEntry>)> {
         self.0.values().flat_map(|folder| folder.nodes.iter().map(|(node, (entry, _))| (node, entry)))
+    }
+
+    /// Returns the nodes that changed after this version of the manifest. Folders without any cost nothing.
+    pub fn changed_since(&self, version: u64) -> impl Iterator<Item = (&NodeName, &Arc<NodeEntry>)> {
+        let folders = self.0.values().filter(move |folder| folder.version > version);
+        let nodes = folders.flat_map(|folder| folder.nodes.iter().map(|(node, (entry, _))| (node, entry)));
+        nodes.filter(move |(_, entry)| entry.version.get() > version)
     }
 
     /// Returns the digest that a head names: that of the top text.
@@ -234,6 +271,11 @@ impl ManifestList {
         self.0.values().map(|folder| folder.nodes.len()).sum()
     }
 
+    /// Returns how many deployments the nodes have together.
+    pub fn deployments(&self) -> usize {
+        self.0.values().map(|folder| folder.deployments).sum()
+    }
+
     /// Tells whether the list names no node.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -242,17 +284,9 @@ impl ManifestList {
 
 impl<E: Into<Arc<NodeEntry>>> FromIterator<(NodeName, E)> for ManifestList {
     fn from_iter<T: IntoIterator<Item = (NodeName, E)>>(entries: T) -> Self {
-        let mut folders: BTreeMap<NodeFolder, FolderEntry> = BTreeMap::new();
-        for (node, entry) in entries {
-            let (folder, entry) = (NodeFolder::of(&node), entry.into());
-            let digest = Digest::of(entry.to_text().as_bytes());
-            let held = folders.entry(folder).or_insert_with(|| FolderEntry { nodes: BTreeMap::new(), digest });
-            held.nodes.insert(node, (entry, digest));
-        }
-        for (folder, entry) in &mut folders {
-            entry.digest = Digest::of(entry.text(*folder).as_bytes());
-        }
-        Self(folders)
+        let mut list = Self::default();
+        list.change(entries.into_iter().map(|(node, entry)| (node, Some(entry.into()))));
+        list
     }
 }
 
@@ -354,6 +388,11 @@ mod tests {
                     prop_assert_eq!(Digest::of(text.as_bytes()), digest);
                     read.insert(node, NodeEntry::parse(text.as_bytes()).unwrap());
                 }
+            }
+            prop_assert_eq!(whole.deployments(), entries.len());
+            for version in 0..10 {
+                let changed: Vec<_> = whole.nodes().filter(|(_, entry)| entry.version.get() > version).collect();
+                prop_assert_eq!(whole.changed_since(version).collect::<Vec<_>>(), changed);
             }
             prop_assert_eq!(read.into_iter().collect::<ManifestList>(), whole);
         }

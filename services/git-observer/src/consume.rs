@@ -8,21 +8,21 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use anyhow::Context;
 use async_nats::Subscriber;
 use bus::{Bus, Subject, streams::FIRST_PAUSE};
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt};
 use margo::{ClientName, RepositoryName};
 use process::Backoff;
 use service::Readiness;
 use tokio::{
     sync::mpsc,
-    task::spawn_blocking,
+    task::{JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    agenda::Agenda,
-    look::{Look, LookError, Observer},
+    agenda::{Agenda, Reason},
+    observer::{Look, LookError, Observer},
 };
 
 /// How often everything is looked at without a signal: what nobody signalled is found after this at the latest.
@@ -34,9 +34,15 @@ const LOOK_AT_STREAM: Duration = Duration::from_secs(5);
 /// The longest pause before a stream that is not ready is tried again.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
-/// Clients that are looked at together. Their waits for disk and network overlap; more than 50 could not publish at
-/// once, for the hub holds at most 50 open batches.
-const TOGETHER: usize = 8;
+/// Looks that have begun and not ended. Nearly all of them wait for the hub's disk, and hold no more than a name meanwhile.
+const BEGUN: usize = 1_024;
+
+/// A look that has ended, with how long the client's commit was read.
+struct Looked {
+    client: ClientName,
+    look: Look,
+    result: Result<Duration, LookError>,
+}
 
 /// Keeps the stream as the repositories want it. What it holds in memory is found again by looking at the hub.
 pub struct Loop {
@@ -44,6 +50,9 @@ pub struct Loop {
     bus: Bus,
     readiness: Readiness,
     agenda: Agenda,
+    looks: JoinSet<Looked>,
+    /// Clients that were not looked at since the stream was filled or found anew.
+    unseen: BTreeSet<ClientName>,
     /// Identity of the stream that was filled last; `None` when that is not known, so that everything is looked at.
     stream: Option<String>,
     /// Whether the stream may be another one by now.
@@ -60,6 +69,8 @@ impl Loop {
             bus,
             readiness,
             agenda: Agenda::default(),
+            looks: JoinSet::new(),
+            unseen: BTreeSet::new(),
             stream: None,
             stream_in_doubt: true,
             retry: None,
@@ -82,15 +93,15 @@ impl Loop {
         }
         loop {
             // Without a connection there is nothing to do before the next one, which `connections` tell.
-            let due = self.retry.or_else(|| self.agenda.due()).filter(|_| self.bus.is_connected());
+            let connected = self.bus.is_connected();
+            let due = self.retry.or_else(|| self.agenda.due()).filter(|_| connected);
+            let places = self.observer.places.looks.clone();
+            let waits = connected && self.retry.is_none() && self.agenda.is_ready() && self.looks.len() < BEGUN;
             // The first tick of an interval comes at once, so the service begins with a look at everything.
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 Ok(()) = connections.changed() => self.stream = None,
-                _ = everything.tick() => self.stream = None,
-                _ = stream.tick() => self.stream_in_doubt = true,
-                Some(client) = wanted.recv() => self.agenda.add(client, Look::Changes),
                 signal = signals.next() => {
                     let signal = signal.context("the subscription to git.committed.> ended")?;
                     let mut committed: BTreeSet<_> = repository(&signal).into_iter().collect();
@@ -100,6 +111,13 @@ impl Loop {
                         committed.extend(repository(&signal));
                     }
                     self.signalled(committed);
+                }
+                Some(looked) = self.looks.join_next() => self.looked(looked.context("a look died")?),
+                Ok(_) = places.acquire(), if waits => {}
+                _ = everything.tick() => self.stream = None,
+                _ = stream.tick() => self.stream_in_doubt = true,
+                Some(client) = wanted.recv() => {
+                    self.agenda.add(&client, Look::Changes, Reason::Asked, Instant::now());
                 }
                 () = process::due(due) => {}
             }
@@ -111,8 +129,10 @@ impl Loop {
                 Ok(()) => {
                     self.retry = None;
                     self.backoff.reset();
-                    self.look().await;
-                    self.readiness.ready();
+                    self.begin();
+                    if self.unseen.is_empty() {
+                        self.readiness.ready();
+                    }
                 }
                 Err(error) => {
                     let reason = format!("{error:#}");
@@ -128,7 +148,7 @@ impl Loop {
     fn signalled(&mut self, committed: BTreeSet<RepositoryName>) {
         for repository in committed {
             if let RepositoryName::Client(client) = repository {
-                self.agenda.add(client, Look::Changes);
+                self.agenda.add(&client, Look::Changes, Reason::Asked, Instant::now());
             }
         }
     }
@@ -142,7 +162,9 @@ impl Loop {
         let identity = Some(self.observer.hub.identity().await?);
         if self.stream != identity {
             let clients = self.clients().await?;
-            self.agenda.add_all(&clients, Look::Everything);
+            let now = Instant::now();
+            clients.iter().for_each(|client| self.agenda.add(client, Look::Everything, Reason::Round, now));
+            self.unseen = clients;
         }
         (self.stream, self.stream_in_doubt) = (identity, false);
         Ok(())
@@ -153,25 +175,32 @@ impl Loop {
         spawn_blocking(move || store.clients()).await.context("listing clients")?
     }
 
-    /// Looks at all clients that are due, several at a time.
-    async fn look(&mut self) {
-        let observer = &self.observer;
-        let looks = stream::iter(self.agenda.take(Instant::now())).map(|(client, look)| async move {
-            let begin = Instant::now();
-            let result = observer.look(&client, look).await;
-            (client, look, begin.elapsed(), result)
-        });
-        let results: Vec<_> = looks.buffer_unordered(TOGETHER).collect().await;
-        for (client, look, took, result) in results {
-            match result {
-                Ok(()) => self.agenda.done(&client, took, Instant::now()),
-                Err(error) => {
-                    // A publication that failed may have left the new head beside old messages of nodes. A tip that was
-                    // refused is looked at again, too: an operator may put it right without anybody signalling it.
-                    let look = if matches!(error, LookError::Failed(_)) { Look::Everything } else { look };
-                    self.stream_in_doubt = true;
-                    self.agenda.again(client, look, Instant::now());
-                }
+    /// Begins looks as long as there are places for them. Nobody waits for a look of another client.
+    fn begin(&mut self) {
+        self.agenda.wake(Instant::now());
+        while self.looks.len() < BEGUN
+            && let Ok(place) = self.observer.places.looks.clone().try_acquire_owned()
+            && let Some((client, look)) = self.agenda.take()
+        {
+            let observer = self.observer.clone();
+            self.looks.spawn(async move {
+                let result = observer.look(&client, look, place).await;
+                Looked { client, look, result }
+            });
+        }
+    }
+
+    /// Notes what became of a look.
+    fn looked(&mut self, Looked { client, look, result }: Looked) {
+        self.unseen.remove(&client);
+        match result {
+            Ok(read) => self.agenda.done(&client, read, Instant::now()),
+            Err(error) => {
+                // A publication that failed may have left the new head beside old messages of nodes. A tip that was
+                // refused is looked at again, too: an operator may put it right without anybody signalling it.
+                let look = if matches!(error, LookError::Failed(_)) { Look::Everything } else { look };
+                self.stream_in_doubt = true;
+                self.agenda.again(&client, look, Instant::now());
             }
         }
     }

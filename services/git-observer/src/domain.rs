@@ -1,14 +1,17 @@
 //! Which tip may be published, and which messages then have to be. No git, no bus, no clock.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::cmp::Ordering;
 
 use bus::proto;
-use git_state::{InvalidManifest, Manifest, NodeManifest, VerifyError, layout};
+use bytes::Bytes;
+use git_state::{InvalidManifest, VerifyError, layout};
 use identity::{
     PublicKey,
     trust::{Untrusted, verify_head, verify_keys},
 };
-use margo::{ClientName, Digest, Head, KeySet, ManifestList, NodeName, TenantName};
+use margo::{
+    ClientName, DeploymentId, Digest, Head, KeySet, ManifestList, ManifestVersion, NodeEntry, NodeName, TenantName,
+};
 
 /// Why a tip is not published. What was published before stays in force until a later tip is good.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +64,7 @@ pub struct Believed {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tip {
     pub head: Believed,
-    /// Who each node is, and what it shall run.
-    pub nodes: BTreeMap<NodeName, NodeManifest>,
-    /// The same by digest: what the head was signed for.
+    /// Who each node is and what it shall run, by digest: what the head was signed for.
     pub list: ManifestList,
 }
 
@@ -76,16 +77,16 @@ impl Trust<'_> {
         Ok((Believed { head, keys: keys.number, message }, keys))
     }
 
-    /// Checks all that one commit says: its key set, its head, its own signature (which `signed_by` verifies), and that
-    /// the head is about exactly these files. `held` is the highest number of a key set that was seen.
-    pub fn check(
+    /// Checks the files at the top of one commit, which `file` reads: its key set and its head; and the commit's own signature,
+    /// which `signed_by` verifies. `held` is the highest number of a key set that was seen.
+    pub fn check<E: From<UntrustedTip>>(
         &self,
         commit: &str,
-        files: &BTreeMap<String, Vec<u8>>,
+        file: impl Fn(&'static str) -> Result<Option<Vec<u8>>, E>,
         held: u64,
         signed_by: impl FnOnce(&KeySet) -> Result<(), VerifyError>,
-    ) -> Result<Tip, UntrustedTip> {
-        let file = |path| files.get(path).cloned().map(Into::into).ok_or(UntrustedTip::Missing(path));
+    ) -> Result<Believed, E> {
+        let file = |path| Ok::<Bytes, E>(file(path)?.ok_or(UntrustedTip::Missing(path))?.into());
         let message = proto::DesiredHead {
             head: file(layout::HEAD)?,
             head_signature: file(layout::HEAD_SIGNATURE)?,
@@ -94,22 +95,35 @@ impl Trust<'_> {
             commit: commit.to_owned(),
             list: Default::default(),
         };
-        let (mut head, keys) = self.believe(message, held)?;
+        let (head, keys) = self.believe(message, held).map_err(UntrustedTip::from)?;
         signed_by(&keys).map_err(UntrustedTip::Commit)?;
-        let manifest = Manifest::read(files)?;
-        if manifest.version != head.head.version {
-            return Err(UntrustedTip::Version { head: head.head.version.get(), files: manifest.version.get() });
+        Ok(head)
+    }
+}
+
+impl Believed {
+    /// Checks that the head is about exactly these files: the version that they have, and the list that they make.
+    pub fn with_files(mut self, version: ManifestVersion, list: ManifestList) -> Result<Tip, UntrustedTip> {
+        if version != self.head.version {
+            return Err(UntrustedTip::Version { head: self.head.version.get(), files: version.get() });
         }
-        let list = manifest.list();
-        if list.digest() != head.head.list {
-            return Err(UntrustedTip::List { head: head.head.list, files: list.digest() });
+        let text = list.top_text();
+        let digest = Digest::of(text.as_bytes());
+        if digest != self.head.list {
+            return Err(UntrustedTip::List { head: self.head.list, files: digest });
         }
-        head.message.list = list.top_text().into_bytes().into();
-        Ok(Tip { head, nodes: manifest.nodes, list })
+        self.message.list = text.into_bytes().into();
+        Ok(Tip { head: self, list })
     }
 }
 
 impl Tip {
+    /// Fails when a newer key set was seen than that of this tip: `held` is the highest number.
+    pub fn not_before(&self, held: u64) -> Result<(), UntrustedTip> {
+        let found = self.head.keys;
+        if found < held { Err(Untrusted::OldKeys { found, held }.into()) } else { Ok(()) }
+    }
+
     /// Returns the version that is published, after which nodes may have changed (0 when nothing is published), or
     /// `None` when this tip is published already. Fails when the tip would take clients back to an older version, or
     /// give them another list under the same version (WFM-17).
@@ -125,40 +139,50 @@ impl Tip {
         }
     }
 
-    /// The nodes whose documents changed after this version.
-    pub fn changed_since(&self, version: u64) -> impl Iterator<Item = &NodeName> {
-        self.nodes.iter().filter(move |(_, node)| node.version.get() > version).map(|(name, _)| name)
-    }
-
     /// The message that tells a node what to run. A node that the repository does not know has left, and shall run
-    /// nothing.
-    pub fn message(&self, name: &NodeName) -> proto::DesiredNode {
+    /// nothing. `file` reads a deployment's document or, without a deployment, the NODE file.
+    pub fn message<E>(
+        &self,
+        name: &NodeName,
+        mut file: impl FnMut(Option<DeploymentId>, Digest) -> Result<Bytes, E>,
+    ) -> Result<proto::DesiredNode, E> {
         let (client, node) = (self.head.head.client.to_string(), name.to_string());
         let nothing = proto::DesiredNode { client, node, ..proto::DesiredNode::default() };
-        let Some(node) = self.nodes.get(name) else {
-            return proto::DesiredNode { version: self.head.head.version.get(), ..nothing };
+        let Some(entry) = self.list.get(name) else {
+            return Ok(proto::DesiredNode { version: self.head.head.version.get(), ..nothing });
         };
-        let deployment = |(id, document): (&margo::DeploymentId, &Vec<u8>)| proto::DesiredDeployment {
-            id: id.to_string(),
-            digest: Digest::of(document).to_string(),
-            document: document.clone().into(),
-        };
-        proto::DesiredNode {
-            version: node.version.get(),
-            deployments: node.documents.iter().map(deployment).collect(),
-            identity: node.identity.clone().unwrap_or_default().into(),
-            ..nothing
+        let identity = entry.identity.map(|digest| file(None, digest)).transpose()?.unwrap_or_default();
+        let mut deployments = Vec::new();
+        for (id, digest) in &entry.deployments {
+            let document = file(Some(*id), *digest)?;
+            let digest = Digest::of(&document).to_string();
+            deployments.push(proto::DesiredDeployment { id: id.to_string(), digest, document });
+        }
+        Ok(proto::DesiredNode { version: entry.version.get(), deployments, identity, ..nothing })
+    }
+
+    /// Whether a node's message on the bus has to be replaced. It takes no file to tell: the list has their digests.
+    pub fn differs(&self, node: &NodeName, published: Option<&proto::DesiredNode>) -> bool {
+        match (self.list.get(node), published) {
+            (entry, None) => entry.is_some(),
+            // A node that has left may hold its empty message under any version.
+            (None, Some(published)) => !published.deployments.is_empty(),
+            (Some(entry), Some(published)) => !self.is_said_by(node, entry, published),
         }
     }
 
-    /// Whether a node's message on the bus has to be replaced.
-    pub fn differs(&self, node: &NodeName, published: Option<&proto::DesiredNode>) -> bool {
-        match published {
-            None => self.nodes.contains_key(node),
-            // A node that has left may hold its empty message under any version.
-            Some(published) if !self.nodes.contains_key(node) => !published.deployments.is_empty(),
-            Some(published) => *published != self.message(node),
-        }
+    /// Whether a message says of this node what the list says.
+    fn is_said_by(&self, node: &NodeName, entry: &NodeEntry, message: &proto::DesiredNode) -> bool {
+        let identity = (!message.identity.is_empty()).then(|| Digest::of(&message.identity));
+        let deployments = message.deployments.iter().map(|proto::DesiredDeployment { id, digest, document }| {
+            let is_of = Digest::of(document);
+            (id.clone(), (is_of.to_string() == *digest).then_some(is_of))
+        });
+        message.client == self.head.head.client.as_str()
+            && message.node == node.as_str()
+            && message.version == entry.version.get()
+            && identity == entry.identity
+            && deployments.eq(entry.deployments.iter().map(|(id, digest)| (id.to_string(), Some(*digest))))
     }
 }
 

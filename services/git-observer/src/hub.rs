@@ -11,17 +11,19 @@
 //! there. Where the head is new and a message of a node is not, because the hub refused that one, the client finds that
 //! they do not fit. The next look compares everything, and publishes what is missing.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use async_nats::jetstream::{message::StreamMessage, stream::Stream};
 use bus::{Bus, Outgoing, Pattern, Subject, proto, streams};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{TryStreamExt, future::try_join_all};
 use margo::{ClientName, NodeId, NodeName};
+use tokio::task::spawn_blocking;
 
-/// Messages that are read from the stream at once.
+/// Messages that are read from the stream at once, and then compared together.
 const READS: usize = 32;
+
+/// The longest head: signatures, keys, and a top text of 256 lines.
+const LONGEST_HEAD: usize = 256 << 10;
 
 /// The stream as one connection reaches it. Cheap to clone.
 #[derive(Clone)]
@@ -29,19 +31,12 @@ pub struct Hub {
     bus: Bus,
 }
 
-/// The last message of a subject, or that there is none.
-pub struct Stored<M> {
+/// The head that the stream holds, or that there is none.
+pub struct Stored {
     /// Sequence of the message in the stream; 0 when there is none.
     pub sequence: u64,
     /// `None` when there is no message, or when it cannot be decoded.
-    pub message: Option<M>,
-}
-
-impl<M> Stored<M> {
-    /// Whether there is a message that cannot be decoded.
-    pub fn is_unreadable(&self) -> bool {
-        self.sequence > 0 && self.message.is_none()
-    }
+    pub head: Option<proto::DesiredHead>,
 }
 
 impl Hub {
@@ -64,17 +59,22 @@ impl Hub {
         self.bus.signal(&Subject::ChangedHead(client.clone()), Bytes::new()).await
     }
 
-    pub async fn head(&self, client: &ClientName) -> anyhow::Result<Stored<proto::DesiredHead>> {
-        self.get(&Subject::DesiredHead(client.clone())).await
+    pub async fn head(&self, client: &ClientName) -> anyhow::Result<Stored> {
+        let message = self.bus.last(streams::DESIRED, &Subject::DesiredHead(client.clone())).await?;
+        Ok(message.map_or(Stored { sequence: 0, head: None }, |StreamMessage { sequence, payload, .. }| Stored {
+            sequence,
+            head: bus::decode_within(&payload, LONGEST_HEAD).ok(),
+        }))
     }
 
-    /// Reads the messages of the given nodes, and of those that have a message although nobody gives their name.
-    pub async fn nodes<'a>(
+    /// Reads the messages of the given nodes, and of those that have a message although nobody gives their name. Returns the
+    /// nodes whose message is to be replaced, as `differs` tells, which runs where it may block. Without a message it is told so.
+    pub async fn differing(
         &self,
         client: &ClientName,
-        known: impl Iterator<Item = &'a NodeName>,
-    ) -> anyhow::Result<BTreeMap<NodeName, Stored<proto::DesiredNode>>> {
-        let mut names: Vec<NodeName> = known.cloned().collect();
+        mut names: Vec<NodeName>,
+        differs: impl Fn(&NodeName, Option<&Bytes>) -> bool + Clone + Send + 'static,
+    ) -> anyhow::Result<Vec<NodeName>> {
         let pattern = Pattern::DesiredOf(client.clone()).to_string();
         let stream = self.stream().await?;
         let mut subjects = stream.info_with_subjects(pattern).await.context("listing the stream DESIRED")?;
@@ -85,35 +85,36 @@ impl Hub {
         }
         names.sort();
         names.dedup();
-        let reads = stream::iter(names).map(|name| async {
-            let subject = Subject::DesiredNode(NodeId::new(client.clone(), name.clone()));
-            Ok((name, self.get(&subject).await?))
-        });
-        reads.buffer_unordered(READS).try_collect().await
+        let mut differing = Vec::new();
+        for names in names.chunks(READS) {
+            let reads = names.iter().cloned().map(|name| async move {
+                let subject = Subject::DesiredNode(NodeId::new(client.clone(), name.clone()));
+                let message = self.bus.last(streams::DESIRED, &subject).await?;
+                anyhow::Ok((name, message.map(|message| message.payload)))
+            });
+            let messages = try_join_all(reads).await?;
+            let differs = differs.clone();
+            let look = move || {
+                let differing = messages.into_iter().filter(|(name, message)| differs(name, message.as_ref()));
+                differing.map(|(name, _)| name).collect::<Vec<_>>()
+            };
+            differing.extend(spawn_blocking(look).await.context("comparing messages")?);
+        }
+        Ok(differing)
     }
 
-    async fn get<M: prost::Message + Default>(&self, subject: &Subject) -> anyhow::Result<Stored<M>> {
-        let message = self.bus.last(streams::DESIRED, subject).await?;
-        Ok(message.map_or(Stored { sequence: 0, message: None }, |StreamMessage { sequence, payload, .. }| Stored {
-            sequence,
-            message: bus::decode(&payload).ok(),
-        }))
-    }
-
-    /// Publishes messages of nodes and then the head, and returns how many messages that were. Fails when the head on
+    /// Publishes messages of nodes and then the head, all of them compressed, and returns how many messages that were. Fails when the head on
     /// the bus is not the one at `sequence` any more (0: none).
     pub async fn publish(
         &self,
         client: &ClientName,
-        nodes: impl Iterator<Item = (NodeName, proto::DesiredNode)>,
-        head: &proto::DesiredHead,
+        nodes: Vec<(NodeName, Bytes)>,
+        head: Bytes,
         sequence: u64,
     ) -> anyhow::Result<usize> {
-        let node = |(name, message): (NodeName, proto::DesiredNode)| {
-            Outgoing::new(Subject::DesiredNode(NodeId::new(client.clone(), name)), bus::encode(&message))
-        };
-        let mut messages: Vec<_> = nodes.map(node).collect();
-        messages.push(Outgoing::new(Subject::DesiredHead(client.clone()), bus::encode(head)).expect_last(sequence));
+        let node = |(name, message)| Outgoing::new(Subject::DesiredNode(NodeId::new(client.clone(), name)), message);
+        let mut messages: Vec<_> = nodes.into_iter().map(node).collect();
+        messages.push(Outgoing::new(Subject::DesiredHead(client.clone()), head).expect_last(sequence));
         let count = messages.len();
         self.bus.publish_all(messages).await.context("publishing")?;
         Ok(count)

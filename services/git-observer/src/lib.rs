@@ -15,13 +15,18 @@
 
 mod agenda;
 mod answers;
+mod budget;
 mod config;
 mod consume;
 mod domain;
+mod hand;
 mod handler;
 mod hub;
 mod look;
 mod metrics;
+mod observer;
+mod places;
+mod publish;
 mod refusals;
 mod snapshot;
 mod store;
@@ -35,7 +40,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use crate::config::Config;
-use crate::{consume::Loop, hub::Hub, look::Observer, refusals::Refusals, store::Store};
+use crate::{consume::Loop, hub::Hub, observer::Observer, refusals::Refusals, store::Store};
 
 /// Clients that a site asked about and that are not looked at yet. When the queue is full, the next one asks again.
 const WANTED: usize = 64;
@@ -56,8 +61,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     endpoints.verb("refusals", handler::refusals).await?;
     let asks = front.asks(Pattern::Sites(SiteVerb::Desired), answers::RULES).await?;
 
-    let (keys, snapshots) = Default::default();
-    let observer = Arc::new(Observer { hub, store, root, refusals, keys, snapshots, wanted });
+    let (keys, snapshots, hand, places) = Default::default();
+    let observer = Arc::new(Observer { hub, store, root, refusals, keys, snapshots, hand, wanted, places });
     let _answers = AbortOnDropHandle::new(tokio::spawn(answers::answer(observer.clone(), asks)));
     Loop::new(observer, bus, config.base.readiness).run(signals, wants, &shutdown).await?;
     endpoints.stop().await

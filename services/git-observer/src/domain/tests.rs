@@ -1,10 +1,11 @@
+use std::collections::{BTreeMap, HashMap};
+
+use super::*;
+use git_state::Manifest;
 use identity::{
     SigningKey,
     trust::{HEAD_NAMESPACE, sign_keys},
 };
-use margo::ManifestVersion;
-
-use super::*;
 
 const ID: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -47,7 +48,10 @@ impl World {
 
     fn check(&self, files: &BTreeMap<String, Vec<u8>>, held: u64) -> Result<Tip, UntrustedTip> {
         let (root, tenant) = (self.root.public(), TenantName::default());
-        Trust { root: &root, tenant: &tenant, client: &self.client }.check("commit", files, held, |_| Ok(()))
+        let trust = Trust { root: &root, tenant: &tenant, client: &self.client };
+        let file = |path| Ok::<_, UntrustedTip>(files.get(path).cloned());
+        let manifest = Manifest::read(files)?;
+        trust.check("commit", file, held, |_| Ok(()))?.with_files(manifest.version, manifest.list())
     }
 
     fn tip(&self, version: u64, document: &str) -> Tip {
@@ -56,10 +60,17 @@ impl World {
 }
 
 #[test]
+fn a_key_set_that_is_older_than_one_on_the_bus_is_refused_after_all() {
+    let tip = World::new().tip(3, "x");
+    assert!(tip.not_before(1).is_ok());
+    assert!(matches!(tip.not_before(2), Err(UntrustedTip::Untrusted(Untrusted::OldKeys { found: 1, held: 2 }))));
+}
+
+#[test]
 fn only_files_that_the_head_is_about_are_published() {
     let world = World::new();
     let files = world.files(3, "x", 2);
-    assert_eq!(world.check(&files, 2).unwrap().nodes.len(), 2);
+    assert_eq!(world.check(&files, 2).unwrap().list.len(), 2);
     assert!(matches!(world.check(&files, 3), Err(UntrustedTip::Untrusted(Untrusted::OldKeys { found: 2, held: 3 }))));
 
     let changed = |path: &str, content: &[u8]| {
@@ -104,7 +115,7 @@ fn wfm_17_an_older_version_or_another_story_under_the_same_one_is_never_publishe
 fn only_nodes_that_changed_are_published() {
     let world = World::new();
     let tip = world.tip(3, "x");
-    let names = |since| tip.changed_since(since).map(NodeName::as_str).collect::<Vec<_>>();
+    let names = |since| tip.list.changed_since(since).map(|(name, _)| name.as_str()).collect::<Vec<_>>();
     assert_eq!((names(0), names(1), names(3)), (vec!["press", "saw"], vec!["press"], vec![]));
 }
 
@@ -113,12 +124,26 @@ fn a_node_s_message_is_repaired_when_it_is_not_what_the_repository_says() {
     let world = World::new();
     let tip = world.tip(3, "x");
     let (saw, gone): (NodeName, NodeName) = ("saw".parse().unwrap(), "gone".parse().unwrap());
-    let message = tip.message(&saw);
+    let contents: HashMap<_, _> = [&b"x"[..], b"saw"].map(|content| (Digest::of(content), content)).into();
+    let message = |node| {
+        let file = |_, digest| contents.get(&digest).map(|content| Bytes::from_static(content)).ok_or(digest);
+        tip.message(node, file).unwrap()
+    };
+    let of_gone = message(&gone);
+    let message = message(&saw);
     assert_eq!(message.deployments[0].digest, Digest::of(b"saw").to_string());
     assert!(!tip.differs(&saw, Some(&message)));
     assert!(tip.differs(&saw, None));
     assert!(tip.differs(&saw, Some(&proto::DesiredNode { version: 9, ..message.clone() })));
+    let mut other = vec![message.clone(); 6];
+    other[0].client = "port".to_owned();
+    other[1].node = "press".to_owned();
+    other[2].identity = "somebody".into();
+    other[3].deployments.clear();
+    other[4].deployments[0].document = "evil".into();
+    other[5].deployments[0].digest = Digest::of(b"evil").to_string();
+    assert!(other.iter().all(|other| tip.differs(&saw, Some(other))));
     assert!(tip.differs(&gone, Some(&message)));
-    assert!(!tip.differs(&gone, Some(&tip.message(&gone))));
+    assert!(!tip.differs(&gone, Some(&of_gone)));
     assert!(!tip.differs(&gone, None));
 }
