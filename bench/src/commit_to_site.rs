@@ -61,6 +61,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let watch = observer(&running).await?;
     let mut announcements = watch.subscribe(Pattern::GitCommitted).await?;
     watch.client().flush().await.context("subscribing")?;
+    let client = site.client.clone();
     rest.create(APP, &wish).await?;
     let mut held = site.newest_after(0).await?;
     machine::rest(&platform::all_processes(&mut running)).await?;
@@ -73,7 +74,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         site.forget_signals();
         while announcements.next().now_or_never().flatten().is_some() {}
         rest.update(APP, &etag, &wish).await?;
-        let (committed, told) = tokio::join!(announced(&mut announcements, &site.client), site.told(held));
+        let (committed, told) = tokio::join!(announced(&mut announcements, &client), site.told(held));
         let (committed, (version, bytes, told)) = (committed?, told?);
         ensure!(version > held, "version {version} follows {held}");
 
@@ -81,7 +82,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         sleep(PAUSE).await;
         site.forget_signals();
         let begin = Instant::now();
-        watch.signal(&Subject::ChangedHead(site.client.clone()), Bytes::new()).await?;
+        watch.signal(&Subject::ChangedHead(client.clone()), Bytes::new()).await?;
         let (again, same, answered) = site.told(held).await?;
         ensure!((again, same) == (version, bytes), "the second answer has {same} bytes, the first {bytes}");
         held = version;
