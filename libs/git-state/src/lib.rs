@@ -25,25 +25,32 @@
 //! # Ok::<(), git_state::InvalidPath>(())
 //! ```
 
+mod branch;
 mod commit_id;
 mod durable;
 mod error;
 mod journal;
 pub mod layout;
-mod loose;
 mod manifest;
+mod memory;
 mod message;
+mod pack;
+mod pack_files;
 mod path;
+mod recent;
 mod replay;
 mod repository;
 mod series;
+mod tree;
 mod writer;
 
 pub use commit_id::{CommitId, InvalidCommitId};
 pub use error::GitError;
 pub use manifest::{InvalidManifest, Manifest, NodeManifest};
 pub use message::{MAX_LINE, Message};
+pub use pack_files::PacksHeld;
 pub use path::{InvalidPath, TreePath};
+pub use recent::Recent;
 pub use repository::{Repository, VerifyError};
 pub use series::Series;
 pub use writer::{Draft, FileChange, Step, Writer};

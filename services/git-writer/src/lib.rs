@@ -35,12 +35,15 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-pub use crate::config::Config;
+pub use crate::{
+    config::{Config, Keys},
+    domain::{ClientEdits, DeploymentEdit, Edits, Row},
+    store::{Committed, Failed, Outcome, Queued, Store},
+};
 use crate::{
     consume::Committer,
     handler::{Answers, SharedStore},
     refusals::Refusals,
-    store::Store,
 };
 
 /// How often to look whether the log is still the same stream: the server tells nobody that a stream was deleted.

@@ -7,37 +7,45 @@
 //!
 //! **Updates.** The rows of a group become commits, one on top of the other, in memory. What is made together is durable
 //! together; then it goes into the repositories, and each branch moves once, with a compare-and-swap: first `fleet.git`,
-//! then the clients. How, says `git_state::Writer`. A group is taken in parts that fit into memory.
+//! then the clients. How, says `git_state::Writer`. A group is taken in parts that fit into memory. A client's list is changed
+//! in place, at the cost of what changes; it is dropped and read again when anything fails, or when others need the memory.
 //!
 //! **After a crash.** Whatever was durable comes about when the writer is opened, and nothing else. A killed process
 //! leaves what people meant there before what follows from it. The log still has the rows, the numbers in `Handled` tell
 //! which of them are in, and the others are committed again.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use async_nats::HeaderMap;
 use bus::trace;
-use git_state::{CommitId, Draft, FileChange, Manifest, Message, Repository, Series, Step, Writer, layout};
-use identity::trust::HEAD_NAMESPACE;
+use git_state::{CommitId, Draft, FileChange, Manifest, Message, Recent, Series, Step, Writer, layout};
+use identity::{SigningKey, trust::HEAD_NAMESPACE};
 use jiff::Timestamp;
-use margo::{ClientName, Head, ManifestList, ManifestVersion, RepositoryName, TenantName};
+use margo::{ClientName, Head, ManifestList, ManifestVersion, NodeEntry, RepositoryName, TenantName};
 use process::stop_point;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tracing::{Span, info_span};
 
 use crate::{
     config::{Config, Keys},
-    domain::{self, Edits, Handled, ImpossibleEdits, Place, Row},
+    domain::{self, ClientEdits, Edits, Handled, ImpossibleEdits, Place, Row},
     error::StoreError,
 };
 
-/// The bytes of objects that commits may have together in memory, as far as can be told beforehand. The journal takes as many
-/// once more while it writes them.
-const MEMORY: usize = 8 << 20;
+/// The bytes that commits may have together in memory, about.
+const PART: usize = 32 << 20;
 
-/// The bytes that a commit is thought to have whose repository was not used yet. A tree with ten thousand names has more,
-/// so that the first ones of such a repository take more than was meant.
-const FIRST_WEIGHT: usize = 256 << 10;
+/// The bytes that a commit takes beside its files, about: trees, the message, two signatures.
+const COMMIT: usize = 2 << 10;
+
+/// The bytes that the lists of all clients may take in memory together, about.
+const LISTS: usize = 24 << 20;
+
+/// The bytes that a line of a node's text takes in a list in memory, about.
+const LINE: usize = 200;
 
 /// A row that came from the log and is to be committed.
 #[derive(Debug)]
@@ -84,23 +92,22 @@ pub struct Store {
     writer: Writer,
     tenant: TenantName,
     keys: Keys,
-    /// The repositories that were used since the start.
-    open: BTreeMap<RepositoryName, Open>,
+    /// What is known of the repositories that were used last.
+    open: Recent<Open>,
 }
 
-/// A repository with what its tip says.
+/// What the tip of a repository says.
 struct Open {
-    repository: Repository,
     tip: Option<CommitId>,
     handled: Handled,
     /// Version of the client's manifest; `None` before the first commit and for `fleet.git`.
     version: Option<ManifestVersion>,
     /// The list of the client's manifest; empty for `fleet.git`.
     list: ManifestList,
+    /// How many lines the texts of the list's nodes have.
+    lines: usize,
     /// Whether the tip holds the key set in force, so that a commit need not write it again.
     has_keys: bool,
-    /// About how many bytes of memory the objects of the next commit take: as many as those of the last one.
-    weight: usize,
 }
 
 /// What was made of the rows of one repository, before any branch has moved.
@@ -108,6 +115,8 @@ struct Open {
 struct Attempt {
     /// The new commits, if there are any, and what is to be known of them.
     draft: Option<(Series, Drafted)>,
+    /// What is known of the repository, when there is no new commit.
+    unchanged: Option<(RepositoryName, Open)>,
     /// The tip, when rows came again that it holds, and there is no new commit.
     again: Option<Committed>,
     /// The row that failed, and those behind it.
@@ -121,30 +130,37 @@ struct Drafted {
     to: CommitId,
     handled: Handled,
     version: Option<ManifestVersion>,
-    /// The list at `to`. `None` when the row behind it failed and may have left the list half changed; then the list is
-    /// read from the tip again.
-    list: Option<ManifestList>,
+    /// What the repository says at `to`. `None` when the row behind it failed and may have left the list half changed; then
+    /// the tip is read again.
+    open: Option<Open>,
     rows: Vec<Queued>,
     spans: Vec<Span>,
-    /// Bytes of the objects of one commit.
-    weight: usize,
 }
 
 impl Store {
     /// Reads the keys and takes the lock on the repositories. Fails when another process holds the lock.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
         let (signing, keys) = config.read_keys()?;
-        let writer = Writer::new(&config.repositories, &config.base.tenant, &keys.set, signing)?;
-        Ok(Self { writer, tenant: config.base.tenant.clone(), keys, open: BTreeMap::new() })
+        Ok(Self::new(&config.repositories, signing, keys)?)
+    }
+
+    /// Takes the lock on the repositories of the tenant that the key set names, which are below `repositories`.
+    pub fn new(repositories: &Path, signing: SigningKey, keys: Keys) -> Result<Self, StoreError> {
+        let tenant = keys.set.tenant.clone();
+        let writer = Writer::new(repositories, &tenant, &keys.set, signing)?;
+        Ok(Self { writer, tenant, keys, open: Recent::new(LISTS) })
     }
 
     /// How far a repository is, with its tip. One that does not exist is not made for that: it has handled nothing.
     pub fn handled(&mut self, name: &RepositoryName) -> Result<(Handled, Option<CommitId>), StoreError> {
-        if !self.open.contains_key(name) && self.writer.open(name)?.is_none() {
-            return Ok((Handled::default(), None));
-        }
-        let open = self.at_tip(name)?;
-        Ok((open.handled.clone(), open.tip))
+        let open = match self.at_tip(name)? {
+            Some(open) => open,
+            None if self.writer.open(name)?.is_none() => return Ok((Handled::default(), None)),
+            None => self.read(name)?,
+        };
+        let answer = (open.handled.clone(), open.tip);
+        self.keep(name.clone(), open);
+        Ok(answer)
     }
 
     /// Commits the rows of a group that are next. Repositories fail one by one: a bad row stops its own repository
@@ -157,9 +173,9 @@ impl Store {
                 failed.rows.push(queued);
                 continue;
             }
-            weight += self.open.get(&queued.repository).map_or(FIRST_WEIGHT, |open| open.weight);
+            weight += COMMIT + queued.row.size();
             part.push(queued);
-            if weight >= MEMORY {
+            if weight >= PART {
                 self.commit_part(std::mem::take(&mut part), &mut outcome);
                 weight = 0;
             }
@@ -175,16 +191,20 @@ impl Store {
         }
         let mut ready = Vec::new();
         for (repository, rows) in by_repository {
-            match self.at_tip(&repository) {
-                Ok(_) => ready.push((repository, rows)),
+            let open = self.at_tip(&repository).and_then(|open| open.map_or_else(|| self.read(&repository), Ok));
+            match open {
+                Ok(open) => ready.push((repository, open, rows)),
                 Err(error) => outcome.failed.push(Failed { repository, error, rows }),
             }
         }
         // Repositories have nothing in common until they are durable, and what takes time is to hash and to sign.
-        let attempts: Vec<_> = ready.into_par_iter().map(|(name, rows)| self.attempt(name, rows)).collect();
+        let attempts: Vec<_> = ready.into_par_iter().map(|(name, open, rows)| self.attempt(name, open, rows)).collect();
         let mut drafts = Vec::new();
         for attempt in attempts {
             drafts.extend(attempt.draft);
+            if let Some((name, open)) = attempt.unchanged {
+                self.keep(name, open);
+            }
             outcome.committed.extend(attempt.again);
             outcome.failed.extend(attempt.failed);
         }
@@ -194,25 +214,25 @@ impl Store {
         }
     }
 
-    /// The repository with what its tip says. The tip is read when the repository was not used yet, and again when
-    /// somebody else has moved the branch. A key in force has to have signed a tip that is read.
-    fn at_tip(&mut self, name: &RepositoryName) -> Result<&mut Open, StoreError> {
-        let current = match self.open.get(name) {
-            Some(open) => open.repository.tip()? == open.tip,
-            None => false,
-        };
-        if !current {
-            let open = self.read(name)?;
-            self.open.insert(name.clone(), open);
-        }
-        Ok(self.open.get_mut(name).expect("inserted above"))
+    /// Takes out what is known of a repository. `None` when its tip has to be read, because that was not done yet or because
+    /// somebody else has moved the branch.
+    fn at_tip(&mut self, name: &RepositoryName) -> Result<Option<Open>, StoreError> {
+        let Some(open) = self.open.take(name) else { return Ok(None) };
+        Ok(Some(open).filter(|open| self.writer.tip(name).is_ok_and(|tip| tip == open.tip)))
     }
 
+    fn keep(&mut self, name: RepositoryName, open: Open) {
+        let size = size_of::<Open>() + open.lines * LINE;
+        self.open.put(name, open, size);
+    }
+
+    /// Reads what the tip of a repository says. A key in force has to have signed it.
     fn read(&mut self, name: &RepositoryName) -> Result<Open, StoreError> {
         let repository = self.writer.open_or_create(name)?;
         let tip = repository.tip()?;
         let (mut handled, mut version, mut list) = (Handled::default(), None, ManifestList::default());
         let mut has_keys = false;
+        let lines = |list: &ManifestList| list.nodes().map(|(_, entry)| lines_of(entry)).sum::<usize>();
         if let Some(tip) = tip {
             repository.verify(tip, &self.keys.set).map_err(StoreError::Foreign)?;
             handled =
@@ -225,21 +245,18 @@ impl Store {
                     && files.get(layout::KEYS_SIGNATURE) == Some(&self.keys.signature);
             }
         }
-        Ok(Open { repository, tip, handled, version, list, has_keys, weight: FIRST_WEIGHT })
+        Ok(Open { tip, handled, version, lines: lines(&list), list, has_keys })
     }
 
-    /// Writes the commits of one repository, which is open, up to the first row that fails.
-    fn attempt(&self, name: RepositoryName, rows: Vec<Queued>) -> Attempt {
-        let open = &self.open[&name];
+    /// Writes the commits of one repository, up to the first row that fails.
+    fn attempt(&self, name: RepositoryName, mut open: Open, rows: Vec<Queued>) -> Attempt {
         let mut attempt = Attempt::default();
-        let (mut handled, mut list) = (open.handled.clone(), open.list.clone());
-        let (mut series, mut version) = (Series::on(&open.repository, open.tip), open.version);
-        let (mut taken, mut spans, mut complete, mut repeated) = (Vec::new(), Vec::new(), true, false);
+        let mut series = self.writer.series(&name, open.tip);
+        let (mut taken, mut spans, mut repeated) = (Vec::new(), Vec::new(), false);
         let mut rows = rows.into_iter();
         while let Some(queued) = rows.next() {
-            let row = &queued.row;
-            let (source, number) = (row.source, row.number);
-            match handled.place(source, number) {
+            let (source, number) = (queued.row.source, queued.row.number);
+            match open.handled.place(source, number) {
                 Place::Next => {}
                 Place::Behind => {
                     repeated = true;
@@ -249,60 +266,58 @@ impl Store {
             }
             let span = info_span!("commit", repository = %name, %source, number, trace_id = tracing::field::Empty);
             trace::continue_from(&span, queued.headers.as_ref());
-            let mut next = handled.clone();
-            next.advance(source);
-            match span.in_scope(|| self.write(&name, row, version, &next, &mut list, &mut series)) {
-                Ok(written) => {
-                    (version, handled) = (written, next);
+            match span.in_scope(|| self.write(&name, &queued.row, &mut open, &mut series)) {
+                Ok(()) => {
                     spans.push(span);
                     taken.push(queued);
                 }
                 Err(error) => {
                     let rows = std::iter::once(queued).chain(rows).collect();
                     attempt.failed = Some(Failed { repository: name.clone(), error, rows });
-                    complete = false;
                     break;
                 }
             }
         }
-        let Some(tip) = series.tip() else { return attempt };
-        if !taken.is_empty() {
-            let list = complete.then_some(list);
-            let weight = series.size() / taken.len();
-            let drafted = Drafted { name, to: tip, handled, version, list, rows: taken, spans, weight };
-            attempt.draft = Some((series, drafted));
-        } else if repeated {
-            attempt.again = Some(Committed { repository: name, tip, handled, version, spans });
+        let (handled, version) = (open.handled.clone(), open.version);
+        match series.tip() {
+            Some(to) if !taken.is_empty() => {
+                let open = Some(open).filter(|_| attempt.failed.is_none());
+                attempt.draft = Some((series, Drafted { name, to, handled, version, open, rows: taken, spans }));
+            }
+            tip => {
+                attempt.again = tip.filter(|_| repeated).map(|tip| {
+                    let repository = name.clone();
+                    Committed { repository, tip, handled, version, spans }
+                });
+                attempt.unchanged = Some((name, open)).filter(|_| attempt.failed.is_none());
+            }
         }
         attempt
     }
 
-    /// Adds the commit of one row to a series, and returns the version of the client's manifest that it makes of the one
-    /// before. `handled` already counts the row. When the row fails, `list` may be half changed.
-    fn write(
-        &self,
-        name: &RepositoryName,
-        row: &Row,
-        version: Option<ManifestVersion>,
-        handled: &Handled,
-        list: &mut ManifestList,
-        series: &mut Series,
-    ) -> Result<Option<ManifestVersion>, StoreError> {
+    /// Adds the commit of one row to a series. When the row fails, the list in `open` may be half changed, and nothing else.
+    fn write(&self, name: &RepositoryName, row: &Row, open: &mut Open, series: &mut Series) -> Result<(), StoreError> {
         let impossible = |source| StoreError::Impossible { source_name: row.source, number: row.number, source };
         let edits = row.edits.as_ref().map_err(|error| impossible(error.clone()))?;
+        let mut handled = open.handled.clone();
+        handled.advance(row.source);
         let mut message = row.message.clone();
-        let (version, changes) = match (name, edits) {
-            (RepositoryName::Fleet, Edits::Files(files)) => (None, files.clone()),
+        let of_client;
+        let (version, files) = match (name, edits) {
+            (RepositoryName::Fleet, Edits::Files(files)) => (None, files),
             (RepositoryName::Client(client), Edits::Client(edits)) => {
-                let version = domain::next_version(version).map_err(StoreError::Version)?;
-                let mut files = domain::carry_out(edits, version, list);
-                files.extend(self.sign(client, version, list)?);
-                if !self.open[name].has_keys {
+                let version = domain::next_version(open.version).map_err(StoreError::Version)?;
+                let lines = lines_touched(&open.list, edits);
+                let mut files = domain::carry_out(edits, version, &mut open.list);
+                open.lines = open.lines + lines_touched(&open.list, edits) - lines;
+                files.extend(self.sign(client, version, &open.list)?);
+                if !open.has_keys {
                     files.push(domain::file(layout::KEYS, Some(self.keys.bytes.clone())));
                     files.push(domain::file(layout::KEYS_SIGNATURE, Some(self.keys.signature.clone())));
                 }
                 message = message.with(layout::MANIFEST_VERSION_TRAILER, &version.to_string());
-                (Some(version), files)
+                of_client = files;
+                (Some(version), &of_client)
             }
             (name, _) => return Err(impossible(ImpossibleEdits::Misplaced(name.clone()))),
         };
@@ -313,9 +328,10 @@ impl Store {
             clippy::disallowed_methods,
             reason = "a commit's time is for people; numbers and versions give the order"
         )]
-        let draft = Draft { author: &row.author, message: &message, changes: &changes, at: Timestamp::now() };
+        let draft = Draft { author: &row.author, message: &message, changes: files, at: Timestamp::now() };
         self.writer.write(series, draft)?;
-        Ok(version)
+        (open.handled, open.version, open.has_keys) = (handled, version, true);
+        Ok(())
     }
 
     /// The files that make a client believe the others: the head and its signature.
@@ -347,19 +363,12 @@ impl Store {
         });
         for (draft, result) in drafts.into_iter().zip(results) {
             if let Err(error) = result {
-                self.fail(draft, error.into(), outcome);
+                Self::fail(draft, error.into(), outcome);
                 continue;
             }
-            let Drafted { name, to, handled, version, list, spans, weight, .. } = draft;
-            match (self.open.get_mut(&name), list) {
-                (Some(open), Some(list)) => {
-                    (open.tip, open.handled) = (Some(to), handled.clone());
-                    (open.version, open.list) = (version, list);
-                    (open.has_keys, open.weight) = (true, weight);
-                }
-                _ => {
-                    self.open.remove(&name);
-                }
+            let Drafted { name, to, handled, version, open, spans, .. } = draft;
+            if let Some(open) = open {
+                self.keep(name.clone(), Open { tip: Some(to), ..open });
             }
             outcome.committed.push(Committed { repository: name, tip: to, handled, version, spans });
         }
@@ -372,8 +381,7 @@ impl Store {
 
     /// Gives a draft up: its rows are to be committed again, before those of the repository that failed already. The
     /// repository is read anew before that.
-    fn fail(&mut self, draft: Drafted, error: StoreError, outcome: &mut Outcome) {
-        self.open.remove(&draft.name);
+    fn fail(draft: Drafted, error: StoreError, outcome: &mut Outcome) {
         let Drafted { name: repository, rows, .. } = draft;
         match outcome.failed.iter_mut().find(|failed| failed.repository == repository) {
             Some(failed) => {
@@ -383,4 +391,16 @@ impl Store {
             None => outcome.failed.push(Failed { repository, error, rows }),
         }
     }
+}
+
+/// How many lines the text of a node has, about.
+fn lines_of(entry: &NodeEntry) -> usize {
+    2 + entry.deployments.len()
+}
+
+/// How many lines the texts of those nodes have that edits change.
+fn lines_touched(list: &ManifestList, edits: &ClientEdits) -> usize {
+    let (nodes, deployments) = (edits.nodes.iter(), edits.deployments.iter());
+    let nodes = nodes.map(|edit| &edit.node).chain(deployments.map(|edit| &edit.node)).collect::<BTreeSet<_>>();
+    nodes.into_iter().filter_map(|node| list.get(node)).map(|entry| lines_of(entry)).sum()
 }
