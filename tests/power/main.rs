@@ -85,27 +85,37 @@ fn cut(random: &mut Random) -> Result<String, NotRun> {
     SigningKey::generate("git-writer").unwrap().save(&key).unwrap();
     stage::format(&path("image"), DISK)?;
     let mut promised = BTreeMap::new();
-    let (groups, lost);
+    // Soon after the repositories are made, or later; by a writer that has found the remains of another one, or not.
+    let most = *random.choose(&[3, 120, 120]);
+    let mut lives = vec![random.between(1, most)];
+    if random.between(0, 1) == 0 {
+        lives.push(random.between(1, 8));
+    }
+    let mut lost = (0, 0);
     {
         let served = Served::new(&path("image"), &path("served"))?;
         let mounted = Mounted::new(&served.disk(), &path("before"))?;
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.arg("--write").arg(mounted.folder.join("repositories")).arg(&key).arg(random.next().to_string());
-        let mut writing = Writing(command.stdout(Stdio::piped()).spawn().unwrap());
-        let mut lines = BufReader::new(writing.0.stdout.take().unwrap()).lines();
-        groups = random.between(1, 120);
-        for _group in 0..groups {
-            let line = lines.next().expect("the writer goes on").unwrap();
-            let words: Vec<&str> = line.split(' ').collect();
-            promised.extend(words.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())));
+        let repositories = mounted.folder.join("repositories");
+        for (life, groups) in lives.iter().enumerate() {
+            let mut command = Command::new(env::current_exe().unwrap());
+            command.arg("--write").arg(&repositories).arg(&key).arg(random.next().to_string());
+            let mut writing = Writing(command.stdout(Stdio::piped()).spawn().unwrap());
+            let mut lines = BufReader::new(writing.0.stdout.take().unwrap()).lines();
+            for _group in 0..*groups {
+                let line = lines.next().expect("the writer goes on").unwrap();
+                let words: Vec<&str> = line.split(' ').collect();
+                promised.extend(words.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())));
+            }
+            if life + 1 == lives.len() {
+                lost = served.cut(&path("image"), &path("left"), random);
+                break;
+            }
         }
-        lost = served.cut(&path("image"), &path("left"), random);
-        drop(writing);
     }
     let left = Mounted::new(&path("left"), &path("after"))?;
     look(&left.folder.join("repositories"), &key, &promised);
     let (lost, kept) = lost;
-    Ok(format!("{groups} groups promised, of the blocks that were not synced {lost} were lost and {kept} not"))
+    Ok(format!("{lives:?} groups promised, of the blocks that were not synced {lost} were lost and {kept} not"))
 }
 
 /// Starts the writer on what a power cut has left, and looks whether all is there that was promised.

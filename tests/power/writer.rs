@@ -11,8 +11,8 @@ use margo::{KeySet, RepositoryName, TenantName};
 /// One client's commits for each chance; `fleet.git` gets some in each group.
 const CLIENTS: usize = 3;
 
-/// The length of a file, in words of eight digits, with which the journal fills up within some tens of groups.
-const MANY_WORDS: u64 = 150_000;
+/// The length of a file, in words of eight bytes, with which the journal fills up within some tens of groups.
+const MANY_WORDS: u64 = 70_000;
 
 pub fn repositories() -> Vec<RepositoryName> {
     let clients = (0..CLIENTS).map(|client| RepositoryName::Client(format!("c{client}").parse().unwrap()));
@@ -58,11 +58,11 @@ pub fn run(folder: &Path, key: &Path, seed: u64) {
 }
 
 fn commit(writer: &Writer, series: &mut git_state::Series, random: &mut Random) {
-    let words = if random.between(0, 5) == 0 { MANY_WORDS } else { random.between(1, 60) };
-    let content: String = (0..words).map(|_| format!("{:08x}\n", random.next() >> 32)).collect();
+    let words = if random.between(0, 9) == 0 { MANY_WORDS } else { random.between(1, 60) };
+    let content = (0..words).flat_map(|_| random.next().to_le_bytes()).collect();
     let path = format!("a/{:x}/n{}.yaml", random.between(0, 15), random.between(0, 40));
     let changes = [
-        FileChange { path: path.try_into().unwrap(), content: Some(content.into_bytes()) },
+        FileChange { path: path.try_into().unwrap(), content: Some(content) },
         FileChange { path: format!("b/n{}", random.between(0, 9)).try_into().unwrap(), content: None },
         FileChange {
             path: format!("b/n{}", random.between(0, 9)).try_into().unwrap(),

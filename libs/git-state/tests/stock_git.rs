@@ -219,7 +219,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     folder.read_dir().unwrap().map(|entry| entry.unwrap().path())
 }
 

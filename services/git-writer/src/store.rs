@@ -44,9 +44,6 @@ const COMMIT: usize = 2 << 10;
 /// The bytes that the lists of all clients may take in memory together, about.
 const LISTS: usize = 24 << 20;
 
-/// The bytes that a line of a node's text takes in a list in memory, about.
-const LINE: usize = 200;
-
 /// A row that came from the log and is to be committed.
 #[derive(Debug)]
 pub struct Queued {
@@ -104,8 +101,8 @@ struct Open {
     version: Option<ManifestVersion>,
     /// The list of the client's manifest; empty for `fleet.git`.
     list: ManifestList,
-    /// How many lines the texts of the list's nodes have.
-    lines: usize,
+    /// How many bytes of memory the list takes, about.
+    size: usize,
     /// Whether the tip holds the key set in force, so that a commit need not write it again.
     has_keys: bool,
 }
@@ -222,7 +219,7 @@ impl Store {
     }
 
     fn keep(&mut self, name: RepositoryName, open: Open) {
-        let size = size_of::<Open>() + open.lines * LINE;
+        let size = size_of::<Open>() + open.size;
         self.open.put(name, open, size);
     }
 
@@ -232,7 +229,7 @@ impl Store {
         let tip = repository.tip()?;
         let (mut handled, mut version, mut list) = (Handled::default(), None, ManifestList::default());
         let mut has_keys = false;
-        let lines = |list: &ManifestList| list.nodes().map(|(_, entry)| lines_of(entry)).sum::<usize>();
+        let size = |list: &ManifestList| list.nodes().map(|(_, entry)| size_of_node(entry)).sum::<usize>();
         if let Some(tip) = tip {
             repository.verify(tip, &self.keys.set).map_err(StoreError::Foreign)?;
             handled =
@@ -245,7 +242,7 @@ impl Store {
                     && files.get(layout::KEYS_SIGNATURE) == Some(&self.keys.signature);
             }
         }
-        Ok(Open { tip, handled, version, lines: lines(&list), list, has_keys })
+        Ok(Open { tip, handled, version, size: size(&list), list, has_keys })
     }
 
     /// Writes the commits of one repository, up to the first row that fails.
@@ -307,9 +304,9 @@ impl Store {
             (RepositoryName::Fleet, Edits::Files(files)) => (None, files),
             (RepositoryName::Client(client), Edits::Client(edits)) => {
                 let version = domain::next_version(open.version).map_err(StoreError::Version)?;
-                let lines = lines_touched(&open.list, edits);
+                let before = size_of_edited(&open.list, edits);
                 let mut files = domain::carry_out(edits, version, &mut open.list);
-                open.lines = open.lines + lines_touched(&open.list, edits) - lines;
+                open.size = open.size + size_of_edited(&open.list, edits) - before;
                 files.extend(self.sign(client, version, &open.list)?);
                 if !open.has_keys {
                     files.push(domain::file(layout::KEYS, Some(self.keys.bytes.clone())));
@@ -393,14 +390,15 @@ impl Store {
     }
 }
 
-/// How many lines the text of a node has, about.
-fn lines_of(entry: &NodeEntry) -> usize {
-    2 + entry.deployments.len()
+/// How many bytes of memory a node takes in a list, about: a leaf of a map has room for eleven deployments and is well filled
+/// with eight.
+fn size_of_node(entry: &NodeEntry) -> usize {
+    256 + 70 * entry.deployments.len().next_multiple_of(8)
 }
 
-/// How many lines the texts of those nodes have that edits change.
-fn lines_touched(list: &ManifestList, edits: &ClientEdits) -> usize {
+/// How many bytes of memory those nodes take that edits change, about.
+fn size_of_edited(list: &ManifestList, edits: &ClientEdits) -> usize {
     let (nodes, deployments) = (edits.nodes.iter(), edits.deployments.iter());
     let nodes = nodes.map(|edit| &edit.node).chain(deployments.map(|edit| &edit.node)).collect::<BTreeSet<_>>();
-    nodes.into_iter().filter_map(|node| list.get(node)).map(|entry| lines_of(entry)).sum()
+    nodes.into_iter().filter_map(|node| list.get(node)).map(|entry| size_of_node(entry)).sum()
 }
