@@ -3,6 +3,7 @@
 //! ```text
 //! bench run [--only NAME]…    measures, writes bench/results.json and docs/performance.md, prints a table
 //! bench report                writes docs/performance.md from what was measured
+//! bench commits …             is the process that `run` starts to have git-writer's part measured
 //! ```
 //!
 //! A group of figures shares its platform, which runs on loopback addresses and in folders of its own and ends with the
@@ -10,6 +11,7 @@
 
 mod catalogue;
 mod commit_to_site;
+mod commits;
 mod deployments;
 mod figure;
 mod fleet;
@@ -68,6 +70,8 @@ enum Command {
     },
     /// Write docs/performance.md from bench/before.json and bench/results.json.
     Report,
+    #[command(hide = true)]
+    Commits(commits::child::Arguments),
 }
 
 /// How much is measured.
@@ -127,7 +131,7 @@ const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 13] = [
     Group {
         figures: &["order_to_wasm_ms", "accepted_ms"],
         limit: minutes(3),
@@ -178,15 +182,43 @@ const GROUPS: [Group; 11] = [
     },
     Group {
         figures: &[
-            "signed_orders_per_second",
-            "signed_orders_per_second_2k",
-            "signed_orders_per_second_10k",
+            "orders_per_second",
+            "orders_per_second_2k",
+            "orders_per_second_10k",
             "hub_memory_10k_orders_mib",
             "start_10k_orders_ms",
         ],
         limit: minutes(10),
         long: false,
         measure: |effort, wanted| Box::pin(orders::measure(effort, wanted)),
+    },
+    Group {
+        figures: &[
+            "signed_orders_per_second_10k_1",
+            "signed_orders_per_second_10k_10",
+            "signed_orders_per_second_10k_1000",
+            "git_kb_per_order_10k_1000",
+            "git_writer_memory_1000_mib",
+        ],
+        limit: minutes(5),
+        long: false,
+        measure: |effort, _| Box::pin(commits::ten_thousand(effort)),
+    },
+    Group {
+        figures: &[
+            "signed_orders_per_second",
+            "signed_orders_per_second_100k_1",
+            "signed_orders_per_second_100k_10",
+            "signed_orders_per_second_100k_1000",
+            "signed_orders_last_window_percent",
+            "git_kb_per_order_1",
+            "git_kb_per_order_10",
+            "git_kb_per_order_1000",
+            "git_writer_memory_mib",
+        ],
+        limit: minutes(40),
+        long: true,
+        measure: |effort, _| Box::pin(commits::all(effort)),
     },
     Group {
         figures: &["storm_sites_s", "change_to_sites_ms"],
@@ -206,6 +238,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Command::Report => report(&arguments.project),
+        Command::Commits(arguments) => commits::child::run(arguments),
         Command::Run { only, effort } => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

@@ -1,4 +1,4 @@
-//! Orders made durable in signed commits, and what a hub with many of them costs: `signed_orders_per_second…`,
+//! Orders made durable in signed commits, and what a hub with many of them costs: `orders_per_second_…`,
 //! `hub_memory_10k_orders_mib` and `start_10k_orders_ms`, which share their platforms.
 
 use std::{
@@ -28,14 +28,14 @@ const NODES: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The figures of this file that need a platform with ten thousand orders.
-const LATE: [&str; 3] = ["signed_orders_per_second_10k", "hub_memory_10k_orders_mib", "start_10k_orders_ms"];
+const LATE: [&str; 3] = ["orders_per_second_10k", "hub_memory_10k_orders_mib", "start_10k_orders_ms"];
 
 pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow::Result<Vec<Samples>> {
-    let both = wanted.contains("signed_orders_per_second");
-    let early = both || wanted.contains("signed_orders_per_second_2k");
+    let both = wanted.contains("orders_per_second");
+    let early = both || wanted.contains("orders_per_second_2k");
     let late = both || LATE.iter().any(|name| wanted.contains(name));
     let batch = effort.of(100, 2_000, 2_000);
-    let mut at_2k = Samples::new("signed_orders_per_second_2k");
+    let mut at_2k = Samples::new("orders_per_second_2k");
     let mut results = Vec::new();
 
     // The platform of ten thousand orders begins with another run of these.
@@ -56,8 +56,8 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
             memory.values.push(machine::pss_mib(&hub)?);
             sleep(Duration::from_millis(500)).await;
         }
-        let mut at_10k = Samples::new("signed_orders_per_second_10k");
-        if both || wanted.contains(&"signed_orders_per_second_10k") {
+        let mut at_10k = Samples::new("orders_per_second_10k");
+        if both || wanted.contains(&"orders_per_second_10k") {
             for _ in 0..effort.of(1, 3, 5) {
                 stage.run(effort.of(100, 200, 1_000), &mut at_10k).await?;
             }
@@ -78,10 +78,10 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
     if both {
         let worse = results
             .iter()
-            .filter(|samples| samples.name.starts_with("signed_orders") && !samples.values.is_empty())
+            .filter(|samples| samples.name.starts_with("orders_per_second_") && !samples.values.is_empty())
             .min_by(|a, b| f64::total_cmp(&a.median(), &b.median()))
             .context("one of both was measured")?;
-        results.push(Samples { name: "signed_orders_per_second", ..worse.clone() });
+        results.push(Samples { name: "orders_per_second", ..worse.clone() });
     }
     Ok(results)
 }

@@ -62,6 +62,20 @@ pub enum GitError {
     /// The journal names a repository in a form that this version does not know.
     #[error("reading the journal")]
     Name(#[source] margo::InvalidRepositoryName),
+    /// The journal holds commits of a repository in a form that this version does not know, or that was damaged.
+    #[error("the journal does not hold the pack {pack} of {repository} as it was")]
+    Pack {
+        /// The path of the repository.
+        repository: String,
+        /// The checksum of the pack.
+        pack: String,
+    },
+    /// An object was made to have the id of another one.
+    #[error("hashing an object")]
+    Hash(#[source] Box<dyn Error + Send + Sync>),
+    /// A commit of the series has failed before, so that no other can stand on it.
+    #[error("an earlier commit of the series has failed")]
+    Series,
     /// The signing key could not sign.
     #[error("signing")]
     Sign(#[source] identity::KeyError),

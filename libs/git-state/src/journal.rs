@@ -1,16 +1,16 @@
-//! The journal of the writer: a group of commits is on the disk here, whole, before anything of it goes into its
-//! repositories. One sync is all that a group waits for, however many repositories and objects it has.
+//! The journal of the writer: a group of commits is on the disk here before anything of it goes into its repositories. One
+//! sync is all that a group waits for, however many repositories and objects it has.
 //!
 //! **Layout.** The folder `journal` beside a tenant's repositories holds files that are named by rising numbers. A file is
-//! a sequence of records, one for each group: the length of its payload in bytes (8 bytes, little endian), the SHA-256 of
-//! the payload, and the payload, a [`Group`] in protobuf.
+//! a sequence of records, one for each repository of a group: the length of its payload in bytes (8 bytes, little endian), the
+//! SHA-256 of the payload, and the payload, a [`Move`] in protobuf.
 //!
-//! **Updates.** A record is appended and synced. When a file is large enough, the next one begins, and a thread syncs the
+//! **Updates.** The records of a group are appended and synced. When a file is large enough, the next one begins, and a thread syncs the
 //! file systems of the repositories and then removes the older files: what they hold is in the repositories for good.
 //!
-//! **After a crash.** [`Remains`] hands out every group that is left, so that it is written into its repositories once
-//! more: a power cut may have left any part of it there, or nothing. A last record that was cut short was promised to
-//! nobody and is cut off. Then [`Remains::replace`] begins a new file and removes the others.
+//! **After a crash.** [`Remains`] hands out every record that is left, so that it is written into its repository once more: a
+//! power cut may have left any part of it there, or nothing. A last record that was cut short was promised to nobody and is
+//! cut off; those of its group that precede it come about, in their order. Then [`Remains::replace`] begins a new file and removes the others.
 
 use std::{
     error::Error,
@@ -27,23 +27,20 @@ use tracing::warn;
 use crate::GitError;
 
 /// The size in bytes at which the next file begins, unless the thread is still busy with the ones before. A start after a
-/// crash writes so much once more, which takes about half a second.
-const FULL: u64 = 4 << 20;
+/// crash writes so much once more, which takes about a second.
+const FULL: u64 = 32 << 20;
 
 /// The size in bytes at which commits wait for that thread, because the disk does not keep up.
-const WAIT: u64 = 64 << 20;
+const WAIT: u64 = 128 << 20;
+
+/// The bytes of records that are collected in memory before they are written.
+const BUFFER: usize = 1 << 20;
 
 /// The length of what precedes the payload of a record.
 const HEAD: usize = 8 + 32;
 
-/// Commits that are written together.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Group {
-    #[prost(message, repeated, tag = "1")]
-    pub moves: Vec<Move>,
-}
-
-/// New commits of one repository.
+/// New commits of one repository, as what they add to its newest pack. The pieces of a pack follow each other in the journal,
+/// from the one that begins it on, so the journal alone is enough to make every pack that it names.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Move {
     /// The name of the repository.
@@ -55,21 +52,33 @@ pub(crate) struct Move {
     /// The last of the new commits.
     #[prost(bytes = "vec", tag = "3")]
     pub to: Vec<u8>,
-    /// All objects that the new commits need and that the one at `from` does not have, and perhaps others.
-    #[prost(message, repeated, tag = "4")]
-    pub objects: Vec<Object>,
+    /// Whether these bytes begin a pack. Otherwise they follow those of the repository's move before.
+    #[prost(bool, tag = "5")]
+    pub begins: bool,
+    /// What is added to the pack. Empty when the pack is in the repository, which a failed attempt may leave.
+    #[prost(bytes = "vec", tag = "6")]
+    pub bytes: Vec<u8>,
+    /// The objects that are added, in their order: 20 bytes of the id of each, and 4 of its place in the pack, big endian.
+    #[prost(bytes = "vec", tag = "7")]
+    pub objects: Vec<u8>,
+    /// The checksum of the pack with these bytes, which gives it its name in the repository.
+    #[prost(bytes = "vec", tag = "8")]
+    pub pack: Vec<u8>,
 }
 
-/// A Git object.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Object {
-    #[prost(bytes = "vec", tag = "1")]
-    pub id: Vec<u8>,
-    /// Git's word for its kind, such as `blob`.
-    #[prost(string, tag = "2")]
-    pub kind: String,
-    #[prost(bytes = "vec", tag = "3")]
-    pub content: Vec<u8>,
+/// A life of the journal: until what it holds is in the repositories for good. Packs of an earlier one are not in the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Epoch {
+    /// The number of the journal's file.
+    pub(crate) file: u64,
+    /// How often the file was emptied.
+    pub(crate) emptied: u64,
+}
+
+impl Epoch {
+    fn of(file: u64) -> Self {
+        Self { file, emptied: 0 }
+    }
 }
 
 /// The journal, open for appending.
@@ -77,7 +86,7 @@ pub(crate) struct Journal {
     folder: PathBuf,
     disks: Disks,
     file: File,
-    number: u64,
+    epoch: Epoch,
     /// Length of `file` in bytes up to the end of its last whole record.
     length: u64,
     /// How many of these bytes are commits that could not be written into their repositories, so that this file is needed
@@ -90,20 +99,39 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Appends a group. It is on the disk when this returns; after an error it may be or not.
-    pub(crate) fn append(&mut self, group: &Group) -> Result<(), GitError> {
-        let mut record = Vec::with_capacity(HEAD + group.encoded_len());
-        record.resize(HEAD, 0);
-        group.encode(&mut record).expect("a vector grows as it has to");
-        let (head, payload) = record.split_at_mut(HEAD);
-        head[..8].copy_from_slice(&(payload.len() as u64).to_le_bytes());
-        head[8..].copy_from_slice(Digest::of(payload).as_bytes());
-        if let Err(error) = self.file.write_all(&record).and_then(|()| self.file.sync_data()) {
-            self.in_doubt = true;
-            return Err(GitError::file("writing the journal in", &self.folder, error));
+    /// Appends a group. It is on the disk when this returns; after an error any of it may be or not.
+    pub(crate) fn append(&mut self, moves: impl IntoIterator<Item = Move>) -> Result<(), GitError> {
+        let appended = self.append_records(moves).and_then(|()| self.file.sync_data());
+        self.in_doubt |= appended.is_err();
+        appended.map_err(|error| GitError::file("writing the journal in", &self.folder, error))
+    }
+
+    fn append_records(&mut self, moves: impl IntoIterator<Item = Move>) -> io::Result<()> {
+        let mut records = Vec::new();
+        for planned in moves {
+            let begin = records.len();
+            records.resize(begin + HEAD, 0);
+            planned.encode(&mut records).expect("a vector grows as it has to");
+            let (head, payload) = records[begin..].split_at_mut(HEAD);
+            head[..8].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+            head[8..].copy_from_slice(Digest::of(payload).as_bytes());
+            if records.len() >= BUFFER {
+                self.append_bytes(&mut records)?;
+            }
         }
-        self.length += record.len() as u64;
+        self.append_bytes(&mut records)
+    }
+
+    fn append_bytes(&mut self, records: &mut Vec<u8>) -> io::Result<()> {
+        self.file.write_all(records)?;
+        self.length += records.len() as u64;
+        records.clear();
         Ok(())
+    }
+
+    /// Returns the life of the journal that the next group is appended to.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Begins the next file when this one is large enough. Everything that was appended has to be in the repositories by
@@ -127,8 +155,8 @@ impl Journal {
     fn begin_next(&mut self) -> io::Result<()> {
         self.emptied()?;
         let disks = self.disks.try_clone()?;
-        let number = self.number + 1;
-        (self.file, self.number, self.length) = (begin(&self.folder, number)?, number, 0);
+        let number = self.epoch.file + 1;
+        (self.file, self.epoch, self.length) = (begin(&self.folder, number)?, Epoch::of(number), 0);
         let folder = self.folder.clone();
         self.emptying = Some(thread::spawn(move || {
             disks.sync()?;
@@ -155,6 +183,7 @@ impl Journal {
                 self.disks.sync()?;
                 self.file.set_len(0)?;
                 self.length = 0;
+                self.epoch.emptied += 1;
             }
             Ok(())
         });
@@ -175,7 +204,7 @@ pub(crate) struct Remains {
     /// Opened before anything is written, so that no failure to write it is missed.
     disks: Disks,
     numbers: Vec<u64>,
-    /// Whether a group was handed out.
+    /// Whether a move was handed out.
     any: bool,
 }
 
@@ -190,16 +219,16 @@ impl Remains {
         Ok(Self { folder, disks, numbers, any: false })
     }
 
-    /// Hands out the groups in the order in which they were appended.
-    pub(crate) fn groups(&mut self, mut take: impl FnMut(Group)) -> Result<(), GitError> {
+    /// Hands out the moves in the order in which they were appended.
+    pub(crate) fn moves(&mut self, mut take: impl FnMut(Move)) -> Result<(), GitError> {
         for number in &self.numbers {
             let path = path(&self.folder, *number);
             let failed = |error| GitError::file("reading", &path, error);
             let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
             let length = file.metadata().map_err(failed)?.len();
             let (mut reader, mut at) = (BufReader::new(&file), 0);
-            while let Some((group, size)) = read_record(&mut reader, length - at).map_err(failed)? {
-                take(group);
+            while let Some((planned, size)) = read_record(&mut reader, length - at).map_err(failed)? {
+                take(planned);
                 self.any = true;
                 at += size;
             }
@@ -225,11 +254,19 @@ impl Remains {
         }
         let number = numbers.last().map_or(1, |last| last + 1);
         let file = begin(&folder, number).map_err(failed)?;
-        let mut journal =
-            Journal { folder, disks, file, number, length: 0, unwritten: 0, emptying: None, in_doubt: false };
+        let mut journal = Journal {
+            folder,
+            disks,
+            file,
+            epoch: Epoch::of(number),
+            length: 0,
+            unwritten: 0,
+            emptying: None,
+            in_doubt: false,
+        };
         if !unwritten.is_empty() {
             // The older files hold all of it, so the new one need not stay; each attempt on a full disk would leave one.
-            journal.append(&Group { moves: unwritten }).inspect_err(|_| {
+            journal.append(unwritten).inspect_err(|_| {
                 let _stays = disk::remove_if_there(&path(&journal.folder, number));
             })?;
             journal.unwritten = journal.length;
@@ -241,7 +278,7 @@ impl Remains {
 }
 
 /// Reads a record and returns it with its size. `None` when the bytes that are left are no whole record.
-fn read_record(file: &mut impl Read, left: u64) -> io::Result<Option<(Group, u64)>> {
+fn read_record(file: &mut impl Read, left: u64) -> io::Result<Option<(Move, u64)>> {
     let Some(left) = left.checked_sub(HEAD as u64) else { return Ok(None) };
     let (mut length, mut digest) = ([0; 8], [0; 32]);
     file.read_exact(&mut length)?;
@@ -253,8 +290,8 @@ fn read_record(file: &mut impl Read, left: u64) -> io::Result<Option<(Group, u64
     let mut payload = vec![0; length as usize];
     file.read_exact(&mut payload)?;
     let whole = *Digest::of(&payload).as_bytes() == digest;
-    let group = whole.then(|| Group::decode(payload.as_slice()).ok()).flatten();
-    Ok(group.map(|group| (group, HEAD as u64 + length)))
+    let planned = whole.then(|| Move::decode(payload.as_slice()).ok()).flatten();
+    Ok(planned.map(|planned| (planned, HEAD as u64 + length)))
 }
 
 /// The file systems of the repositories: that of `fleet.git`, and that of the clients, which may be another one.
@@ -313,26 +350,23 @@ mod tests {
     }
 
     fn planned(name: &str) -> Move {
-        let objects = vec![Object { id: vec![1; 20], kind: "blob".into(), content: vec![7; 300] }];
-        Move { repository: name.into(), from: vec![], to: vec![2; 20], objects }
+        Move { repository: name.into(), to: vec![2; 20], begins: true, bytes: vec![7; 300], ..Move::default() }
     }
 
-    fn group(name: &str) -> Group {
-        Group { moves: vec![planned(name)] }
+    fn group(name: &str) -> [Move; 1] {
+        [planned(name)]
     }
 
     /// A group that fills a file by itself.
-    fn of_a_whole_file() -> Group {
-        let mut big = group("big");
-        big.moves[0].objects[0].content = vec![7; FULL as usize];
-        big
+    fn of_a_whole_file() -> [Move; 1] {
+        [Move { bytes: vec![7; FULL as usize], ..planned("big") }]
     }
 
     /// Opens the journal, which keeps nothing, and returns the repositories of which something was left.
     fn open(home: &TempDir) -> (Journal, Vec<String>) {
         let mut remains = Remains::find(home.path()).unwrap();
         let mut names = Vec::new();
-        remains.groups(|group| names.extend(group.moves.into_iter().map(|moved| moved.repository))).unwrap();
+        remains.moves(|planned| names.push(planned.repository)).unwrap();
         (remains.replace(Vec::new()).unwrap(), names)
     }
 
@@ -340,9 +374,9 @@ mod tests {
     fn a_record_is_whole_or_not_there() {
         let first_home = home();
         let (mut journal, _) = open(&first_home);
-        journal.append(&group("one")).unwrap();
+        journal.append(group("one")).unwrap();
         let first = journal.length as usize;
-        journal.append(&group("two")).unwrap();
+        journal.append(group("two")).unwrap();
         let bytes = fs::read(path(&journal.folder, 1)).unwrap();
         for cut in first..bytes.len() {
             let home = home();
@@ -363,17 +397,17 @@ mod tests {
     fn what_is_broken_is_cut_off_before_anything_is_begun_behind_it() {
         let home = home();
         let (mut journal, _) = open(&home);
-        journal.append(&group("one")).unwrap();
+        journal.append(group("one")).unwrap();
         let file = path(&journal.folder, 1);
         let whole = fs::read(&file).unwrap();
         fs::write(&file, [whole.as_slice(), b"half a record"].concat()).unwrap();
         // Killed before it has replaced what was there.
-        Remains::find(home.path()).unwrap().groups(drop).unwrap();
+        Remains::find(home.path()).unwrap().moves(drop).unwrap();
         assert_eq!(fs::read(&file).unwrap(), whole);
 
         fs::write(path(&journal.folder, 2), "").unwrap();
         fs::write(&file, &whole[1..]).unwrap();
-        let read = Remains::find(home.path()).unwrap().groups(drop);
+        let read = Remains::find(home.path()).unwrap().moves(drop);
         assert!(matches!(read, Err(GitError::Journal { at: 0, .. })));
     }
 
@@ -381,7 +415,7 @@ mod tests {
     fn a_journal_in_doubt_begins_no_file_behind_a_broken_record() {
         let home = home();
         let (mut journal, _) = open(&home);
-        journal.append(&of_a_whole_file()).unwrap();
+        journal.append(of_a_whole_file()).unwrap();
         journal.doubt();
         journal.turn_over();
         assert_eq!(numbers(&journal.folder).unwrap(), [1]);
@@ -391,12 +425,12 @@ mod tests {
     fn what_could_not_be_written_stays() {
         let home = home();
         let (mut journal, _) = open(&home);
-        journal.append(&group("one")).unwrap();
+        journal.append(group("one")).unwrap();
         let mut journal = Remains::find(home.path()).unwrap().replace(vec![planned("stays")]).unwrap();
         // Neither a clean end nor a full file takes it away.
-        journal.append(&group("written")).unwrap();
+        journal.append(group("written")).unwrap();
         journal.empty().unwrap();
-        journal.append(&of_a_whole_file()).unwrap();
+        journal.append(of_a_whole_file()).unwrap();
         journal.turn_over();
         assert!(journal.is_in_doubt(), "it is opened again, which carries over what is unwritten");
         assert_eq!(open(&home).1, ["stays", "written", "big"]);
@@ -406,7 +440,7 @@ mod tests {
     fn an_attempt_on_a_full_disk_leaves_no_file() {
         let home = home();
         let (mut journal, _) = open(&home);
-        journal.append(&group("one")).unwrap();
+        journal.append(group("one")).unwrap();
         for _attempt in 0..3 {
             let remains = Remains::find(home.path()).unwrap();
             std::os::unix::fs::symlink("/dev/full", path(&journal.folder, 2)).unwrap();
@@ -421,15 +455,18 @@ mod tests {
         let home = home();
         let (mut journal, _) = open(&home);
         for number in 1..=3 {
-            assert_eq!(journal.number, number);
-            journal.append(&of_a_whole_file()).unwrap();
+            assert_eq!(journal.epoch(), Epoch::of(number));
+            journal.append(of_a_whole_file()).unwrap();
             journal.turn_over();
             journal.emptied().unwrap();
         }
         assert!(!journal.is_in_doubt());
         assert_eq!(numbers(&journal.folder).unwrap(), [4]);
-        journal.append(&group("last")).unwrap();
+        journal.append(group("last")).unwrap();
         journal.empty().unwrap();
+        assert_eq!(journal.epoch(), Epoch { file: 4, emptied: 1 });
+        journal.empty().unwrap();
+        assert_eq!(journal.epoch(), Epoch { file: 4, emptied: 1 }, "nothing was there that has gone");
         assert!(open(&home).1.is_empty());
     }
 }

@@ -27,20 +27,25 @@
 //! # Ok::<(), git_state::InvalidPath>(())
 //! ```
 
+mod branch;
 mod commit_id;
 mod durable;
 mod error;
 mod journal;
 pub mod layout;
 mod listing;
-mod loose;
 mod manifest;
+mod memory;
 mod message;
+mod pack;
+mod pack_files;
 mod path;
 mod reader;
+mod recent;
 mod replay;
 mod repository;
 mod series;
+mod tree;
 mod writer;
 
 pub use commit_id::{CommitId, InvalidCommitId};
@@ -48,8 +53,10 @@ pub use error::GitError;
 pub use listing::{Changes, Listing, ListingError, TreeId};
 pub use manifest::{InvalidManifest, Manifest, NodeManifest};
 pub use message::{MAX_LINE, Message};
+pub use pack_files::PacksHeld;
 pub use path::{InvalidPath, TreePath};
 pub use reader::{Commit, Reader};
+pub use recent::Recent;
 pub use repository::{Repository, VerifyError};
 pub use series::Series;
 pub use writer::{Draft, FileChange, Step, Writer};

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +9,7 @@ use identity::trust::{GIT_NAMESPACE, Untrusted, verify_with};
 use margo::RepositoryName as Name;
 use margo::{KeySet, TenantName};
 
-use crate::{CommitId, GitError, Message, journal::Object, layout, loose::LooseObjects};
+use crate::{CommitId, GitError, Message, layout};
 
 /// A commit is not believed, or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,11 +46,16 @@ impl Repository {
         if !path.try_exists().map_err(|error| GitError::file("looking for", &path, error))? {
             return Ok(None);
         }
+        Self::at(&path, name).map(Some)
+    }
+
+    /// Opens the repository of this name, which stands at this path.
+    pub(crate) fn at(path: &Path, name: &Name) -> Result<Self, GitError> {
         // Isolated: neither the machine's configuration nor the environment changes what is read.
         let options = gix::open::Options::isolated().open_path_as_is(true);
-        match options.open(&path) {
-            Ok(git) => Ok(Some(Self { git, name: name.clone(), path })),
-            Err(error) => Err(GitError::git("opening", &path, error)),
+        match options.open(path) {
+            Ok(git) => Ok(Self { git, name: name.clone(), path: path.to_owned() }),
+            Err(error) => Err(GitError::git("opening", path, error)),
         }
     }
 
@@ -66,13 +70,8 @@ impl Repository {
     }
 
     /// Returns the full name of the branch.
-    pub(crate) fn branch(&self) -> String {
+    fn branch(&self) -> String {
         format!("refs/heads/{}", layout::branch(&self.name))
-    }
-
-    /// Returns the path of the file that becomes the branch: its lock, with its next content.
-    pub(crate) fn lock_file(&self) -> PathBuf {
-        self.path.join(format!("{}.lock", self.branch()))
     }
 
     pub(crate) fn local(&self) -> gix::Repository {
@@ -98,30 +97,19 @@ impl Repository {
         Ok(Some(CommitId(id.detach())))
     }
 
-    /// Writes objects, also those that seem to be there. They may be lost with the next power cut.
-    pub(crate) fn write(&self, objects: &[Object]) -> Result<(), GitError> {
-        let error = self.error("writing an object");
-        let mut store = LooseObjects::of(&self.path);
-        for Object { id, kind, content } in objects {
-            let kind = gix::objs::Kind::from_bytes(kind.as_bytes()).map_err(|e| error(e.into()))?;
-            let id = gix::ObjectId::try_from(id.as_slice()).map_err(|e| error(e.into()))?;
-            store.write(id, kind, content).map_err(|e| error(e.into()))?;
-        }
-        Ok(())
+    /// Reads the id of a commit's tree and the tree itself.
+    pub(crate) fn root(&self, id: CommitId) -> Result<(gix::ObjectId, Vec<u8>), GitError> {
+        let error = self.error("reading the tree of a commit");
+        let git = self.local();
+        let tree = git.find_commit(id.0).and_then(|commit| commit.tree()).map_err(|e| error(e.into()))?;
+        let tree = tree.detach();
+        Ok((tree.id, tree.data))
     }
 
-    /// Moves the branch to a commit, wherever it is, also if it cannot be read. The move may be lost with the next power
-    /// cut.
-    #[expect(clippy::disallowed_methods, reason = "the journal holds the move until the file system was synced")]
-    pub(crate) fn set_tip(&self, id: &[u8]) -> Result<(), GitError> {
-        let error = self.error("moving the branch");
-        let id = gix::ObjectId::try_from(id).map_err(|e| error(e.into()))?;
-        let (lock, path) = (self.lock_file(), self.path.join(self.branch()));
-        // A transaction that was given up has removed the folder if it was empty.
-        fs::create_dir_all(self.path.join("refs/heads"))
-            .and_then(|()| fs::write(&lock, format!("{id}\n")))
-            .and_then(|()| fs::rename(&lock, &path))
-            .map_err(|error| GitError::file("writing", &path, error))
+    /// Reads a tree as the bytes that it is in Git.
+    pub(crate) fn tree(&self, id: gix::ObjectId) -> Result<Vec<u8>, GitError> {
+        let error = self.error("reading a folder");
+        Ok(self.local().find_tree(id).map_err(|e| error(e.into()))?.detach().data)
     }
 
     /// Reads the message of a commit.

@@ -1,27 +1,59 @@
 //! Commits that are not in their repository yet.
 
-use gix::{ObjectId, objs::Kind};
+use std::{
+    cell::OnceCell,
+    path::{Path, PathBuf},
+};
 
-use crate::{CommitId, Repository, journal};
+use gix::{
+    ObjectId,
+    objs::{Kind, WriteTo},
+};
+use margo::RepositoryName;
+
+use crate::{
+    CommitId, FileChange, GitError, Repository, journal,
+    journal::Epoch,
+    memory::Memory,
+    pack::{self, Mark, Whole},
+    pack_files,
+};
 
 /// New commits of one repository, one on top of the other. They are in memory until [`Writer::advance`](crate::Writer)
 /// takes them.
 pub struct Series {
-    repository: Repository,
-    /// Reads what is in the repository and what is in memory, and writes to memory.
-    pub(crate) git: gix::Repository,
-    pub(crate) from: Option<CommitId>,
-    pub(crate) to: Option<CommitId>,
-    pub(crate) size: usize,
-    pub(crate) follows_fleet: bool,
+    name: RepositoryName,
+    path: PathBuf,
+    from: Option<CommitId>,
+    to: Option<CommitId>,
+    follows_fleet: bool,
+    /// What the commits stand on, from the first one on, and how far its pack was before.
+    begun: Option<(Memory, Mark)>,
+    /// Opened when a folder has to be read that is not in memory.
+    git: OnceCell<Repository>,
+    has_failed: bool,
+}
+
+/// A series as it goes into the journal and into the repository.
+pub(crate) struct Sealed {
+    pub(crate) whole: Whole,
+    /// Where the branch is to move.
+    pub(crate) to: CommitId,
+    /// From where on the journal does not have the pack.
+    mark: Mark,
 }
 
 impl Series {
     /// Begins without a commit, at the one that is thought to be the newest of the branch; `None` when there is no branch
     /// yet.
     pub fn on(repository: &Repository, from: Option<CommitId>) -> Self {
-        let git = repository.local().with_object_memory();
-        Self { repository: repository.clone(), git, from, to: None, size: 0, follows_fleet: false }
+        Self::at(repository.name().clone(), repository.path().to_owned(), from)
+    }
+
+    /// Begins in the repository of this name, which stands at this path.
+    pub(crate) fn at(name: RepositoryName, path: PathBuf, from: Option<CommitId>) -> Self {
+        let (git, follows_fleet, has_failed) = (OnceCell::new(), false, false);
+        Self { name, path, from, to: None, follows_fleet, begun: None, git, has_failed }
     }
 
     /// Returns the last commit, or the one at which the series began.
@@ -29,9 +61,8 @@ impl Series {
         self.to.or(self.from)
     }
 
-    /// Returns how many bytes the objects in memory have, which is most of what a series takes.
-    pub fn size(&self) -> usize {
-        self.size
+    pub(crate) fn name(&self) -> &RepositoryName {
+        &self.name
     }
 
     /// Has the commits taken only if those of `fleet.git` are that are to be taken together with them.
@@ -39,24 +70,127 @@ impl Series {
         self.follows_fleet = true;
     }
 
-    pub(crate) fn repository(&self) -> &Repository {
-        &self.repository
+    pub(crate) fn follows_fleet(&self) -> bool {
+        self.follows_fleet
     }
 
-    /// Takes the objects from memory, as the journal wants them.
-    pub(crate) fn seal(&mut self) -> journal::Move {
-        let bytes = |id: Option<CommitId>| id.map(CommitId::to_bytes).unwrap_or_default();
-        let mut objects = self.git.objects.take_object_memory().unwrap_or_default();
-        let object = |(id, (kind, content)): (ObjectId, (Kind, Vec<u8>))| journal::Object {
-            id: id.as_slice().to_vec(),
-            kind: String::from_utf8_lossy(kind.as_bytes()).into_owned(),
-            content,
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn from(&self) -> Option<CommitId> {
+        self.from
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Begins with what is in memory of the repository, if that is of the right commit.
+    pub(crate) fn begin(&mut self, held: Option<Memory>, epoch: Epoch) -> Result<(), GitError> {
+        let mut memory = match held.filter(|held| held.tip() == self.from) {
+            Some(held) => held,
+            None => {
+                let (id, root) = match self.from {
+                    Some(from) => git(&self.git, &self.path, &self.name)?.root(from)?,
+                    None => (pack::id_of(Kind::Tree, b"")?, Vec::new()),
+                };
+                Memory::of(self.from, id, root, epoch)
+            }
         };
-        journal::Move {
-            repository: self.repository.name().to_string(),
-            from: bytes(self.from),
-            to: bytes(self.to),
-            objects: objects.drain().map(object).collect(),
+        let mark = memory.begin(epoch);
+        self.begun = Some((memory, mark));
+        Ok(())
+    }
+
+    /// Adds a commit. `make` makes it of its tree and its parent. After an error no other can be added, and the series ends
+    /// where it did before.
+    pub(crate) fn add(
+        &mut self,
+        changes: &[FileChange],
+        make: impl FnOnce(ObjectId, Option<CommitId>) -> Result<gix::objs::Commit, GitError>,
+    ) -> Result<CommitId, GitError> {
+        let parent = self.tip();
+        let Some((memory, _)) = self.begun.as_mut().filter(|_| !self.has_failed) else {
+            return Err(GitError::Series);
+        };
+        let before = memory.pack().mark();
+        let read = |id: ObjectId| git(&self.git, &self.path, &self.name)?.tree(id);
+        let added = memory.edit(changes, &read).and_then(|tree| make(tree, parent)).and_then(|commit| {
+            let mut bytes = Vec::with_capacity(1024);
+            commit.write_to(&mut bytes).expect("writing to memory cannot fail");
+            memory.add(Kind::Commit, "commit", &bytes)
+        });
+        match added {
+            Ok(id) => {
+                self.to = Some(CommitId(id));
+                Ok(CommitId(id))
+            }
+            Err(error) => {
+                memory.pack().rewind(before);
+                self.has_failed = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the pack whole. Fails when the series has no commit.
+    pub(crate) fn seal(&mut self, epoch: Epoch) -> Result<Sealed, GitError> {
+        let (Some((memory, mark)), Some(to)) = (&mut self.begun, self.to) else {
+            let error = "there is no commit that it could move to";
+            return Err(GitError::git("moving the branch", &self.path, error));
+        };
+        // Where the journal has begun another life since, it gets all of the pack.
+        let mark = if memory.epoch() == epoch { *mark } else { Mark::BEGIN };
+        Ok(Sealed { whole: memory.pack().finish()?, to, mark })
+    }
+
+    /// What the journal is to hold of the series. `None` when the series has not begun.
+    pub(crate) fn planned(&self, sealed: &Sealed) -> Option<journal::Move> {
+        let pack = self.begun.as_ref()?.0.pack_so_far();
+        let objects = pack.entries_since(sealed.mark).iter().flat_map(|entry| {
+            let mut object = [0; 24];
+            object[..20].copy_from_slice(entry.id.as_slice());
+            object[20..].copy_from_slice(&entry.offset.to_be_bytes());
+            object
+        });
+        Some(journal::Move {
+            repository: self.name.to_string(),
+            from: self.from.map(CommitId::to_bytes).unwrap_or_default(),
+            to: sealed.to.to_bytes(),
+            begins: sealed.mark == Mark::BEGIN,
+            bytes: pack.bytes_since(sealed.mark).to_vec(),
+            objects: objects.collect(),
+            pack: sealed.whole.name.as_slice().to_vec(),
+        })
+    }
+
+    /// Writes the pack that was made whole into the repository.
+    pub(crate) fn write_pack(&mut self, whole: &Whole) -> Result<(), GitError> {
+        let (memory, _) = self.begun.as_mut().ok_or(GitError::Series)?;
+        pack_files::write(&self.path, memory.pack(), whole)
+    }
+
+    /// Says that all is in the repository. Returns the pack that was replaced.
+    pub(crate) fn is_written(&mut self, sealed: &Sealed) -> Option<ObjectId> {
+        let (memory, _) = self.begun.as_mut()?;
+        let group = memory.pack_so_far().bytes_since(sealed.mark).len();
+        memory.is_written(sealed.whole.name, group, Some(sealed.to))
+    }
+
+    /// Gives what the series stood on, with its name. Nothing is kept of a series of which a commit failed.
+    pub(crate) fn into_memory(self) -> (RepositoryName, Option<Memory>) {
+        let memory = self.begun.filter(|_| !self.has_failed).map(|(memory, _)| memory);
+        (self.name, memory)
+    }
+}
+
+fn git<'a>(cell: &'a OnceCell<Repository>, path: &Path, name: &RepositoryName) -> Result<&'a Repository, GitError> {
+    match cell.get() {
+        Some(repository) => Ok(repository),
+        None => {
+            let opened = Repository::at(path, name)?;
+            Ok(cell.get_or_init(|| opened))
         }
     }
 }

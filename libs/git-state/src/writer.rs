@@ -4,43 +4,44 @@
 //! `allowed_signers`, by which stock git believes its signatures, and the journal, which has a file of its own here.
 //! Where everything else stands says [`layout`].
 //!
-//! **Updates.** Commits are made in memory, in a [`Series`] for each repository. [`Writer::advance`] takes those of many
-//! repositories together: they are in the journal, on the disk, before anything of them goes into the repositories, so one
-//! sync is enough for all. Objects are in a repository before its branch names them. A branch moves only from where it is
-//! thought to be.
+//! **Updates.** Commits are made in memory, in a [`Series`] for each repository, as the pieces of a pack. [`Writer::advance`]
+//! takes those of many repositories together: they are in the journal, on the disk, before anything of them goes into the
+//! repositories, so one sync is enough for all. Then each repository gets its pack, in the place of the one of the group before
+//! unless that has become large, and its branch moves to the last commit, but only from where it is thought to be. A pack that
+//! was replaced goes after a while, because a reader may be about to open it.
+//!
+//! **Memory.** The trees of the tips and the packs that grow stay in memory, as far as there is room.
 //!
 //! **After a crash.** What the journal holds is written once more by [`Writer::new`], whatever a power cut has left of it
-//! in the repositories; until then they may be broken. A lock that a killed writer left on a branch is removed by
-//! [`Writer::open`]. A new repository is made under another name and renamed when it is whole, so one that was cut short
-//! is made again.
+//! in the repositories; until then they may be broken. The journal alone is enough for that: whenever what it held was put on
+//! the disk and removed from it, the next group of each repository begins a new pack. A lock that a killed writer left on a
+//! branch is removed by [`Writer::open`]. A new repository is made under another name and renamed when it is whole, so one that
+//! was cut short is made again.
 
 use std::{
-    cell::Cell,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use disk::FolderLock;
-use gix::{
-    lock::acquire::Fail,
-    objs::{Kind, Write, WriteTo, tree::EntryKind},
-    refs::{
-        FullName, Target,
-        file::Transaction,
-        transaction::{PreviousValue, RefEdit},
-    },
-};
+use gix::objs::WriteTo;
 use identity::{SigningKey, trust::GIT_NAMESPACE};
 use jiff::Timestamp;
 use margo::{KeySet, RepositoryName, TenantName};
 use rayon::prelude::*;
 
 use crate::{
-    CommitId, GitError, Message, Repository, Series, TreePath, durable,
-    journal::{Group, Journal},
+    CommitId, GitError, Message, PacksHeld, Repository, Series, TreePath,
+    branch::{Branch, Lock},
+    durable,
+    journal::{Epoch, Journal},
     layout,
-    replay::{Unwritten, open_journal},
+    memory::{self, Memory},
+    pack_files::{self, Replaced},
+    recent::Recent,
+    replay::{Opened, Unwritten, open_journal},
+    series::Sealed,
 };
 
 /// The name under which git-writer commits.
@@ -85,6 +86,8 @@ pub struct Writer {
     allowed_signers: PathBuf,
     journal: Journal,
     unwritten: Unwritten,
+    replaced: Replaced,
+    memories: Mutex<Recent<Memory>>,
     // The lock is held as long as this value lives; the kernel frees it with the process.
     _lock: FolderLock,
 }
@@ -111,8 +114,22 @@ impl Writer {
             keys.keys.iter().map(|key| format!("{address} namespaces=\"{GIT_NAMESPACE}\" {key}\n")).collect();
         replace(&allowed_signers, lines.as_bytes())?;
         durable::sync(&folder)?;
-        let (journal, unwritten) = open_journal(&folder, tenant)?;
-        Ok(Self { folder, tenant: tenant.clone(), key, allowed_signers, journal, unwritten, _lock: lock })
+        let Opened { journal, unwritten, replaced: packs } = open_journal(&folder, tenant)?;
+        let mut replaced = Replaced::default();
+        packs.iter().for_each(|(repository, pack)| replaced.add(repository, *pack));
+        // At once: a power cut may have left of them what readers stumble over.
+        replaced.remove_all();
+        Ok(Self {
+            folder,
+            tenant: tenant.clone(),
+            key,
+            allowed_signers,
+            journal,
+            unwritten,
+            replaced,
+            memories: Mutex::new(Recent::new(memory::BUDGET)),
+            _lock: lock,
+        })
     }
 
     /// Opens a repository to write it, and returns `None` when there is none. What a writer that was killed left half
@@ -126,10 +143,32 @@ impl Writer {
         let Some(repository) = Repository::open(&self.folder, &self.tenant, name)? else {
             return Ok(None);
         };
-        // There is one writer only, so a lock that is there now was left by a writer that was killed.
-        remove_if_there(&repository.lock_file())?;
+        // There is one writer only, so what is there now was left by a writer that was killed.
+        Branch::of(name, repository.path()).remove_lock()?;
+        pack_files::remove_unfinished(repository.path())?;
         self.configure(repository.path())?;
         Ok(Some(repository))
+    }
+
+    /// Returns the newest commit of a repository that was opened before, and `None` before the first.
+    pub fn tip(&self, name: &RepositoryName) -> Result<Option<CommitId>, GitError> {
+        Branch::of(name, &self.path(name)).tip(name)
+    }
+
+    /// Begins a series of commits in a repository that was opened before, at the commit that is thought to be its newest;
+    /// `None` when there is no branch yet.
+    pub fn series(&self, name: &RepositoryName, from: Option<CommitId>) -> Series {
+        Series::at(name.clone(), self.path(name), from)
+    }
+
+    /// Keeps the packs that the repository has now, until the result is dropped: for a program that lists them and fails when
+    /// one of them goes.
+    pub fn hold_packs(&mut self, name: &RepositoryName) -> PacksHeld {
+        self.replaced.hold(&self.path(name))
+    }
+
+    fn path(&self, name: &RepositoryName) -> PathBuf {
+        layout::repository(&self.folder, &self.tenant, name)
     }
 
     /// Opens a repository to write it. When there is none, an empty one is created first, whole or not at all.
@@ -137,7 +176,7 @@ impl Writer {
         if let Some(repository) = self.open(name)? {
             return Ok(repository);
         }
-        let path = layout::repository(&self.folder, &self.tenant, name);
+        let path = self.path(name);
         let new = path.with_added_extension("new");
         disk::remove_folder_if_there(&new).map_err(|error| GitError::file("removing", &new, error))?;
         gix::create::into(&new, gix::create::Kind::Bare, gix::create::Options::default())
@@ -164,60 +203,34 @@ impl Writer {
         replace(&path, format!("{config}{wanted}").as_bytes())
     }
 
-    /// Adds a signed commit to a series and returns its id. After an error the series ends where it did before.
+    /// Adds a signed commit to a series and returns its id. After an error the series ends where it did before, and takes no
+    /// other commit.
     pub fn write(&self, series: &mut Series, draft: Draft<'_>) -> Result<CommitId, GitError> {
-        let error = series.repository().error("writing a commit");
-        let git = &series.git;
-        // All objects are written, also those that seem to be there: they may have been damaged.
-        let size = Cell::new(0);
-        let put = |kind, content: &[u8]| {
-            size.set(size.get() + content.len());
-            git.objects.write_buf(kind, content)
-        };
-        let parent = series.tip();
-        let tree = match parent {
-            Some(parent) => git.find_commit(parent.0).and_then(|commit| commit.tree()).map_err(|e| error(e.into()))?,
-            None => git.empty_tree(),
-        };
-        let mut editor = tree.edit().map_err(|e| error(e.into()))?.detach();
-        for FileChange { path, content } in draft.changes {
-            let names = path.as_str().split('/').map(gix::bstr::BStr::new);
-            let edited = match content {
-                Some(content) => {
-                    let blob = put(Kind::Blob, content).map_err(|e| error(e.into()))?;
-                    editor.upsert(names, EntryKind::Blob, blob)
-                }
-                None => editor.remove(names),
-            };
-            edited.map_err(|e| error(e.into()))?;
+        if !series.has_begun() {
+            let held = self.memories.lock().unwrap_or_else(PoisonError::into_inner).take(series.name());
+            series.begin(held, self.journal.epoch())?;
         }
-        let put_object = |object: &dyn WriteTo| {
-            let mut bytes = Vec::new();
-            object.write_to(&mut bytes).expect("writing to memory cannot fail");
-            put(object.kind(), &bytes)
-        };
-        let tree = editor.write(|tree| put_object(tree)).map_err(|e| error(e.into()))?;
         let time = gix::date::Time::new(draft.at.as_second(), 0);
         let person = |name: &str| {
             let name = person_name(name);
             gix::actor::Signature { email: address(&name, &self.tenant).into(), name: name.into(), time }
         };
-        let mut commit = gix::objs::Commit {
-            tree,
-            parents: parent.iter().map(|parent| parent.0).collect(),
-            author: person(draft.author),
-            committer: person(COMMITTER),
-            encoding: None,
-            message: draft.message.to_string().into(),
-            extra_headers: Vec::new(),
-        };
-        let mut unsigned = Vec::new();
-        commit.write_to(&mut unsigned).map_err(|e| error(e.into()))?;
-        let signature = self.sign(GIT_NAMESPACE, &unsigned)?;
-        commit.extra_headers.push(("gpgsig".into(), signature.trim_end().into()));
-        let id = CommitId(put_object(&commit).map_err(|e| error(e.into()))?);
-        (series.to, series.size) = (Some(id), series.size + size.get());
-        Ok(id)
+        series.add(draft.changes, |tree, parent| {
+            let mut commit = gix::objs::Commit {
+                tree,
+                parents: parent.iter().map(|parent| parent.0).collect(),
+                author: person(draft.author),
+                committer: person(COMMITTER),
+                encoding: None,
+                message: draft.message.to_string().into(),
+                extra_headers: Vec::new(),
+            };
+            let mut unsigned = Vec::new();
+            commit.write_to(&mut unsigned).expect("writing to memory cannot fail");
+            let signature = self.sign(GIT_NAMESPACE, &unsigned)?;
+            commit.extra_headers.push(("gpgsig".into(), signature.trim_end().into()));
+            Ok(commit)
+        })
     }
 
     /// Signs bytes with the key that signs commits, and returns the armoured SSHSIG.
@@ -226,8 +239,8 @@ impl Writer {
     }
 
     /// Takes commits into their repositories and moves the branches to them, each only if it is where its series began. The
-    /// results are in the order of the series, and so do the branches move. Where a result is `Ok`, the commits outlast a
-    /// power cut; where it is an error, the branch may have moved all the same.
+    /// results are in the order of the series. The branch of `fleet.git` moves before those of clients. Where a result is
+    /// `Ok`, the commits outlast a power cut; where it is an error, the branch may have moved all the same.
     pub fn advance(&mut self, series: Vec<Series>) -> Vec<Result<(), GitError>> {
         self.advance_in_steps(series, |_| {})
     }
@@ -235,60 +248,72 @@ impl Writer {
     /// Does the same and calls `reached` after each step.
     pub fn advance_in_steps(
         &mut self,
-        mut series: Vec<Series>,
+        series: Vec<Series>,
         mut reached: impl FnMut(Step<'_>),
     ) -> Vec<Result<(), GitError>> {
+        self.replaced.remove_old();
         if let Err(error) = self.without_doubt() {
             return for_each(error, series.len());
         }
-        let sealed: Vec<_> = series.iter_mut().map(Series::seal).collect();
-        let prepare = |series| self.refuse_unwritten(Series::repository(series).name()).and_then(|()| prepare(series));
-        let mut prepared: Vec<_> = series.iter().map(prepare).collect();
-        let is_fleet = |series: &Series| *series.repository().name() == RepositoryName::Fleet;
-        if series.iter().zip(&prepared).any(|(series, prepared)| is_fleet(series) && prepared.is_err()) {
-            for (series, prepared) in series.iter().zip(&mut prepared) {
-                if series.follows_fleet && prepared.is_ok() {
-                    *prepared = Err(GitError::FleetRefused);
+        let refused: Vec<_> = series.iter().map(|series| self.refuse_unwritten(series.name())).collect();
+        let epoch = self.journal.epoch();
+        let fleet = series.iter().position(|series| *series.name() == RepositoryName::Fleet);
+        let all = series.into_par_iter().zip(refused);
+        let mut ready: Vec<_> = all.map(|(series, refused)| refused.and_then(|()| prepare(series, epoch))).collect();
+        if fleet.is_some_and(|fleet| ready[fleet].is_err()) {
+            for ready in &mut ready {
+                if ready.as_ref().is_ok_and(|ready| ready.series.follows_fleet()) {
+                    *ready = Err(GitError::FleetRefused);
                 }
             }
         }
         // What the journal holds comes about after a power cut, so a move that is refused must not be in it.
-        let accepted = sealed.into_iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
-        let group = Group { moves: accepted.map(|(sealed, _)| sealed).collect() };
-        let promised = if group.moves.is_empty() { Ok(()) } else { self.journal.append(&group) };
-        let written = match promised {
-            Ok(()) => {
-                reached(Step::Promised);
-                let accepted = series.iter().zip(&prepared).filter(|(_, prepared)| prepared.is_ok());
-                let repositories: Vec<_> = accepted.map(|(series, _)| series.repository()).collect();
-                let moves = repositories.into_par_iter().zip(&group.moves);
-                moves.map(|(repository, planned)| repository.write(&planned.objects)).collect()
-            }
-            Err(error) => for_each(error, group.moves.len()),
-        };
-        let mut written = written.into_iter();
-        let mut moved = Vec::with_capacity(series.len());
-        for (series, prepared) in series.iter().zip(prepared) {
-            let moved_one = prepared.and_then(|transaction| {
-                let moved_one = written.next().expect("one for each that is prepared").and_then(|()| {
-                    let error = series.repository().error("moving the branch");
-                    transaction.commit(None).map(|_| ()).map_err(|e| error(e.into()))
-                });
-                // The journal would bring about what is said here to have failed.
-                moved_one.inspect_err(|_| self.journal.doubt())
-            });
-            if moved_one.is_ok() {
-                reached(Step::Moved(series.repository().name()));
-            }
-            moved.push(moved_one);
+        let promised = ready.iter().flatten().count();
+        let moves = ready.iter().flatten().filter_map(|ready| ready.series.planned(&ready.sealed));
+        if promised > 0
+            && let Err(error) = self.journal.append(moves)
+        {
+            let error = Arc::new(error);
+            return ready.into_iter().map(|ready| ready.and(Err(GitError::Shared(error.clone())))).collect();
         }
+        reached(Step::Promised);
+        ready.par_iter_mut().for_each(|ready| go_on(ready, Ready::write_pack));
+        for fleet in ready.iter_mut().filter(|ready| matches!(ready, Ok(ready) if ready.is_fleet())) {
+            go_on(fleet, Ready::move_branch);
+            if fleet.is_ok() {
+                reached(Step::Moved(&RepositoryName::Fleet));
+            }
+        }
+        ready.par_iter_mut().for_each(|ready| go_on(ready, Ready::move_branch));
+        for client in ready.iter().flatten().filter(|ready| !ready.is_fleet()) {
+            reached(Step::Moved(client.series.name()));
+        }
+        if ready.iter().flatten().count() < promised {
+            // The journal would bring about what is said here to have failed.
+            self.journal.doubt();
+        }
+        let ended = ready.into_iter().map(|ready| ready.map(|ready| self.keep(ready))).collect();
         self.journal.turn_over();
-        moved
+        ended
+    }
+
+    /// Keeps in memory what the next series stands on, and has the pack go that was replaced.
+    fn keep(&mut self, ready: Ready) {
+        let Ready { mut series, sealed, .. } = ready;
+        let replaced = series.is_written(&sealed);
+        if let Some(replaced) = replaced {
+            self.replaced.add(series.path(), replaced);
+        }
+        if let (name, Some(memory)) = series.into_memory() {
+            let size = memory.size();
+            self.memories.lock().unwrap_or_else(PoisonError::into_inner).put(name, memory, size);
+        }
     }
 
     /// Puts all on the disk that the repositories hold, so that the next start has nothing to write once more.
     pub fn rest(&mut self) -> Result<(), GitError> {
         self.without_doubt()?;
+        self.replaced.remove_all();
         self.journal.empty()
     }
 
@@ -308,8 +333,47 @@ impl Writer {
     fn read_journal(&mut self) -> Result<(), GitError> {
         // Whatever became of it: files that are still there are read.
         let _either_way = self.journal.emptied();
-        (self.journal, self.unwritten) = open_journal(&self.folder, &self.tenant)?;
+        let Opened { journal, unwritten, replaced } = open_journal(&self.folder, &self.tenant)?;
+        (self.journal, self.unwritten) = (journal, unwritten);
+        replaced.iter().for_each(|(repository, pack)| self.replaced.add(repository, *pack));
         Ok(())
+    }
+}
+
+/// A series that can go into its repository.
+struct Ready {
+    series: Series,
+    sealed: Sealed,
+    lock: Lock,
+}
+
+/// Makes the pack of a series whole and locks the branch. Fails unless the branch is where the series began.
+fn prepare(mut series: Series, epoch: Epoch) -> Result<Ready, GitError> {
+    let sealed = series.seal(epoch)?;
+    let lock = Branch::of(series.name(), series.path()).lock(series.name(), series.from(), sealed.to)?;
+    Ok(Ready { series, sealed, lock })
+}
+
+impl Ready {
+    fn is_fleet(&self) -> bool {
+        *self.series.name() == RepositoryName::Fleet
+    }
+
+    fn write_pack(&mut self) -> Result<(), GitError> {
+        self.series.write_pack(&self.sealed.whole)
+    }
+
+    fn move_branch(&mut self) -> Result<(), GitError> {
+        self.lock.commit()
+    }
+}
+
+/// Does the next step with what no earlier step has failed for.
+fn go_on(ready: &mut Result<Ready, GitError>, step: impl FnOnce(&mut Ready) -> Result<(), GitError>) {
+    if let Ok(so_far) = ready
+        && let Err(error) = step(so_far)
+    {
+        *ready = Err(error);
     }
 }
 
@@ -317,28 +381,6 @@ impl Writer {
 fn for_each(error: GitError, count: usize) -> Vec<Result<(), GitError>> {
     let error = Arc::new(error);
     (0..count).map(|_| Err(GitError::Shared(error.clone()))).collect()
-}
-
-/// Locks the branch of a series, and fails unless it is where the series began.
-fn prepare(series: &Series) -> Result<Transaction<'_, '_>, GitError> {
-    let repository = series.repository();
-    let error = repository.error("moving the branch");
-    let to = series.to.ok_or_else(|| error("there is no commit that it could move to".into()))?;
-    let expected = match series.from {
-        Some(from) => PreviousValue::MustExistAndMatch(Target::Object(from.0)),
-        None => PreviousValue::MustNotExist,
-    };
-    let name: FullName = repository.branch().try_into().expect("refs/heads/ and one of our two branches");
-    let edit = RefEdit::update(name, to.0, expected, "");
-    let prepared = series.git.refs.transaction().prepare([edit], Fail::Immediately, Fail::Immediately);
-    prepared.map_err(|e| match repository.tip() {
-        Ok(found) if found != series.from => GitError::moved(repository.path(), series.from, found),
-        _ => error(e.into()),
-    })
-}
-
-fn remove_if_there(path: &Path) -> Result<(), GitError> {
-    disk::remove_if_there(path).map_err(|error| GitError::file("removing", path, error))
 }
 
 fn replace(path: &Path, content: &[u8]) -> Result<(), GitError> {

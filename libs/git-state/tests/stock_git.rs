@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use git_state::{CommitId, Draft, FileChange, GitError, Message, Repository, Series, VerifyError, Writer, layout};
@@ -41,7 +41,12 @@ impl World {
     }
 
     fn git(&self, repository: &Repository, arguments: &[&str]) -> String {
+        self.git_with(repository, arguments, Stdio::null())
+    }
+
+    fn git_with(&self, repository: &Repository, arguments: &[&str], input: Stdio) -> String {
         let output = Command::new("git")
+            .stdin(input)
             .arg("-C")
             .arg(repository.path())
             .args(arguments)
@@ -235,6 +240,14 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    folder.read_dir().unwrap().map(|entry| entry.unwrap().path())
+}
+
+fn name_of(path: &Path) -> &std::ffi::OsStr {
+    path.file_name().unwrap()
+}
+
 /// Leaves of a file, after a power cut, its name without its content.
 fn empty(path: &Path) {
     fs::remove_file(path).unwrap();
@@ -275,9 +288,13 @@ fn what_was_promised_is_there_after_a_power_cut_that_left_nothing_but_the_journa
             fs::remove_dir_all(&home).unwrap();
             copy(before.path(), &home);
         } else {
-            for (repository, tip) in repositories.iter().zip(tips) {
-                let tip = tip.unwrap().to_string();
-                empty(&repository.path().join("objects").join(&tip[..2]).join(&tip[2..]));
+            for repository in &repositories {
+                let name = format!("{}.git/objects/pack", repository.name());
+                let there_before = before.path().join(&name);
+                let new: Vec<_> =
+                    files(&home.join(&name)).filter(|path| !there_before.join(name_of(path)).exists()).collect();
+                assert!(new.len() >= 2, "{new:?}");
+                new.iter().for_each(|path| empty(path));
                 fs::write(repository.path().join("refs/heads").join(layout::branch(repository.name())), "").unwrap();
             }
         }
@@ -408,4 +425,172 @@ fn a_branch_that_somebody_has_moved_back_ends_where_the_last_promise_was() {
     // The power cut has left the branch where it was synced last.
     world.git(&repository, &["update-ref", "refs/heads/desired", &first.to_string()]);
     assert_eq!(world.writer().unwrap().open(&client()).unwrap().unwrap().tip().unwrap(), Some(last));
+}
+
+/// The names of the packs of a repository, without their endings.
+fn packs(repository: &Repository) -> Vec<String> {
+    let names =
+        files(&repository.path().join("objects/pack")).filter(|path| path.extension().is_some_and(|end| end == "idx"));
+    let mut names: Vec<_> = names.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn groups_roll_into_one_pack_until_the_journal_is_emptied() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    let held = writer.hold_packs(&client());
+    for at in 0..5 {
+        commit(&mut writer, &repository, &[&[put("a/b", &at.to_string())]]);
+        assert_eq!(packs(&repository).len(), at + 1, "those that were replaced stay for a while");
+    }
+    writer.rest().unwrap();
+    assert_eq!(packs(&repository).len(), 5, "somebody holds them");
+    drop(held);
+    writer.rest().unwrap();
+    let first = packs(&repository);
+    assert_eq!(first.len(), 1);
+    commit(&mut writer, &repository, &[&[put("a/b", "5")]]);
+    writer.rest().unwrap();
+    assert_eq!(packs(&repository).len(), 2, "a journal that was emptied has nothing of the pack before");
+    assert!(packs(&repository).contains(&first[0]));
+    assert_eq!(world.git(&repository, &["rev-list", "--count", "desired"]).trim(), "6");
+    assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
+}
+
+#[test]
+fn objects_that_are_much_alike_become_deltas() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    let document = |at: u32| format!("{}number: {at}\n", "a line that every document has: true\n".repeat(20));
+    let nodes: Vec<_> = (0..200).map(|at| put(&format!("nodes/n{at:03}"), &document(at))).collect();
+    let steps: Vec<Vec<FileChange>> = (0..100).map(|at| vec![put("nodes/n100", &document(1_000 + at))]).collect();
+    let steps: Vec<_> = std::iter::once(&nodes[..]).chain(steps.iter().map(Vec::as_slice)).collect();
+    commit(&mut writer, &repository, &steps);
+    let packs = packs(&repository);
+    let listed = world.git(&repository, &["verify-pack", "-v", &format!("objects/pack/{}.idx", packs[0])]);
+    // Stock git shows the depth of a delta and its base behind the other columns.
+    for (kind, deltas) in [("commit", 95), ("tree", 95), ("blob", 280)] {
+        let found = listed.lines().filter(|line| line.contains(kind) && line.split_whitespace().count() == 7).count();
+        assert!(found > deltas, "{found} deltas of kind {kind}");
+    }
+    let depth = listed.lines().filter_map(|line| line.split_whitespace().nth(5)?.parse::<u32>().ok()).max();
+    assert_eq!(depth, Some(50));
+    let size = repository.path().join("objects/pack").join(format!("{}.pack", packs[0])).metadata().unwrap().len();
+    assert!(size < 150_000, "{size}");
+}
+
+#[test]
+fn the_journal_fills_up_and_is_enough_at_any_time() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    // Hexadecimal noise, of which half stays: ten groups fill the journal.
+    let noise = |seed: u64| -> String {
+        let mut state = seed + 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            format!("{:08x}", state >> 32)
+        };
+        (0..800_000).map(|_| next()).collect()
+    };
+    let mut tip = None;
+    for at in 0..12 {
+        tip = Some(commit(
+            &mut writer,
+            &repository,
+            &[&[put(&format!("big{}", at % 3), &noise(at)), put("n", &at.to_string())]],
+        ));
+    }
+    let journal = world.folder.path().join("default/journal");
+    assert!(files(&journal).any(|file| !name_of(&file).to_str().unwrap().ends_with('1')), "the next file has begun");
+    drop(writer);
+    // Killed: nothing was put on the disk at the end, and what the journal still has is written once more.
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open(&client()).unwrap().unwrap();
+    assert_eq!(repository.tip().unwrap(), tip);
+    commit(&mut writer, &repository, &[&[put("n", "last")]]);
+    assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
+}
+
+#[test]
+fn a_repack_meanwhile_does_no_harm_to_what_the_journal_holds() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    for at in 0..3 {
+        commit(&mut writer, &repository, &[&[put("a/b", &at.to_string())]]);
+    }
+    let held = writer.hold_packs(&client());
+    world.git(&repository, &["repack", "-q", "-a", "-d"]);
+    drop(held);
+    let next = commit(&mut writer, &repository, &[&[put("a/c", "3")]]);
+    world.git(&repository, &["repack", "-q", "-a", "-d"]);
+    drop(writer);
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open(&client()).unwrap().unwrap();
+    assert_eq!(repository.tip().unwrap(), Some(next));
+    assert_eq!(packs(&repository).len(), 2, "the one of the journal, and the one of the repack");
+    commit(&mut writer, &repository, &[&[put("a/b", "4")]]);
+    assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
+}
+
+#[test]
+fn a_series_that_outlives_the_journal_takes_all_of_its_pack_along() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    let first = commit(&mut writer, &repository, &[&[put("a", "1")]]);
+    let mut series = Series::on(&repository, Some(first));
+    let second = write(&writer, &mut series, "second", &[put("a", "2")]);
+    writer.rest().unwrap();
+    writer.advance(vec![series]).remove(0).unwrap();
+    drop(writer);
+    // A power cut leaves nothing of the pack.
+    for path in files(&repository.path().join("objects/pack")) {
+        fs::remove_file(path).unwrap();
+    }
+    let repository = world.writer().unwrap().open(&client()).unwrap().unwrap();
+    assert_eq!(repository.tip().unwrap(), Some(second));
+    assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
+}
+
+#[test]
+fn a_commit_that_fails_leaves_those_before_it() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    let tip = commit(&mut writer, &repository, &[&[put("a/b/c", "1"), put("d", "1")]]);
+    writer.rest().unwrap();
+    drop(writer);
+    // A new writer has to read the folder that an edit leads into, and it is gone.
+    let [pack] = &packs(&repository)[..] else { panic!("one pack") };
+    let pack = repository.path().join("objects/pack").join(pack);
+    let away = repository.path().join("away.pack");
+    fs::rename(pack.with_extension("pack"), &away).unwrap();
+    fs::remove_file(pack.with_extension("idx")).unwrap();
+    world.git_with(&repository, &["unpack-objects", "-q"], File::open(&away).unwrap().into());
+    let folder = world.git(&repository, &["rev-parse", &format!("{tip}:a/b")]);
+    let object = repository.path().join("objects").join(&folder[..2]).join(folder[2..].trim());
+    let content = fs::read(&object).unwrap();
+    fs::remove_file(&object).unwrap();
+
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open(&client()).unwrap().unwrap();
+    let mut series = Series::on(&repository, Some(tip));
+    let good = write(&writer, &mut series, "good", &[put("d", "2")]);
+    let (message, changes) = (Message::new("bad"), [put("e", "not kept"), put("a/b/d", "2")]);
+    let draft = Draft { author: "ada", message: &message, changes: &changes, at: Timestamp::now() };
+    assert!(matches!(writer.write(&mut series, draft), Err(GitError::Repository { .. })));
+    assert_eq!(series.tip(), Some(good));
+    assert!(matches!(writer.write(&mut series, draft), Err(GitError::Series)));
+    writer.advance(vec![series]).remove(0).unwrap();
+    assert_eq!(repository.tip().unwrap(), Some(good));
+    fs::write(&object, content).unwrap();
+    let last = commit(&mut writer, &repository, &[&[put("a/b/d", "3")]]);
+    assert_eq!(world.open(&client()).unwrap().files(last).unwrap().len(), 3);
+    assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
 }

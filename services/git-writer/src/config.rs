@@ -28,7 +28,7 @@ pub struct Config {
 }
 
 /// The key set and the exact bytes that go into every client's repository.
-pub(crate) struct Keys {
+pub struct Keys {
     pub set: KeySet,
     /// The content of `KEYS`: what the root key signed, byte for byte.
     pub bytes: Vec<u8>,

@@ -29,6 +29,7 @@ use crate::{
     refusals::Refusals,
     renewals::Renewals,
     store::{Behind, Committed, Failed, Outcome, Queued, Store},
+    upkeep::Upkeep,
 };
 
 /// How long what is committed stays in the log. What a purge missed, because the process ended, is read again and found
@@ -44,6 +45,7 @@ pub type SharedStore = Arc<Mutex<Store>>;
 pub struct Followers {
     pub renewals: Renewals,
     pub mirrors: Mirrors,
+    pub upkeep: Upkeep,
 }
 
 impl Followers {
@@ -51,6 +53,7 @@ impl Followers {
     fn committed(&self, repository: &RepositoryName) {
         self.renewals.signed(repository);
         self.mirrors.changed(repository);
+        self.upkeep.changed(repository);
     }
 }
 

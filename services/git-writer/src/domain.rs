@@ -33,6 +33,21 @@ pub struct Row {
     pub edits: Result<Edits, ImpossibleEdits>,
 }
 
+impl Row {
+    /// Returns how many bytes the files have that the row brings.
+    pub fn size(&self) -> usize {
+        match &self.edits {
+            Ok(Edits::Files(files)) => files.iter().filter_map(|file| file.content.as_ref()).map(Vec::len).sum(),
+            Ok(Edits::Client(ClientEdits { nodes, deployments })) => {
+                let contents = deployments.iter().filter_map(|edit| edit.content.as_ref());
+                let documents: usize = contents.map(|(document, summary)| document.len() + summary.len()).sum();
+                documents + nodes.iter().map(|edit| edit.identity.len()).sum::<usize>()
+            }
+            Err(_) => 0,
+        }
+    }
+}
+
 /// What a row writes. Which of the two it is has to fit the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edits {

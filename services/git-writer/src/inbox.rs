@@ -20,12 +20,12 @@ use crate::{
 /// nobody, because whatever comes while a group is committed is in the next one.
 const COLLECT: Duration = Duration::from_millis(5);
 
-/// The most rows of one group. With more, a row would wait longer and hardly get cheaper: the sync is spread thin
-/// already.
-const MAX_ROWS: usize = 500;
+/// The most rows of one group. Where they are of a thousand repositories, each still gets several with one pack; with more, a
+/// row would wait longer and hardly get cheaper.
+const MAX_ROWS: usize = 4_000;
 
 /// Once a group holds so many bytes (compressed), nothing is added to it: this bounds the memory.
-const MAX_BYTES: usize = 32 << 20;
+const MAX_BYTES: usize = 8 << 20;
 
 /// The rows that came together and are committed together.
 #[derive(Default)]

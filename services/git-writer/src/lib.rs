@@ -35,6 +35,7 @@ mod refusals;
 mod renewals;
 mod serve;
 mod store;
+mod upkeep;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -48,10 +49,12 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::debug;
 
 pub use crate::{
-    config::Config,
+    config::{Config, Keys},
+    domain::{ClientEdits, DeploymentEdit, Edits, Row},
     mirrors::{Layout, Mirror},
     renewals::outdated,
     serve::Serving,
+    store::{Committed, Failed, Outcome, Queued, Store},
 };
 use crate::{
     consume::{Committer, Followers, SharedStore},
@@ -61,7 +64,7 @@ use crate::{
     refusals::Refusals,
     renewals::Renewals,
     serve::Server,
-    store::Store,
+    upkeep::Upkeep,
 };
 
 /// How often to look whether the log is still the same stream: the server tells nobody that a stream was deleted.
@@ -75,10 +78,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (folder, tenant) = (config.repositories.clone(), config.base.tenant.clone());
     let (server, access) = Server::listen(&config.serving, folder.clone(), tenant.clone(), bus.clone()).await?;
     let (refusals, levels) = (Refusals::default(), Levels::default());
-    let mirrors = Mirrors::new(config.mirrors.clone(), folder, tenant, refusals.clone());
+    let mirrors = Mirrors::new(config.mirrors.clone(), folder.clone(), tenant.clone(), refusals.clone());
     let renewals = Renewals::default();
-    let followers = Followers { renewals: renewals.clone(), mirrors: mirrors.clone() };
-    let count = renewals.count(config.clone());
+    let count = renewals.clone().count(config.clone());
     let (store, reader) = spawn_blocking(move || {
         let store = Store::open(&config)?;
         let reader = store.reader(&config);
@@ -87,6 +89,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     .await
     .context("opening the repositories")??;
     let store: SharedStore = Arc::new(Mutex::new(store));
+    let upkeep = Upkeep::new(folder, tenant, store.clone(), refusals.clone());
+    let followers = Followers { renewals: renewals.clone(), mirrors: mirrors.clone(), upkeep: upkeep.clone() };
 
     let answers = Answers {
         levels: levels.clone(),
@@ -114,7 +118,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         Ok(())
     };
     let mirrored = async { mirrors.clone().run(shutdown.clone()).await.context("pushing to mirrors") };
-    tokio::try_join!(served, committed, mirrored)?;
+    let kept = async { upkeep.run(shutdown.clone()).await.context("looking after the repositories") };
+    tokio::try_join!(served, committed, mirrored, kept)?;
     endpoints.stop().await?;
     let rest = move || store.lock().unwrap_or_else(PoisonError::into_inner).rest();
     spawn_blocking(rest).await.context("resting")?.context("putting the repositories on the disk")

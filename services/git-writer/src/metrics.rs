@@ -37,6 +37,14 @@ pub static MIRROR_BEHIND: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(name, about, &["mirror"]).expect(ONCE)
 });
 
+/// Gathering the packs of a repository.
+pub static UPKEEP_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    // 50 ms to 100 s: from a small repository to years of orders.
+    let buckets = exponential_buckets(0.05, 2.0, 12).expect("a positive start and a factor above one");
+    let (name, help) = ("edgewright_git_writer_upkeep_seconds", "Time to gather the packs of a repository.");
+    register_histogram!(histogram_opts!(name, help, buckets)).expect(ONCE)
+});
+
 /// Memory that rows take which wait for a repository that stands still, or for `fleet.git`.
 pub static WAITING_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("edgewright_git_writer_waiting_bytes", "Bytes of rows that wait in memory.").expect(ONCE)

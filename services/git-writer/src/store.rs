@@ -7,7 +7,8 @@
 //!
 //! **Updates.** The rows of a group become commits, one on top of the other, in memory. What is made together is durable
 //! together; then it goes into the repositories, and each branch moves once, with a compare-and-swap: first `fleet.git`,
-//! then the clients. How, says `git_state::Writer`. A group is taken in parts that fit into memory.
+//! then the clients. How, says `git_state::Writer`. A group is taken in parts that fit into memory. A client's list is changed
+//! in place, at the cost of what changes; it is dropped and read again when anything fails, or when others need the memory.
 //!
 //! **After a crash.** Whatever was durable comes about when the writer is opened, and nothing else. A killed process
 //! leaves what people meant there before what follows from it. The log still has the rows, the numbers in `Handled` tell
@@ -15,32 +16,38 @@
 
 mod renew;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use async_nats::HeaderMap;
 use bus::trace;
-use git_state::{CommitId, Draft, FileChange, GitError, Manifest, Message, Repository, Series, Step, Writer, layout};
-use identity::trust::HEAD_NAMESPACE;
+use git_state::{
+    CommitId, Draft, FileChange, GitError, Manifest, Message, PacksHeld, Recent, Series, Step, Writer, layout,
+};
+use identity::{SigningKey, trust::HEAD_NAMESPACE};
 use jiff::Timestamp;
-use margo::{ClientName, Head, ManifestList, ManifestVersion, RepositoryName, TenantName};
+use margo::{ClientName, Head, ManifestList, ManifestVersion, NodeEntry, RepositoryName, TenantName};
 use process::stop_point;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tracing::{Span, info_span};
 
 use crate::{
     config::{Config, Keys},
-    domain::{self, Edits, Handled, ImpossibleEdits, Place, Row},
+    domain::{self, ClientEdits, Edits, Handled, ImpossibleEdits, Place, Row},
     error::StoreError,
     reader::{Reader, handled_at},
 };
 
-/// The bytes of objects that commits may have together in memory, as far as can be told beforehand. The journal takes as many
-/// once more while it writes them.
-const MEMORY: usize = 8 << 20;
+/// The bytes that commits may have together in memory, about.
+const PART: usize = 32 << 20;
 
-/// The bytes that a commit is thought to have whose repository was not used yet. A tree with ten thousand names has more,
-/// so that the first ones of such a repository take more than was meant.
-const FIRST_WEIGHT: usize = 256 << 10;
+/// The bytes that a commit takes beside its files, about: trees, the message, two signatures.
+const COMMIT: usize = 2 << 10;
+
+/// The bytes that the lists of all clients may take in memory together, about.
+const LISTS: usize = 24 << 20;
 
 /// A row that came from the log and is to be committed.
 #[derive(Debug)]
@@ -94,25 +101,24 @@ pub struct Store {
     writer: Writer,
     tenant: TenantName,
     keys: Keys,
-    /// The repositories that were used since the start.
-    open: BTreeMap<RepositoryName, Open>,
+    /// What is known of the repositories that were used last.
+    open: Recent<Open>,
     /// How far `fleet.git` is, as far as is known: also while it cannot be read.
     fleet: Handled,
 }
 
-/// A repository with what its tip says.
+/// What the tip of a repository says.
 struct Open {
-    repository: Repository,
     tip: Option<CommitId>,
     handled: Handled,
     /// Version of the client's manifest; `None` before the first commit and for `fleet.git`.
     version: Option<ManifestVersion>,
     /// The list of the client's manifest; empty for `fleet.git`.
     list: ManifestList,
+    /// How many bytes of memory the list takes, about.
+    size: usize,
     /// Whether the tip holds the key set in force, so that a commit need not write it again.
     has_keys: bool,
-    /// About how many bytes of memory the objects of the next commit take: as many as those of the last one.
-    weight: usize,
 }
 
 /// What was made of the rows of one repository, before any branch has moved.
@@ -120,6 +126,8 @@ struct Open {
 struct Attempt {
     /// The new commits, if there are any, and what is to be known of them.
     draft: Option<(Series, Drafted)>,
+    /// What is known of the repository, when there is no new commit.
+    unchanged: Option<(RepositoryName, Open)>,
     /// The tip, when rows came again that it holds, and there is no new commit.
     again: Option<Committed>,
     /// The row that is ahead of `fleet.git`, and those behind it.
@@ -135,26 +143,35 @@ struct Drafted {
     to: CommitId,
     handled: Handled,
     version: Option<ManifestVersion>,
-    /// The list at `to`. `None` when the row behind it failed and may have left the list half changed; then the list is
-    /// read from the tip again.
-    list: Option<ManifestList>,
+    /// What the repository says at `to`. `None` when the row behind it failed and may have left the list half changed; then
+    /// the tip is read again.
+    open: Option<Open>,
     rows: Vec<Queued>,
     spans: Vec<Span>,
-    /// Bytes of the objects of one commit.
-    weight: usize,
 }
 
 impl Store {
     /// Reads the keys and takes the lock on the repositories. Fails when another process holds the lock.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
         let (signing, keys) = config.read_keys()?;
-        let writer = Writer::new(&config.repositories, &config.base.tenant, &keys.set, signing)?;
-        Ok(Self { writer, tenant: config.base.tenant.clone(), keys, open: BTreeMap::new(), fleet: Handled::default() })
+        Ok(Self::new(&config.repositories, signing, keys)?)
+    }
+
+    /// Takes the lock on the repositories of the tenant that the key set names, which are below `repositories`.
+    pub fn new(repositories: &Path, signing: SigningKey, keys: Keys) -> Result<Self, StoreError> {
+        let tenant = keys.set.tenant.clone();
+        let writer = Writer::new(repositories, &tenant, &keys.set, signing)?;
+        Ok(Self { writer, tenant, keys, open: Recent::new(LISTS), fleet: Handled::default() })
     }
 
     /// What reads the same repositories beside the writer.
-    pub fn reader(&self, config: &Config) -> Reader {
+    pub(crate) fn reader(&self, config: &Config) -> Reader {
         Reader { folder: config.repositories.clone(), tenant: self.tenant.clone(), keys: self.keys.set.clone() }
+    }
+
+    /// Keeps the packs that a repository has now, until the result is dropped: for a program that has listed them.
+    pub(crate) fn hold_packs(&mut self, name: &RepositoryName) -> PacksHeld {
+        self.writer.hold_packs(name)
     }
 
     /// Commits the rows of a group that are next. Repositories fail one by one: a bad row stops its own repository
@@ -171,9 +188,9 @@ impl Store {
                 behind.rows.push(queued);
                 continue;
             }
-            weight += self.open.get(&queued.repository).map_or(FIRST_WEIGHT, |open| open.weight);
+            weight += COMMIT + queued.row.size();
             part.push(queued);
-            if weight >= MEMORY {
+            if weight >= PART {
                 self.commit_part(std::mem::take(&mut part), &mut outcome);
                 weight = 0;
             }
@@ -189,23 +206,27 @@ impl Store {
         }
         let mut ready = Vec::new();
         for (repository, rows) in by_repository {
-            match self.at_tip(&repository) {
-                Ok(_) => ready.push((repository, rows)),
+            match self.take(&repository) {
+                Ok(open) => ready.push((repository, open, rows)),
                 Err(error) => outcome.failed.push(Failed { repository, error, rows }),
             }
         }
         // Repositories have nothing in common until they are durable, and what takes time is to hash and to sign.
         // Only what a client gets follows from what people meant, so `fleet.git` comes first.
         let (fleet, clients): (Vec<_>, Vec<_>) =
-            ready.into_iter().partition(|(name, _)| *name == RepositoryName::Fleet);
+            ready.into_iter().partition(|(name, ..)| *name == RepositoryName::Fleet);
         let nothing = Handled::default();
-        let mut attempts: Vec<_> = fleet.into_iter().map(|(name, rows)| self.attempt(name, rows, &nothing)).collect();
+        let attempt = |(name, open, rows)| self.attempt(name, open, rows, &nothing);
+        let mut attempts: Vec<_> = fleet.into_iter().map(attempt).collect();
         let fleet = self.fleet(attempts.first(), &clients);
-        let clients = clients.into_par_iter().map(|(name, rows)| self.attempt(name, rows, &fleet));
+        let clients = clients.into_par_iter().map(|(name, open, rows)| self.attempt(name, open, rows, &fleet));
         attempts.extend(clients.collect::<Vec<_>>());
         let mut drafts = Vec::new();
         for attempt in attempts {
             drafts.extend(attempt.draft);
+            if let Some((name, open)) = attempt.unchanged {
+                self.keep(name, open);
+            }
             outcome.committed.extend(attempt.again);
             outcome.behind.extend(attempt.behind);
             outcome.failed.extend(attempt.failed);
@@ -217,36 +238,49 @@ impl Store {
     }
 
     /// How far `fleet.git` will be when this attempt, if there is one, is carried out.
-    fn fleet(&mut self, attempt: Option<&Attempt>, clients: &[(RepositoryName, Vec<Queued>)]) -> Handled {
+    fn fleet(&mut self, attempt: Option<&Attempt>, clients: &[(RepositoryName, Open, Vec<Queued>)]) -> Handled {
         if let Some((_, draft)) = attempt.and_then(|attempt| attempt.draft.as_ref()) {
             return draft.handled.clone();
         }
-        let somebody_asks = clients.iter().flat_map(|(_, rows)| rows).any(|queued| queued.row.follows_fleet > 0);
-        if somebody_asks && let Ok(fleet) = self.at_tip(&RepositoryName::Fleet) {
-            self.fleet = fleet.handled.clone();
+        if let Some((_, open)) = attempt.and_then(|attempt| attempt.unchanged.as_ref()) {
+            self.fleet = open.handled.clone();
+            return self.fleet.clone();
+        }
+        let somebody_asks = clients.iter().flat_map(|(.., rows)| rows).any(|queued| queued.row.follows_fleet > 0);
+        if somebody_asks && let Ok(open) = self.take(&RepositoryName::Fleet) {
+            self.fleet = open.handled.clone();
+            self.keep(RepositoryName::Fleet, open);
         }
         self.fleet.clone()
     }
 
-    /// The repository with what its tip says. The tip is read when the repository was not used yet, and again when
-    /// somebody else has moved the branch. A key in force has to have signed a tip that is read.
-    fn at_tip(&mut self, name: &RepositoryName) -> Result<&mut Open, StoreError> {
-        let current = match self.open.get(name) {
-            Some(open) => open.repository.tip()? == open.tip,
-            None => false,
-        };
-        if !current {
-            let open = self.read(name)?;
-            self.open.insert(name.clone(), open);
+    /// Takes out what is known of a repository, and reads its tip where that has to be.
+    fn take(&mut self, name: &RepositoryName) -> Result<Open, StoreError> {
+        match self.at_tip(name)? {
+            Some(open) => Ok(open),
+            None => self.read(name),
         }
-        Ok(self.open.get_mut(name).expect("inserted above"))
     }
 
+    /// Takes out what is known of a repository. `None` when its tip has to be read, because that was not done yet or because
+    /// somebody else has moved the branch.
+    fn at_tip(&mut self, name: &RepositoryName) -> Result<Option<Open>, StoreError> {
+        let Some(open) = self.open.take(name) else { return Ok(None) };
+        Ok(Some(open).filter(|open| self.writer.tip(name).is_ok_and(|tip| tip == open.tip)))
+    }
+
+    fn keep(&mut self, name: RepositoryName, open: Open) {
+        let size = size_of::<Open>() + open.size;
+        self.open.put(name, open, size);
+    }
+
+    /// Reads what the tip of a repository says. A key in force has to have signed it.
     fn read(&mut self, name: &RepositoryName) -> Result<Open, StoreError> {
         let repository = self.writer.open_or_create(name)?;
         let tip = repository.tip()?;
         let (mut handled, mut version, mut list) = (Handled::default(), None, ManifestList::default());
         let mut has_keys = false;
+        let size = |list: &ManifestList| list.nodes().map(|(_, entry)| size_of_node(entry)).sum::<usize>();
         if let Some(tip) = tip {
             handled = handled_at(&repository, tip, &self.keys.set)?;
             if let RepositoryName::Client(_) = name {
@@ -257,22 +291,19 @@ impl Store {
                     && files.get(layout::KEYS_SIGNATURE) == Some(&self.keys.signature);
             }
         }
-        Ok(Open { repository, tip, handled, version, list, has_keys, weight: FIRST_WEIGHT })
+        Ok(Open { tip, handled, version, size: size(&list), list, has_keys })
     }
 
-    /// Writes the commits of one repository, which is open, up to the first row that fails or is ahead of `fleet.git`.
-    fn attempt(&self, name: RepositoryName, rows: Vec<Queued>, fleet: &Handled) -> Attempt {
-        let open = &self.open[&name];
+    /// Writes the commits of one repository, up to the first row that fails or is ahead of `fleet.git`.
+    fn attempt(&self, name: RepositoryName, mut open: Open, rows: Vec<Queued>, fleet: &Handled) -> Attempt {
         let mut attempt = Attempt::default();
-        let (mut handled, mut list) = (open.handled.clone(), open.list.clone());
-        let (mut series, mut version) = (Series::on(&open.repository, open.tip), open.version);
-        let (mut taken, mut spans, mut complete, mut repeated) = (Vec::new(), Vec::new(), true, false);
+        let mut series = self.writer.series(&name, open.tip);
+        let (mut taken, mut spans, mut repeated) = (Vec::new(), Vec::new(), false);
         let mut rows = rows.into_iter();
         while let Some(queued) = rows.next() {
-            let row = &queued.row;
-            let (source, number) = (row.source, row.number);
-            let follows = if name == RepositoryName::Fleet { 0 } else { row.follows_fleet };
-            match handled.place(source, number, follows, fleet) {
+            let (source, number) = (queued.row.source, queued.row.number);
+            let follows = if name == RepositoryName::Fleet { 0 } else { queued.row.follows_fleet };
+            match open.handled.place(source, number, follows, fleet) {
                 Place::Next => {}
                 Place::Behind => {
                     repeated = true;
@@ -290,60 +321,66 @@ impl Store {
             }
             let span = info_span!("commit", repository = %name, %source, number, trace_id = tracing::field::Empty);
             trace::continue_from(&span, queued.headers.as_ref());
-            let mut next = handled.clone();
-            next.advance(source);
-            match span.in_scope(|| self.write(&name, row, version, &next, &mut list, &mut series)) {
-                Ok(written) => {
-                    (version, handled) = (written, next);
+            let mut handled = open.handled.clone();
+            handled.advance(source);
+            match span.in_scope(|| self.write(&name, &queued.row, handled, &mut open, &mut series)) {
+                Ok(()) => {
                     spans.push(span);
                     taken.push(queued);
                 }
                 Err(error) => {
                     let rows = std::iter::once(queued).chain(rows).collect();
                     attempt.failed = Some(Failed { repository: name.clone(), error, rows });
-                    complete = false;
                     break;
                 }
             }
         }
-        let Some(tip) = series.tip() else { return attempt };
-        if !taken.is_empty() {
-            let list = complete.then_some(list);
-            let weight = series.size() / taken.len();
-            let drafted = Drafted { name, to: tip, handled, version, list, rows: taken, spans, weight };
-            attempt.draft = Some((series, drafted));
-        } else if repeated {
-            attempt.again = Some(Committed { repository: name, tip, handled, version, spans });
+        let (handled, version) = (open.handled.clone(), open.version);
+        match series.tip() {
+            Some(to) if !taken.is_empty() => {
+                let open = Some(open).filter(|_| attempt.failed.is_none());
+                attempt.draft = Some((series, Drafted { name, to, handled, version, open, rows: taken, spans }));
+            }
+            tip => {
+                attempt.again = tip.filter(|_| repeated).map(|tip| {
+                    let repository = name.clone();
+                    Committed { repository, tip, handled, version, spans }
+                });
+                attempt.unchanged = Some((name, open)).filter(|_| attempt.failed.is_none());
+            }
         }
         attempt
     }
 
-    /// Adds the commit of one row to a series, and returns the version of the client's manifest that it makes of the one
-    /// before. `handled` already counts the row. When the row fails, `list` may be half changed.
+    /// Adds the commit of one row to a series, with which the repository has handled so much. When the row fails, the list in
+    /// `open` may be half changed, and nothing else.
     fn write(
         &self,
         name: &RepositoryName,
         row: &Row,
-        version: Option<ManifestVersion>,
-        handled: &Handled,
-        list: &mut ManifestList,
+        handled: Handled,
+        open: &mut Open,
         series: &mut Series,
-    ) -> Result<Option<ManifestVersion>, StoreError> {
+    ) -> Result<(), StoreError> {
         let impossible = |source| StoreError::Impossible { source_name: row.source, number: row.number, source };
         let edits = row.edits.as_ref().map_err(|error| impossible(error.clone()))?;
         let mut message = row.message.clone();
-        let (version, changes) = match (name, edits) {
-            (RepositoryName::Fleet, Edits::Files(files)) => (None, files.clone()),
+        let of_client;
+        let (version, files) = match (name, edits) {
+            (RepositoryName::Fleet, Edits::Files(files)) => (None, files),
             (RepositoryName::Client(client), Edits::Client(edits)) => {
-                let version = domain::next_version(version).map_err(StoreError::Version)?;
-                let mut files = domain::carry_out(edits, version, list);
-                files.extend(self.sign(client, version, list)?);
-                if !self.open[name].has_keys {
+                let version = domain::next_version(open.version).map_err(StoreError::Version)?;
+                let before = size_of_edited(&open.list, edits);
+                let mut files = domain::carry_out(edits, version, &mut open.list);
+                open.size = open.size + size_of_edited(&open.list, edits) - before;
+                files.extend(self.sign(client, version, &open.list)?);
+                if !open.has_keys {
                     files.push(domain::file(layout::KEYS, Some(self.keys.bytes.clone())));
                     files.push(domain::file(layout::KEYS_SIGNATURE, Some(self.keys.signature.clone())));
                 }
                 message = message.with(layout::MANIFEST_VERSION_TRAILER, &version.to_string());
-                (Some(version), files)
+                of_client = files;
+                (Some(version), &of_client)
             }
             (name, _) => return Err(impossible(ImpossibleEdits::Misplaced(name.clone()))),
         };
@@ -354,9 +391,10 @@ impl Store {
             clippy::disallowed_methods,
             reason = "a commit's time is for people; numbers and versions give the order"
         )]
-        let draft = Draft { author: &row.author, message: &message, changes: &changes, at: Timestamp::now() };
+        let draft = Draft { author: &row.author, message: &message, changes: files, at: Timestamp::now() };
         self.writer.write(series, draft)?;
-        Ok(version)
+        (open.handled, open.version, open.has_keys) = (handled, version, true);
+        Ok(())
     }
 
     /// The files that make a client believe the others: the head and its signature.
@@ -390,27 +428,20 @@ impl Store {
             match result {
                 Ok(()) => {}
                 Err(GitError::FleetRefused) => {
-                    self.give_up(draft, outcome);
+                    Self::give_up(draft, outcome);
                     continue;
                 }
                 Err(error) => {
-                    self.fail(draft, error.into(), outcome);
+                    Self::fail(draft, error.into(), outcome);
                     continue;
                 }
             }
-            let Drafted { name, to, handled, version, list, spans, weight, .. } = draft;
+            let Drafted { name, to, handled, version, open, spans, .. } = draft;
             if name == RepositoryName::Fleet {
                 self.fleet = handled.clone();
             }
-            match (self.open.get_mut(&name), list) {
-                (Some(open), Some(list)) => {
-                    (open.tip, open.handled) = (Some(to), handled.clone());
-                    (open.version, open.list) = (version, list);
-                    (open.has_keys, open.weight) = (true, weight);
-                }
-                _ => {
-                    self.open.remove(&name);
-                }
+            if let Some(open) = open {
+                self.keep(name.clone(), Open { tip: Some(to), ..open });
             }
             outcome.committed.push(Committed { repository: name, tip: to, handled, version, spans });
         }
@@ -422,8 +453,7 @@ impl Store {
     }
 
     /// Gives a draft up because `fleet.git` did not get as far as was thought.
-    fn give_up(&mut self, draft: Drafted, outcome: &mut Outcome) {
-        self.open.remove(&draft.name);
+    fn give_up(draft: Drafted, outcome: &mut Outcome) {
         let Drafted { name: repository, rows, .. } = draft;
         if let Some(failed) = outcome.failed.iter_mut().find(|failed| failed.repository == repository) {
             failed.rows.splice(0..0, rows);
@@ -436,8 +466,7 @@ impl Store {
 
     /// Gives a draft up: its rows are to be committed again, before those of the repository that failed already. The
     /// repository is read anew before that.
-    fn fail(&mut self, draft: Drafted, error: StoreError, outcome: &mut Outcome) {
-        self.open.remove(&draft.name);
+    fn fail(draft: Drafted, error: StoreError, outcome: &mut Outcome) {
         let Drafted { name: repository, rows, .. } = draft;
         let behind = outcome.behind.iter().position(|behind| behind.repository == repository);
         let behind = behind.map(|at| outcome.behind.swap_remove(at).rows).unwrap_or_default();
@@ -452,4 +481,17 @@ impl Store {
             }
         }
     }
+}
+
+/// How many bytes of memory a node takes in a list, about: a leaf of a map has room for eleven deployments and is well filled
+/// with eight.
+fn size_of_node(entry: &NodeEntry) -> usize {
+    256 + 70 * entry.deployments.len().next_multiple_of(8)
+}
+
+/// How many bytes of memory those nodes take that edits change, about.
+fn size_of_edited(list: &ManifestList, edits: &ClientEdits) -> usize {
+    let (nodes, deployments) = (edits.nodes.iter(), edits.deployments.iter());
+    let nodes = nodes.map(|edit| &edit.node).chain(deployments.map(|edit| &edit.node)).collect::<BTreeSet<_>>();
+    nodes.into_iter().filter_map(|node| list.get(node)).map(|entry| size_of_node(entry)).sum()
 }

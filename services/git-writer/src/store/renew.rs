@@ -1,11 +1,11 @@
 //! Commits that change nothing but who has signed the tip, and which KEYS it carries.
 
 use bus::ServiceName;
-use git_state::{Message, Series};
+use git_state::Message;
 use margo::RepositoryName;
 use tracing::info_span;
 
-use super::{Attempt, Drafted, Failed, Outcome, Store};
+use super::{Attempt, Drafted, Failed, Open, Outcome, Store};
 use crate::{
     domain::{ClientEdits, Edits, Row},
     error::StoreError,
@@ -18,9 +18,9 @@ impl Store {
         let mut outcome = Outcome::default();
         let mut drafts = Vec::new();
         for name in names {
-            match self.at_tip(name).map(|open| open.tip.is_some()) {
-                Ok(false) => {}
-                Ok(true) => match self.renewed(name) {
+            match self.take(name) {
+                Ok(open) if open.tip.is_none() => self.keep(name.clone(), open),
+                Ok(open) => match self.renewed(name, open) {
                     Ok(attempt) => drafts.extend(attempt.draft),
                     Err(error) => outcome.failed.push(failed(name, error)),
                 },
@@ -33,10 +33,9 @@ impl Store {
         outcome
     }
 
-    fn renewed(&self, name: &RepositoryName) -> Result<Attempt, StoreError> {
-        let open = &self.open[name];
-        let (mut list, handled) = (open.list.clone(), open.handled.clone());
-        let mut series = Series::on(&open.repository, open.tip);
+    fn renewed(&self, name: &RepositoryName, mut open: Open) -> Result<Attempt, StoreError> {
+        let handled = open.handled.clone();
+        let mut series = self.writer.series(name, open.tip);
         let row = Row {
             source: ServiceName::GitWriter,
             number: 0,
@@ -49,11 +48,10 @@ impl Store {
             }),
         };
         let span = info_span!("sign anew", repository = %name);
-        let version = span.in_scope(|| self.write(name, &row, open.version, &handled, &mut list, &mut series))?;
+        span.in_scope(|| self.write(name, &row, handled, &mut open, &mut series))?;
         let Some(to) = series.tip() else { return Ok(Attempt::default()) };
-        let weight = series.size();
-        let (name, list, spans) = (name.clone(), Some(list), vec![span]);
-        let drafted = Drafted { name, to, handled, version, list, rows: Vec::new(), spans, weight };
+        let (name, handled, version, spans) = (name.clone(), open.handled.clone(), open.version, vec![span]);
+        let drafted = Drafted { name, to, handled, version, open: Some(open), rows: Vec::new(), spans };
         Ok(Attempt { draft: Some((series, drafted)), ..Attempt::default() })
     }
 }

@@ -1,0 +1,174 @@
+//! What the writer keeps in memory of a repository between two groups of commits: the trees of the tip, the pack that
+//! rolls, and the last object of each kind, to which the next one is a delta.
+//!
+//! All of it can be dropped at any time. Then trees are read from the repository again, and a new pack is begun: no object is
+//! trusted because it seems to be there, so whatever a commit adds is written again.
+
+use std::collections::BTreeMap;
+
+use gix::{ObjectId, objs::Kind};
+
+use crate::{
+    CommitId, FileChange, GitError,
+    journal::Epoch,
+    pack::{self, Mark, Pack, Place, delta},
+    tree::{Edited, Edits, ReadTree, Tree},
+};
+
+/// The bytes that all repositories may take in memory together, about.
+pub(crate) const BUDGET: usize = 48 << 20;
+
+/// The longest object that is kept as the base of the next one of its kind. Longer ones are rare.
+const LONGEST_BASE: usize = 64 << 10;
+
+/// How many kinds of objects a repository has at most here. The layout has fewer; beyond that all are forgotten.
+const KINDS: usize = 32;
+
+/// A repository in memory.
+pub(crate) struct Memory {
+    /// The commit that all of it follows.
+    tip: Option<CommitId>,
+    /// The id of `root`.
+    root_id: ObjectId,
+    root: Tree,
+    pack: Pack,
+    /// The name under which the pack stands in the repository, without what was added since.
+    written: Option<ObjectId>,
+    /// When the pack was begun: a pack is never longer than what the journal holds of it.
+    epoch: Epoch,
+    /// How many bytes the last group had.
+    group: usize,
+    /// The last object of each kind.
+    last: BTreeMap<String, (Vec<u8>, Place)>,
+}
+
+impl Memory {
+    /// Begins with what the repository has at this commit, whose tree has this id and content.
+    pub(crate) fn of(tip: Option<CommitId>, root_id: ObjectId, root: Vec<u8>, epoch: Epoch) -> Self {
+        let (root, pack) = (Tree::of(root), Pack::new(0));
+        Self { tip, root_id, root, pack, written: None, epoch, group: 0, last: BTreeMap::new() }
+    }
+
+    /// Begins a series of commits, and a new pack for it where that is due. Returns how far the pack is.
+    pub(crate) fn begin(&mut self, epoch: Epoch) -> Mark {
+        if self.epoch != epoch || !self.pack.rolls_on(self.group) {
+            self.pack = Pack::new(self.pack.number().wrapping_add(1));
+            (self.written, self.epoch) = (None, epoch);
+        }
+        self.pack.mark()
+    }
+
+    pub(crate) fn tip(&self) -> Option<CommitId> {
+        self.tip
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    pub(crate) fn pack(&mut self) -> &mut Pack {
+        &mut self.pack
+    }
+
+    pub(crate) fn pack_so_far(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// Says that the pack stands in the repository under this name, with so many bytes more than before, and the branch at
+    /// this commit. Returns the pack that it replaces.
+    pub(crate) fn is_written(&mut self, name: ObjectId, group: usize, tip: Option<CommitId>) -> Option<ObjectId> {
+        (self.group, self.tip) = (group, tip);
+        self.written.replace(name).filter(|before| *before != name)
+    }
+
+    /// Adds changed files and the trees above them to the pack. Returns the id of the tree.
+    pub(crate) fn edit(&mut self, changes: &[FileChange], read: ReadTree<'_>) -> Result<ObjectId, GitError> {
+        let mut edits = Edits::default();
+        for FileChange { path, content } in changes {
+            match content {
+                Some(content) => edits.put(path, self.add(Kind::Blob, &kind_of(path.as_str()), content)?),
+                None => edits.remove(path),
+            }
+        }
+        match self.root.edit(edits, &mut self.pack, read)? {
+            Edited::Same => {}
+            Edited::Changed(id) => self.root_id = id,
+            Edited::Empty => {
+                self.root_id = pack::id_of(Kind::Tree, b"")?;
+                if self.pack.place_of(&self.root_id).is_none() {
+                    self.pack.add(Kind::Tree, self.root_id, b"");
+                }
+            }
+        }
+        Ok(self.root_id)
+    }
+
+    /// Adds an object, as a delta to the last one that is like it where that is shorter.
+    pub(crate) fn add(&mut self, kind: Kind, like: &str, content: &[u8]) -> Result<ObjectId, GitError> {
+        let id = pack::id_of(kind, content)?;
+        if self.pack.place_of(&id).is_some() {
+            return Ok(id);
+        }
+        let base = self.last.get(like).filter(|(_, place)| self.pack.can_be_base(*place));
+        let delta = base.and_then(|(base, place)| Some((*place, delta::between(base, content)?)));
+        let place = match delta {
+            Some((base, delta)) => self.pack.add_delta(id, base, &delta),
+            None => self.pack.add(kind, id, content),
+        };
+        if content.len() <= LONGEST_BASE {
+            if self.last.len() >= KINDS && !self.last.contains_key(like) {
+                self.last.clear();
+            }
+            self.last.insert(like.to_owned(), (content.to_vec(), place));
+        }
+        Ok(id)
+    }
+
+    /// Returns about how many bytes of memory all of it takes.
+    pub(crate) fn size(&self) -> usize {
+        let last: usize = self.last.values().map(|(base, _)| base.capacity() + 100).sum();
+        self.root.size() + self.pack.size() + last + size_of::<Self>()
+    }
+}
+
+/// The kind of a file, which it shares with files that are much like it: those of one folder at the top whose names end
+/// alike.
+fn kind_of(path: &str) -> String {
+    let (top, _) = path.split_once('/').unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let kind = name.rfind('.').map_or(name, |dot| &name[dot..]);
+    format!("{top}/{kind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_one_kind_are_told_by_folder_and_ending() {
+        for (path, kind) in [
+            ("assignments/4f/a/hello.yaml", "assignments/.yaml"),
+            ("nodes/84/press/NODE", "nodes/NODE"),
+            ("VERSION", "/VERSION"),
+            ("head.sig", "/.sig"),
+        ] {
+            assert_eq!(kind_of(path), kind);
+        }
+    }
+
+    #[test]
+    fn a_pack_rolls_on_within_one_epoch() {
+        let mut memory = Memory::of(None, ObjectId::null(gix::hash::Kind::Sha1), Vec::new(), Epoch::default());
+        let empty = memory.begin(Epoch::default());
+        assert_eq!(empty, Mark::BEGIN);
+        memory.add(Kind::Blob, "x", b"one").unwrap();
+        let name = memory.pack().finish().unwrap().name;
+        assert_eq!(memory.is_written(name, 10, None), None);
+        assert_ne!(memory.begin(Epoch::default()), empty);
+        memory.add(Kind::Blob, "x", b"two").unwrap();
+        let next = memory.pack().finish().unwrap().name;
+        assert_eq!(memory.is_written(next, 10, None), Some(name));
+        assert_eq!(memory.begin(Epoch { file: 1, emptied: 0 }), empty);
+        assert_eq!(memory.is_written(name, 10, None), None, "what stands in the journal's next life is no part of it");
+    }
+}

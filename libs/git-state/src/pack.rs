@@ -1,0 +1,222 @@
+//! A Git pack (version 2) that grows in memory, with deltas between its objects, and its index.
+//!
+//! Git allows a delta only to an object of the same pack, so the newest pack of a repository *rolls*: its bytes stay in
+//! memory, the next group of commits is appended, and the whole is written as a new pack in the place of the one before,
+//! until it is large enough. So most objects find their base, and small groups leave few packs.
+
+pub(crate) mod delta;
+mod index;
+mod zlib;
+
+use gix::{ObjectId, hash, hashtable::HashMap, objs::Kind};
+
+use crate::GitError;
+
+/// The longest chain of deltas. Stock git makes none that are longer, and each costs a reader one object more.
+const MAX_DEPTH: u8 = 50;
+
+/// The first bytes of a pack: its version, and place for the number of its objects.
+const HEAD: &[u8; 12] = b"PACK\0\0\0\x02\0\0\0\0";
+
+/// Git's number for an object that is a delta to one that stands at a distance before it in the pack.
+const OFS_DELTA: u8 = 6;
+
+/// A pack is replaced by a longer one only up to this length in bytes, however large the groups are: each group writes it
+/// anew.
+const ROLL: usize = 4 << 20;
+
+/// A pack of this length in bytes is replaced by a longer one, however small the groups are.
+const ROLL_ALWAYS: usize = 64 << 10;
+
+/// A pack is replaced by a longer one as long as it is not longer than so many groups.
+const ROLL_GROUPS: usize = 4;
+
+/// Where an object stands in a pack. It can be the base of a delta in that pack only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pack: u32,
+    offset: u32,
+    depth: u8,
+}
+
+/// An object of a pack, as the index wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) id: ObjectId,
+    pub(crate) offset: u32,
+    crc: u32,
+    depth: u8,
+}
+
+/// A pack without its checksum, which grows.
+pub(crate) struct Pack {
+    /// Tells the packs of one repository apart. It rises with each that is begun.
+    number: u32,
+    body: Vec<u8>,
+    /// In the order in which they were added.
+    entries: Vec<Entry>,
+    /// Where in `entries` an object is.
+    known: HashMap<ObjectId, u32>,
+}
+
+/// How far a pack was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    length: usize,
+    entries: usize,
+}
+
+impl Mark {
+    /// Where every pack begins.
+    pub(crate) const BEGIN: Self = Self { length: 0, entries: 0 };
+}
+
+/// A pack that is whole, and its index.
+pub(crate) struct Whole {
+    /// The checksum of the pack, which gives it its name.
+    pub(crate) name: ObjectId,
+    pub(crate) index: Vec<u8>,
+}
+
+impl Pack {
+    /// Begins a pack. Among the packs of a repository the number has to be new.
+    pub(crate) fn new(number: u32) -> Self {
+        Self { number, body: HEAD.to_vec(), entries: Vec::new(), known: HashMap::default() }
+    }
+
+    /// Takes up a pack of which bytes and objects were kept, such as in the journal. Returns `None` when they do not fit.
+    pub(crate) fn of(body: Vec<u8>, objects: &[(ObjectId, u32)]) -> Option<Self> {
+        let mut pack = Self { body, ..Self::new(0) };
+        let ends = objects.iter().skip(1).map(|(_, offset)| *offset as usize).chain([pack.body.len()]);
+        for ((id, offset), end) in objects.iter().zip(ends) {
+            let crc = crc32fast::hash(pack.body.get(*offset as usize..end)?);
+            pack.entries.push(Entry { id: *id, offset: *offset, crc, depth: 0 });
+        }
+        (pack.body.len() >= HEAD.len() && pack.body.starts_with(&HEAD[..8])).then_some(pack)
+    }
+
+    /// Returns the number by which the packs of one repository are told apart.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Returns how far the pack is. What follows the mark of an empty one begins with the head of the pack.
+    pub(crate) fn mark(&self) -> Mark {
+        let length = if self.entries.is_empty() { 0 } else { self.body.len() };
+        Mark { length, entries: self.entries.len() }
+    }
+
+    /// Returns the bytes since a mark.
+    pub(crate) fn bytes_since(&self, mark: Mark) -> &[u8] {
+        &self.body[mark.length..]
+    }
+
+    /// Returns the objects since a mark.
+    pub(crate) fn entries_since(&self, mark: Mark) -> &[Entry] {
+        &self.entries[mark.entries..]
+    }
+
+    /// Takes out what was added since a mark. Nothing of it may be used as a base any more.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        for entry in self.entries.drain(mark.entries..) {
+            self.known.remove(&entry.id);
+        }
+        self.body.truncate(mark.length.max(HEAD.len()));
+    }
+
+    /// Tells whether the next group goes into this pack rather than into a new one. The last one was `group` bytes long.
+    pub(crate) fn rolls_on(&self, group: usize) -> bool {
+        self.body.len() <= ROLL.min(ROLL_ALWAYS.max(ROLL_GROUPS * group))
+    }
+
+    /// Returns about how many bytes of memory the pack takes.
+    pub(crate) fn size(&self) -> usize {
+        self.body.capacity() + self.entries.capacity() * size_of::<Entry>() + self.known.capacity() * 28
+    }
+
+    /// Returns where the pack has this object, if it does: no object stands in a pack twice.
+    pub(crate) fn place_of(&self, id: &ObjectId) -> Option<Place> {
+        let entry = self.entries[*self.known.get(id)? as usize];
+        Some(Place { pack: self.number, offset: entry.offset, depth: entry.depth })
+    }
+
+    /// Tells whether a delta may be made to the object at this place.
+    pub(crate) fn can_be_base(&self, place: Place) -> bool {
+        place.pack == self.number && place.depth < MAX_DEPTH
+    }
+
+    /// Adds an object as it is. The pack must not have it.
+    pub(crate) fn add(&mut self, kind: Kind, id: ObjectId, content: &[u8]) -> Place {
+        let number = match kind {
+            Kind::Commit => 1,
+            Kind::Tree => 2,
+            Kind::Blob => 3,
+            Kind::Tag => 4,
+        };
+        let offset = self.begin_entry(number, content.len());
+        zlib::deflate(content, &mut self.body);
+        self.end_entry(id, offset, 0)
+    }
+
+    /// Adds an object as a delta to one that [`Pack::can_be_base`]. The pack must not have it.
+    pub(crate) fn add_delta(&mut self, id: ObjectId, base: Place, delta: &[u8]) -> Place {
+        let offset = self.begin_entry(OFS_DELTA, delta.len());
+        // The distance to the base: seven bits in a byte, the highest first, and one less in each but the last.
+        let mut distance = offset - base.offset;
+        let (mut bytes, mut at) = ([0; 5], 4);
+        bytes[at] = (distance & 0x7f) as u8;
+        while distance > 0x7f {
+            distance = (distance >> 7) - 1;
+            at -= 1;
+            bytes[at] = 0x80 | (distance & 0x7f) as u8;
+        }
+        self.body.extend_from_slice(&bytes[at..]);
+        zlib::deflate_or_store(delta, &mut self.body);
+        self.end_entry(id, offset, base.depth + 1)
+    }
+
+    /// Writes the head of an entry: its kind and the length of its content, the lowest bits first.
+    fn begin_entry(&mut self, kind: u8, length: usize) -> u32 {
+        let offset = self.body.len() as u32;
+        let (mut byte, mut rest) = ((kind << 4) | (length & 0xf) as u8, length >> 4);
+        while rest > 0 {
+            self.body.push(byte | 0x80);
+            (byte, rest) = ((rest & 0x7f) as u8, rest >> 7);
+        }
+        self.body.push(byte);
+        offset
+    }
+
+    fn end_entry(&mut self, id: ObjectId, offset: u32, depth: u8) -> Place {
+        let crc = crc32fast::hash(&self.body[offset as usize..]);
+        self.known.insert(id, self.entries.len() as u32);
+        self.entries.push(Entry { id, offset, crc, depth });
+        Place { pack: self.number, offset, depth }
+    }
+
+    /// Makes the pack whole with what it has now. It may grow further.
+    pub(crate) fn finish(&mut self) -> Result<Whole, GitError> {
+        self.body[8..HEAD.len()].copy_from_slice(&(self.entries.len() as u32).to_be_bytes());
+        let name = hash_of(&[&self.body])?;
+        Ok(Whole { name, index: index::of(&self.entries, name)? })
+    }
+
+    /// Returns the bytes of the pack that [`Pack::finish`] has made whole; its name has to follow them.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// Returns the id of an object. Fails when the content was made to collide with another one.
+pub(crate) fn id_of(kind: Kind, content: &[u8]) -> Result<ObjectId, GitError> {
+    gix::objs::compute_hash(hash::Kind::Sha1, kind, content).map_err(|error| GitError::Hash(error.into()))
+}
+
+fn hash_of(parts: &[&[u8]]) -> Result<ObjectId, GitError> {
+    let mut hasher = hash::hasher(hash::Kind::Sha1);
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.try_finalize().map_err(|error| GitError::Hash(error.into()))
+}
+
+#[cfg(test)]
+mod tests;

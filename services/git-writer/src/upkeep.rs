@@ -1,0 +1,167 @@
+//! Keeps the repositories small and quick to read, beside writers, readers and clones.
+//!
+//! When a repository has many packs, git gathers them geometrically, so that each byte is written a few times over the years, and
+//! notes in a commit-graph which paths each commit has changed. One repository is looked after at a time, by a process that gives way
+//! to all others; what it replaces is unlinked by git, and git-writer unlinks nothing there meanwhile.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use git_state::layout;
+use margo::{RepositoryName, TenantName};
+use rustix::process::{Pid, setpriority_process};
+use tokio::{
+    process::Command,
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{consume::SharedStore, metrics, refusals::Refusals};
+
+/// Between looks at the repositories that have changed.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// From this many packs on they are gathered. Readers look an object up in each of them.
+const PACKS: usize = 50;
+
+/// How long one command may take. A repository with 100,000 commits takes 17 seconds.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What git is told: it shares the machine with whoever waits for an order, and what it writes takes the place of what was on the
+/// disk, so all of it has to be there first. By default git does not sync indexes.
+const SETTINGS: [&str; 5] =
+    ["core.fsync=all", "pack.threads=1", "pack.windowMemory=64m", "repack.writeBitmaps=false", "safe.directory=*"];
+
+/// How much a command gives way, as `nice` has it.
+const NICENESS: i32 = 10;
+
+/// Who looks after the repositories. A clone is cheap and shares everything.
+#[derive(Clone)]
+pub struct Upkeep {
+    folder: PathBuf,
+    tenant: TenantName,
+    store: SharedStore,
+    refusals: Refusals,
+    /// The repositories that have changed since they were looked at.
+    changed: Arc<Mutex<BTreeSet<RepositoryName>>>,
+}
+
+/// Why a repository was not looked after.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("git {command}: {words}")]
+    Git { command: &'static str, words: String },
+    #[error("git {0} has worked for {PATIENCE:?} and was ended")]
+    TooLong(&'static str),
+    #[error("the repository cannot be looked at, or git not be run")]
+    Io(#[from] io::Error),
+}
+
+impl Upkeep {
+    pub fn new(folder: PathBuf, tenant: TenantName, store: SharedStore, refusals: Refusals) -> Self {
+        Self { folder, tenant, store, refusals, changed: Arc::default() }
+    }
+
+    /// Notes that a repository has a new commit.
+    pub fn changed(&self, repository: &RepositoryName) {
+        let mut changed = self.lock();
+        if !changed.contains(repository) {
+            changed.insert(repository.clone());
+        }
+    }
+
+    /// Looks after the repositories until shutdown; first after all, as somebody else may have left them.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let (folder, tenant) = (self.folder.clone(), self.tenant.clone());
+        let clients = spawn_blocking(move || layout::clients(&folder, &tenant)).await??;
+        self.lock().extend(clients.into_iter().map(RepositoryName::Client).chain([RepositoryName::Fleet]));
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while shutdown.run_until_cancelled(looks.tick()).await.is_some() {
+            loop {
+                let Some(repository) = self.lock().pop_first() else { break };
+                match shutdown.run_until_cancelled(self.look_after(&repository)).await {
+                    None => return Ok(()),
+                    Some(looked) => self.note(&repository, looked),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, repository: &RepositoryName, looked: Result<(), Failed>) {
+        let subject = format!("upkeep of {repository}");
+        match looked {
+            Ok(()) => drop(self.refusals.note(&subject, None)),
+            Err(failed) => {
+                warn!(%repository, error = &failed as &dyn std::error::Error, "the repository was not looked after");
+                self.refusals.note(&subject, Some(&process::chain(&failed)));
+                self.changed(repository);
+            }
+        }
+    }
+
+    async fn look_after(&self, repository: &RepositoryName) -> Result<(), Failed> {
+        let path = layout::repository(&self.folder, &self.tenant, repository);
+        let packs = path.join("objects/pack");
+        if disk::blocking(move || count(&packs)).await? < PACKS {
+            return Ok(());
+        }
+        let (store, name) = (self.store.clone(), repository.clone());
+        // Until this is dropped, git-writer unlinks no pack there that git may have listed.
+        let hold = move || store.lock().unwrap_or_else(PoisonError::into_inner).hold_packs(&name);
+        let _held = spawn_blocking(hold).await.map_err(io::Error::other)?;
+        let _timer = metrics::UPKEEP_SECONDS.start_timer();
+        git(&path, "repack", &["--geometric=2", "-d", "--quiet"]).await?;
+        git(&path, "commit-graph", &["write", "--reachable", "--changed-paths", "--split", "--no-progress"]).await?;
+        debug!(%repository, "packs gathered");
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<RepositoryName>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many packs there are.
+fn count(folder: &Path) -> io::Result<usize> {
+    let entries = match folder.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let is_index = |entry: &io::Result<std::fs::DirEntry>| {
+        entry.as_ref().is_ok_and(|entry| entry.path().extension().is_some_and(|it| it == "idx"))
+    };
+    Ok(entries.filter(is_index).count())
+}
+
+async fn git(repository: &Path, name: &'static str, arguments: &[&str]) -> Result<(), Failed> {
+    let mut command = Command::new("git");
+    command.env_clear().env("LC_ALL", "C").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+    command.arg("-C").arg(repository).arg(name).args(arguments).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    if let Some(id) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+        && let Err(error) = setpriority_process(Some(id), NICENESS)
+    {
+        debug!(%error, "git runs as everybody else does");
+    }
+    let output = timeout(PATIENCE, child.wait_with_output()).await.map_err(|_elapsed| Failed::TooLong(name))??;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
+    Err(Failed::Git { command: name, words })
+}
