@@ -36,7 +36,7 @@ enum Edit {
         edits: Edits,
         /// An earlier edit of the commit has taken away whatever had the name.
         fresh: bool,
-        /// If nothing is put into the folder, so that a file may have the name, then that is removed.
+        /// If the folder is empty in the end, so that a file may have the name, then that is removed.
         remove_file: bool,
     },
 }
@@ -63,6 +63,10 @@ impl Edits {
         }
         if let Some(edits) = edit.below() {
             edits.put_below(rest, id);
+        }
+        // The folder has taken the place of a file, also if it is empty in the end.
+        if let Edit::Folder { remove_file, .. } = edit {
+            *remove_file = true;
         }
     }
 

@@ -466,8 +466,8 @@ fn objects_that_are_much_alike_become_deltas() {
     let mut writer = world.writer().unwrap();
     let repository = writer.open_or_create(&client()).unwrap();
     let document = |at: u32| format!("{}number: {at}\n", "a line that every document has: true\n".repeat(20));
-    let nodes: Vec<_> = (0..200).map(|at| put(&format!("nodes/n{at:03}"), &document(at))).collect();
-    let steps: Vec<Vec<FileChange>> = (0..100).map(|at| vec![put("nodes/n100", &document(1_000 + at))]).collect();
+    let nodes: Vec<_> = (0..200).map(|at| put(&format!("nodes/n{at:03}.yaml"), &document(at))).collect();
+    let steps: Vec<Vec<FileChange>> = (0..100).map(|at| vec![put("nodes/n100.yaml", &document(1_000 + at))]).collect();
     let steps: Vec<_> = std::iter::once(&nodes[..]).chain(steps.iter().map(Vec::as_slice)).collect();
     commit(&mut writer, &repository, &steps);
     let packs = packs(&repository);

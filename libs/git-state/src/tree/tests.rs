@@ -91,7 +91,7 @@ proptest! {
     fn trees_are_those_of_the_files(
         commits in proptest::collection::vec((proptest::collection::vec(any_change(), 0..6), any::<bool>()), 1..12),
     ) {
-        let (mut model, trees) = (Model::default(), RefCell::new(BTreeMap::new()));
+        let (mut model, trees) = (Model::default(), RefCell::new(BTreeMap::<ObjectId, Vec<u8>>::new()));
         let read = |id: ObjectId| -> Result<Vec<u8>, GitError> { Ok(trees.borrow()[&id].clone()) };
         let (mut tree, mut pack) = (Tree::default(), Pack::new(0));
         for (changes, start) in commits {
@@ -158,4 +158,14 @@ fn an_edit_is_a_short_delta_and_reads_only_what_it_leads_into() {
     let delta = delta.finish();
     assert!(delta.len() < 40, "{}", delta.len());
     assert_eq!(delta::tests::apply(&old, &delta), new);
+}
+
+#[test]
+fn a_folder_that_took_the_place_of_a_file_and_became_empty_leaves_neither() {
+    let read = |_| -> Result<Vec<u8>, GitError> { unreachable!("everything is in memory") };
+    let (mut tree, mut pack) = (Tree::default(), Pack::new(0));
+    tree.edit(edits(&[("a".to_owned(), Some(0))]), &mut pack, &read).unwrap();
+    let changes = [("a/b/c".to_owned(), Some(0)), ("a/b/c".to_owned(), None)];
+    assert_eq!(tree.edit(edits(&changes), &mut pack, &read).unwrap(), Edited::Empty);
+    assert!(tree.bytes.is_empty());
 }
