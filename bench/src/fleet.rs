@@ -74,7 +74,7 @@ impl Fleet {
         .await?;
         // A node that asks for its login before the site knows it would pause, too.
         for site in sites {
-            adopted(&rest, site.name, per_site).await?;
+            adopted(rest, site.name, per_site).await?;
         }
 
         let executor =

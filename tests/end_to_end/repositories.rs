@@ -13,6 +13,8 @@ const SITES: &[SiteLayout] =
 /// Stock git with the hub's root certificate, and this token as the password.
 fn git(platform: &Platform, token: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new("git");
+    // The machine may have certificates and proxies of its own.
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
     command.env("GIT_SSL_CAINFO", platform.trust_file()).stdin(Stdio::null());
     let helper = format!("credential.helper=!f() {{ echo username=git; echo password={token}; }}; f");

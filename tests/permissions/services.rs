@@ -14,7 +14,9 @@ use testkit::{NatsServer, wait_for};
 use crate::{client::Client, users::press};
 
 /// Every verb that some service of the hub answers, and one that none does.
-const VERBS: [&str; 29] = [
+const VERBS: [&str; 31] = [
+    "access",
+    "token",
     "get",
     "list",
     "upload",
@@ -78,7 +80,13 @@ fn subjects() -> Vec<String> {
 /// What a service may publish, beside answers to other services.
 fn may_publish(service: ServiceName) -> Vec<&'static str> {
     match service {
-        ServiceName::GitWriter => vec!["git.committed.fleet", "git.committed.client.plant", "svc.identity.streams"],
+        ServiceName::GitWriter => vec![
+            "git.committed.fleet",
+            "git.committed.client.plant",
+            "svc.api-gateway.token",
+            "svc.identity.key",
+            "svc.identity.streams",
+        ],
         ServiceName::GitObserver => {
             vec!["desired.plant.head", "desired.plant.node.press", "changed.plant.head", "svc.identity.streams"]
         }
@@ -120,6 +128,8 @@ fn may_publish(service: ServiceName) -> Vec<&'static str> {
             "svc.deployment-registry.remove",
             "svc.deployment-registry.update",
             "svc.git-observer.refusals",
+            "svc.git-writer.access",
+            "svc.git-writer.refusals",
             "svc.identity.logins",
             "svc.node-capabilities.create-node",
             "svc.node-capabilities.create-site",

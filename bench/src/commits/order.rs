@@ -25,7 +25,7 @@ pub fn first(repository: RepositoryName) -> Queued {
         RepositoryName::Fleet => Edits::Files(Vec::new()),
         RepositoryName::Client(_) => Edits::Client(ClientEdits::default()),
     };
-    queued(repository, 1, Message::new("begin"), edits)
+    queued(repository, 1, 0, Message::new("begin"), edits)
 }
 
 /// The two rows of an order, all with names of their own: first that of `fleet.git`. `rows_of` counts the rows of each client.
@@ -76,14 +76,15 @@ pub fn rows(number: usize, clients: usize, rows_of: &mut [u64]) -> [Queued; 2] {
     let owned = RepositoryName::Client(client(owner).parse().expect("a valid name"));
     let edits = Edits::Client(ClientEdits { nodes: Vec::new(), deployments });
     [
-        queued(RepositoryName::Fleet, number as u64 + 2, message(), Edits::Files(files)),
-        queued(owned, rows_of[owner], message(), edits),
+        queued(RepositoryName::Fleet, number as u64 + 2, 0, message(), Edits::Files(files)),
+        queued(owned, rows_of[owner], number as u64 + 2, message(), edits),
     ]
 }
 
-fn queued(repository: RepositoryName, number: u64, message: Message, edits: Edits) -> Queued {
-    let row = Row { source: ServiceName::DeploymentRegistry, number, author: "ada".into(), message, edits: Ok(edits) };
-    Queued { row, repository, sequence: number, headers: None }
+fn queued(repository: RepositoryName, number: u64, follows_fleet: u64, message: Message, edits: Edits) -> Queued {
+    let (source, author) = (ServiceName::DeploymentRegistry, "ada".to_owned());
+    let row = Row { source, number, follows_fleet, author, message, edits: Ok(edits) };
+    Queued { bytes: row.size(), row, repository, headers: None }
 }
 
 /// The bytes of an ApplicationDeployment.

@@ -32,7 +32,7 @@ use margo::{KeySet, RepositoryName, TenantName};
 use rayon::prelude::*;
 
 use crate::{
-    CommitId, GitError, Message, PacksHeld, Repository, Series, TreePath,
+    CommitId, FileChange, GitError, Message, PacksHeld, Repository, Series,
     branch::{Branch, Lock},
     durable,
     journal::{Epoch, Journal},
@@ -46,15 +46,6 @@ use crate::{
 
 /// The name under which git-writer commits.
 const COMMITTER: &str = "git-writer";
-
-/// A file that a commit puts or deletes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileChange {
-    /// The path of the file in the repository.
-    pub path: TreePath,
-    /// The whole new content. `None` deletes the file, if the repository has it.
-    pub content: Option<Vec<u8>>,
-}
 
 /// The parts of a commit that is to be written.
 #[derive(Clone, Copy, Debug)]

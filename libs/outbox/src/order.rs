@@ -61,7 +61,7 @@ impl OrderHeader {
         Self { caused_by, ..Self::new(service.into(), None) }
     }
 
-    /// What git-writer is to commit for this order. Source and number are set by [`crate::Outbox::append`].
+    /// What git-writer is to commit for this order. Source and number are set by [`crate::Outbox::append_all`].
     pub fn write(&self, subject: &AuditSubject, change: Change) -> GitWrite {
         GitWrite {
             author: self.requested_by.to_string(),

@@ -512,9 +512,10 @@ async fn a_client_s_row_says_which_one_of_the_fleet_it_follows_from_and_goes_aft
         let _service = git.work(Announce::Yes).await;
         let publishing = source.publish(&server.connect_central(SOURCE).await);
         source.wait_until_closed(&plant(), 1).await;
-        let seen = git.seen.lock().unwrap();
-        let seen: Vec<_> =
-            seen.writes.iter().map(|(name, write, _)| (name.clone(), write.number, write.follows_fleet)).collect();
+        let seen: Vec<_> = {
+            let seen = git.seen.lock().unwrap();
+            seen.writes.iter().map(|(name, write, _)| (name.clone(), write.number, write.follows_fleet)).collect()
+        };
         assert_eq!(seen, [(RepositoryName::Fleet, 1, 0), (RepositoryName::Fleet, 2, 0), (plant(), 1, 2)]);
         publishing.stop().await;
     })

@@ -1,11 +1,6 @@
 //! The loop over the log: groups of rows are committed, announced and purged. What cannot be committed now waits aside.
 
-use std::{
-    collections::BTreeSet,
-    error::Error,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, error::Error, sync::PoisonError, time::Duration};
 
 use anyhow::Context;
 use async_nats::jetstream::stream::Stream;
@@ -28,17 +23,13 @@ use crate::{
     mirrors::Mirrors,
     refusals::Refusals,
     renewals::Renewals,
-    store::{Behind, Committed, Failed, Outcome, Queued, Store},
+    store::{Behind, Committed, Failed, Outcome, Queued, SharedStore, Store},
     upkeep::Upkeep,
 };
 
 /// How long what is committed stays in the log. What a purge missed, because the process ended, is read again and found
 /// to be committed.
 const PURGE_PAUSE: Duration = Duration::from_secs(1);
-
-/// The store, which one group at a time uses. The lock is held as long as a group of commits takes, so it is only taken on
-/// threads that may block.
-pub type SharedStore = Arc<Mutex<Store>>;
 
 /// Those who follow what is committed.
 #[derive(Clone)]

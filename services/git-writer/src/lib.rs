@@ -25,6 +25,7 @@ mod consume;
 mod decode;
 mod domain;
 mod error;
+mod git;
 mod handler;
 mod inbox;
 mod levels;
@@ -57,13 +58,14 @@ pub use crate::{
     store::{Committed, Failed, Outcome, Queued, Store},
 };
 use crate::{
-    consume::{Committer, Followers, SharedStore},
+    consume::{Committer, Followers},
     handler::{Answers, READS},
     levels::Levels,
     mirrors::Mirrors,
     refusals::Refusals,
     renewals::Renewals,
     serve::Server,
+    store::SharedStore,
     upkeep::Upkeep,
 };
 

@@ -19,6 +19,7 @@ mod renew;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::{Arc, Mutex},
 };
 
 use async_nats::HeaderMap;
@@ -95,6 +96,10 @@ pub struct Outcome {
     pub behind: Vec<Behind>,
     pub failed: Vec<Failed>,
 }
+
+/// The store, which one group at a time uses. The lock is held as long as a group of commits takes, so it is only taken on
+/// threads that may block.
+pub type SharedStore = Arc<Mutex<Store>>;
 
 /// The repositories of a tenant, open for writing. Only one process can have them open.
 pub struct Store {

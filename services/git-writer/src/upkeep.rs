@@ -17,14 +17,13 @@ use git_state::layout;
 use margo::{RepositoryName, TenantName};
 use rustix::process::{Pid, setpriority_process};
 use tokio::{
-    process::Command,
     task::spawn_blocking,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{consume::SharedStore, metrics, refusals::Refusals};
+use crate::{git, metrics, refusals::Refusals, store::SharedStore};
 
 /// Between looks at the repositories that have changed.
 const LOOK: Duration = Duration::from_secs(60);
@@ -120,8 +119,8 @@ impl Upkeep {
         let hold = move || store.lock().unwrap_or_else(PoisonError::into_inner).hold_packs(&name);
         let _held = spawn_blocking(hold).await.map_err(io::Error::other)?;
         let _timer = metrics::UPKEEP_SECONDS.start_timer();
-        git(&path, "repack", &["--geometric=2", "-d", "--quiet"]).await?;
-        git(&path, "commit-graph", &["write", "--reachable", "--changed-paths", "--split", "--no-progress"]).await?;
+        run(&path, "repack", &["--geometric=2", "-d", "--quiet"]).await?;
+        run(&path, "commit-graph", &["write", "--reachable", "--changed-paths", "--split", "--no-progress"]).await?;
         debug!(%repository, "packs gathered");
         Ok(())
     }
@@ -143,15 +142,10 @@ fn count(folder: &Path) -> io::Result<usize> {
     Ok(entries.filter(is_index).count())
 }
 
-async fn git(repository: &Path, name: &'static str, arguments: &[&str]) -> Result<(), Failed> {
-    let mut command = Command::new("git");
-    command.env_clear().env("LC_ALL", "C").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
-    }
-    command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
-    command.arg("-C").arg(repository).arg(name).args(arguments).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+async fn run(repository: &Path, name: &'static str, arguments: &[&str]) -> Result<(), Failed> {
+    let mut command = git::command(&SETTINGS, &[]);
+    command.arg("-C").arg(repository).arg(name).args(arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
     let child = command.spawn()?;
     if let Some(id) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
         && let Err(error) = setpriority_process(Some(id), NICENESS)

@@ -44,6 +44,11 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::start_on(TempDir::new().unwrap()).await
+    }
+
+    /// Starts with the repositories that are in this folder.
+    async fn start_on(folder: TempDir) -> Self {
         let services = [ServiceName::GitWriter, ServiceName::Identity, ServiceName::ApiGateway];
         let server = NatsServer::start(&services.map(User::Central)).await;
         let keys: Arc<Mutex<BTreeMap<String, UserNkey>>> = Arc::default();
@@ -66,7 +71,6 @@ impl World {
         };
         people.verb("token", token).await.unwrap();
 
-        let folder = TempDir::new().unwrap();
         let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
         let set = KeySet { tenant: TenantName::default(), number: 1, keys: vec![writer.public().to_string()] };
         let (bytes, signature) = sign_keys(&root, &set).unwrap();
@@ -184,6 +188,8 @@ fn noise(length: usize) -> Vec<u8> {
 
 fn git(arguments: &[&str]) -> Output {
     let mut command = Command::new("git");
+    // The machine may have certificates and proxies of its own.
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
     command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
@@ -341,6 +347,42 @@ async fn who_reads_slowly_holds_no_process_and_hurts_only_itself() {
         if answer.status().is_success() { Ok(()) } else { Err(answer.status()) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn many_packs_are_gathered_while_everybody_reads() {
+    let folder = TempDir::new().unwrap();
+    let bare = folder.path().join("repositories/default/clients/yard.git");
+    fs::create_dir_all(bare.parent().unwrap()).unwrap();
+    let at = bare.to_str().unwrap();
+    succeeds(git(&["init", "-q", "--bare", "-b", "desired", at]));
+    // Each push leaves a pack.
+    succeeds(git(&["-C", at, "config", "receive.unpackLimit", "1"]));
+    let work = TempDir::new().unwrap();
+    let work = work.path().to_str().unwrap();
+    succeeds(git(&["clone", "-q", at, work]));
+    let who = ["-c", "user.name=git-writer", "-c", "user.email=git-writer@example.org"];
+    for number in 0..60 {
+        let subject = format!("commit {number}");
+        succeeds(git(&[&["-C", work], &who[..], &["commit", "-q", "--allow-empty", "-m", &subject]].concat()));
+        succeeds(git(&["-C", work, "push", "-q", "origin", "HEAD:desired"]));
+    }
+    let packs = |bare: &Path| {
+        let entries = fs::read_dir(bare.join("objects/pack")).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|it| it == "idx")).count()
+    };
+    assert_eq!(packs(&bare), 60);
+
+    let world = World::start_on(folder).await;
+    let log = text(&succeeds(git(&["-C", at, "log", "--format=%s", "desired"])));
+    wait_for("the packs to be gathered", async || {
+        let graph = bare.join("objects/info/commit-graphs/commit-graph-chain").exists();
+        if packs(&bare) < 10 && graph { Ok(()) } else { Err((packs(&bare), graph)) }
+    })
+    .await;
+    succeeds(git(&["-C", at, "fsck", "--strict", "--full"]));
+    assert_eq!(text(&succeeds(git(&["-C", at, "log", "--format=%s", "desired"]))), log);
+    succeeds(world.git(ADA, &["ls-remote", &world.url("clients/yard")]).await);
 }
 
 #[tokio::test]

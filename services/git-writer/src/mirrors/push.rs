@@ -1,12 +1,13 @@
 //! One `git push`, and what it says of each branch.
 
-use std::{ffi::OsString, io, path::Path, process::Stdio, time::Duration};
+use std::{ffi::OsString, io, path::Path, time::Duration};
 
 use git_state::{CommitId, Repository, layout};
 use margo::{RepositoryName, TenantName};
-use tokio::{process::Command, time::timeout};
+use tokio::time::timeout;
 
 use super::Mirror;
+use crate::git;
 
 /// How long one push may take. The first one of a large repository has much to send.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -59,14 +60,7 @@ pub async fn push(
     let Some((first, _)) = open.first() else { return Ok(vec![Pushed::There; repositories.len()]) };
     let refspecs: Vec<_> =
         open.iter().map(|(name, tip)| format!("{tip}:refs/heads/{}", mirror.place(name).1)).collect();
-    let mut command = Command::new("git");
-    command.env_clear().env("LC_ALL", "C").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
-    command.env("GIT_TERMINAL_PROMPT", "0");
-    for name in ["PATH", "HOME", "SSH_AUTH_SOCK"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
+    let mut command = git::command(&SETTINGS, &["HOME", "SSH_AUTH_SOCK"]);
     // One repository pushes, and finds the objects of the others where they lie.
     let others = open.iter().skip(1).map(|(name, _)| layout::repository(folder, tenant, name).join("objects"));
     let others: Vec<OsString> = others.map(Into::into).collect();
@@ -76,7 +70,6 @@ pub async fn push(
     if let Some(file) = &mirror.root_certificates {
         command.env("GIT_SSL_CAINFO", file);
     }
-    command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
     if let Some(file) = mirror.token_file.clone() {
         let text = disk::blocking(move || std::fs::read_to_string(file)).await?;
         let token = text.lines().next().unwrap_or_default().trim().to_owned();
@@ -84,7 +77,6 @@ pub async fn push(
     }
     command.arg("-C").arg(layout::repository(folder, tenant, first));
     command.args(["push", "--porcelain", "--no-progress", "--no-verify", &mirror.place(first).0]).args(&refspecs);
-    command.stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(PATIENCE, command.output()).await.map_err(|_elapsed| Failed::TooLong)??;
     let (told, words) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let mut verdicts = refspecs.iter().map(|refspec| verdict(refspec, &told));

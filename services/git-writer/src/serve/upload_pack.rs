@@ -10,9 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{io::AsyncWriteExt, process::Command, sync::Semaphore, time::timeout};
+use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
 
 use super::queues::Place;
+use crate::git;
 
 /// Processes at the same time. Each may keep a core busy, and orders go first.
 const PROCESSES: usize = 2;
@@ -77,15 +78,10 @@ async fn run(repository: &Path, version_2: bool, question: Question) -> Result<F
     // Beside the repository, where there is room for what it holds.
     let folder = repository.parent().unwrap_or(repository).to_owned();
     let spool = disk::blocking(move || tempfile::tempfile_in(folder)).await?;
-    let mut command = Command::new("git");
-    command.env_clear().env("LC_ALL", "C").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
-    }
+    let mut command = git::command(&SETTINGS, &[]);
     if version_2 {
         command.env("GIT_PROTOCOL", "version=2");
     }
-    command.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
     command.args(["upload-pack", "--strict", "--stateless-rpc"]);
     let body = match question {
         Question::Refs => {
@@ -94,7 +90,7 @@ async fn run(repository: &Path, version_2: bool, question: Question) -> Result<F
         }
         Question::Wants(body) => body,
     };
-    command.arg(repository).kill_on_drop(true);
+    command.arg(repository);
     command.stdin(Stdio::piped()).stdout(spool.try_clone()?).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut input) = child.stdin.take() {
