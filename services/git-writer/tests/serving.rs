@@ -358,6 +358,7 @@ async fn many_packs_are_gathered_while_everybody_reads() {
     succeeds(git(&["init", "-q", "--bare", "-b", "desired", at]));
     // Each push leaves a pack.
     succeeds(git(&["-C", at, "config", "receive.unpackLimit", "1"]));
+    succeeds(git(&["-C", at, "config", "receive.autogc", "false"]));
     let work = TempDir::new().unwrap();
     let work = work.path().to_str().unwrap();
     succeeds(git(&["clone", "-q", at, work]));
