@@ -46,6 +46,12 @@ pub fn clients(folder: &Path, tenant: &TenantName) -> std::io::Result<Vec<Client
     Ok(clients)
 }
 
+/// Returns the names of all repositories of a tenant: `fleet.git`, also while there is none, and those of its clients.
+pub fn repositories(folder: &Path, tenant: &TenantName) -> std::io::Result<Vec<RepositoryName>> {
+    let clients = clients(folder, tenant)?.into_iter().map(RepositoryName::Client);
+    Ok(std::iter::once(RepositoryName::Fleet).chain(clients).collect())
+}
+
 /// Reads the file of a client from its path and content in `fleet.git`. It returns `None` for other files, and for
 /// one whose content is not valid or names another client.
 pub fn client_of(path: &str, content: &[u8]) -> Option<ClientFile> {

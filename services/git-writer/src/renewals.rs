@@ -48,9 +48,8 @@ pub fn outdated(
             }
         }
     };
-    let clients = layout::clients(folder, tenant).context("listing the repositories")?;
-    let names = std::iter::once(RepositoryName::Fleet).chain(clients.into_iter().map(RepositoryName::Client));
-    Ok(names.filter(|name| !is_current(name).unwrap_or(false)).collect())
+    let names = layout::repositories(folder, tenant).context("listing the repositories")?;
+    Ok(names.into_iter().filter(|name| !is_current(name).unwrap_or(false)).collect())
 }
 
 fn outdated_of(config: &Config) -> anyhow::Result<Vec<RepositoryName>> {

@@ -259,19 +259,14 @@ impl Store {
         self.fleet.clone()
     }
 
-    /// Takes out what is known of a repository, and reads its tip where that has to be.
+    /// Takes out what is known of a repository. Its tip is read when that was not done yet, and when somebody else has moved the
+    /// branch.
     fn take(&mut self, name: &RepositoryName) -> Result<Open, StoreError> {
-        match self.at_tip(name)? {
+        let is_current = |open: &Open| self.writer.tip(name).is_ok_and(|tip| tip == open.tip);
+        match self.open.take(name).filter(is_current) {
             Some(open) => Ok(open),
             None => self.read(name),
         }
-    }
-
-    /// Takes out what is known of a repository. `None` when its tip has to be read, because that was not done yet or because
-    /// somebody else has moved the branch.
-    fn at_tip(&mut self, name: &RepositoryName) -> Result<Option<Open>, StoreError> {
-        let Some(open) = self.open.take(name) else { return Ok(None) };
-        Ok(Some(open).filter(|open| self.writer.tip(name).is_ok_and(|tip| tip == open.tip)))
     }
 
     fn keep(&mut self, name: RepositoryName, open: Open) {

@@ -80,13 +80,14 @@ impl Upkeep {
     /// Looks after the repositories until shutdown; first after all, as somebody else may have left them.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (folder, tenant) = (self.folder.clone(), self.tenant.clone());
-        let clients = spawn_blocking(move || layout::clients(&folder, &tenant)).await??;
-        self.lock().extend(clients.into_iter().map(RepositoryName::Client).chain([RepositoryName::Fleet]));
+        let all = spawn_blocking(move || layout::repositories(&folder, &tenant)).await??;
+        self.lock().extend(all);
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(looks.tick()).await.is_some() {
-            loop {
-                let Some(repository) = self.lock().pop_first() else { break };
+            // One that fails is tried again at the next look.
+            let changed = std::mem::take(&mut *self.lock());
+            for repository in changed {
                 match shutdown.run_until_cancelled(self.look_after(&repository)).await {
                     None => return Ok(()),
                     Some(looked) => self.note(&repository, looked),

@@ -117,9 +117,8 @@ impl Mirrors {
             return Ok(());
         }
         let (folder, tenant) = (self.folder.clone(), self.tenant.clone());
-        let clients = spawn_blocking(move || layout::clients(&folder, &tenant)).await??;
-        let all = clients.into_iter().map(RepositoryName::Client).chain([RepositoryName::Fleet]);
-        all.for_each(|repository| self.changed(&repository));
+        let all = spawn_blocking(move || layout::repositories(&folder, &tenant)).await??;
+        all.iter().for_each(|repository| self.changed(repository));
         let mut tasks = JoinSet::new();
         for index in 0..self.mirrors.len() {
             tasks.spawn(self.clone().keep(index, shutdown.clone()));
@@ -141,6 +140,8 @@ impl Mirrors {
         let mut pushing = JoinSet::new();
         let mut in_work = BTreeSet::new();
         loop {
+            // Before the set is read: what is added from now on wakes us.
+            told.mark_unchanged();
             let now = Instant::now();
             let waits = next.is_some_and(|next| next > now);
             if !waits {
@@ -162,7 +163,6 @@ impl Mirrors {
                 }
             }
             behind.set((changed.borrow().len() + in_work.len()) as i64);
-            told.mark_unchanged();
             let again = moved.values().min().copied().into_iter().chain(next.filter(|_| waits)).min();
             tokio::select! {
                 () = shutdown.cancelled() => return,
