@@ -5,10 +5,11 @@ use bus::{
     report::{MAX_REPORT, MAX_WINDOW, PROTOCOL, new_session},
 };
 use bytes::Bytes;
+use margo::{ClientName, NodeId};
 use prost::Message as _;
 use testkit::wait_for;
 
-use crate::world::{forget_memory, ghost, ghost_login, hostile, most_memory, plant, platform, site_login};
+use crate::world::{forget_memory, hostile, login_of_new_node, login_of_new_site, most_memory, platform};
 
 /// The most that a process of ours may take beyond what it has: a part of what one message of 8 MiB with empty entries once
 /// took, and enough for all that may wait in its queues.
@@ -63,7 +64,8 @@ async fn what_sites_and_nodes_send_never_takes_much_memory() {
     pids.into_iter().for_each(forget_memory);
     let before = pids.map(most_memory);
 
-    let node = hostile(&ghost_login(&platform).await).await;
+    let flooder: NodeId = "plant/hungry".parse().unwrap();
+    let node = hostile(&login_of_new_node(&platform, &flooder).await).await;
     let reports = [
         empty_entries(5, MAX_REPORT),
         within(1, 4, MAX_REPORT),
@@ -73,13 +75,14 @@ async fn what_sites_and_nodes_send_never_takes_much_memory() {
         empty_entries(5, (1 << 20) - 256),
         within(3, 3, (1 << 20) - 256),
     ];
-    let asks = NodeVerb::ALL.iter().map(|verb| Subject::Node(ghost(), *verb));
-    for ask in asks.chain([Subject::NodePart(ghost(), CallId::random())]) {
-        send(&node, &ask, "_INBOX_node.plant.ghost.memory", &reports).await;
+    let asks = NodeVerb::ALL.iter().map(|verb| Subject::Node(flooder.clone(), *verb));
+    for ask in asks.chain([Subject::NodePart(flooder.clone(), CallId::random())]) {
+        send(&node, &ask, "_INBOX_node.plant.hungry.flood", &reports).await;
     }
-    answered(&node, &Subject::Node(ghost(), NodeVerb::Report), Bytes::new()).await;
+    answered(&node, &Subject::Node(flooder, NodeVerb::Report), Bytes::new()).await;
 
-    let site = hostile(&site_login(&platform)).await;
+    let flooder: ClientName = "hungry-site".parse().unwrap();
+    let site = hostile(&login_of_new_site(&platform, &flooder).await).await;
     let head = proto::Window { protocol: PROTOCOL, session: new_session(), number: 1, ..Default::default() };
     let head = head.encode_to_vec();
     let windows = [
@@ -92,15 +95,16 @@ async fn what_sites_and_nodes_send_never_takes_much_memory() {
         // A list in a list in a list, as far as it goes.
         Bytes::from("[".repeat(4 << 10)),
     ];
-    let asks = SiteVerb::ALL.iter().map(|verb| Subject::Site(plant(), *verb));
-    for ask in asks.chain([Subject::SitePart(plant(), CallId::random())]) {
-        send(&site, &ask, "_INBOX_site.plant.memory", &windows).await;
+    let asks = SiteVerb::ALL.iter().map(|verb| Subject::Site(flooder.clone(), *verb));
+    for ask in asks.chain([Subject::SitePart(flooder.clone(), CallId::random())]) {
+        send(&site, &ask, "_INBOX_site.hungry-site.flood", &windows).await;
     }
-    answered(&site, &Subject::Site(plant(), SiteVerb::Store), "null".into()).await;
+    let ask_for = |verb| Subject::Site(flooder.clone(), verb);
+    answered(&site, &ask_for(SiteVerb::Store), "null".into()).await;
     let window = proto::Window { protocol: PROTOCOL, session: new_session(), number: 1, ..Default::default() };
-    answered(&site, &Subject::Site(plant(), SiteVerb::Report), window.encode_to_vec().into()).await;
+    answered(&site, &ask_for(SiteVerb::Report), window.encode_to_vec().into()).await;
     let ask = proto::DesiredAsk { protocol: PROTOCOL, ..Default::default() };
-    answered(&site, &Subject::Site(plant(), SiteVerb::Desired), ask.encode_to_vec().into()).await;
+    answered(&site, &ask_for(SiteVerb::Desired), ask.encode_to_vec().into()).await;
 
     for ((name, pid), before) in names.iter().zip(pids).zip(before) {
         let more = most_memory(pid).saturating_sub(before);

@@ -8,12 +8,12 @@ use bus::{
 };
 use bytes::Bytes;
 use identity::tls::Peer;
-use margo::Digest;
+use margo::{Digest, NodeId};
 use prost::Message as _;
 use testkit::wait_for;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::world::{Listener, ghost, ghost_login, hostile, http, order, platform};
+use crate::world::{Listener, ghost, ghost_login, hostile, http, login_of_new_node, order, platform};
 
 /// Subjects on which nobody says anything while nobody orders anything.
 const QUIET: [&str; 20] = [
@@ -114,7 +114,7 @@ async fn a_node_s_key_opens_nothing_of_its_site_but_its_own_asks() {
 }
 
 /// Asks and reports as fast as the server takes them, each as long as it may be.
-fn flood(node: &Bus) -> AbortOnDropHandle<()> {
+fn flood(node: &Bus, id: NodeId) -> AbortOnDropHandle<()> {
     let node = node.clone();
     let reports = [
         // As many entries of nothing as fit.
@@ -126,7 +126,8 @@ fn flood(node: &Bus) -> AbortOnDropHandle<()> {
         for report in reports.iter().cycle() {
             for verb in NodeVerb::ALL {
                 let body = if *verb == NodeVerb::Report { report.clone() } else { Bytes::from(vec![0xff; 1 << 10]) };
-                let (subject, inbox) = (ask(*verb).to_string(), "_INBOX_node.plant.ghost.flood".to_owned());
+                let subject = Subject::Node(id.clone(), *verb).to_string();
+                let inbox = "_INBOX_node.plant.busy.flood".to_owned();
                 node.client().publish_with_reply(subject, inbox, body).await.unwrap();
             }
             node.client().flush().await.unwrap();
@@ -137,8 +138,9 @@ fn flood(node: &Bus) -> AbortOnDropHandle<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_floods_its_site_holds_up_no_other() {
     let platform = platform().await;
-    let node = hostile(&ghost_login(&platform).await).await;
-    let flood = flood(&node);
+    let flooder: NodeId = "plant/busy".parse().unwrap();
+    let node = hostile(&login_of_new_node(&platform, &flooder).await).await;
+    let flood = flood(&node, flooder);
     for round in 0..3 {
         order(&platform, "plants", "press", &format!("beside-a-busy-node-{round}")).await;
     }

@@ -98,11 +98,35 @@ pub async fn ghost_login(platform: &Platform) -> Login {
     platform.login("plant", User::Node(ghost()), seed, Jwt::Text(jwt))
 }
 
+/// The login at the hub of a new site for this test alone. Who sends too much is charged for it a while later, and then kept
+/// out for some time, so a flood comes from a key that no other test has.
+pub async fn login_of_new_site(platform: &Platform, site: &ClientName) -> Login {
+    let file = platform.folder().join(format!("{site}.toml")).display().to_string();
+    platform.edgectl_ok(&["co", "add", "site", site.as_str(), "--credentials", &file]);
+    let SiteCredentials { minter, seed, .. } = site_credentials(platform, site.as_str());
+    let jwt = minted_by(platform, &Peer::Hub, &minter, &seed).await;
+    platform.login("hub", User::Site(site.clone()), seed, Jwt::Text(jwt))
+}
+
+/// The login at the plant of a new node for this test alone, as [`login_of_new_site`].
+pub async fn login_of_new_node(platform: &Platform, node: &NodeId) -> Login {
+    let file = platform.folder().join(format!("{}.toml", node.node)).display().to_string();
+    let server = platform.nats_url("plant");
+    platform.edgectl_ok(&["co", "add", "node", &node.to_string(), "--credentials", &file, "--server", &server]);
+    let seed = node_credentials(platform, node.node.as_str()).seed;
+    let jwt = minted(platform, &seed).await;
+    platform.login("plant", User::Node(node.clone()), seed, Jwt::Text(jwt))
+}
+
 /// What the plant's minter hands out to anybody for the key of this seed.
 pub async fn minted(platform: &Platform, seed: &str) -> String {
-    let url = format!("{}/v1/jwt/{}", platform.site_url("plant"), public_key(seed).unwrap());
-    let http = http(platform, &Peer::Site("plant".parse().unwrap()));
-    wait_for("the plant to admit the node", async || {
+    minted_by(platform, &Peer::Site(plant()), &platform.site_url("plant"), seed).await
+}
+
+async fn minted_by(platform: &Platform, peer: &Peer, minter: &str, seed: &str) -> String {
+    let url = format!("{}/v1/jwt/{}", minter.trim_end_matches('/'), public_key(seed).unwrap());
+    let http = http(platform, peer);
+    wait_for("the key to be admitted", async || {
         let answer = http.get(&url).send().await.map_err(|error| error.to_string())?;
         if answer.status().is_success() { Ok(answer.text().await.unwrap()) } else { Err(answer.status().to_string()) }
     })
