@@ -228,7 +228,7 @@ const GROUPS: [Group; 13] = [
     },
     Group {
         figures: &["storm_nodes_s"],
-        limit: minutes(5),
+        limit: minutes(10),
         long: true,
         measure: |effort, _| Box::pin(storms::of_nodes(effort)),
     },

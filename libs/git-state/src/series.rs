@@ -70,7 +70,8 @@ impl Series {
         self.follows_fleet = true;
     }
 
-    pub(crate) fn follows_fleet(&self) -> bool {
+    /// Tells whether that was asked for.
+    pub fn follows_fleet(&self) -> bool {
         self.follows_fleet
     }
 

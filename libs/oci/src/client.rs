@@ -20,6 +20,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// it pulls from the hub.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection may rest. A pull uses one for all of its requests.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// The pause that is reported when the server says "later" without saying when.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
@@ -92,6 +95,8 @@ impl Client {
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
+            // All behind one address share the places of a listener, so a client that has pulled leaves its place.
+            .pool_idle_timeout(IDLE)
             .build()
             .map_err(|_| invalid())?;
         Ok(Self { http, base: url, token: token.into() })

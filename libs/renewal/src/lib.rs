@@ -53,6 +53,8 @@ impl Renewal {
         ensure!(base.is_some(), "the minter's address {minter:?} is not http:// or https://, a host and a port");
         let url = format!("{}/v1/jwt/{key}", minter.trim_end_matches('/'));
         let mut http = reqwest::Client::builder().redirect(Policy::none()).no_proxy().timeout(ANSWER_WITHIN);
+        // It asks again in weeks. A connection kept until then takes one of the places that all behind its address share.
+        http = http.pool_max_idle_per_host(0);
         if let Some(tls) = tls {
             http = http.tls_backend_preconfigured((*tls).clone());
         }

@@ -159,6 +159,19 @@ impl Handled {
         }
     }
 
+    /// How far `fleet.git` is after these rows, of which those are carried out that are next.
+    pub fn after<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Self {
+        let mut handled = self.clone();
+        for row in rows {
+            match handled.place(row.source, row.number, 0, self) {
+                Place::Next if row.edits.is_err() => break,
+                Place::Next => handled.advance(row.source),
+                Place::Behind | Place::Ahead | Place::AheadOfFleet => {}
+            }
+        }
+        handled
+    }
+
     /// The number of the last committed row of this source; 0 before the first.
     pub fn number(&self, source: ServiceName) -> u64 {
         self.0.get(source.as_str()).copied().unwrap_or(0)

@@ -141,6 +141,12 @@ struct Attempt {
     failed: Option<Failed>,
 }
 
+impl Attempt {
+    fn is_failed(&self, repository: &RepositoryName) -> bool {
+        self.failed.as_ref().is_some_and(|failed| failed.repository == *repository)
+    }
+}
+
 /// The commits of one repository that no branch names yet.
 struct Drafted {
     name: RepositoryName,
@@ -216,16 +222,15 @@ impl Store {
                 Err(error) => outcome.failed.push(Failed { repository, error, rows }),
             }
         }
+        let fleet = self.planned_fleet(&ready);
         // Repositories have nothing in common until they are durable, and what takes time is to hash and to sign.
-        // Only what a client gets follows from what people meant, so `fleet.git` comes first.
-        let (fleet, clients): (Vec<_>, Vec<_>) =
-            ready.into_iter().partition(|(name, ..)| *name == RepositoryName::Fleet);
-        let nothing = Handled::default();
-        let attempt = |(name, open, rows)| self.attempt(name, open, rows, &nothing);
-        let mut attempts: Vec<_> = fleet.into_iter().map(attempt).collect();
-        let fleet = self.fleet(attempts.first(), &clients);
-        let clients = clients.into_par_iter().map(|(name, open, rows)| self.attempt(name, open, rows, &fleet));
-        attempts.extend(clients.collect::<Vec<_>>());
+        let attempts = ready.into_par_iter().map(|(name, open, rows)| self.attempt(name, open, rows, &fleet));
+        let mut attempts: Vec<_> = attempts.collect();
+        if let Some(failed) = attempts.iter().find(|attempt| attempt.is_failed(&RepositoryName::Fleet)) {
+            let reached = failed.draft.as_ref().map_or(&self.fleet, |(_, draft)| &draft.handled).clone();
+            let again = attempts.into_iter().map(|attempt| self.with_less_of_fleet(attempt, &reached));
+            attempts = again.collect();
+        }
         let mut drafts = Vec::new();
         for attempt in attempts {
             drafts.extend(attempt.draft);
@@ -242,21 +247,34 @@ impl Store {
         }
     }
 
-    /// How far `fleet.git` will be when this attempt, if there is one, is carried out.
-    fn fleet(&mut self, attempt: Option<&Attempt>, clients: &[(RepositoryName, Open, Vec<Queued>)]) -> Handled {
-        if let Some((_, draft)) = attempt.and_then(|attempt| attempt.draft.as_ref()) {
-            return draft.handled.clone();
-        }
-        if let Some((_, open)) = attempt.and_then(|attempt| attempt.unchanged.as_ref()) {
+    /// How far `fleet.git` will be when all of its rows among these are carried out.
+    fn planned_fleet(&mut self, ready: &[(RepositoryName, Open, Vec<Queued>)]) -> Handled {
+        if let Some((_, open, rows)) = ready.iter().find(|(name, ..)| *name == RepositoryName::Fleet) {
             self.fleet = open.handled.clone();
-            return self.fleet.clone();
+            return open.handled.after(rows.iter().map(|queued| &queued.row));
         }
-        let somebody_asks = clients.iter().flat_map(|(.., rows)| rows).any(|queued| queued.row.follows_fleet > 0);
+        let somebody_asks = ready.iter().flat_map(|(.., rows)| rows).any(|queued| queued.row.follows_fleet > 0);
         if somebody_asks && let Ok(open) = self.take(&RepositoryName::Fleet) {
             self.fleet = open.handled.clone();
             self.keep(RepositoryName::Fleet, open);
         }
         self.fleet.clone()
+    }
+
+    /// Attempts anew what was made on the belief that `fleet.git` would get further than it does.
+    fn with_less_of_fleet(&mut self, attempt: Attempt, fleet: &Handled) -> Attempt {
+        let (series, draft) = match attempt.draft {
+            Some((series, draft)) if series.follows_fleet() => (series, draft),
+            draft => return Attempt { draft, ..attempt },
+        };
+        drop(series);
+        let Drafted { name, mut rows, .. } = draft;
+        rows.extend(attempt.behind.into_iter().flat_map(|behind| behind.rows));
+        rows.extend(attempt.failed.into_iter().flat_map(|failed| failed.rows));
+        match self.take(&name) {
+            Ok(open) => self.attempt(name, open, rows, fleet),
+            Err(error) => Attempt { failed: Some(Failed { repository: name, error, rows }), ..Attempt::default() },
+        }
     }
 
     /// Takes out what is known of a repository. Its tip is read when that was not done yet, and when somebody else has moved the
@@ -495,3 +513,6 @@ fn size_of_edited(list: &ManifestList, edits: &ClientEdits) -> usize {
     let nodes = nodes.map(|edit| &edit.node).chain(deployments.map(|edit| &edit.node)).collect::<BTreeSet<_>>();
     nodes.into_iter().filter_map(|node| list.get(node)).map(|entry| size_of_node(entry)).sum()
 }
+
+#[cfg(test)]
+mod tests;
