@@ -24,7 +24,7 @@ use service::{Health, health};
 
 fn main() -> ExitCode {
     disk::keep_files_private();
-    process::keep_little_memory();
+    process::keep_little_memory_of_a_service();
     let arguments = Arguments::parse();
     let result =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime").and_then(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use git_writer::{Keys, Queued, Store};
+use git_writer::{Keys, Outcome, Store};
 use identity::{SigningKey, trust};
 use margo::{KeySet, RepositoryName, TenantName};
 
@@ -35,17 +35,19 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    process::keep_little_memory();
+    process::keep_little_memory_of_a_service();
     let Arguments { folder, orders, clients, group, make } = arguments;
     let mut store = open(folder)?;
     let (mut seconds, mut windows) = (0.0, Vec::new());
     if *make {
         let names = (0..*clients).map(|client| Ok(RepositoryName::Client(order::client(client).parse()?)));
         let names = std::iter::once(Ok(RepositoryName::Fleet)).chain(names).collect::<anyhow::Result<Vec<_>>>()?;
-        commit(&mut store, names.into_iter().map(order::first).collect())?;
+        let rows: Vec<_> = names.into_iter().map(order::first).collect();
+        let count = rows.len();
+        ensure!(committed(store.commit(rows))? == count, "not all rows were committed");
     } else {
         let mut orders_of = vec![1; *clients];
-        let mut window = (0, 0.0);
+        let (mut window, mut done) = ((0, 0.0), 0);
         for begin in (0..*orders).step_by(*group) {
             let end = (begin + group).min(*orders);
             let mut rows = Vec::with_capacity(2 * group);
@@ -53,7 +55,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 rows.extend(order::rows(number, *clients, &mut orders_of));
             }
             let start = Instant::now();
-            commit(&mut store, rows)?;
+            done += committed(store.begin(rows))?;
+            if end == *orders {
+                done += committed(store.finish())?;
+            }
             let took = start.elapsed().as_secs_f64();
             seconds += took;
             window = (window.0 + end - begin, window.1 + took);
@@ -62,6 +67,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 window = (0, 0.0);
             }
         }
+        ensure!(done == 2 * orders, "{done} rows of {orders} orders were committed");
     }
     let status = fs::read_to_string("/proc/self/status").context("asking for the memory of this process")?;
     let mib = |name| of_status(&status, name).map(|kib| kib as f64 / 1024.0);
@@ -89,15 +95,12 @@ fn open(folder: &Path) -> anyhow::Result<Store> {
     Ok(Store::new(folder, key, Keys { set, bytes, signature: signature.into() })?)
 }
 
-fn commit(store: &mut Store, rows: Vec<Queued>) -> anyhow::Result<()> {
-    let count = rows.len();
-    let outcome = store.commit(rows);
+/// How many rows were committed. Fails when a repository has.
+fn committed(outcome: Outcome) -> anyhow::Result<usize> {
     if let Some(failed) = outcome.failed.into_iter().next() {
         return Err(failed.error).with_context(|| format!("committing in {}", failed.repository));
     }
-    let committed: usize = outcome.committed.iter().map(|committed| committed.spans.len()).sum();
-    ensure!(committed == count, "{committed} of {count} rows were committed");
-    Ok(())
+    Ok(outcome.committed.iter().map(|committed| committed.spans.len()).sum())
 }
 
 /// A number of `/proc/self/status`, in KiB.

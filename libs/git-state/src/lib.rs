@@ -29,6 +29,7 @@
 
 mod branch;
 mod commit_id;
+mod drafter;
 mod durable;
 mod error;
 mod file_change;
@@ -41,6 +42,7 @@ mod message;
 mod pack;
 mod pack_files;
 mod path;
+mod prepared;
 mod reader;
 mod recent;
 mod replay;
@@ -50,6 +52,7 @@ mod tree;
 mod writer;
 
 pub use commit_id::{CommitId, InvalidCommitId};
+pub use drafter::{Draft, Drafter};
 pub use error::GitError;
 pub use file_change::FileChange;
 pub use listing::{Changes, Listing, ListingError, TreeId};
@@ -57,8 +60,9 @@ pub use manifest::{InvalidManifest, Manifest, NodeManifest};
 pub use message::{MAX_LINE, Message};
 pub use pack_files::PacksHeld;
 pub use path::{InvalidPath, TreePath};
+pub use prepared::Prepared;
 pub use reader::{Commit, Reader};
 pub use recent::Recent;
 pub use repository::{Repository, VerifyError};
 pub use series::Series;
-pub use writer::{Draft, Step, Writer};
+pub use writer::{Disk, Step, Writer};

@@ -32,14 +32,50 @@ fn folder(repository: &Path) -> PathBuf {
 
 /// Puts a whole pack into a repository, also if it seems to be there. It may be lost with the next power cut.
 pub(crate) fn write(repository: &Path, pack: &Pack, whole: &Whole) -> Result<(), GitError> {
-    let folder = folder(repository);
-    let unfinished = |end: &str| folder.join(format!("{UNFINISHED}{}.{end}", whole.name));
-    let written = write_new(&unfinished("pack"), &[pack.body(), whole.name.as_slice()])
-        .and_then(|()| write_new(&unfinished("idx"), &[&whole.index]))
+    Hidden::write(repository, pack, whole)?.show()
+}
+
+/// A whole pack that stands in its repository where no reader finds it. It goes when this is dropped before it was shown.
+pub(crate) struct Hidden {
+    folder: PathBuf,
+    name: ObjectId,
+    is_shown: bool,
+}
+
+impl Hidden {
+    /// Writes the pack.
+    pub(crate) fn write(repository: &Path, pack: &Pack, whole: &Whole) -> Result<Self, GitError> {
+        let hidden = Self { folder: folder(repository), name: whole.name, is_shown: false };
+        let written = write_new(&hidden.path("pack"), &[pack.body(), whole.name.as_slice()])
+            .and_then(|()| write_new(&hidden.path("idx"), &[&whole.index]));
+        written.map_err(|error| GitError::file("writing a pack into", &hidden.folder, error))?;
+        Ok(hidden)
+    }
+
+    /// Gives the pack the name under which readers find it.
+    pub(crate) fn show(&mut self) -> Result<(), GitError> {
         // Readers look for the index, so it comes last.
-        .and_then(|()| fs::rename(unfinished("pack"), path(&folder, whole.name, "pack")))
-        .and_then(|()| fs::rename(unfinished("idx"), path(&folder, whole.name, "idx")));
-    written.map_err(|error| GitError::file("writing a pack into", &folder, error))
+        let mut ends = ["pack", "idx"].into_iter();
+        let shown = ends.try_for_each(|end| fs::rename(self.path(end), path(&self.folder, self.name, end)));
+        shown.map_err(|error| GitError::file("writing a pack into", &self.folder, error))?;
+        self.is_shown = true;
+        Ok(())
+    }
+
+    fn path(&self, end: &str) -> PathBuf {
+        self.folder.join(format!("{UNFINISHED}{}.{end}", self.name))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if !self.is_shown {
+            for end in ["pack", "idx"] {
+                // One that stays is removed when the repository is opened again.
+                let _stays = disk::remove_if_there(&self.path(end));
+            }
+        }
+    }
 }
 
 /// Removes what a writer that was killed has left half done.

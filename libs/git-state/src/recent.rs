@@ -31,6 +31,11 @@ impl<V> Recent<V> {
         Self { budget, held: HashMap::new(), used: BTreeMap::new(), size: 0, uses: 0 }
     }
 
+    /// Looks at the value of a repository. That does not count as a use.
+    pub fn get(&self, name: &RepositoryName) -> Option<&V> {
+        self.held.get(name).map(|held| &held.value)
+    }
+
     /// Takes out the value of a repository. Until one is put back there is none.
     pub fn take(&mut self, name: &RepositoryName) -> Option<V> {
         let held = self.held.remove(name)?;

@@ -16,7 +16,7 @@ use crate::{
     journal::Epoch,
     memory::Memory,
     pack::{self, Mark, Whole},
-    pack_files,
+    pack_files::Hidden,
 };
 
 /// New commits of one repository, one on top of the other. They are in memory until [`Writer::advance`](crate::Writer)
@@ -166,13 +166,13 @@ impl Series {
         })
     }
 
-    /// Writes the pack that was made whole into the repository.
-    pub(crate) fn write_pack(&mut self, whole: &Whole) -> Result<(), GitError> {
+    /// Writes the pack that was made whole into the repository, where no reader finds it yet.
+    pub(crate) fn write_pack(&mut self, whole: &Whole) -> Result<Hidden, GitError> {
         let (memory, _) = self.begun.as_mut().ok_or(GitError::Series)?;
-        pack_files::write(&self.path, memory.pack(), whole)
+        Hidden::write(&self.path, memory.pack(), whole)
     }
 
-    /// Says that all is in the repository. Returns the pack that was replaced.
+    /// Has the next series stand on what this one has come to. Returns the pack that was replaced.
     pub(crate) fn is_written(&mut self, sealed: &Sealed) -> Option<ObjectId> {
         let (memory, _) = self.begun.as_mut()?;
         let group = memory.pack_so_far().bytes_since(sealed.mark).len();

@@ -113,6 +113,8 @@ pub(crate) struct Tree {
     place: Option<Place>,
     /// The folders in it that were read until now.
     folders: BTreeMap<Box<str>, Tree>,
+    /// About how many bytes of memory those take.
+    below: usize,
 }
 
 /// An entry of a tree: `<mode> <name>\0<id>`.
@@ -166,8 +168,21 @@ impl Tree {
 
     /// Returns about how many bytes of memory the tree and the folders that were read take.
     pub(crate) fn size(&self) -> usize {
-        let below = self.folders.iter().map(|(name, tree)| name.len() + tree.size() + 2 * size_of::<Self>());
-        self.bytes.capacity() + below.sum::<usize>()
+        self.bytes.capacity() + self.below
+    }
+
+    /// Keeps a folder that was read.
+    fn keep(&mut self, name: &str, folder: Self) {
+        self.below += size_in(name, &folder);
+        drop(self.forget(name));
+        self.folders.insert(name.into(), folder);
+    }
+
+    /// Takes out a folder that was read.
+    fn forget(&mut self, name: &str) -> Option<Self> {
+        let folder = self.folders.remove(name)?;
+        self.below -= size_in(name, &folder);
+        Some(folder)
     }
 
     /// Carries out edits and adds every tree that they change to the pack. After an error the tree must not be used any
@@ -190,7 +205,7 @@ impl Tree {
                     let mut below = if is_folder && !fresh { self.folder(&name, read)? } else { Self::default() };
                     let edited = below.edit(edits, pack, read)?;
                     if edited != Edited::Empty {
-                        self.folders.insert(name.as_str().into(), below);
+                        self.keep(&name, below);
                     }
                     match edited {
                         Edited::Same => continue,
@@ -202,7 +217,7 @@ impl Tree {
                 }
             };
             if new.is_none_or(|(mode, _)| mode == FILE) {
-                self.folders.remove(name.as_str());
+                drop(self.forget(&name));
             }
             match (held, new) {
                 // Only the id is another.
@@ -226,7 +241,7 @@ impl Tree {
 
     /// Takes out a folder that is in this one, to edit it.
     fn folder(&mut self, name: &str, read: ReadTree<'_>) -> Result<Self, GitError> {
-        if let Some(folder) = self.folders.remove(name) {
+        if let Some(folder) = self.forget(name) {
             return Ok(folder);
         }
         let id = self.find(name.as_bytes()).and_then(|entry| ObjectId::try_from(entry.id()).ok());
@@ -294,6 +309,11 @@ impl Tree {
         });
         Ok(Edited::Changed(id))
     }
+}
+
+/// About how many bytes of memory a folder takes in the one above it.
+fn size_in(name: &str, folder: &Tree) -> usize {
+    name.len() + folder.size() + 2 * size_of::<Tree>()
 }
 
 /// The order of two new entries that come to stand at one place.

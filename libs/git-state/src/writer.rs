@@ -4,11 +4,12 @@
 //! `allowed_signers`, by which stock git believes its signatures, and the journal, which has a file of its own here.
 //! Where everything else stands says [`layout`].
 //!
-//! **Updates.** Commits are made in memory, in a [`Series`] for each repository, as the pieces of a pack. [`Writer::advance`]
-//! takes those of many repositories together: they are in the journal, on the disk, before anything of them goes into the
-//! repositories, so one sync is enough for all. Then each repository gets its pack, in the place of the one of the group before
-//! unless that has become large, and its branch moves to the last commit, but only from where it is thought to be. A pack that
-//! was replaced goes after a while, because a reader may be about to open it.
+//! **Updates.** Commits are made in memory, in a [`Series`] for each repository, as the pieces of a pack. [`Writer::prepare`] locks
+//! the branches, each only where it is thought to be, and puts the packs into the repositories under names that nobody looks
+//! for. [`Disk::carry_out`] puts the commits of all of them into the journal and on the disk, with one sync, before any can be
+//! seen. Then the packs get their names, each in the place of the one of the group before unless that has become large, and the
+//! branches move. A pack that was replaced goes after a while, because a reader may be about to open it. Meanwhile the next
+//! commits can be drafted.
 //!
 //! **Memory.** The trees of the tips and the packs that grow stay in memory, as far as there is room.
 //!
@@ -21,46 +22,27 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use disk::FolderLock;
-use gix::objs::WriteTo;
 use identity::{SigningKey, trust::GIT_NAMESPACE};
-use jiff::Timestamp;
 use margo::{KeySet, RepositoryName, TenantName};
 use rayon::prelude::*;
 
 use crate::{
-    CommitId, FileChange, GitError, Message, PacksHeld, Repository, Series,
-    branch::{Branch, Lock},
+    CommitId, Draft, GitError, PacksHeld, Repository, Series,
+    branch::Branch,
+    drafter::{Drafter, committer},
     durable,
-    journal::{Epoch, Journal},
+    journal::Journal,
     layout,
-    memory::{self, Memory},
     pack_files::{self, Replaced},
-    recent::Recent,
+    prepared::{Prepared, Ready},
     replay::{Opened, Unwritten, open_journal},
-    series::Sealed,
 };
 
-/// The name under which git-writer commits.
-const COMMITTER: &str = "git-writer";
-
-/// The parts of a commit that is to be written.
-#[derive(Clone, Copy, Debug)]
-pub struct Draft<'a> {
-    /// The name of who ordered it.
-    pub author: &'a str,
-    /// The message with its trailers.
-    pub message: &'a Message,
-    /// The files that change. An empty list makes a commit with the files of its parent.
-    pub changes: &'a [FileChange],
-    /// The time of the commit.
-    pub at: Timestamp,
-}
-
-/// How far [`Writer::advance_in_steps`] is. A process that is killed there loses nothing.
+/// How far [`Disk::carry_out`] is. A process that is killed there loses nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
     /// The journal has the commits on the disk, and no branch names them.
@@ -71,14 +53,18 @@ pub enum Step<'a> {
 
 /// The only writer of a tenant's repositories.
 pub struct Writer {
+    drafter: Drafter,
+    disk: Disk,
+}
+
+/// What the writer does with the disk.
+pub struct Disk {
     folder: PathBuf,
     tenant: TenantName,
-    key: SigningKey,
     allowed_signers: PathBuf,
     journal: Journal,
     unwritten: Unwritten,
     replaced: Replaced,
-    memories: Mutex<Recent<Memory>>,
     // The lock is held as long as this value lives; the kernel frees it with the process.
     _lock: FolderLock,
 }
@@ -100,7 +86,7 @@ impl Writer {
         let lock = FolderLock::take(&lock_path).map_err(|error| GitError::file("locking", &lock_path, error))?;
         let lock = lock.ok_or_else(|| GitError::Locked { path: lock_path.display().to_string() })?;
         let allowed_signers = home.join("allowed_signers");
-        let address = address(COMMITTER, tenant);
+        let address = committer(tenant);
         let lines: String =
             keys.keys.iter().map(|key| format!("{address} namespaces=\"{GIT_NAMESPACE}\" {key}\n")).collect();
         replace(&allowed_signers, lines.as_bytes())?;
@@ -110,19 +96,105 @@ impl Writer {
         packs.iter().for_each(|(repository, pack)| replaced.add(repository, *pack));
         // At once: a power cut may have left of them what readers stumble over.
         replaced.remove_all();
-        Ok(Self {
-            folder,
-            tenant: tenant.clone(),
-            key,
-            allowed_signers,
-            journal,
-            unwritten,
-            replaced,
-            memories: Mutex::new(Recent::new(memory::BUDGET)),
-            _lock: lock,
-        })
+        let drafter = Drafter::new(folder.clone(), tenant.clone(), key, journal.epoch());
+        let tenant = tenant.clone();
+        let disk = Disk { folder, tenant, allowed_signers, journal, unwritten, replaced, _lock: lock };
+        Ok(Self { drafter, disk })
     }
 
+    /// Returns what makes commits, and what takes them into their repositories, to be used at the same time.
+    pub fn split(&mut self) -> (&Drafter, &mut Disk) {
+        (&self.drafter, &mut self.disk)
+    }
+
+    /// Returns what makes commits.
+    pub fn drafter(&self) -> &Drafter {
+        &self.drafter
+    }
+
+    /// Begins a series as [`Drafter::series`].
+    pub fn series(&self, name: &RepositoryName, from: Option<CommitId>) -> Series {
+        self.drafter.series(name, from)
+    }
+
+    /// Adds a signed commit to a series as [`Drafter::write`].
+    pub fn write(&self, series: &mut Series, draft: Draft<'_>) -> Result<CommitId, GitError> {
+        self.drafter.write(series, draft)
+    }
+
+    /// Signs bytes as [`Drafter::sign`].
+    pub fn sign(&self, namespace: &str, bytes: &[u8]) -> Result<String, GitError> {
+        self.drafter.sign(namespace, bytes)
+    }
+
+    /// Takes commits into their repositories and moves the branches to them: [`Writer::prepare`] and [`Disk::carry_out`] in
+    /// one. The results are in the order of the series.
+    pub fn advance(&mut self, series: Vec<Series>) -> Vec<Result<(), GitError>> {
+        let prepared = self.prepare(series);
+        self.disk.carry_out(prepared, &self.drafter, |_| {})
+    }
+
+    /// Makes series ready to be carried out, each only if the branch is where it began. Until [`Disk::carry_out`] has returned,
+    /// no repository among them may be opened, and from here on series may be drafted that stand on these; where their
+    /// commits do not come about, neither do those on top.
+    pub fn prepare(&mut self, series: Vec<Series>) -> Prepared {
+        self.disk.replaced.remove_old();
+        let without_doubt = self.disk.without_doubt();
+        let epoch = self.disk.journal.epoch();
+        self.drafter.journal_is_at(epoch);
+        if let Err(error) = without_doubt {
+            return Prepared(for_each(error, series.len()));
+        }
+        let refused: Vec<_> = series.iter().map(|series| self.disk.refuse_unwritten(series.name())).collect();
+        let fleet = series.iter().position(|series| *series.name() == RepositoryName::Fleet);
+        let (all, drafter) = (series.into_par_iter().zip(refused), &self.drafter);
+        let ready = all.map(|(series, refused)| refused.and_then(|()| Ready::prepare(series, epoch, drafter)));
+        let mut ready: Vec<_> = ready.collect();
+        if fleet.is_some_and(|fleet| ready[fleet].is_err()) {
+            for ready in &mut ready {
+                if let Ok(client) = ready
+                    && client.follows_fleet
+                {
+                    self.drafter.forget(&client.name);
+                    *ready = Err(GitError::FleetRefused);
+                }
+            }
+        }
+        Prepared(ready)
+    }
+
+    /// Opens a repository as [`Disk::open`].
+    pub fn open(&mut self, name: &RepositoryName) -> Result<Option<Repository>, GitError> {
+        self.disk.open(name)
+    }
+
+    /// Opens or creates a repository as [`Disk::open_or_create`].
+    pub fn open_or_create(&mut self, name: &RepositoryName) -> Result<Repository, GitError> {
+        self.disk.open_or_create(name)
+    }
+
+    /// Returns the newest commit as [`Disk::tip`].
+    pub fn tip(&self, name: &RepositoryName) -> Result<Option<CommitId>, GitError> {
+        self.disk.tip(name)
+    }
+
+    /// Keeps the packs that the repository has now, until the result is dropped: for a program that lists them and fails when
+    /// one of them goes.
+    pub fn hold_packs(&mut self, name: &RepositoryName) -> PacksHeld {
+        let path = self.disk.path(name);
+        self.disk.replaced.hold(&path)
+    }
+
+    /// Puts all on the disk that the repositories hold, so that the next start has nothing to write once more. Nothing may
+    /// be left that was prepared and not carried out.
+    pub fn rest(&mut self) -> Result<(), GitError> {
+        let rested = self.disk.rest();
+        self.drafter.journal_is_at(self.disk.journal.epoch());
+        rested
+    }
+}
+
+impl Disk {
     /// Opens a repository to write it, and returns `None` when there is none. What a writer that was killed left half
     /// done is put right; a repository where that is not possible cannot be opened.
     pub fn open(&mut self, name: &RepositoryName) -> Result<Option<Repository>, GitError> {
@@ -144,18 +216,6 @@ impl Writer {
     /// Returns the newest commit of a repository that was opened before, and `None` before the first.
     pub fn tip(&self, name: &RepositoryName) -> Result<Option<CommitId>, GitError> {
         Branch::of(name, &self.path(name)).tip(name)
-    }
-
-    /// Begins a series of commits in a repository that was opened before, at the commit that is thought to be its newest;
-    /// `None` when there is no branch yet.
-    pub fn series(&self, name: &RepositoryName, from: Option<CommitId>) -> Series {
-        Series::at(name.clone(), self.path(name), from)
-    }
-
-    /// Keeps the packs that the repository has now, until the result is dropped: for a program that lists them and fails when
-    /// one of them goes.
-    pub fn hold_packs(&mut self, name: &RepositoryName) -> PacksHeld {
-        self.replaced.hold(&self.path(name))
     }
 
     fn path(&self, name: &RepositoryName) -> PathBuf {
@@ -194,110 +254,58 @@ impl Writer {
         replace(&path, format!("{config}{wanted}").as_bytes())
     }
 
-    /// Adds a signed commit to a series and returns its id. After an error the series ends where it did before, and takes no
-    /// other commit.
-    pub fn write(&self, series: &mut Series, draft: Draft<'_>) -> Result<CommitId, GitError> {
-        if !series.has_begun() {
-            let held = self.memories.lock().unwrap_or_else(PoisonError::into_inner).take(series.name());
-            series.begin(held, self.journal.epoch())?;
-        }
-        let time = gix::date::Time::new(draft.at.as_second(), 0);
-        let person = |name: &str| {
-            let name = person_name(name);
-            gix::actor::Signature { email: address(&name, &self.tenant).into(), name: name.into(), time }
-        };
-        series.add(draft.changes, |tree, parent| {
-            let mut commit = gix::objs::Commit {
-                tree,
-                parents: parent.iter().map(|parent| parent.0).collect(),
-                author: person(draft.author),
-                committer: person(COMMITTER),
-                encoding: None,
-                message: draft.message.to_string().into(),
-                extra_headers: Vec::new(),
-            };
-            let mut unsigned = Vec::new();
-            commit.write_to(&mut unsigned).expect("writing to memory cannot fail");
-            let signature = self.sign(GIT_NAMESPACE, &unsigned)?;
-            commit.extra_headers.push(("gpgsig".into(), signature.trim_end().into()));
-            Ok(commit)
-        })
-    }
-
-    /// Signs bytes with the key that signs commits, and returns the armoured SSHSIG.
-    pub fn sign(&self, namespace: &str, bytes: &[u8]) -> Result<String, GitError> {
-        self.key.sign(namespace, bytes).map_err(GitError::Sign)
-    }
-
-    /// Takes commits into their repositories and moves the branches to them, each only if it is where its series began. The
-    /// results are in the order of the series. The branch of `fleet.git` moves before those of clients. Where a result is
-    /// `Ok`, the commits outlast a power cut; where it is an error, the branch may have moved all the same.
-    pub fn advance(&mut self, series: Vec<Series>) -> Vec<Result<(), GitError>> {
-        self.advance_in_steps(series, |_| {})
-    }
-
-    /// Does the same and calls `reached` after each step.
-    pub fn advance_in_steps(
+    /// Takes commits into their repositories and moves the branches to them. The results are in the order of the series. The
+    /// branch of `fleet.git` moves before those of clients. Where a result is `Ok`, the commits outlast a power cut; where it is an
+    /// error, the branch may have moved all the same. `drafter` forgets what did not come about. `reached` is called after each
+    /// step.
+    pub fn carry_out(
         &mut self,
-        series: Vec<Series>,
+        mut prepared: Prepared,
+        drafter: &Drafter,
         mut reached: impl FnMut(Step<'_>),
     ) -> Vec<Result<(), GitError>> {
-        self.replaced.remove_old();
-        if let Err(error) = self.without_doubt() {
-            return for_each(error, series.len());
-        }
-        let refused: Vec<_> = series.iter().map(|series| self.refuse_unwritten(series.name())).collect();
-        let epoch = self.journal.epoch();
-        let fleet = series.iter().position(|series| *series.name() == RepositoryName::Fleet);
-        let all = series.into_par_iter().zip(refused);
-        let mut ready: Vec<_> = all.map(|(series, refused)| refused.and_then(|()| prepare(series, epoch))).collect();
-        if fleet.is_some_and(|fleet| ready[fleet].is_err()) {
-            for ready in &mut ready {
-                if ready.as_ref().is_ok_and(|ready| ready.series.follows_fleet()) {
-                    *ready = Err(GitError::FleetRefused);
-                }
-            }
-        }
+        let names: Vec<_> =
+            prepared.0.iter().map(|ready| ready.as_ref().ok().map(|ready| ready.name.clone())).collect();
         // What the journal holds comes about after a power cut, so a move that is refused must not be in it.
-        let promised = ready.iter().flatten().count();
-        let moves = ready.iter().flatten().filter_map(|ready| ready.series.planned(&ready.sealed));
+        let promised = names.iter().flatten().count();
+        let moves = prepared.0.iter_mut().flatten().filter_map(|ready| ready.planned.take());
         if promised > 0
             && let Err(error) = self.journal.append(moves)
         {
             let error = Arc::new(error);
-            return ready.into_iter().map(|ready| ready.and(Err(GitError::Shared(error.clone())))).collect();
+            prepared.go_on(|_| Err(GitError::Shared(error.clone())));
+        } else {
+            self.show(&mut prepared, &mut reached);
         }
-        reached(Step::Promised);
-        ready.par_iter_mut().for_each(|ready| go_on(ready, Ready::write_pack));
-        for fleet in ready.iter_mut().filter(|ready| matches!(ready, Ok(ready) if ready.is_fleet())) {
-            go_on(fleet, Ready::move_branch);
-            if fleet.is_ok() {
-                reached(Step::Moved(&RepositoryName::Fleet));
+        let mut ended = Vec::with_capacity(prepared.len());
+        for (ready, name) in prepared.0.into_iter().zip(names) {
+            if let (Err(_), Some(name)) = (&ready, name) {
+                // The journal would bring about what is said here to have failed.
+                self.journal.doubt();
+                drafter.forget(&name);
             }
+            ended.push(ready.map(|Ready { path, replaced, .. }| {
+                if let Some(replaced) = replaced {
+                    self.replaced.add(&path, replaced);
+                }
+            }));
         }
-        ready.par_iter_mut().for_each(|ready| go_on(ready, Ready::move_branch));
-        for client in ready.iter().flatten().filter(|ready| !ready.is_fleet()) {
-            reached(Step::Moved(client.series.name()));
-        }
-        if ready.iter().flatten().count() < promised {
-            // The journal would bring about what is said here to have failed.
-            self.journal.doubt();
-        }
-        let ended = ready.into_iter().map(|ready| ready.map(|ready| self.keep(ready))).collect();
         self.journal.turn_over();
+        drafter.journal_is_at(self.journal.epoch());
         ended
     }
 
-    /// Keeps in memory what the next series stands on, and has the pack go that was replaced.
-    fn keep(&mut self, ready: Ready) {
-        let Ready { mut series, sealed, .. } = ready;
-        let replaced = series.is_written(&sealed);
-        if let Some(replaced) = replaced {
-            self.replaced.add(series.path(), replaced);
+    /// Shows readers what the journal has promised.
+    fn show(&mut self, prepared: &mut Prepared, reached: &mut impl FnMut(Step<'_>)) {
+        reached(Step::Promised);
+        prepared.go_on(|ready| ready.show_pack());
+        prepared.go_on(|ready| if ready.is_fleet() { ready.move_branch() } else { Ok(()) });
+        if prepared.0.iter().flatten().any(Ready::is_fleet) {
+            reached(Step::Moved(&RepositoryName::Fleet));
         }
-        if let (name, Some(memory)) = series.into_memory() {
-            let size = memory.size();
-            self.memories.lock().unwrap_or_else(PoisonError::into_inner).put(name, memory, size);
+        prepared.go_on(Ready::move_branch);
+        for client in prepared.0.iter().flatten().filter(|ready| !ready.is_fleet()) {
+            reached(Step::Moved(&client.name));
         }
     }
 
@@ -331,63 +339,12 @@ impl Writer {
     }
 }
 
-/// A series that can go into its repository.
-struct Ready {
-    series: Series,
-    sealed: Sealed,
-    lock: Lock,
-}
-
-/// Makes the pack of a series whole and locks the branch. Fails unless the branch is where the series began.
-fn prepare(mut series: Series, epoch: Epoch) -> Result<Ready, GitError> {
-    let sealed = series.seal(epoch)?;
-    let lock = Branch::of(series.name(), series.path()).lock(series.name(), series.from(), sealed.to)?;
-    Ok(Ready { series, sealed, lock })
-}
-
-impl Ready {
-    fn is_fleet(&self) -> bool {
-        *self.series.name() == RepositoryName::Fleet
-    }
-
-    fn write_pack(&mut self) -> Result<(), GitError> {
-        self.series.write_pack(&self.sealed.whole)
-    }
-
-    fn move_branch(&mut self) -> Result<(), GitError> {
-        self.lock.commit()
-    }
-}
-
-/// Does the next step with what no earlier step has failed for.
-fn go_on(ready: &mut Result<Ready, GitError>, step: impl FnOnce(&mut Ready) -> Result<(), GitError>) {
-    if let Ok(so_far) = ready
-        && let Err(error) = step(so_far)
-    {
-        *ready = Err(error);
-    }
-}
-
 /// The results when something has failed that all of these share.
-fn for_each(error: GitError, count: usize) -> Vec<Result<(), GitError>> {
+fn for_each<T>(error: GitError, count: usize) -> Vec<Result<T, GitError>> {
     let error = Arc::new(error);
     (0..count).map(|_| Err(GitError::Shared(error.clone()))).collect()
 }
 
 fn replace(path: &Path, content: &[u8]) -> Result<(), GitError> {
     disk::write_private(path, content).map_err(|error| GitError::file("writing", path, error))
-}
-
-/// Returns a name that Git accepts: Git ends a name at `<`, and drops dots and the like at its ends.
-fn person_name(name: &str) -> String {
-    let name: String = name.chars().filter(|c| !c.is_control() && !matches!(c, '<' | '>')).take(100).collect();
-    let name = name.trim_matches(|c: char| c.is_whitespace() || ".,:;\"\\'".contains(c));
-    if name.is_empty() { "unknown".to_owned() } else { name.to_owned() }
-}
-
-/// Returns an address that Git accepts. Nobody reads mail there.
-fn address(name: &str, tenant: &TenantName) -> String {
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
-    let local: String = name.to_lowercase().chars().map(allowed).collect();
-    format!("{local}@{tenant}.edgewright.local")
 }

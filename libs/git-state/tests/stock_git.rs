@@ -8,7 +8,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use git_state::{CommitId, Draft, FileChange, GitError, Message, Repository, Series, VerifyError, Writer, layout};
+use git_state::{
+    CommitId, Draft, FileChange, GitError, Message, Prepared, Repository, Series, VerifyError, Writer, layout,
+};
 use identity::SigningKey;
 use jiff::Timestamp;
 use margo::RepositoryName;
@@ -343,6 +345,11 @@ impl Unwritable {
     }
 }
 
+fn carry_out(writer: &mut Writer, prepared: Prepared) -> Vec<Result<(), GitError>> {
+    let (drafter, disk) = writer.split();
+    disk.carry_out(prepared, drafter, |_| {})
+}
+
 impl Drop for Unwritable {
     fn drop(&mut self) {
         fs::remove_file(&self.objects).unwrap();
@@ -363,8 +370,9 @@ fn what_the_journal_has_taken_and_the_repository_has_not_comes_about_before_anyt
         }
         let mut series = Series::on(&repository, tip);
         let next = write(&writer, &mut series, "next", &[put("a", "2")]);
+        let prepared = writer.prepare(vec![series]);
         let unwritable = Unwritable::new(&repository);
-        assert!(writer.advance(vec![series]).remove(0).is_err());
+        assert!(carry_out(&mut writer, prepared).remove(0).is_err());
         assert_eq!(repository.tip().unwrap(), tip);
         assert!(writer.open(&client()).is_err(), "nothing has been put right");
         drop(unwritable);
@@ -389,8 +397,9 @@ fn a_repository_that_cannot_be_written_once_more_stands_still_alone() {
     let (mut first, mut second) = (Series::on(&fleet, None), Series::on(&plant, Some(tip)));
     let fleet_tip = write(&writer, &mut first, "fleet", &[put("a", "2")]);
     let plant_tip = write(&writer, &mut second, "plant", &[put("a", "2")]);
+    let prepared = writer.prepare(vec![first, second]);
     let unwritable = Unwritable::new(&plant);
-    let results = writer.advance(vec![first, second]);
+    let results = carry_out(&mut writer, prepared);
     assert!(results[0].is_ok() && results[1].is_err(), "{results:?}");
     drop(writer);
 
@@ -409,6 +418,29 @@ fn a_repository_that_cannot_be_written_once_more_stands_still_alone() {
     assert_eq!(writer.open(&client()).unwrap().unwrap().tip().unwrap(), Some(plant_tip));
     drop(writer);
     assert_eq!(world.writer().unwrap().open(&client()).unwrap().unwrap().tip().unwrap(), Some(plant_tip));
+}
+
+#[test]
+fn what_was_not_promised_leaves_nothing_and_the_next_commit_stands_on_what_is_there() {
+    let world = World::new();
+    let mut writer = world.writer().unwrap();
+    let repository = writer.open_or_create(&client()).unwrap();
+    let tip = commit(&mut writer, &repository, &[&[put("a", "1")]]);
+    let mut series = Series::on(&repository, Some(tip));
+    let given_up = write(&writer, &mut series, "given up", &[put("a", "2")]);
+    let before = files(&repository.path().join("objects/pack")).count();
+    let prepared = writer.prepare(vec![series]);
+    assert_eq!(files(&repository.path().join("objects/pack")).count(), before + 2);
+    assert!(writer.drafter().remembers(&client(), Some(given_up)), "the next series may stand on it");
+    let lock = repository.path().join("refs/heads/desired.lock");
+    assert!(lock.exists(), "nobody else moves it meanwhile");
+    drop(prepared);
+    assert!(!lock.exists());
+    assert_eq!(files(&repository.path().join("objects/pack")).count(), before);
+    assert_eq!(repository.tip().unwrap(), Some(tip));
+    commit(&mut writer, &repository, &[&[put("a", "3")]]);
+    assert_eq!(world.git(&repository, &["rev-list", "--count", "desired"]).trim(), "2");
+    assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
 }
 
 #[test]

@@ -34,8 +34,17 @@ impl Digest {
 
     /// Returns the 64 hex digits without `sha256:`, as file names use them.
     pub fn hex(&self) -> String {
-        let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
-        self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
+        self.with_hex(str::to_owned)
+    }
+
+    /// Shows the 64 digits without a string of their own: lists have hundreds of digests, and are written for each order.
+    fn with_hex<T>(&self, show: impl FnOnce(&str) -> T) -> T {
+        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+        }
+        show(std::str::from_utf8(&digits).expect("these digits are ASCII"))
     }
 }
 
@@ -77,7 +86,8 @@ impl From<Digest> for String {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        f.write_str("sha256:")?;
+        self.with_hex(|digits| f.write_str(digits))
     }
 }
 

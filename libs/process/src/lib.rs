@@ -23,7 +23,7 @@ mod shutdown;
 mod stop_point;
 pub mod telemetry;
 
-pub use allocator::keep_little_memory;
+pub use allocator::{keep_little_memory, keep_little_memory_of_a_service};
 pub use backoff::{Backoff, jittered};
 pub use budget::{Account, Allowance};
 pub use chain::chain;

@@ -23,7 +23,7 @@ use crate::{
     mirrors::Mirrors,
     refusals::Refusals,
     renewals::Renewals,
-    store::{Behind, Committed, Failed, Outcome, Queued, SharedStore, Store},
+    store::{Behind, Committed, Failed, Outcome, SharedStore, Store},
     upkeep::Upkeep,
 };
 
@@ -52,6 +52,10 @@ impl Followers {
 enum Work {
     Group(Group),
     Renew(Vec<RepositoryName>),
+    /// Nothing else is there, so what was begun is finished.
+    Finish,
+    /// The loop ends.
+    Stop(anyhow::Result<()>),
 }
 
 /// The loop from the log to the repositories, for one life of the log's consumer.
@@ -65,8 +69,19 @@ pub struct Committer {
     readiness: Readiness,
     followers: Followers,
     aside: Aside,
+    /// The group that was taken last, while its commits are not durable yet.
+    begun: Option<Begun>,
     /// Sequence up to which the log may be purged: of the last message that was taken.
     purge: watch::Sender<u64>,
+}
+
+/// A group that was begun: its commits are made, and become durable while those of the next one are made.
+struct Begun {
+    repositories: BTreeSet<RepositoryName>,
+    /// Sequence of its last message.
+    last: u64,
+    /// When its first message came.
+    begin: Option<Instant>,
 }
 
 impl Committer {
@@ -81,7 +96,7 @@ impl Committer {
     ) -> Self {
         levels.begin_anew();
         let (aside, purge) = (Aside::default(), watch::Sender::new(0));
-        Self { bus, store, levels, refusals, readiness, followers, aside, purge }
+        Self { bus, store, levels, refusals, readiness, followers, aside, begun: None, purge }
     }
 
     /// Commits what comes. Returns at shutdown, or with an error when the log could not be read or `lost` says why the
@@ -99,6 +114,7 @@ impl Committer {
         tokio::pin!(lost);
         loop {
             let renewals = self.followers.renewals.clone();
+            let has_begun = self.begun.is_some();
             // Neither keeps the other from its turn, as one of the two that are ready is taken at random.
             let work = async {
                 tokio::select! {
@@ -108,15 +124,21 @@ impl Committer {
             };
             let work = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(()),
-                reason = &mut lost => return Err(reason),
+                () = shutdown.cancelled() => Work::Stop(Ok(())),
+                reason = &mut lost => Work::Stop(Err(reason)),
                 () = process::due(self.aside.next_retry(Instant::now())) => Work::Group(Group::default()),
-                work = work => work?,
+                work = work => work.unwrap_or_else(|error| Work::Stop(Err(error))),
+                () = std::future::ready(()), if has_begun => Work::Finish,
             };
             // Outside `select!`: a group in hand is finished, never dropped half way.
             match work {
                 Work::Group(group) => self.take(group).await?,
                 Work::Renew(names) => self.renew(names).await?,
+                Work::Finish => self.finish().await?,
+                Work::Stop(reason) => {
+                    self.finish().await?;
+                    return reason;
+                }
             }
         }
     }
@@ -129,50 +151,55 @@ impl Committer {
             self.refusals.undecodable(subject, &error);
         }
         let rows = self.aside.admit(rows, Instant::now());
-        if !rows.is_empty() {
-            self.commit(rows, begin).await?;
-            self.show();
+        if rows.is_empty() {
+            match &mut self.begun {
+                Some(begun) => begun.last = begun.last.max(last),
+                None => self.purge(last),
+            }
+            return Ok(());
         }
-        // What waits for a repository is left to its sources, so that none of them keeps the log from being purged.
-        self.purge.send_if_modified(|purged| {
-            let further = last > *purged;
-            *purged = last.max(*purged);
-            further
-        });
+        let repositories: BTreeSet<_> = rows.iter().map(|queued| queued.repository.clone()).collect();
+        self.levels.begin(&repositories);
+        let before = self.begun.replace(Begun { repositories, last, begin });
+        let outcome = self.with_store(move |store| store.begin(rows)).await?;
+        self.settle(outcome, before).await;
         Ok(())
     }
 
-    async fn commit(&mut self, rows: Vec<Queued>, begin: Option<Instant>) -> anyhow::Result<()> {
-        let repositories = rows.iter().map(|queued| queued.repository.clone()).collect();
-        self.carry_out(repositories, begin, move |store| store.commit(rows)).await
+    /// Has the commits become durable that were made last.
+    async fn finish(&mut self) -> anyhow::Result<()> {
+        if let Some(before) = self.begun.take() {
+            let outcome = self.with_store(Store::finish).await?;
+            self.settle(outcome, Some(before)).await;
+        }
+        Ok(())
     }
 
     /// Signs a few repositories anew. One that cannot be signed is tried again later.
     async fn renew(&mut self, names: Vec<RepositoryName>) -> anyhow::Result<()> {
+        self.finish().await?;
         let repositories: BTreeSet<_> = names.iter().cloned().collect();
-        self.carry_out(repositories, None, move |store| store.renew(&names)).await?;
-        self.show();
+        self.levels.begin(&repositories);
+        let outcome = self.with_store(move |store| store.renew(&names)).await?;
+        self.settle(outcome, Some(Begun { repositories, last: 0, begin: None })).await;
         Ok(())
     }
 
-    /// Does something with the store, and takes what becomes of these repositories.
-    async fn carry_out(
-        &mut self,
-        repositories: BTreeSet<RepositoryName>,
-        begin: Option<Instant>,
-        work: impl FnOnce(&mut Store) -> Outcome + Send + 'static,
-    ) -> anyhow::Result<()> {
-        self.levels.begin(&repositories);
+    async fn with_store(&self, work: impl FnOnce(&mut Store) -> Outcome + Send + 'static) -> anyhow::Result<Outcome> {
         let store = self.store.clone();
-        let commit = move || work(&mut store.lock().unwrap_or_else(PoisonError::into_inner));
-        let Outcome { committed, behind, failed } = spawn_blocking(commit).await.context("committing")?;
+        let work = move || work(&mut store.lock().unwrap_or_else(PoisonError::into_inner));
+        spawn_blocking(work).await.context("committing")
+    }
+
+    /// Takes what has become of a group, and of rows that cannot be committed now.
+    async fn settle(&mut self, outcome: Outcome, done: Option<Begun>) {
+        let Outcome { committed, unchanged, behind, failed } = outcome;
         let has_new_commits = |committed: &Committed| !committed.spans.is_empty();
+        let begin = done.as_ref().and_then(|done| done.begin);
         if let Some(begin) = begin.filter(|_| committed.iter().any(has_new_commits)) {
             metrics::GROUP_SECONDS.observe(begin.elapsed().as_secs_f64());
         }
-        let mut waits: BTreeSet<_> = failed.iter().map(|failed| &failed.repository).collect();
-        waits.extend(behind.iter().map(|behind| &behind.repository));
-        for name in repositories.iter().filter(|name| !waits.contains(name)) {
+        for name in &unchanged {
             self.aside.goes_on(name);
         }
         for committed in committed {
@@ -184,8 +211,22 @@ impl Committer {
         for failed in failed {
             self.stall(failed);
         }
-        self.levels.end(&repositories);
-        Ok(())
+        if let Some(done) = done {
+            let in_work = self.begun.as_ref().map(|begun| &begun.repositories);
+            let is_done = |name: &&RepositoryName| in_work.is_none_or(|in_work| !in_work.contains(*name));
+            self.levels.end(done.repositories.iter().filter(is_done));
+            self.purge(done.last);
+        }
+        self.show();
+    }
+
+    /// What waits for a repository is left to its sources, so that none of them keeps the log from being purged.
+    fn purge(&self, last: u64) {
+        self.purge.send_if_modified(|purged| {
+            let further = last > *purged;
+            *purged = last.max(*purged);
+            further
+        });
     }
 
     async fn announce(&mut self, committed: Committed) {

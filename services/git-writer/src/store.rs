@@ -5,8 +5,8 @@
 //! file beside Git that could disagree. What is kept in memory (the list of a client, the numbers) only saves reading
 //! the tip again, and is dropped when the tip is another one or a commit failed.
 //!
-//! **Updates.** The rows of a group become commits, one on top of the other, in memory. What is made together is durable
-//! together; then it goes into the repositories, and each branch moves once, with a compare-and-swap: first `fleet.git`,
+//! **Updates.** The rows of a group become commits, one on top of the other, in memory, while those of the group before are put on
+//! the disk. What is made together is durable together; then it goes into the repositories, and each branch moves once, with a compare-and-swap: first `fleet.git`,
 //! then the clients. How, says `git_state::Writer`. A group is taken in parts that fit into memory. A client's list is changed
 //! in place, at the cost of what changes; it is dropped and read again when anything fails, or when others need the memory.
 //!
@@ -14,31 +14,30 @@
 //! leaves what people meant there before what follows from it. The log still has the rows, the numbers in `Handled` tell
 //! which of them are in, and the others are committed again.
 
+mod draft;
 mod renew;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex},
+    thread,
 };
 
 use async_nats::HeaderMap;
-use bus::trace;
-use git_state::{
-    CommitId, Draft, FileChange, GitError, Manifest, Message, PacksHeld, Recent, Series, Step, Writer, layout,
-};
-use identity::{SigningKey, trust::HEAD_NAMESPACE};
-use jiff::Timestamp;
-use margo::{ClientName, Head, ManifestList, ManifestVersion, NodeEntry, RepositoryName, TenantName};
+use git_state::{CommitId, Disk, Drafter, GitError, Manifest, PacksHeld, Prepared, Recent, Step, Writer, layout};
+use identity::SigningKey;
+use margo::{ManifestList, ManifestVersion, NodeEntry, RepositoryName, TenantName};
 use process::stop_point;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
-use tracing::{Span, info_span};
+use tracing::Span;
 
 use crate::{
     config::{Config, Keys},
-    domain::{self, ClientEdits, Edits, Handled, ImpossibleEdits, Place, Row},
+    domain::{Handled, Row},
     error::StoreError,
     reader::{Reader, handled_at},
+    store::draft::{Attempt, Drafted, Drafting},
 };
 
 /// The bytes that commits may have together in memory, about.
@@ -93,6 +92,8 @@ pub struct Behind {
 #[derive(Default)]
 pub struct Outcome {
     pub committed: Vec<Committed>,
+    /// The repositories that were tried, and for which there was nothing to be done.
+    pub unchanged: Vec<RepositoryName>,
     pub behind: Vec<Behind>,
     pub failed: Vec<Failed>,
 }
@@ -110,6 +111,16 @@ pub struct Store {
     open: Recent<Open>,
     /// How far `fleet.git` is, as far as is known: also while it cannot be read.
     fleet: Handled,
+    pending: Option<Pending>,
+}
+
+/// Commits that are ready to go into their repositories. What is known of these is already what they will be then, and the
+/// next group stands on that.
+struct Pending {
+    drafts: Vec<Drafted>,
+    prepared: Prepared,
+    /// Where the branches are to be.
+    tips: BTreeMap<RepositoryName, CommitId>,
 }
 
 /// What the tip of a repository says.
@@ -126,41 +137,6 @@ struct Open {
     has_keys: bool,
 }
 
-/// What was made of the rows of one repository, before any branch has moved.
-#[derive(Default)]
-struct Attempt {
-    /// The new commits, if there are any, and what is to be known of them.
-    draft: Option<(Series, Drafted)>,
-    /// What is known of the repository, when there is no new commit.
-    unchanged: Option<(RepositoryName, Open)>,
-    /// The tip, when rows came again that it holds, and there is no new commit.
-    again: Option<Committed>,
-    /// The row that is ahead of `fleet.git`, and those behind it.
-    behind: Option<Behind>,
-    /// The row that failed, and those behind it.
-    failed: Option<Failed>,
-}
-
-impl Attempt {
-    fn is_failed(&self, repository: &RepositoryName) -> bool {
-        self.failed.as_ref().is_some_and(|failed| failed.repository == *repository)
-    }
-}
-
-/// The commits of one repository that no branch names yet.
-struct Drafted {
-    name: RepositoryName,
-    /// The last of the commits: where the branch is to move.
-    to: CommitId,
-    handled: Handled,
-    version: Option<ManifestVersion>,
-    /// What the repository says at `to`. `None` when the row behind it failed and may have left the list half changed; then
-    /// the tip is read again.
-    open: Option<Open>,
-    rows: Vec<Queued>,
-    spans: Vec<Span>,
-}
-
 impl Store {
     /// Reads the keys and takes the lock on the repositories. Fails when another process holds the lock.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
@@ -172,7 +148,7 @@ impl Store {
     pub fn new(repositories: &Path, signing: SigningKey, keys: Keys) -> Result<Self, StoreError> {
         let tenant = keys.set.tenant.clone();
         let writer = Writer::new(repositories, &tenant, &keys.set, signing)?;
-        Ok(Self { writer, tenant, keys, open: Recent::new(LISTS), fleet: Handled::default() })
+        Ok(Self { writer, tenant, keys, open: Recent::new(LISTS), fleet: Handled::default(), pending: None })
     }
 
     /// What reads the same repositories beside the writer.
@@ -185,9 +161,17 @@ impl Store {
         self.writer.hold_packs(name)
     }
 
-    /// Commits the rows of a group that are next. Repositories fail one by one: a bad row stops its own repository
-    /// only.
+    /// Commits the rows of a group that are next: [`Store::begin`] and [`Store::finish`] in one.
     pub fn commit(&mut self, group: Vec<Queued>) -> Outcome {
+        let mut outcome = self.begin(group);
+        self.carry_out_pending(&mut outcome);
+        outcome
+    }
+
+    /// Makes commits of the rows of a group that are next, and carries out meanwhile what was begun before. Returns what became of
+    /// that, and which of the new rows cannot be committed now. Repositories fail one by one: a bad row stops its own
+    /// repository only.
+    pub fn begin(&mut self, group: Vec<Queued>) -> Outcome {
         let mut outcome = Outcome::default();
         let (mut part, mut weight) = (Vec::new(), 0);
         for queued in group {
@@ -202,85 +186,159 @@ impl Store {
             weight += COMMIT + queued.row.size();
             part.push(queued);
             if weight >= PART {
-                self.commit_part(std::mem::take(&mut part), &mut outcome);
+                self.begin_part(std::mem::take(&mut part), &mut outcome);
                 weight = 0;
             }
         }
-        self.commit_part(part, &mut outcome);
+        self.begin_part(part, &mut outcome);
         outcome
     }
 
-    fn commit_part(&mut self, rows: Vec<Queued>, outcome: &mut Outcome) {
+    /// Carries out what was begun. Returns what became of it.
+    pub fn finish(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.carry_out_pending(&mut outcome);
+        outcome
+    }
+
+    fn begin_part(&mut self, rows: Vec<Queued>, outcome: &mut Outcome) {
         let mut by_repository: BTreeMap<RepositoryName, Vec<Queued>> = BTreeMap::new();
         for queued in rows {
             by_repository.entry(queued.repository.clone()).or_default().push(queued);
         }
-        let mut ready = Vec::new();
-        for (repository, rows) in by_repository {
-            match self.take(&repository) {
-                Ok(open) => ready.push((repository, open, rows)),
-                Err(error) => outcome.failed.push(Failed { repository, error, rows }),
+        if !self.can_be_drafted_meanwhile(&by_repository) {
+            self.carry_out_pending(outcome);
+        }
+        let (mut ready, mut attempts) = (Vec::new(), Vec::new());
+        for (name, rows) in by_repository {
+            match self.take(&name) {
+                Ok(open) => ready.push((name, open, rows)),
+                Err(error) => attempts.push(Attempt::failed(name, error, rows)),
             }
         }
         let fleet = self.planned_fleet(&ready);
+        attempts.extend(self.draft(ready, &fleet, outcome));
+        let attempts = self.without_failed(attempts, outcome);
+        self.prepare(attempts, outcome);
+    }
+
+    /// Whether all that these rows stand on is in memory, where that is not in the repositories yet.
+    fn can_be_drafted_meanwhile(&self, rows: &BTreeMap<RepositoryName, Vec<Queued>>) -> bool {
+        let Some(pending) = &self.pending else { return true };
+        let is_there = |name| {
+            let Some(tip) = pending.tips.get(name) else { return true };
+            let open = self.open.get(name).is_some_and(|open| open.tip == Some(*tip));
+            open && self.writer.drafter().remembers(name, Some(*tip))
+        };
+        // Whoever follows `fleet.git` has to know how far that is.
+        rows.keys().all(is_there) && is_there(&RepositoryName::Fleet)
+    }
+
+    /// Makes commits of rows. What is pending is carried out at the same time.
+    fn draft(
+        &mut self,
+        ready: Vec<(RepositoryName, Open, Vec<Queued>)>,
+        fleet: &Handled,
+        outcome: &mut Outcome,
+    ) -> Vec<Attempt> {
+        let (drafter, disk) = self.writer.split();
+        let drafting = Drafting { drafter, tenant: &self.tenant, keys: &self.keys };
         // Repositories have nothing in common until they are durable, and what takes time is to hash and to sign.
-        let attempts = ready.into_par_iter().map(|(name, open, rows)| self.attempt(name, open, rows, &fleet));
-        let mut attempts: Vec<_> = attempts.collect();
-        if let Some(failed) = attempts.iter().find(|attempt| attempt.is_failed(&RepositoryName::Fleet)) {
-            let reached = failed.draft.as_ref().map_or(&self.fleet, |(_, draft)| &draft.handled).clone();
-            let again = attempts.into_iter().map(|attempt| self.with_less_of_fleet(attempt, &reached));
-            attempts = again.collect();
-        }
-        let mut drafts = Vec::new();
+        let draft = || {
+            let attempts = ready.into_par_iter().map(|(name, open, rows)| drafting.attempt(name, open, rows, fleet));
+            attempts.collect::<Vec<_>>()
+        };
+        let Some(Pending { drafts, prepared, .. }) = self.pending.take() else { return draft() };
+        let (results, attempts) = thread::scope(|scope| {
+            let carrying_out = scope.spawn(|| carry_out(disk, prepared, drafter));
+            let attempts = draft();
+            let results = carrying_out.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (results, attempts)
+        });
+        self.take_results(drafts, results, outcome);
+        attempts
+    }
+
+    fn carry_out_pending(&mut self, outcome: &mut Outcome) {
+        let Some(Pending { drafts, prepared, .. }) = self.pending.take() else { return };
+        let (drafter, disk) = self.writer.split();
+        let results = carry_out(disk, prepared, drafter);
+        self.take_results(drafts, results, outcome);
+    }
+
+    /// What is left of these attempts when the outcome of the commits before them is known. Where those failed, nothing of the
+    /// repository is left; and where `fleet.git` did not get as far as was planned, what follows it is made anew.
+    fn without_failed(&mut self, attempts: Vec<Attempt>, outcome: &mut Outcome) -> Vec<Attempt> {
+        let mut left = Vec::with_capacity(attempts.len());
         for attempt in attempts {
-            drafts.extend(attempt.draft);
-            if let Some((name, open)) = attempt.unchanged {
-                self.keep(name, open);
+            if let Some(failed) = outcome.failed.iter_mut().find(|failed| failed.repository == attempt.name) {
+                failed.rows.extend(attempt.into_rows());
+            } else if let Some(behind) = outcome.behind.iter_mut().find(|behind| behind.repository == attempt.name) {
+                behind.rows.extend(attempt.into_rows());
+            } else {
+                left.push(attempt);
             }
-            outcome.committed.extend(attempt.again);
-            outcome.behind.extend(attempt.behind);
-            outcome.failed.extend(attempt.failed);
         }
-        if !drafts.is_empty() {
-            self.advance(drafts, outcome);
-            stop_point("git-writer.committed");
-        }
+        let of_fleet = left.iter().find(|attempt| attempt.name == RepositoryName::Fleet);
+        let reached = match of_fleet {
+            Some(attempt) if attempt.failed.is_some() => attempt.draft.as_ref().map(|(_, draft)| &draft.handled),
+            None if outcome.failed.iter().any(|failed| failed.repository == RepositoryName::Fleet) => None,
+            Some(_) | None => return left,
+        };
+        let reached = reached.unwrap_or(&self.fleet).clone();
+        left.into_iter().map(|attempt| self.with_less_of_fleet(attempt, &reached)).collect()
     }
 
     /// How far `fleet.git` will be when all of its rows among these are carried out.
     fn planned_fleet(&mut self, ready: &[(RepositoryName, Open, Vec<Queued>)]) -> Handled {
-        if let Some((_, open, rows)) = ready.iter().find(|(name, ..)| *name == RepositoryName::Fleet) {
-            self.fleet = open.handled.clone();
-            return open.handled.after(rows.iter().map(|queued| &queued.row));
+        let is_pending = self.pending.as_ref().is_some_and(|pending| pending.tips.contains_key(&RepositoryName::Fleet));
+        let planned = match ready.iter().find(|(name, ..)| *name == RepositoryName::Fleet) {
+            Some((_, open, rows)) => Some((&open.handled, open.handled.after(rows.iter().map(|queued| &queued.row)))),
+            None => None,
+        };
+        if let Some((present, planned)) = planned {
+            if !is_pending {
+                self.fleet = present.clone();
+            }
+            return planned;
         }
         let somebody_asks = ready.iter().flat_map(|(.., rows)| rows).any(|queued| queued.row.follows_fleet > 0);
         if somebody_asks && let Ok(open) = self.take(&RepositoryName::Fleet) {
-            self.fleet = open.handled.clone();
+            let present = open.handled.clone();
             self.keep(RepositoryName::Fleet, open);
+            if !is_pending {
+                self.fleet = present.clone();
+            }
+            return present;
         }
         self.fleet.clone()
     }
 
     /// Attempts anew what was made on the belief that `fleet.git` would get further than it does.
     fn with_less_of_fleet(&mut self, attempt: Attempt, fleet: &Handled) -> Attempt {
-        let (series, draft) = match attempt.draft {
-            Some((series, draft)) if series.follows_fleet() => (series, draft),
-            draft => return Attempt { draft, ..attempt },
-        };
-        drop(series);
-        let Drafted { name, mut rows, .. } = draft;
-        rows.extend(attempt.behind.into_iter().flat_map(|behind| behind.rows));
-        rows.extend(attempt.failed.into_iter().flat_map(|failed| failed.rows));
-        match self.take(&name) {
-            Ok(open) => self.attempt(name, open, rows, fleet),
-            Err(error) => Attempt { failed: Some(Failed { repository: name, error, rows }), ..Attempt::default() },
+        if !attempt.draft.as_ref().is_some_and(|(series, _)| series.follows_fleet()) {
+            return attempt;
         }
+        let name = attempt.name.clone();
+        let rows = attempt.into_rows();
+        match self.take(&name) {
+            Ok(open) => self.drafting().attempt(name, open, rows, fleet),
+            Err(error) => Attempt::failed(name, error, rows),
+        }
+    }
+
+    fn drafting(&self) -> Drafting<'_> {
+        Drafting { drafter: self.writer.drafter(), tenant: &self.tenant, keys: &self.keys }
     }
 
     /// Takes out what is known of a repository. Its tip is read when that was not done yet, and when somebody else has moved the
     /// branch.
     fn take(&mut self, name: &RepositoryName) -> Result<Open, StoreError> {
-        let is_current = |open: &Open| self.writer.tip(name).is_ok_and(|tip| tip == open.tip);
+        let pending = self.pending.as_ref().and_then(|pending| pending.tips.get(name));
+        let is_current = |open: &Open| match pending {
+            Some(pending) => open.tip == Some(*pending),
+            None => self.writer.tip(name).is_ok_and(|tip| tip == open.tip),
+        };
         match self.open.take(name).filter(is_current) {
             Some(open) => Ok(open),
             None => self.read(name),
@@ -312,161 +370,66 @@ impl Store {
         Ok(Open { tip, handled, version, size: size(&list), list, has_keys })
     }
 
-    /// Writes the commits of one repository, up to the first row that fails or is ahead of `fleet.git`.
-    fn attempt(&self, name: RepositoryName, mut open: Open, rows: Vec<Queued>, fleet: &Handled) -> Attempt {
-        let mut attempt = Attempt::default();
-        let mut series = self.writer.series(&name, open.tip);
-        let (mut taken, mut spans, mut repeated) = (Vec::new(), Vec::new(), false);
-        let mut rows = rows.into_iter();
-        while let Some(queued) = rows.next() {
-            let (source, number) = (queued.row.source, queued.row.number);
-            let follows = if name == RepositoryName::Fleet { 0 } else { queued.row.follows_fleet };
-            match open.handled.place(source, number, follows, fleet) {
-                Place::Next => {}
-                Place::Behind => {
-                    repeated = true;
-                    continue;
-                }
-                Place::Ahead => continue,
-                Place::AheadOfFleet => {
-                    let rows = std::iter::once(queued).chain(rows).collect();
-                    attempt.behind = Some(Behind { repository: name.clone(), rows });
-                    break;
-                }
+    /// Makes attempts ready to be carried out.
+    fn prepare(&mut self, attempts: Vec<Attempt>, outcome: &mut Outcome) {
+        let (mut series, mut drafts) = (Vec::new(), Vec::new());
+        for Attempt { name, draft, unchanged, again, behind, failed } in attempts {
+            if let Some(open) = unchanged {
+                outcome.unchanged.extend(behind.is_none().then(|| name.clone()));
+                self.keep(name, open);
             }
-            if follows > 0 {
-                series.follow_fleet();
+            if let Some((new, draft)) = draft {
+                series.push(new);
+                drafts.push(draft);
             }
-            let span = info_span!("commit", repository = %name, %source, number, trace_id = tracing::field::Empty);
-            trace::continue_from(&span, queued.headers.as_ref());
-            let mut handled = open.handled.clone();
-            handled.advance(source);
-            match span.in_scope(|| self.write(&name, &queued.row, handled, &mut open, &mut series)) {
-                Ok(()) => {
-                    spans.push(span);
-                    taken.push(queued);
-                }
-                Err(error) => {
-                    let rows = std::iter::once(queued).chain(rows).collect();
-                    attempt.failed = Some(Failed { repository: name.clone(), error, rows });
-                    break;
-                }
+            outcome.committed.extend(again);
+            outcome.behind.extend(behind);
+            outcome.failed.extend(failed);
+        }
+        if drafts.is_empty() {
+            return;
+        }
+        // A branch that somebody else has moved meanwhile stays where it is, and its draft fails.
+        let prepared = self.writer.prepare(series);
+        let mut tips = BTreeMap::new();
+        let are_ready: Vec<_> = prepared.are_ready().collect();
+        for (draft, is_ready) in drafts.iter_mut().zip(are_ready) {
+            if let (true, Some(open)) = (is_ready, draft.open.take()) {
+                self.keep(draft.name.clone(), Open { tip: Some(draft.to), ..open });
+            }
+            if is_ready {
+                tips.insert(draft.name.clone(), draft.to);
             }
         }
-        let (handled, version) = (open.handled.clone(), open.version);
-        match series.tip() {
-            Some(to) if !taken.is_empty() => {
-                let open = Some(open).filter(|_| attempt.failed.is_none());
-                attempt.draft = Some((series, Drafted { name, to, handled, version, open, rows: taken, spans }));
-            }
-            tip => {
-                attempt.again = tip.filter(|_| repeated).map(|tip| {
-                    let repository = name.clone();
-                    Committed { repository, tip, handled, version, spans }
-                });
-                attempt.unchanged = Some((name, open)).filter(|_| attempt.failed.is_none());
-            }
-        }
-        attempt
+        self.pending = Some(Pending { drafts, prepared, tips });
     }
 
-    /// Adds the commit of one row to a series, with which the repository has handled so much. When the row fails, the list in
-    /// `open` may be half changed, and nothing else.
-    fn write(
-        &self,
-        name: &RepositoryName,
-        row: &Row,
-        handled: Handled,
-        open: &mut Open,
-        series: &mut Series,
-    ) -> Result<(), StoreError> {
-        let impossible = |source| StoreError::Impossible { source_name: row.source, number: row.number, source };
-        let edits = row.edits.as_ref().map_err(|error| impossible(error.clone()))?;
-        let mut message = row.message.clone();
-        let of_client;
-        let (version, files) = match (name, edits) {
-            (RepositoryName::Fleet, Edits::Files(files)) => (None, files),
-            (RepositoryName::Client(client), Edits::Client(edits)) => {
-                let version = domain::next_version(open.version).map_err(StoreError::Version)?;
-                let before = size_of_edited(&open.list, edits);
-                let mut files = domain::carry_out(edits, version, &mut open.list);
-                open.size = open.size + size_of_edited(&open.list, edits) - before;
-                files.extend(self.sign(client, version, &open.list)?);
-                if !open.has_keys {
-                    files.push(domain::file(layout::KEYS, Some(self.keys.bytes.clone())));
-                    files.push(domain::file(layout::KEYS_SIGNATURE, Some(self.keys.signature.clone())));
-                }
-                message = message.with(layout::MANIFEST_VERSION_TRAILER, &version.to_string());
-                of_client = files;
-                (Some(version), &of_client)
-            }
-            (name, _) => return Err(impossible(ImpossibleEdits::Misplaced(name.clone()))),
-        };
-        let message: Message = message
-            .with(layout::TRACEPARENT_TRAILER, &trace::current_text().unwrap_or_default())
-            .with(layout::HANDLED_TRAILER, &handled.to_string());
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a commit's time is for people; numbers and versions give the order"
-        )]
-        let draft = Draft { author: &row.author, message: &message, changes: files, at: Timestamp::now() };
-        self.writer.write(series, draft)?;
-        (open.handled, open.version, open.has_keys) = (handled, version, true);
-        Ok(())
-    }
-
-    /// The files that make a client believe the others: the head and its signature.
-    fn sign(
-        &self,
-        client: &ClientName,
-        version: ManifestVersion,
-        list: &ManifestList,
-    ) -> Result<Vec<FileChange>, StoreError> {
-        let head = Head { tenant: self.tenant.clone(), client: client.clone(), version, list: list.digest() };
-        let head = head.to_bytes();
-        let signature = self.writer.sign(HEAD_NAMESPACE, &head)?;
-        Ok(vec![
-            domain::file(layout::HEAD, Some(head)),
-            domain::file(layout::HEAD_SIGNATURE, Some(signature.into_bytes())),
-        ])
-    }
-
-    /// Takes these drafts into their repositories. A branch that somebody else has moved meanwhile stays where it is, and
-    /// its draft fails.
-    fn advance(&mut self, mut drafts: Vec<(Series, Drafted)>, outcome: &mut Outcome) {
-        // What people meant is there before what follows from it, so nobody finds a deployment without its assignment.
-        drafts.sort_by_key(|(_, draft)| draft.name != RepositoryName::Fleet);
-        let (series, drafts): (Vec<_>, Vec<_>) = drafts.into_iter().unzip();
-        let results = self.writer.advance_in_steps(series, |step| match step {
-            Step::Promised => stop_point("git-writer.promised"),
-            Step::Moved(RepositoryName::Fleet) => stop_point("git-writer.fleet-moved"),
-            Step::Moved(RepositoryName::Client(_)) => {}
-        });
+    /// Takes what has become of drafts. What is known of a repository where they did not come about is forgotten.
+    fn take_results(&mut self, drafts: Vec<Drafted>, results: Vec<Result<(), GitError>>, outcome: &mut Outcome) {
         for (draft, result) in drafts.into_iter().zip(results) {
-            match result {
-                Ok(()) => {}
-                Err(GitError::FleetRefused) => {
-                    Self::give_up(draft, outcome);
+            let error = match result {
+                Ok(()) => {
+                    let Drafted { name, to, handled, version, spans, .. } = draft;
+                    if name == RepositoryName::Fleet {
+                        self.fleet = handled.clone();
+                    }
+                    outcome.committed.push(Committed { repository: name, tip: to, handled, version, spans });
                     continue;
                 }
-                Err(error) => {
-                    Self::fail(draft, error.into(), outcome);
-                    continue;
-                }
+                Err(error) => error,
+            };
+            drop(self.open.take(&draft.name));
+            match error {
+                GitError::FleetRefused => Self::give_up(draft, outcome),
+                error => Self::fail(draft, error.into(), outcome),
             }
-            let Drafted { name, to, handled, version, open, spans, .. } = draft;
-            if name == RepositoryName::Fleet {
-                self.fleet = handled.clone();
-            }
-            if let Some(open) = open {
-                self.keep(name.clone(), Open { tip: Some(to), ..open });
-            }
-            outcome.committed.push(Committed { repository: name, tip: to, handled, version, spans });
         }
+        stop_point("git-writer.committed");
     }
 
     /// Leaves nothing to be done at the next start.
     pub fn rest(&mut self) -> Result<(), StoreError> {
+        self.carry_out_pending(&mut Outcome::default());
         Ok(self.writer.rest()?)
     }
 
@@ -501,17 +464,19 @@ impl Store {
     }
 }
 
+/// Carries out what was prepared.
+fn carry_out(disk: &mut Disk, prepared: Prepared, drafter: &Drafter) -> Vec<Result<(), GitError>> {
+    disk.carry_out(prepared, drafter, |step| match step {
+        Step::Promised => stop_point("git-writer.promised"),
+        Step::Moved(RepositoryName::Fleet) => stop_point("git-writer.fleet-moved"),
+        Step::Moved(RepositoryName::Client(_)) => {}
+    })
+}
+
 /// How many bytes of memory a node takes in a list, about: a leaf of a map has room for eleven deployments and is well filled
 /// with eight.
 fn size_of_node(entry: &NodeEntry) -> usize {
     256 + 70 * entry.deployments.len().next_multiple_of(8)
-}
-
-/// How many bytes of memory those nodes take that edits change, about.
-fn size_of_edited(list: &ManifestList, edits: &ClientEdits) -> usize {
-    let (nodes, deployments) = (edits.nodes.iter(), edits.deployments.iter());
-    let nodes = nodes.map(|edit| &edit.node).chain(deployments.map(|edit| &edit.node)).collect::<BTreeSet<_>>();
-    nodes.into_iter().filter_map(|node| list.get(node)).map(|entry| size_of_node(entry)).sum()
 }
 
 #[cfg(test)]

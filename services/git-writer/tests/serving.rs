@@ -99,9 +99,13 @@ impl World {
         let login = server.login(&User::Central(ServiceName::GitWriter));
         let running =
             Running::start(ServiceName::GitWriter, login, |base, shutdown| git_writer::run(config(base), shutdown));
-        running.ready().await;
         let world =
             Self { folder, address, keys, gateway, _server: server, _running: running, _endpoints: [minter, people] };
+        // It may never be ready: the repositories of a test are signed by nobody, so they stand still.
+        wait_for("git-writer to answer", async || {
+            world.ask_access("plant").await.map_err(|problem| format!("{problem:?}"))
+        })
+        .await;
         world.make("fleet", "main", &[("apps/hello", 100)]);
         world.make("clients/plant", "desired", &[("VERSION", 2), ("nodes/large", LARGE)]);
         world.make("clients/depot", "desired", &[("VERSION", 3)]);
@@ -128,9 +132,13 @@ impl World {
     }
 
     async fn access(&self, client: &str) -> RepositoryAccess {
+        self.ask_access(client).await.unwrap()
+    }
+
+    async fn ask_access(&self, client: &str) -> Result<RepositoryAccess, Problem> {
         let asked = RepositoryAccessAsked { client: client.parse().unwrap(), key: None };
         let subject = Subject::service(ServiceName::GitWriter, "access");
-        self.gateway.call(&subject, &asked, None).await.unwrap()
+        self.gateway.call(&subject, &asked, None).await
     }
 
     /// Stock git, which speaks to this git-writer with this token.

@@ -1,11 +1,14 @@
 //! Commits that change nothing but who has signed the tip, and which KEYS it carries.
 
 use bus::ServiceName;
-use git_state::Message;
+use git_state::{Message, Series};
 use margo::RepositoryName;
 use tracing::info_span;
 
-use super::{Attempt, Drafted, Failed, Open, Outcome, Store};
+use super::{
+    Open, Outcome, Store,
+    draft::{Attempt, Drafted},
+};
 use crate::{
     domain::{ClientEdits, Edits, Row},
     error::StoreError,
@@ -15,25 +18,25 @@ impl Store {
     /// Signs the tips of these repositories anew, with one commit each: of a client the version rises, as with an order that
     /// changes nothing. A repository without a commit has nothing to be signed.
     pub fn renew(&mut self, names: &[RepositoryName]) -> Outcome {
-        let mut outcome = Outcome::default();
-        let mut drafts = Vec::new();
+        let mut outcome = self.finish();
+        let mut attempts = Vec::new();
         for name in names {
             match self.take(name) {
                 Ok(open) if open.tip.is_none() => self.keep(name.clone(), open),
-                Ok(open) => match self.renewed(name, open) {
-                    Ok(attempt) => drafts.extend(attempt.draft),
-                    Err(error) => outcome.failed.push(failed(name, error)),
-                },
-                Err(error) => outcome.failed.push(failed(name, error)),
+                Ok(open) => attempts.push(match self.renewed(name, open) {
+                    Ok(draft) => Attempt { draft, ..Attempt::of(name.clone()) },
+                    Err(error) => Attempt::failed(name.clone(), error, Vec::new()),
+                }),
+                Err(error) => attempts.push(Attempt::failed(name.clone(), error, Vec::new())),
             }
         }
-        if !drafts.is_empty() {
-            self.advance(drafts, &mut outcome);
-        }
+        let attempts = self.without_failed(attempts, &mut outcome);
+        self.prepare(attempts, &mut outcome);
+        self.carry_out_pending(&mut outcome);
         outcome
     }
 
-    fn renewed(&self, name: &RepositoryName, mut open: Open) -> Result<Attempt, StoreError> {
+    fn renewed(&self, name: &RepositoryName, mut open: Open) -> Result<Option<(Series, Drafted)>, StoreError> {
         let handled = open.handled.clone();
         let mut series = self.writer.series(name, open.tip);
         let row = Row {
@@ -48,14 +51,10 @@ impl Store {
             }),
         };
         let span = info_span!("sign anew", repository = %name);
-        span.in_scope(|| self.write(name, &row, handled, &mut open, &mut series))?;
-        let Some(to) = series.tip() else { return Ok(Attempt::default()) };
+        span.in_scope(|| self.drafting().write(name, &row, handled, &mut open, &mut series))?;
+        let Some(to) = series.tip() else { return Ok(None) };
         let (name, handled, version, spans) = (name.clone(), open.handled.clone(), open.version, vec![span]);
         let drafted = Drafted { name, to, handled, version, open: Some(open), rows: Vec::new(), spans };
-        Ok(Attempt { draft: Some((series, drafted)), ..Attempt::default() })
+        Ok(Some((series, drafted)))
     }
-}
-
-fn failed(name: &RepositoryName, error: StoreError) -> Failed {
-    Failed { repository: name.clone(), error, rows: Vec::new() }
 }
