@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use margo::{RepositoryName, TenantName};
 
 use crate::{
-    CommitId, FileChange, GitError, Message, Series,
+    Bases, Blob, CommitId, FileChange, GitError, Message, Series,
     journal::Epoch,
     layout,
     memory::{self, Memory},
@@ -70,6 +70,11 @@ impl Drafter {
     /// Adds a signed commit to a series and returns its id. After an error the series ends where it did before, and takes no
     /// other commit.
     pub fn write(&self, series: &mut Series, draft: Draft<'_>) -> Result<CommitId, GitError> {
+        self.write_ready(series, draft, &[])
+    }
+
+    /// Begins a series. Returns what the files of its commits become deltas to, so that they can be made ready.
+    pub fn begin(&self, series: &mut Series) -> Result<Bases, GitError> {
         if !series.has_begun() {
             let (memory, epoch) = {
                 let mut held = self.held();
@@ -77,11 +82,25 @@ impl Drafter {
             };
             series.begin(memory, epoch)?;
         }
+        Ok(series.bases())
+    }
+
+    /// Does the same as [`Drafter::write`] with files that were made ready, in the order of the changes. Nothing depends on them but
+    /// the time that it takes.
+    pub fn write_ready(
+        &self,
+        series: &mut Series,
+        draft: Draft<'_>,
+        ready: &[Option<Blob>],
+    ) -> Result<CommitId, GitError> {
+        if !series.has_begun() {
+            drop(self.begin(series)?);
+        }
         let time = gix::date::Time::new(draft.at.as_second(), 0);
         let author = person_name(draft.author);
         let author = gix::actor::Signature { email: address(&author, &self.tenant).into(), name: author.into(), time };
         let committer = gix::actor::Signature { email: self.committer.as_str().into(), name: COMMITTER.into(), time };
-        series.add(draft.changes, |tree, parent| {
+        series.add(draft.changes, ready, |tree, parent| {
             let mut commit = gix::objs::Commit {
                 tree,
                 parents: parent.iter().map(|parent| parent.0).collect(),

@@ -27,6 +27,7 @@
 //! # Ok::<(), git_state::InvalidPath>(())
 //! ```
 
+mod blob;
 mod branch;
 mod commit_id;
 mod drafter;
@@ -51,6 +52,7 @@ mod series;
 mod tree;
 mod writer;
 
+pub use blob::{Bases, Blob};
 pub use commit_id::{CommitId, InvalidCommitId};
 pub use drafter::{Draft, Drafter};
 pub use error::GitError;

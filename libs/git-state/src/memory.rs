@@ -4,12 +4,13 @@
 //! All of it can be dropped at any time. Then trees are read from the repository again, and a new pack is begun: no object is
 //! trusted because it seems to be there, so whatever a commit adds is written again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use gix::{ObjectId, objs::Kind};
 
 use crate::{
-    CommitId, FileChange, GitError,
+    Bases, Blob, CommitId, FileChange, GitError,
+    blob::Form,
     journal::Epoch,
     pack::{self, Mark, Pack, Place, delta},
     tree::{Edited, Edits, ReadTree, Tree},
@@ -19,7 +20,7 @@ use crate::{
 pub(crate) const BUDGET: usize = 48 << 20;
 
 /// The longest object that is kept as the base of the next one of its kind. Longer ones are rare.
-const LONGEST_BASE: usize = 64 << 10;
+pub(crate) const LONGEST_BASE: usize = 64 << 10;
 
 /// How many kinds of objects a repository has at most here. The layout has fewer; beyond that all are forgotten.
 const KINDS: usize = 32;
@@ -39,7 +40,7 @@ pub(crate) struct Memory {
     /// How many bytes the last group had.
     group: usize,
     /// The last object of each kind.
-    last: BTreeMap<String, (Vec<u8>, Place)>,
+    last: BTreeMap<String, (Arc<[u8]>, Place)>,
 }
 
 impl Memory {
@@ -81,14 +82,31 @@ impl Memory {
         self.written.replace(name).filter(|before| *before != name)
     }
 
-    /// Adds changed files and the trees above them to the pack. Returns the id of the tree.
-    pub(crate) fn edit(&mut self, changes: &[FileChange], read: ReadTree<'_>) -> Result<ObjectId, GitError> {
-        let mut edits = Edits::default();
+    /// Returns what files become deltas to that are added next.
+    pub(crate) fn bases(&self) -> Bases {
+        Bases::of(self.last.iter().map(|(kind, (content, _))| (kind, content)))
+    }
+
+    /// Adds changed files and the trees above them to the pack. `ready` are those that were made ready, in the order of the
+    /// changes. Returns the id of the tree.
+    pub(crate) fn edit(
+        &mut self,
+        changes: &[FileChange],
+        ready: &[Option<Blob>],
+        read: ReadTree<'_>,
+    ) -> Result<ObjectId, GitError> {
+        let (mut edits, mut ready) = (Edits::default(), ready.iter());
         for FileChange { path, content } in changes {
-            match content {
-                Some(content) => edits.put(path, self.add(Kind::Blob, &kind_of(path.as_str()), content)?),
-                None => edits.remove(path),
-            }
+            let Some(content) = content else {
+                edits.remove(path);
+                continue;
+            };
+            let kind = kind_of(path.as_str());
+            let id = match ready.next() {
+                Some(Some(blob)) => self.add_ready(&kind, blob),
+                Some(None) | None => self.add(Kind::Blob, &kind, content)?,
+            };
+            edits.put(path, id);
         }
         match self.root.edit(edits, &mut self.pack, read)? {
             Edited::Same => {}
@@ -116,24 +134,63 @@ impl Memory {
             None => self.pack.add(kind, id, content),
         };
         if content.len() <= LONGEST_BASE {
-            if self.last.len() >= KINDS && !self.last.contains_key(like) {
-                self.last.clear();
-            }
-            self.last.insert(like.to_owned(), (content.to_vec(), place));
+            self.is_last(like, content.into(), place);
         }
         Ok(id)
     }
 
+    /// Adds a file that was made ready, as [`Memory::add`] would.
+    fn add_ready(&mut self, like: &str, blob: &Blob) -> ObjectId {
+        let Blob { content, id, base, form } = blob;
+        if self.pack.place_of(id).is_some() {
+            return *id;
+        }
+        let last = self.last.get(like).filter(|(_, place)| self.pack.can_be_base(*place));
+        let fits = match (last, base) {
+            (Some((last, _)), Some(base)) => Arc::ptr_eq(last, base),
+            (None, _) => matches!(form, Form::Whole(_)),
+            (Some(_), None) => false,
+        };
+        let place = match (last, form) {
+            (_, Form::Whole(stream)) if fits => self.pack.add_stream(Kind::Blob, *id, content.len(), stream),
+            (Some((_, place)), Form::Delta { length, stream }) if fits => {
+                self.pack.add_delta_stream(*id, *place, *length, stream)
+            }
+            // It stands on another file than was thought.
+            (Some((last, place)), _) => match delta::between(last, content) {
+                Some(delta) => self.pack.add_delta(*id, *place, &delta),
+                None => self.pack.add(Kind::Blob, *id, content),
+            },
+            (None, _) => self.pack.add(Kind::Blob, *id, content),
+        };
+        if content.len() <= LONGEST_BASE {
+            self.is_last(like, content.clone(), place);
+        }
+        *id
+    }
+
+    /// Keeps what the next object of its kind becomes a delta to.
+    fn is_last(&mut self, like: &str, content: Arc<[u8]>, place: Place) {
+        if let Some(last) = self.last.get_mut(like) {
+            *last = (content, place);
+            return;
+        }
+        if self.last.len() >= KINDS {
+            self.last.clear();
+        }
+        self.last.insert(like.to_owned(), (content, place));
+    }
+
     /// Returns about how many bytes of memory all of it takes.
     pub(crate) fn size(&self) -> usize {
-        let last: usize = self.last.values().map(|(base, _)| base.capacity() + 100).sum();
+        let last: usize = self.last.values().map(|(base, _)| base.len() + 100).sum();
         self.root.size() + self.pack.size() + last + size_of::<Self>()
     }
 }
 
 /// The kind of a file, which it shares with files that are much like it: those of one folder at the top whose names end
 /// alike.
-fn kind_of(path: &str) -> String {
+pub(crate) fn kind_of(path: &str) -> String {
     let (top, _) = path.split_once('/').unwrap_or_default();
     let name = path.rsplit('/').next().unwrap_or_default();
     let kind = name.rfind('.').map_or(name, |dot| &name[dot..]);

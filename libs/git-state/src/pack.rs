@@ -6,7 +6,7 @@
 
 pub(crate) mod delta;
 mod index;
-mod zlib;
+pub(crate) mod zlib;
 
 use gix::{ObjectId, hash, hashtable::HashMap, objs::Kind};
 
@@ -147,20 +147,35 @@ impl Pack {
 
     /// Adds an object as it is. The pack must not have it.
     pub(crate) fn add(&mut self, kind: Kind, id: ObjectId, content: &[u8]) -> Place {
-        let number = match kind {
-            Kind::Commit => 1,
-            Kind::Tree => 2,
-            Kind::Blob => 3,
-            Kind::Tag => 4,
-        };
-        let offset = self.begin_entry(number, content.len());
+        let offset = self.begin_entry(number_of(kind), content.len());
         zlib::deflate(content, &mut self.body);
+        self.end_entry(id, offset, 0)
+    }
+
+    /// Adds an object of this length that is compressed already. The pack must not have it.
+    pub(crate) fn add_stream(&mut self, kind: Kind, id: ObjectId, length: usize, stream: &[u8]) -> Place {
+        let offset = self.begin_entry(number_of(kind), length);
+        self.body.extend_from_slice(stream);
         self.end_entry(id, offset, 0)
     }
 
     /// Adds an object as a delta to one that [`Pack::can_be_base`]. The pack must not have it.
     pub(crate) fn add_delta(&mut self, id: ObjectId, base: Place, delta: &[u8]) -> Place {
-        let offset = self.begin_entry(OFS_DELTA, delta.len());
+        let offset = self.begin_delta(base, delta.len());
+        zlib::deflate_or_store(delta, &mut self.body);
+        self.end_entry(id, offset, base.depth + 1)
+    }
+
+    /// Adds a delta of this length that is compressed already.
+    pub(crate) fn add_delta_stream(&mut self, id: ObjectId, base: Place, length: usize, stream: &[u8]) -> Place {
+        let offset = self.begin_delta(base, length);
+        self.body.extend_from_slice(stream);
+        self.end_entry(id, offset, base.depth + 1)
+    }
+
+    /// Writes what precedes a delta of this length.
+    fn begin_delta(&mut self, base: Place, length: usize) -> u32 {
+        let offset = self.begin_entry(OFS_DELTA, length);
         // The distance to the base: seven bits in a byte, the highest first, and one less in each but the last.
         let mut distance = offset - base.offset;
         let (mut bytes, mut at) = ([0; 5], 4);
@@ -171,8 +186,7 @@ impl Pack {
             bytes[at] = 0x80 | (distance & 0x7f) as u8;
         }
         self.body.extend_from_slice(&bytes[at..]);
-        zlib::deflate_or_store(delta, &mut self.body);
-        self.end_entry(id, offset, base.depth + 1)
+        offset
     }
 
     /// Writes the head of an entry: its kind and the length of its content, the lowest bits first.
@@ -204,6 +218,16 @@ impl Pack {
     /// Returns the bytes of the pack that [`Pack::finish`] has made whole; its name has to follow them.
     pub(crate) fn body(&self) -> &[u8] {
         &self.body
+    }
+}
+
+/// Git's number for a kind of objects.
+fn number_of(kind: Kind) -> u8 {
+    match kind {
+        Kind::Commit => 1,
+        Kind::Tree => 2,
+        Kind::Blob => 3,
+        Kind::Tag => 4,
     }
 }
 

@@ -12,7 +12,7 @@ use gix::{
 use margo::RepositoryName;
 
 use crate::{
-    CommitId, FileChange, GitError, Repository, journal,
+    Bases, Blob, CommitId, FileChange, GitError, Repository, journal,
     journal::Epoch,
     memory::Memory,
     pack::{self, Mark, Whole},
@@ -104,11 +104,17 @@ impl Series {
         Ok(())
     }
 
-    /// Adds a commit. `make` makes it of its tree and its parent. After an error no other can be added, and the series ends
+    /// Returns what the files of the next commits become deltas to. The series has to have begun.
+    pub(crate) fn bases(&self) -> Bases {
+        self.begun.as_ref().map(|(memory, _)| memory.bases()).unwrap_or_default()
+    }
+
+    /// Adds a commit, of which some files may have been made ready. `make` makes it of its tree and its parent. After an error no other can be added, and the series ends
     /// where it did before.
     pub(crate) fn add(
         &mut self,
         changes: &[FileChange],
+        ready: &[Option<Blob>],
         make: impl FnOnce(ObjectId, Option<CommitId>) -> Result<gix::objs::Commit, GitError>,
     ) -> Result<CommitId, GitError> {
         let parent = self.tip();
@@ -117,7 +123,7 @@ impl Series {
         };
         let before = memory.pack().mark();
         let read = |id: ObjectId| git(&self.git, &self.path, &self.name)?.tree(id);
-        let added = memory.edit(changes, &read).and_then(|tree| make(tree, parent)).and_then(|commit| {
+        let added = memory.edit(changes, ready, &read).and_then(|tree| make(tree, parent)).and_then(|commit| {
             let mut bytes = Vec::with_capacity(1024);
             commit.write_to(&mut bytes).expect("writing to memory cannot fail");
             memory.add(Kind::Commit, "commit", &bytes)

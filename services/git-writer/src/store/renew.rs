@@ -37,7 +37,6 @@ impl Store {
     }
 
     fn renewed(&self, name: &RepositoryName, mut open: Open) -> Result<Option<(Series, Drafted)>, StoreError> {
-        let handled = open.handled.clone();
         let mut series = self.writer.series(name, open.tip);
         let row = Row {
             source: ServiceName::GitWriter,
@@ -51,7 +50,7 @@ impl Store {
             }),
         };
         let span = info_span!("sign anew", repository = %name);
-        span.in_scope(|| self.drafting().write(name, &row, handled, &mut open, &mut series))?;
+        span.in_scope(|| self.drafting().write_one(name, &row, &mut open, &mut series))?;
         let Some(to) = series.tip() else { return Ok(None) };
         let (name, handled, version, spans) = (name.clone(), open.handled.clone(), open.version, vec![span]);
         let drafted = Drafted { name, to, handled, version, open: Some(open), rows: Vec::new(), spans };
