@@ -184,7 +184,7 @@ async fn forged_desired_state_is_refused_and_the_last_good_state_stays() {
     entry.deployments.values_mut().for_each(|digest| *digest = Digest::of(b"id: signed"));
     list.put(press, entry);
     let head = forger.signed(&writer, |head| head.list = list.digest());
-    let head = proto::DesiredHead { list: list.top_text().into(), ..head };
+    let head = proto::DesiredHead { list: list.top_text().to_owned().into(), ..head };
     forger.tell(Told { head, list, document: "id: forged".into() }).await;
     site_refuses(&platform, "is not whole").await;
 
@@ -226,7 +226,7 @@ async fn a_key_that_nobody_signed_for_is_let_in_nowhere() {
     list.put(press, entry);
     let writer = SigningKey::load(&platform.hub().join("keys/git-writer")).unwrap();
     let head = forger.signed(&writer, |head| head.list = list.digest());
-    let head = proto::DesiredHead { list: list.top_text().into(), ..head };
+    let head = proto::DesiredHead { list: list.top_text().to_owned().into(), ..head };
     forger.tell(Told { head, list, document: node(&thief).to_bytes().into() }).await;
     site_refuses(&platform, "is not whole").await;
 

@@ -219,11 +219,11 @@ mod tests {
         let empty = memory.begin(Epoch::default());
         assert_eq!(empty, Mark::BEGIN);
         memory.add(Kind::Blob, "x", b"one").unwrap();
-        let name = memory.pack().finish().unwrap().name;
+        let name = memory.pack().finish().name;
         assert_eq!(memory.is_written(name, 10, None), None);
         assert_ne!(memory.begin(Epoch::default()), empty);
         memory.add(Kind::Blob, "x", b"two").unwrap();
-        let next = memory.pack().finish().unwrap().name;
+        let next = memory.pack().finish().name;
         assert_eq!(memory.is_written(next, 10, None), Some(name));
         assert_eq!(memory.begin(Epoch { file: 1, emptied: 0 }), empty);
         assert_eq!(memory.is_written(name, 10, None), None, "what stands in the journal's next life is no part of it");

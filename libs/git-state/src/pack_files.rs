@@ -172,7 +172,7 @@ mod tests {
         let mut pack = Pack::new(0);
         let id = pack::id_of(gix::objs::Kind::Blob, content).unwrap();
         pack.add(gix::objs::Kind::Blob, id, content);
-        let whole = pack.finish().unwrap();
+        let whole = pack.finish();
         write(repository, &pack, &whole).unwrap();
         whole.name
     }

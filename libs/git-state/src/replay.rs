@@ -139,7 +139,7 @@ fn write(repository: &Path, pieces: &[Move]) -> Result<Vec<(PathBuf, ObjectId)>,
     }
     let body = pieces.iter().map(|piece| piece.bytes.as_slice()).collect::<Vec<_>>().concat();
     let mut pack = Pack::of(body, &objects).ok_or_else(damaged)?;
-    let whole = pack.finish()?;
+    let whole = pack.finish();
     if whole.name.as_slice() != last.pack {
         return Err(damaged());
     }

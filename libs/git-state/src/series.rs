@@ -149,7 +149,7 @@ impl Series {
         };
         // Where the journal has begun another life since, it gets all of the pack.
         let mark = if memory.epoch() == epoch { *mark } else { Mark::BEGIN };
-        Ok(Sealed { whole: memory.pack().finish()?, to, mark })
+        Ok(Sealed { whole: memory.pack().finish(), to, mark })
     }
 
     /// What the journal is to hold of the series. `None` when the series has not begun.

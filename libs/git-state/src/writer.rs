@@ -232,7 +232,10 @@ impl Disk {
         disk::remove_folder_if_there(&new).map_err(|error| GitError::file("removing", &new, error))?;
         gix::create::into(&new, gix::create::Kind::Bare, gix::create::Options::default())
             .map_err(|error| GitError::git("creating a repository", &new, error))?;
-        fs::remove_dir_all(new.join("hooks")).map_err(|error| GitError::file("removing hooks of", &new, error))?;
+        // Nobody needs these, and each takes a block of the disk in each of thousands of repositories.
+        let removed = ["hooks", "info", "refs/tags"].iter().try_for_each(|name| fs::remove_dir_all(new.join(name)));
+        let removed = removed.and_then(|()| fs::remove_file(new.join("description")));
+        removed.map_err(|error| GitError::file("removing samples of", &new, error))?;
         replace(&new.join("HEAD"), format!("ref: refs/heads/{}\n", layout::branch(name)).as_bytes())?;
         self.configure(&new)?;
         durable::sync_tree(&new)?;

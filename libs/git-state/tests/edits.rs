@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
-use git_state::{Draft, FileChange, Message, Series, Writer};
+use git_state::{Bases, Blob, Draft, FileChange, Message, Series, Writer};
 use identity::SigningKey;
 use jiff::Timestamp;
 use margo::{KeySet, RepositoryName, TenantName};
@@ -62,6 +62,31 @@ fn change(files: &mut BTreeMap<String, Vec<u8>>, (path, number): &Change) {
     }
 }
 
+/// What was done with the files of a group before they became commits.
+#[derive(Clone, Copy, Debug)]
+enum Readiness {
+    Nothing,
+    Ready,
+    /// They were made ready to stand on other files than those before them.
+    Wrong,
+}
+
+fn any_readiness() -> impl Strategy<Value = Readiness> {
+    prop_oneof![Just(Readiness::Nothing), Just(Readiness::Ready), Just(Readiness::Wrong)]
+}
+
+impl Readiness {
+    fn make_ready(self, mut bases: Bases, commits: &[Vec<FileChange>]) -> Vec<Vec<Option<Blob>>> {
+        if let Self::Wrong = self {
+            drop(bases.make_ready(commits.iter().rev().map(Vec::as_slice)));
+        }
+        match self {
+            Self::Nothing => commits.iter().map(|_| Vec::new()).collect(),
+            Self::Ready | Self::Wrong => bases.make_ready(commits.iter().map(Vec::as_slice)),
+        }
+    }
+}
+
 fn git(repository: &Path, arguments: &[&str]) -> String {
     let output = Command::new("git").arg("-C").arg(repository).args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
@@ -105,7 +130,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_written_is_what_stock_git_reads(groups in proptest::collection::vec(any_group(), 1..8)) {
+    fn what_is_written_is_what_stock_git_reads(
+        groups in proptest::collection::vec((any_group(), any_readiness()), 1..8),
+    ) {
         let folder = tempfile::tempdir().unwrap();
         let key = SigningKey::generate("git-writer").unwrap();
         let keys = KeySet { tenant: TenantName::default(), number: 1, keys: vec![key.public().to_string()] };
@@ -117,17 +144,19 @@ proptest! {
         let mut writer = start();
         let mut files = BTreeMap::new();
         let mut commits = 0;
-        for (group, between) in groups {
+        for ((group, between), readiness) in groups {
             let repository = writer.open_or_create(&client()).unwrap();
             let mut series = Series::on(&repository, repository.tip().unwrap());
-            for changes in group {
-                let changed: Vec<_> = changes.iter().map(|(path, number)| FileChange {
-                    path: path.clone().try_into().unwrap(),
-                    content: number.map(content),
-                }).collect();
+            let changed = |(path, number): &Change| FileChange {
+                path: path.clone().try_into().unwrap(),
+                content: number.map(content),
+            };
+            let changed: Vec<Vec<_>> = group.iter().map(|changes| changes.iter().map(changed).collect()).collect();
+            let ready = readiness.make_ready(writer.drafter().begin(&mut series).unwrap(), &changed);
+            for ((changes, changed), ready) in group.iter().zip(&changed).zip(ready) {
                 let message = Message::new("change").with("Order", &commits.to_string());
-                let draft = Draft { author: "ada", message: &message, changes: &changed, at: Timestamp::now() };
-                writer.write(&mut series, draft).unwrap();
+                let draft = Draft { author: "ada", message: &message, changes: changed, at: Timestamp::now() };
+                writer.drafter().write_ready(&mut series, draft, &ready).unwrap();
                 changes.iter().for_each(|it| change(&mut files, it));
                 commits += 1;
             }

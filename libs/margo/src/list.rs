@@ -143,16 +143,23 @@ fn folder_text<'a>(folder: NodeFolder, nodes: impl Iterator<Item = (&'a NodeName
 }
 
 fn top_text(folders: impl Iterator<Item = (NodeFolder, Digest)>) -> String {
-    let mut text = String::new();
-    for (folder, digest) in folders {
-        writeln!(text, "{folder}/ {digest}").expect("writing to a String cannot fail");
-    }
-    text
+    folders.map(|(folder, digest)| top_line(folder, digest)).collect()
+}
+
+/// The length of a line of a top text in bytes: `84/ sha256:`, 64 digits and the end of the line.
+const TOP_LINE: usize = 76;
+
+fn top_line(folder: NodeFolder, digest: Digest) -> String {
+    format!("{folder}/ {digest}\n")
 }
 
 /// The whole list of one client. A change computes the texts that it touches and no others; a copy shares the folders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ManifestList(BTreeMap<NodeFolder, Arc<FolderEntry>>);
+pub struct ManifestList {
+    folders: BTreeMap<NodeFolder, Arc<FolderEntry>>,
+    /// The top text, whose lines are all of one length: to write it anew for each change costs as much as to sign it.
+    top: String,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct FolderEntry {
@@ -201,7 +208,8 @@ impl ManifestList {
             folders.entry(NodeFolder::of(&node)).or_default().push((node, entry));
         }
         for (folder, changes) in folders {
-            let held = Arc::make_mut(self.0.entry(folder).or_insert_with(|| Arc::new(FolderEntry::empty())));
+            let is_new = !self.folders.contains_key(&folder);
+            let held = Arc::make_mut(self.folders.entry(folder).or_insert_with(|| Arc::new(FolderEntry::empty())));
             for (node, entry) in changes {
                 match entry {
                     Some(entry) => {
@@ -212,73 +220,77 @@ impl ManifestList {
                 }
             }
             held.sum_up(folder);
+            let line = if held.nodes.is_empty() { String::new() } else { top_line(folder, held.digest) };
             if held.nodes.is_empty() {
-                self.0.remove(&folder);
+                self.folders.remove(&folder);
             }
+            let begin = self.folders.range(..folder).count() * TOP_LINE;
+            let end = if is_new { begin } else { begin + TOP_LINE };
+            self.top.replace_range(begin..end, &line);
         }
     }
 
     /// Returns what the list has of a node.
     pub fn get(&self, node: &NodeName) -> Option<&Arc<NodeEntry>> {
-        self.0.get(&NodeFolder::of(node))?.nodes.get(node).map(|(entry, _)| entry)
+        self.folders.get(&NodeFolder::of(node))?.nodes.get(node).map(|(entry, _)| entry)
     }
 
     /// Returns all nodes, sorted by folder and then by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &Arc<NodeEntry>)> {
-        self.0.values().flat_map(|folder| folder.nodes.iter().map(|(node, (entry, _))| (node, entry)))
+        self.folders.values().flat_map(|folder| folder.nodes.iter().map(|(node, (entry, _))| (node, entry)))
     }
 
     /// Returns the nodes that changed after this version of the manifest. Folders without any cost nothing.
     pub fn changed_since(&self, version: u64) -> impl Iterator<Item = (&NodeName, &Arc<NodeEntry>)> {
-        let folders = self.0.values().filter(move |folder| folder.version > version);
+        let folders = self.folders.values().filter(move |folder| folder.version > version);
         let nodes = folders.flat_map(|folder| folder.nodes.iter().map(|(node, (entry, _))| (node, entry)));
         nodes.filter(move |(_, entry)| entry.version.get() > version)
     }
 
     /// Returns the digest that a head names: that of the top text.
     pub fn digest(&self) -> Digest {
-        Digest::of(self.top_text().as_bytes())
+        Digest::of(self.top.as_bytes())
     }
 
     /// Returns the top text, with one line for each folder.
-    pub fn top_text(&self) -> String {
-        top_text(self.0.iter().map(|(folder, entry)| (*folder, entry.digest)))
+    pub fn top_text(&self) -> &str {
+        &self.top
     }
 
     /// Returns a folder's text; `None` when no node belongs there.
     pub fn folder_text(&self, folder: NodeFolder) -> Option<String> {
-        self.0.get(&folder).map(|entry| entry.text(folder))
+        self.folders.get(&folder).map(|entry| entry.text(folder))
     }
 
     /// Returns the digest of a folder's text; `None` when no node belongs there.
     pub fn folder_digest(&self, folder: NodeFolder) -> Option<Digest> {
-        self.0.get(&folder).map(|entry| entry.digest)
+        self.folders.get(&folder).map(|entry| entry.digest)
     }
 
     /// Returns the nodes of one folder, each with the digest of its text.
     pub fn folder(&self, folder: NodeFolder) -> impl Iterator<Item = (&NodeName, &Arc<NodeEntry>, Digest)> {
-        let nodes = self.0.get(&folder).into_iter().flat_map(|entry| &entry.nodes);
+        let nodes = self.folders.get(&folder).into_iter().flat_map(|entry| &entry.nodes);
         nodes.map(|(node, (entry, digest))| (node, entry, *digest))
     }
 
     /// Returns all folders in which there is a node, sorted.
     pub fn folders(&self) -> impl Iterator<Item = NodeFolder> {
-        self.0.keys().copied()
+        self.folders.keys().copied()
     }
 
     /// Returns how many nodes the list names.
     pub fn len(&self) -> usize {
-        self.0.values().map(|folder| folder.nodes.len()).sum()
+        self.folders.values().map(|folder| folder.nodes.len()).sum()
     }
 
     /// Returns how many deployments the nodes have together.
     pub fn deployments(&self) -> usize {
-        self.0.values().map(|folder| folder.deployments).sum()
+        self.folders.values().map(|folder| folder.deployments).sum()
     }
 
     /// Tells whether the list names no node.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.folders.is_empty()
     }
 }
 

@@ -112,7 +112,7 @@ impl Believed {
         if digest != self.head.list {
             return Err(UntrustedTip::List { head: self.head.list, files: digest });
         }
-        self.message.list = text.into_bytes().into();
+        self.message.list = text.as_bytes().to_vec().into();
         Ok(Tip { head: self, list })
     }
 }

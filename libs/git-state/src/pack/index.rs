@@ -2,11 +2,10 @@
 
 use gix::ObjectId;
 
-use super::{Entry, hash_of};
-use crate::GitError;
+use super::{Entry, checksum_of};
 
 /// Returns the index of a pack that has these objects and this checksum.
-pub(crate) fn of(entries: &[Entry], checksum: ObjectId) -> Result<Vec<u8>, GitError> {
+pub(crate) fn of(entries: &[Entry], checksum: ObjectId) -> Vec<u8> {
     let mut sorted: Vec<&Entry> = entries.iter().collect();
     sorted.sort_unstable_by_key(|entry| entry.id);
     let mut index = Vec::with_capacity(8 + 1024 + sorted.len() * 28 + 40);
@@ -21,7 +20,7 @@ pub(crate) fn of(entries: &[Entry], checksum: ObjectId) -> Result<Vec<u8>, GitEr
     sorted.iter().for_each(|entry| index.extend_from_slice(&entry.crc.to_be_bytes()));
     sorted.iter().for_each(|entry| index.extend_from_slice(&entry.offset.to_be_bytes()));
     index.extend_from_slice(checksum.as_slice());
-    let sum = hash_of(&[&index])?;
+    let sum = checksum_of(&index);
     index.extend_from_slice(sum.as_slice());
-    Ok(index)
+    index
 }

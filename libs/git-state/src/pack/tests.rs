@@ -49,7 +49,7 @@ fn stock_git_reads_whole_objects_and_chains_of_deltas() {
         objects.push((id, content));
     }
     assert!(pack.entries.iter().filter(|entry| entry.depth == 0).count() > 12, "a chain has ended");
-    let whole = pack.finish().unwrap();
+    let whole = pack.finish();
     write(&folder.path().join("objects/pack"), &pack, &whole);
     stock_git(folder.path(), &["verify-pack", &format!("objects/pack/pack-{}.idx", whole.name)]);
     for (id, content) in &objects {
@@ -69,24 +69,24 @@ fn a_pack_grows_and_is_taken_up_again_from_its_pieces() {
     assert_eq!(begin, Mark::BEGIN);
     let (id, content) = blob("one");
     pack.add(Kind::Blob, id, &content);
-    let first = pack.finish().unwrap();
+    let first = pack.finish();
     let middle = pack.mark();
     let head = pack.bytes_since(begin).to_vec();
     let (second_id, content) = blob("two");
     pack.add(Kind::Blob, second_id, &content);
-    let second = pack.finish().unwrap();
+    let second = pack.finish();
     assert_ne!(first.name, second.name);
 
     // The number of objects in the head is that of the last time.
     let body = [&head, pack.bytes_since(middle)].concat();
     let objects: Vec<_> = pack.entries_since(begin).iter().map(|entry| (entry.id, entry.offset)).collect();
     let mut again = Pack::of(body, &objects).unwrap();
-    let whole = again.finish().unwrap();
+    let whole = again.finish();
     assert_eq!((whole.name, &whole.index, again.body()), (second.name, &second.index, pack.body()));
     assert!(Pack::of(b"PACK".to_vec(), &objects).is_none());
 
     pack.rewind(middle);
-    assert_eq!((pack.place_of(&second_id), pack.finish().unwrap().name), (None, first.name));
+    assert_eq!((pack.place_of(&second_id), pack.finish().name), (None, first.name));
 }
 
 #[test]

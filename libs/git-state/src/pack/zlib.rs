@@ -7,9 +7,10 @@ use gix::zlib::{
     stream::deflate::{Compress, FlushCompress},
 };
 
-/// Up to this length bytes are stored as they are: a compressor's fixed cost is higher than what it saves of ids and the
-/// like. The sums of the checksum must not pass 32 bits, which they do not up to 4,000 bytes.
-const STORED: usize = 160;
+/// Up to this length bytes are stored as they are: a compressor's fixed cost is higher than what it saves of ids, signatures and the
+/// like, which is a quarter of them at most. So a commit, as a delta, is stored too. The sums of the checksum must not pass 32
+/// bits, which they do not up to 4,000 bytes.
+const STORED: usize = 448;
 
 thread_local! {
     static COMPRESSOR: RefCell<(Compress, Vec<u8>)> =

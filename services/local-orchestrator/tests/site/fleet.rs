@@ -129,7 +129,7 @@ impl Fleet {
             keys: keys.into(),
             keys_signature: keys_signature.into(),
             commit: format!("commit-{}", self.version),
-            list: list.top_text().into(),
+            list: list.top_text().to_owned().into(),
         }
     }
 }

@@ -45,7 +45,7 @@ impl FolderRoad {
         };
         let manifest = Manifest::read(&files).unwrap();
         let list = manifest.list();
-        let head = SignedHead { list: list.top_text().into(), ..head };
+        let head = SignedHead { list: list.top_text().to_owned().into(), ..head };
         let contents = manifest.nodes.into_values().flat_map(|node| node.documents.into_values().chain(node.identity));
         self.documents = contents.map(|content| (Digest::of(&content), content.into())).collect();
         let trace = repository.message(tip).unwrap().trailer(layout::TRACEPARENT_TRAILER).map(str::to_owned);
