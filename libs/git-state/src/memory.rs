@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The bytes that all repositories may take in memory together, about.
-pub(crate) const BUDGET: usize = 48 << 20;
+pub(crate) const BUDGET: usize = 40 << 20;
 
 /// The longest object that is kept as the base of the next one of its kind. Longer ones are rare.
 pub(crate) const LONGEST_BASE: usize = 64 << 10;

@@ -19,6 +19,9 @@ const MAX_DEPTH: u8 = 50;
 /// The first bytes of a pack: its version, and place for the number of its objects.
 const HEAD: &[u8; 12] = b"PACK\0\0\0\x02\0\0\0\0";
 
+/// The most bytes that an entry has beside its content, about: its head, and what the compressed form adds.
+const ENTRY_HEAD: usize = 64;
+
 /// Git's number for an object that is a delta to one that stands at a distance before it in the pack.
 const OFS_DELTA: u8 = 6;
 
@@ -193,6 +196,7 @@ impl Pack {
     /// Writes the head of an entry: its kind and the length of its content, the lowest bits first.
     fn begin_entry(&mut self, kind: u8, length: usize) -> u32 {
         let offset = self.body.len() as u32;
+        self.make_room(length);
         let (mut byte, mut rest) = ((kind << 4) | (length & 0xf) as u8, length >> 4);
         while rest > 0 {
             self.body.push(byte | 0x80);
@@ -200,6 +204,15 @@ impl Pack {
         }
         self.body.push(byte);
         offset
+    }
+
+    /// Grows by an eighth where there is no room for an entry of this length. A vector would double, and packs are most of what is
+    /// in memory of many repositories.
+    fn make_room(&mut self, length: usize) {
+        let wanted = length + ENTRY_HEAD;
+        if self.body.capacity() - self.body.len() < wanted {
+            self.body.reserve_exact(wanted.max(self.body.len() / 8));
+        }
     }
 
     fn end_entry(&mut self, id: ObjectId, offset: u32, depth: u8) -> Place {
