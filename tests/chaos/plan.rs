@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::random::Random;
+use end_to_end::random::Random;
 
 /// Milliseconds between two kills. About a hundred kills a minute: services are down often, and up long enough that
 /// orders go through.

@@ -5,6 +5,7 @@
 
 mod platform;
 mod process;
+pub mod random;
 
 pub use platform::{
     Application, Platform, SiteLayout, after, answers, central, edgectl, edgectl_json, edgectl_ok, falls_silent, sample,
