@@ -1,0 +1,123 @@
+//! Power cuts: what git-writer has promised is there afterwards, stock git finds nothing wrong, and the writer goes on.
+//!
+//! A disk that forgets stands below a file system on which a process commits ([`volatile`], [`fuse`], [`stage`], [`writer`]). At a
+//! moment of its life ([`plan`]) the power is cut ([`cut`]); then the file system that is left is mounted, the writer started, and
+//! looked at ([`look`]). That this would find a missing sync is shown by leaving out each of them ([`syncs`], [`trace`]).
+//!
+//! Needs root, FUSE and loop devices; without them the test says that it was not run. `EDGEWRIGHT_POWER_CUTS` says how many cuts
+//! there are, `EDGEWRIGHT_CHAOS_SEED` which.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+mod cut;
+mod fuse;
+mod look;
+mod plan;
+mod stage;
+mod syncs;
+#[cfg(target_arch = "x86_64")]
+mod trace;
+mod volatile;
+mod writer;
+
+use std::env;
+
+use end_to_end::random::Random;
+
+use crate::{
+    plan::Story,
+    stage::{FileSystem, NotRun},
+    syncs::Sync,
+};
+
+/// After so many cuts a sync that is missing has to be found.
+const TRIES: u64 = 20;
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    #[cfg(target_arch = "x86_64")]
+    if trace::run(&arguments) {
+        return;
+    }
+    if writer::run(&arguments) {
+        return;
+    }
+    let tests: [(&str, fn() -> Result<(), NotRun>); 3] = [
+        ("what_was_promised_survives_power_cuts_on_ext4", || power_cuts(FileSystem::Ext4)),
+        ("what_was_promised_survives_power_cuts_on_btrfs", || power_cuts(FileSystem::Btrfs)),
+        ("a_sync_that_is_missing_is_found", a_sync_that_is_missing_is_found),
+    ];
+    // Cargo hands the filter of the whole run to every target.
+    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    for (name, test) in tests {
+        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+            continue;
+        }
+        if arguments.iter().any(|argument| argument == "--list") {
+            println!("{name}: test");
+            continue;
+        }
+        match test() {
+            Ok(()) => println!("test {name} ... ok"),
+            Err(NotRun(reason)) => println!("test {name} ... not run: {reason}"),
+        }
+    }
+}
+
+fn power_cuts(file_system: FileSystem) -> Result<(), NotRun> {
+    let (cuts, seed) = (number("EDGEWRIGHT_POWER_CUTS").unwrap_or(3), seed());
+    println!("{cuts} power cuts on {file_system:?} with EDGEWRIGHT_CHAOS_SEED={seed}");
+    for (round, story) in (1..=cuts).zip(Story::ALL.into_iter().cycle()) {
+        let cut::Outcome { told, found } = cut::cut(story, file_system, None, &mut Random::new(seed, 1_000 + round))?;
+        println!("cut {round} of {cuts}: {told}");
+        found.unwrap_or_else(|wrong| {
+            panic!("cut {round} on {file_system:?} with EDGEWRIGHT_CHAOS_SEED={seed}: {wrong}")
+        });
+    }
+    Ok(())
+}
+
+/// Which missing sync is to be found, by which story, on what.
+const FOUND: [(Sync, Story, FileSystem); 6] = [
+    (Sync::Group, Story::Young, FileSystem::Ext4),
+    (Sync::TurnOver, Story::TurnOver, FileSystem::Ext4),
+    (Sync::Rest, Story::Rest, FileSystem::Ext4),
+    (Sync::Replay, Story::Killed, FileSystem::Ext4),
+    (Sync::NewRepository, Story::Young, FileSystem::Ext4),
+    (Sync::NewName, Story::Young, FileSystem::Btrfs),
+];
+
+fn a_sync_that_is_missing_is_found() -> Result<(), NotRun> {
+    #[cfg(not(target_arch = "x86_64"))]
+    return Err(NotRun("leaving out a system call works on x86-64 only".to_owned()));
+    #[cfg(target_arch = "x86_64")]
+    trace::needed()?;
+    let seed = seed();
+    for (sync, story, file_system) in FOUND {
+        let mut tries = 1..=TRIES;
+        let found = loop {
+            let Some(round) = tries.next() else {
+                println!("without {sync:?}: not found");
+                break 0;
+            };
+            let cut::Outcome { told, found } =
+                cut::cut(story, file_system, Some(sync), &mut Random::new(seed, 2_000 + round))?;
+            if let Err(wrong) = found {
+                println!("without {sync:?}: {told}: {}", wrong.lines().next().unwrap_or_default());
+                break round;
+            }
+        };
+        println!("the missing sync {sync:?} is found after {found} cuts");
+    }
+    Ok(())
+}
+
+fn seed() -> u64 {
+    number("EDGEWRIGHT_CHAOS_SEED").unwrap_or(1)
+}
+
+/// A variable that is empty counts as absent.
+fn number(name: &str) -> Option<u64> {
+    let value = env::var(name).ok().filter(|value| !value.is_empty())?;
+    Some(value.parse().unwrap_or_else(|error| panic!("{name}={value:?}: {error}")))
+}
