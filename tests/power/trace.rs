@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs::{self, File},
+    io,
     process::{Child, Command, Stdio},
     thread,
 };
@@ -105,6 +106,11 @@ impl Watched {
             return Ok(());
         }
         let path = fs::read_link(format!("/proc/{}/fd/{file}", self.main)).unwrap_or_default();
+        if self.without == Sync::NewName && path.as_os_str().as_encoded_bytes().ends_with(b".git.new") {
+            // As other programs may do at any time. Otherwise btrfs remembers that the folder, which gets its name next, was
+            // synced just now, and puts that name on the disk with whatever is synced next.
+            rustix::fs::syncfs(File::open(&path).unwrap()).unwrap();
+        }
         if Sync::of(call, &path, thread == self.main, self.is_ready) == Some(self.without) {
             // No call has this number, so the kernel does nothing.
             registers.orig_rax = u64::MAX;
