@@ -69,7 +69,7 @@ pub fn plan(seed: u64, duration: Duration, processes: &[String], runners: usize)
 
 fn round(random: &mut Random, processes: &[String], runners: usize) -> Vec<Victim> {
     let mut victims: Vec<_> = processes.iter().cloned().map(Victim::Process).collect();
-    victims.extend((0..runners).map(|_| Victim::AnyRunner(random.next())));
+    victims.extend((0..runners).map(|_| Victim::AnyRunner(random.draw())));
     random.shuffle(&mut victims);
     victims
 }

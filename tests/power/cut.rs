@@ -1,7 +1,8 @@
 //! One disk, the writers on it, and what is left when the power has been cut.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -78,8 +79,8 @@ impl World<'_> {
     /// Has a writer live until its end. Returns how many groups it has promised.
     fn live(&self, end: End, random: &mut Random, promised: &mut Promised) -> u64 {
         let is_large = matches!(end, End::Cut(Cut { at: Moment::TurnOver, .. }));
-        let told = if let End::Told(groups) = end { Some(groups) } else { None };
-        let life = Life { seed: random.next(), groups: told, is_large };
+        let told = if let End::Told(groups) | End::Torn(groups) = end { Some(groups) } else { None };
+        let life = Life { seed: random.draw(), groups: told, is_large };
         let (mut begun_with, mut since, mut is_set, mut groups) = (None, None, false, 0);
         let mut writing = None;
         loop {
@@ -116,12 +117,23 @@ impl World<'_> {
         let is_expected = self.served.is_off() || told == Some(groups);
         let said = writing.map(Writing::last_words).unwrap_or_default();
         assert!(is_expected, "the writer has ended before its time: {said}");
+        if let End::Torn(_) = end {
+            tear(&self.journal());
+        }
         groups
     }
 
     fn journal(&self) -> PathBuf {
         self.repositories.join(TenantName::default().as_str()).join("journal")
     }
+}
+
+/// Puts half a record at the end of the journal.
+fn tear(journal: &Path) {
+    let path = journal.join(format!("{:020}", newest(journal)));
+    let mut file = File::options().append(true).open(path).unwrap();
+    file.write_all(&[7; 100]).unwrap();
+    file.sync_all().unwrap();
 }
 
 /// The number of the newest file.

@@ -27,6 +27,8 @@ pub enum End {
     Killed(u64),
     /// It is told to end after so many groups.
     Told(u64),
+    /// The same, and then it was killed as the next group had begun to go into the journal.
+    Torn(u64),
     /// The power is cut.
     Cut(Cut),
 }
@@ -48,13 +50,24 @@ pub enum Story {
     Long,
     /// One that begins where another one has ended as it should.
     Told,
+    /// One that finds half a group in the journal, and whose power is cut before it has put all right.
+    Torn,
     /// One that finds the remains of a power cut, and whose power is cut before it has put all right.
     Twice,
 }
 
 impl Story {
-    pub const ALL: [Self; 8] =
-        [Self::Killed, Self::TurnOver, Self::Rest, Self::Twice, Self::New, Self::Young, Self::Long, Self::Told];
+    pub const ALL: [Self; 9] = [
+        Self::Killed,
+        Self::TurnOver,
+        Self::Rest,
+        Self::Twice,
+        Self::Torn,
+        Self::New,
+        Self::Young,
+        Self::Long,
+        Self::Told,
+    ];
 
     /// The ends of its lives. The last one is a power cut.
     pub fn lives(self, random: &mut Random) -> Vec<End> {
@@ -75,6 +88,10 @@ impl Story {
             Self::Told => {
                 let then = cut(Moment::Start, (0, 4), 60);
                 vec![End::Told(random.between(1, 30)), then]
+            }
+            Self::Torn => {
+                let then = cut(Moment::Start, (0, 0), 40);
+                vec![End::Torn(random.between(1, 8)), then]
             }
             Self::Twice => vec![cut(Moment::Start, (1, 40), 60), cut(Moment::Start, (0, 0), 150)],
         }

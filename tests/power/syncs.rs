@@ -1,6 +1,6 @@
 //! The syncs of the writer, which can be left out one by one to see whether anybody notices.
 
-use std::{ffi::OsStr, path::Path};
+use std::path::Path;
 
 use nix::libc;
 
@@ -18,15 +18,27 @@ pub enum Sync {
     Rest,
     /// Of the repositories, before what was written into them once more goes from the journal.
     Replay,
-    /// Of what a new repository is made of.
+    /// Of the journal's last file, of which half a record was cut off, before the next file is begun.
+    CutOff,
+    /// Of all that a new repository is made of.
     NewRepository,
-    /// Of the folder of a new repository's name.
+    /// The same, but for the content of files that take the place of others.
+    NewTree,
+    /// Of the folder in which a new repository has got its name.
     NewName,
 }
 
 impl Sync {
-    pub const ALL: [Self; 6] =
-        [Self::Group, Self::TurnOver, Self::Rest, Self::Replay, Self::NewRepository, Self::NewName];
+    pub const ALL: [Self; 8] = [
+        Self::Group,
+        Self::TurnOver,
+        Self::Rest,
+        Self::Replay,
+        Self::CutOff,
+        Self::NewRepository,
+        Self::NewTree,
+        Self::NewName,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -35,27 +47,33 @@ impl Sync {
             Self::Rest => "rest",
             Self::Replay => "replay",
             Self::NewRepository => "new-repository",
+            Self::CutOff => "cut-off",
+            Self::NewTree => "new-tree",
             Self::NewName => "new-name",
         }
     }
 
-    /// Finds out which sync a system call is. The main thread is the one that opens and rests, and it is ready when it has
+    /// Tells whether a system call is this sync. The main thread is the one that opens and rests, and it is ready when it has
     /// said so.
-    pub fn of(call: i64, path: &Path, by_main: bool, is_ready: bool) -> Option<Self> {
-        let folder = path.parent().and_then(Path::file_name);
+    pub fn is(self, call: i64, path: &Path, by_main: bool, is_ready: bool) -> bool {
+        let is_in_journal = || path.parent().is_some_and(|folder| folder.ends_with("journal"));
         let is_of_new = || path.iter().any(|part| part.as_encoded_bytes().ends_with(b".git.new"));
-        match call {
-            libc::SYS_fdatasync if folder == Some(OsStr::new("journal")) => Some(Self::Group),
-            libc::SYS_syncfs if !by_main => Some(Self::TurnOver),
-            libc::SYS_syncfs if is_ready => Some(Self::Rest),
-            libc::SYS_syncfs => Some(Self::Replay),
-            libc::SYS_fsync if is_of_new() => Some(Self::NewRepository),
-            libc::SYS_fsync
-                if is_ready && (path.ends_with("clients") || folder == Some(OsStr::new("repositories"))) =>
-            {
-                Some(Self::NewName)
+        match self {
+            Self::Group => call == libc::SYS_fdatasync && is_in_journal(),
+            Self::TurnOver => call == libc::SYS_syncfs && !by_main,
+            Self::Rest => call == libc::SYS_syncfs && by_main && is_ready,
+            Self::Replay => call == libc::SYS_syncfs && by_main && !is_ready,
+            Self::CutOff => call == libc::SYS_fsync && is_in_journal(),
+            Self::NewRepository => call == libc::SYS_fsync && is_of_new(),
+            Self::NewTree => {
+                call == libc::SYS_fsync && is_of_new() && !path.as_os_str().as_encoded_bytes().ends_with(b"~")
             }
-            _ => None,
+            Self::NewName => {
+                call == libc::SYS_fsync
+                    && is_ready
+                    && (path.ends_with("clients")
+                        || path.parent().is_some_and(|folder| folder.ends_with("repositories")))
+            }
         }
     }
 }

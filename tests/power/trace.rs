@@ -111,7 +111,7 @@ impl Watched {
             // synced just now, and puts that name on the disk with whatever is synced next.
             rustix::fs::syncfs(File::open(&path).unwrap()).unwrap();
         }
-        if Sync::of(call, &path, thread == self.main, self.is_ready) == Some(self.without) {
+        if self.without.is(call, &path, thread == self.main, self.is_ready) {
             // No call has this number, so the kernel does nothing.
             registers.orig_rax = u64::MAX;
             ptrace::setregs(thread, registers)?;

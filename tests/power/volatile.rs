@@ -24,6 +24,8 @@ enum Power {
     On,
     /// For so many writes and syncs more.
     For(u64),
+    /// The next sync does not come about. Of what is written until then nobody knows what the disk still gets.
+    Failing,
     Off,
 }
 
@@ -51,7 +53,10 @@ impl Volatile {
     }
 
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.use_power()?;
+        self.use_power();
+        if self.is_off() {
+            return Err(off());
+        }
         let (mut at, mut rest) = (offset, bytes);
         while !rest.is_empty() {
             let (number, inner) = (at / BLOCK, (at % BLOCK) as usize);
@@ -65,14 +70,20 @@ impl Volatile {
     }
 
     pub fn sync(&mut self) -> io::Result<()> {
-        self.use_power()?;
+        self.use_power();
+        if self.power == Power::Failing {
+            self.power = Power::Off;
+        }
+        if self.is_off() {
+            return Err(off());
+        }
         for (number, block) in std::mem::take(&mut self.pending) {
             self.synced.write_all_at(&*block, number * BLOCK)?;
         }
         Ok(())
     }
 
-    /// Cuts the power after so many writes and syncs more.
+    /// Cuts the power after so many writes and syncs more, at the next sync.
     pub fn cut_after(&mut self, operations: u64) {
         self.power = Power::For(operations);
     }
@@ -96,13 +107,12 @@ impl Volatile {
         Ok((lost, kept))
     }
 
-    fn use_power(&mut self) -> io::Result<()> {
+    fn use_power(&mut self) {
         self.power = match self.power {
-            Power::On => Power::On,
-            Power::For(0) | Power::Off => Power::Off,
+            Power::For(0) => Power::Failing,
             Power::For(operations) => Power::For(operations - 1),
+            same => same,
         };
-        if self.is_off() { Err(io::Error::other("the power is off")) } else { Ok(()) }
     }
 
     fn block(&self, number: u64) -> io::Result<Box<Block>> {
@@ -113,6 +123,10 @@ impl Volatile {
         self.synced.read_exact_at(&mut *block, number * BLOCK)?;
         Ok(block)
     }
+}
+
+fn off() -> io::Error {
+    io::Error::other("the power is off")
 }
 
 fn empty() -> Box<Block> {

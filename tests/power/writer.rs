@@ -237,14 +237,14 @@ fn draft(
 }
 
 fn commit(drafter: &Drafter, series: &mut Series, random: &mut Random, words: u64) -> Result<(), GitError> {
-    let content = (0..words).flat_map(|_| random.next().to_le_bytes()).collect();
+    let content = (0..words).flat_map(|_| random.draw().to_le_bytes()).collect();
     let path = format!("a/{:x}/n{}.yaml", random.between(0, 15), random.between(0, 40));
     let changes = [
         FileChange { path: path.try_into().unwrap(), content: Some(content) },
         FileChange { path: format!("b/n{}", random.between(0, 9)).try_into().unwrap(), content: None },
         FileChange {
             path: format!("b/n{}", random.between(0, 9)).try_into().unwrap(),
-            content: Some(random.next().to_string().into_bytes()),
+            content: Some(random.draw().to_string().into_bytes()),
         },
     ];
     let message = Message::new("change").with("Order", "1");
