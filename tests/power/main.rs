@@ -70,7 +70,7 @@ fn main() {
 
 fn power_cuts(file_system: FileSystem) -> Result<(), NotRun> {
     let (cuts, seed) = (campaign::number("EDGEWRIGHT_POWER_CUTS").unwrap_or(3), campaign::seed());
-    println!("{cuts} power cuts on {file_system:?} with EDGEWRIGHT_CHAOS_SEED={seed}");
+    println!("EDGEWRIGHT_CHAOS_SEED={seed}: {cuts} power cuts on {file_system:?} are to be made");
     // So that few cuts on each have most of the stories.
     let stories = Story::ALL.into_iter().cycle().skip(if file_system == FileSystem::Ext4 { 0 } else { 3 });
     for (round, story) in (1..=cuts).zip(stories) {
@@ -101,6 +101,7 @@ fn missing_syncs(file_system: FileSystem) -> Result<(), NotRun> {
     #[cfg(target_arch = "x86_64")]
     trace::needed()?;
     let seed = campaign::seed();
+    println!("EDGEWRIGHT_CHAOS_SEED={seed}: it is to be found on {file_system:?} that syncs are missing");
     for (sync, story, _) in FOUND.into_iter().filter(|(.., on)| *on == file_system) {
         let found = (1..=TRIES).find_map(|round| {
             let cut = cut::cut(story, file_system, Some(sync), &mut Random::new(seed, 2_000 + round));
