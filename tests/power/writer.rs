@@ -182,7 +182,8 @@ fn write(folder: &Path, key: &Path, life: &Life) -> Result<(), GitError> {
         let (names, series): (Vec<_>, Vec<_>) = all.into_iter().unzip();
         let named = names.into_iter().map(|name| (name.clone(), tips[&name].unwrap().to_string())).collect();
         pending = Some(Pending { prepared: writer.prepare(series), tips: named });
-        if random.between(0, 12) == 0 {
+        // A journal that is to fill up is not emptied.
+        if !life.is_large && random.between(0, 12) == 0 {
             carry_out_pending(&mut writer, pending.take())?;
             rest(&mut writer)?;
         }
