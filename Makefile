@@ -5,7 +5,7 @@ export EDGEWRIGHT_NATS_SERVER := $(CURDIR)/.tools/bin/nats-server
 # Crates that serve tests and measurements only: the rules in clippy.toml do not bind them.
 NOT_SHIPPED := --exclude testkit --exclude end-to-end --exclude bench
 
-.PHONY: help setup build up demo test chaos check bench bench-long bench-build
+.PHONY: help setup build up demo test chaos chaos-power check bench bench-long bench-build
 
 # Campaigns of `test` follow from this one, so that a failure can be had again.
 CHAOS_SEED := 1
@@ -30,6 +30,9 @@ test: build      ## Run every test; the end-to-end tests run the programs that `
 
 chaos: build     ## Kill everything at random under orders, and check what is left: SEED=7 SECONDS=600
 	@EDGEWRIGHT_CHAOS_SEED=$(SEED) EDGEWRIGHT_CHAOS_SECONDS=$(SECONDS) cargo test --workspace --test chaos -- --nocapture every_promise_is_kept
+
+chaos-power: build ## Cut the power a hundred times under git-writer's commits, and check what is left: SEED=7 CUTS=100
+	@EDGEWRIGHT_CHAOS_SEED=$(SEED) EDGEWRIGHT_POWER_CUTS=$(or $(CUTS),100) cargo test --workspace --test power
 
 check: setup     ## Format, lints, documentation, one TLS provider, a small edge-node, no circles among crates or modules
 	@cargo fmt --all --check

@@ -18,13 +18,12 @@ mod killer;
 mod ledger;
 mod orders;
 mod plan;
-mod random;
 mod settings;
 mod watch;
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use end_to_end::{Application, Platform, SiteLayout, sample};
+use end_to_end::{Application, Platform, SiteLayout, random::Random, sample};
 use futures::future::join_all;
 use testkit::wait_for_within;
 use tokio::time::Instant;
@@ -37,7 +36,6 @@ use crate::{
     ledger::{Answer, Sent},
     orders::{Client, Orderer},
     plan::plan,
-    random::Random,
     settings::Settings,
     watch::Watch,
 };

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use end_to_end::random::Random;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,7 +16,6 @@ use tokio::time::{Instant, sleep};
 use crate::{
     evidence::Assignment,
     ledger::{Answer, Content, Sent, Wish},
-    random::Random,
 };
 
 /// Milliseconds between two orders of a client: so that Git writes several commits a second, and a long campaign does not

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::random::Random;
+use end_to_end::random::Random;
 
 /// Milliseconds between two kills. About a hundred kills a minute: services are down often, and up long enough that
 /// orders go through.
@@ -69,7 +69,7 @@ pub fn plan(seed: u64, duration: Duration, processes: &[String], runners: usize)
 
 fn round(random: &mut Random, processes: &[String], runners: usize) -> Vec<Victim> {
     let mut victims: Vec<_> = processes.iter().cloned().map(Victim::Process).collect();
-    victims.extend((0..runners).map(|_| Victim::AnyRunner(random.next())));
+    victims.extend((0..runners).map(|_| Victim::AnyRunner(random.draw())));
     random.shuffle(&mut victims);
     victims
 }

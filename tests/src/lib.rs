@@ -3,8 +3,10 @@
 //! [`Platform`] starts each service, NATS server and agent as a process of its own, on loopback addresses of its own, and
 //! ends them when it is dropped. The programs are those that `cargo build --workspace` made in the same target folder.
 
+pub mod campaign;
 mod platform;
 mod process;
+pub mod random;
 
 pub use platform::{
     Application, Platform, SiteLayout, after, answers, central, edgectl, edgectl_json, edgectl_ok, falls_silent, sample,

@@ -292,10 +292,9 @@ impl Store {
     /// How far `fleet.git` will be when all of its rows among these are carried out.
     fn planned_fleet(&mut self, ready: &[(RepositoryName, Open, Vec<Queued>)]) -> Handled {
         let is_pending = self.pending.as_ref().is_some_and(|pending| pending.tips.contains_key(&RepositoryName::Fleet));
-        let planned = match ready.iter().find(|(name, ..)| *name == RepositoryName::Fleet) {
-            Some((_, open, rows)) => Some((&open.handled, open.handled.after(rows.iter().map(|queued| &queued.row)))),
-            None => None,
-        };
+        let of_fleet = ready.iter().find(|(name, ..)| *name == RepositoryName::Fleet);
+        let planned =
+            of_fleet.map(|(_, open, rows)| (&open.handled, open.handled.after(rows.iter().map(|queued| &queued.row))));
         if let Some((present, planned)) = planned {
             if !is_pending {
                 self.fleet = present.clone();
