@@ -21,6 +21,12 @@ need curl curl
 need setpriv util-linux # lets tests run a server as another user
 # PostgreSQL's programs are in no search path on Debian, and only tests start them: no cluster is made.
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need initdb postgresql-15
+# Without root, tests that need a network or a file system of their own say that they were not run.
+if ((EUID == 0)); then
+    need ip iproute2
+    need mkfs.ext4 e2fsprogs
+    need mkfs.btrfs btrfs-progs
+fi
 if ((${#missing[@]})); then
     if ((EUID == 0)) && command -v apt-get >/dev/null; then
         # Debian makes and starts a cluster with the package, unless it is told not to.

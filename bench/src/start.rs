@@ -68,13 +68,11 @@ impl Existing {
 
     /// Measures starts and stops, after one that is not counted: it puts right what moving has changed.
     pub async fn measure(&self, samples: &mut Samples, runs: usize) -> anyhow::Result<()> {
-        for run in 0..=runs {
-            let servers = self.start_servers().await?;
-            let took = self.start().await?;
-            if run > 0 {
-                samples.values.push(took);
-                samples.references.push(servers);
-            }
+        // The servers' own files name where they were, until `up` has put that right.
+        self.start().await?;
+        for _ in 0..runs {
+            samples.references.push(self.start_servers().await?);
+            samples.values.push(self.start().await?);
         }
         Ok(())
     }

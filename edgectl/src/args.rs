@@ -456,6 +456,11 @@ impl Connection {
         let minter = minter.or(known.status).or_else(|| beside(&server)).ok_or_else(|| {
             Failure::Usage(format!("no login can be had at {server}\n  next: give --minter https://HOST:PORT, too"))
         })?;
+        // Before the name is used up: the node would refuse its own credentials.
+        let plaintext = Plaintext::allowed(self.allow_plaintext);
+        for (what, url) in [("the site's NATS server", &server), ("the site's interface", &minter)] {
+            plaintext.check_url(what, url).map_err(|error| Failure::Usage(error.to_string()))?;
+        }
         Ok(SiteAddresses { server, minter })
     }
 }

@@ -19,7 +19,8 @@ pub(crate) enum Failure {
     /// Nobody answers at the address, or something that is not the platform.
     #[error(
         "{attempt}: {url} cannot be reached: {reason}\n  \
-         next: see that the platform runs (`edgewright up` starts one), or name another address with --api"
+         next: see that the platform runs (`edgewright up` starts one), or name another address: --api of the platform, \
+         --url of a site"
     )]
     Unreachable { attempt: String, url: String, reason: String },
     /// The wait ended before the order was carried out, which may still happen.

@@ -397,13 +397,15 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key() {
     let told = world.fails("co add node plant/press --credentials press.toml", 1).await;
     assert!(told.contains("press.toml.pending"), "{told}");
     assert!(!world.path("press.toml").exists());
-    world.done("co add node plant/press --credentials press.toml --server nats://elsewhere:4222").await;
+    let told = world.fails("co add node plant/press --credentials press.toml --server nats://elsewhere:4222", 2).await;
+    assert!(told.contains("tls://"), "{told}");
+    world.done("co add node plant/press --credentials press.toml --server tls://elsewhere:4222").await;
     let credentials: NodeCredentials = credentials::load(&world.path("press.toml")).unwrap();
     // The address where the node gets its login follows from the one given, not from the context.
-    assert_eq!((&*credentials.server, &*credentials.minter), ("nats://elsewhere:4222", "http://elsewhere:4224"));
-    world.done("co add node plant/oven --credentials oven.toml --server nats://x:1 --minter https://y:2").await;
+    assert_eq!((&*credentials.server, &*credentials.minter), ("tls://elsewhere:4222", "https://elsewhere:4224"));
+    world.done("co add node plant/oven --credentials oven.toml --server tls://x:1 --minter https://y:2").await;
     let oven: NodeCredentials = credentials::load(&world.path("oven.toml")).unwrap();
-    assert_eq!((&*oven.server, &*oven.minter), ("nats://x:1", "https://y:2"));
+    assert_eq!((&*oven.server, &*oven.minter), ("tls://x:1", "https://y:2"));
     let keys = world.platform.told().keys.clone();
     assert_eq!(keys[..2], vec![identity::nats::public_key(&credentials.seed).unwrap().to_string(); 2]);
 

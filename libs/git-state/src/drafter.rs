@@ -46,13 +46,15 @@ pub struct Drafter {
 
 struct Held {
     memories: Recent<Memory>,
+    /// Of those that have to make room, the trees alone: to read them again costs much more than to begin another pack.
+    trees: Recent<Memory>,
     /// The journal's present life, as far as was heard.
     epoch: Epoch,
 }
 
 impl Drafter {
     pub(crate) fn new(folder: PathBuf, tenant: TenantName, key: SigningKey, epoch: Epoch) -> Self {
-        let held = Mutex::new(Held { memories: Recent::new(memory::BUDGET), epoch });
+        let held = Mutex::new(Held { memories: Recent::new(memory::BUDGET), trees: Recent::new(memory::TREES), epoch });
         Self { committer: committer(&tenant), folder, tenant, key, held }
     }
 
@@ -78,7 +80,7 @@ impl Drafter {
         if !series.has_begun() {
             let (memory, epoch) = {
                 let mut held = self.held();
-                (held.memories.take(series.name()), held.epoch)
+                (held.take(series.name()), held.epoch)
             };
             series.begin(memory, epoch)?;
         }
@@ -126,22 +128,36 @@ impl Drafter {
     /// Tells whether a series at this commit can be drafted with what is in memory. Otherwise the commit has to be in the
     /// repository.
     pub fn remembers(&self, name: &RepositoryName, tip: Option<CommitId>) -> bool {
-        self.held().memories.get(name).is_some_and(|memory| memory.tip() == tip)
+        let held = self.held();
+        held.memories.get(name).or_else(|| held.trees.get(name)).is_some_and(|memory| memory.tip() == tip)
     }
 
     /// Keeps in memory what a series has come to, as what the next one stands on.
     pub(crate) fn keep(&self, name: RepositoryName, memory: Memory) {
-        let size = memory.size();
-        self.held().memories.put(name, memory, size);
+        let (size, mut held) = (memory.size(), self.held());
+        drop(held.trees.take(&name));
+        for (name, memory) in held.memories.put(name, memory, size) {
+            let trees = memory.without_pack();
+            let size = trees.size();
+            drop(held.trees.put(name, trees, size));
+        }
     }
 
     /// Forgets what a series has come to that did not get into its repository.
     pub(crate) fn forget(&self, name: &RepositoryName) {
-        drop(self.held().memories.take(name));
+        drop(self.held().take(name));
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Takes out all that is held of a repository.
+    fn take(&mut self, name: &RepositoryName) -> Option<Memory> {
+        let (memory, trees) = (self.memories.take(name), self.trees.take(name));
+        memory.or(trees)
     }
 }
 

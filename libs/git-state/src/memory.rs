@@ -17,7 +17,10 @@ use crate::{
 };
 
 /// The bytes that all repositories may take in memory together, about.
-pub(crate) const BUDGET: usize = 40 << 20;
+pub(crate) const BUDGET: usize = 36 << 20;
+
+/// The bytes that the trees of others may take beside them, about.
+pub(crate) const TREES: usize = 12 << 20;
 
 /// The longest object that is kept as the base of the next one of its kind. Longer ones are rare.
 pub(crate) const LONGEST_BASE: usize = 64 << 10;
@@ -48,6 +51,12 @@ impl Memory {
     pub(crate) fn of(tip: Option<CommitId>, root_id: ObjectId, root: Vec<u8>, epoch: Epoch) -> Self {
         let (root, pack) = (Tree::of(root), Pack::new(0));
         Self { tip, root_id, root, pack, written: None, epoch, group: 0, last: BTreeMap::new() }
+    }
+
+    /// Drops all but the trees. The next commit begins another pack.
+    pub(crate) fn without_pack(self) -> Self {
+        let pack = Pack::new(self.pack.number().wrapping_add(1));
+        Self { pack, written: None, group: 0, last: BTreeMap::new(), ..self }
     }
 
     /// Begins a series of commits, and a new pack for it where that is due. Returns how far the pack is.
@@ -211,6 +220,26 @@ mod tests {
         ] {
             assert_eq!(kind_of(path), kind);
         }
+    }
+
+    #[test]
+    fn trees_alone_begin_another_pack_which_replaces_none() {
+        let mut memory = Memory::of(None, ObjectId::null(gix::hash::Kind::Sha1), Vec::new(), Epoch::default());
+        memory.begin(Epoch::default());
+        let file = |content: &str| FileChange {
+            path: "a/b".to_owned().try_into().unwrap(),
+            content: Some(content.to_owned().into_bytes()),
+        };
+        let nothing_is_read = |_| panic!("all folders are in memory");
+        let first = memory.edit(&[file("one")], &[], &nothing_is_read).unwrap();
+        let name = memory.pack().finish().name;
+        assert_eq!(memory.is_written(name, 10, None), None);
+        let mut memory = memory.without_pack();
+        assert_eq!(memory.begin(Epoch::default()), Mark::BEGIN);
+        let second = memory.edit(&[file("two")], &[], &nothing_is_read).unwrap();
+        assert_ne!(first, second);
+        let name = memory.pack().finish().name;
+        assert_eq!(memory.is_written(name, 10, None), None);
     }
 
     #[test]

@@ -44,8 +44,9 @@ impl<V> Recent<V> {
         Some(held.value)
     }
 
-    /// Keeps a value, which takes so many bytes, in the place of the one before. Others are dropped where there is no room.
-    pub fn put(&mut self, name: RepositoryName, value: V, size: usize) {
+    /// Keeps a value, which takes so many bytes, in the place of the one before. Returns others for which there is no room.
+    pub fn put(&mut self, name: RepositoryName, value: V, size: usize) -> Vec<(RepositoryName, V)> {
+        let mut left_out = Vec::new();
         drop(self.take(&name));
         self.uses += 1;
         self.size += size;
@@ -57,7 +58,9 @@ impl<V> Recent<V> {
             && let Some(held) = self.held.remove(&oldest)
         {
             self.size -= held.size;
+            left_out.push((oldest, held.value));
         }
+        left_out
     }
 }
 
@@ -70,18 +73,18 @@ mod tests {
         let mut recent = Recent::new(100);
         let names: Vec<RepositoryName> = (0..4).map(|at| format!("clients/c{at}").parse().unwrap()).collect();
         for (value, name) in names[..3].iter().enumerate() {
-            recent.put(name.clone(), value, 30);
+            assert!(recent.put(name.clone(), value, 30).is_empty());
         }
         assert_eq!((recent.take(&names[0]), recent.take(&names[0])), (Some(0), None));
-        recent.put(names[0].clone(), 0, 30);
-        recent.put(names[3].clone(), 3, 30);
+        assert!(recent.put(names[0].clone(), 0, 30).is_empty());
+        assert_eq!(recent.put(names[3].clone(), 3, 30), [(names[1].clone(), 1)]);
         let held: Vec<_> = names.iter().map(|name| recent.held.contains_key(name)).collect();
         assert_eq!(held, [true, false, true, true]);
         // A value in the place of another one counts once.
-        recent.put(names[3].clone(), 4, 40);
+        assert!(recent.put(names[3].clone(), 4, 40).is_empty());
         assert_eq!((recent.size, recent.take(&names[3])), (100, Some(4)));
         // What takes too much stays with the one before.
-        recent.put(names[1].clone(), 1, 101);
+        assert_eq!(recent.put(names[1].clone(), 1, 101).len(), 1);
         let held: Vec<_> = names.iter().map(|name| recent.held.contains_key(name)).collect();
         assert_eq!((held, recent.size), (vec![true, true, false, false], 131));
     }

@@ -109,6 +109,11 @@ impl Series {
         self.begun.as_ref().map(|(memory, _)| memory.bases()).unwrap_or_default()
     }
 
+    /// Closes the repository, if a folder was read. A thousand series that wait to be carried out would hold a thousand open.
+    pub fn close(&mut self) {
+        drop(self.git.take());
+    }
+
     /// Adds a commit, of which some files may have been made ready. `make` makes it of its tree and its parent. After an error no other can be added, and the series ends
     /// where it did before.
     pub(crate) fn add(

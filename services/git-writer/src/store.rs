@@ -346,7 +346,7 @@ impl Store {
 
     fn keep(&mut self, name: RepositoryName, open: Open) {
         let size = size_of::<Open>() + open.size;
-        self.open.put(name, open, size);
+        drop(self.open.put(name, open, size));
     }
 
     /// Reads what the tip of a repository says. A key in force has to have signed it.

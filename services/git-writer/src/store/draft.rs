@@ -115,6 +115,7 @@ impl Drafting<'_> {
             failed.extend(rows.left);
             attempt.failed = Some(Failed { repository: attempt.name.clone(), error, rows: failed });
         }
+        series.close();
         let Written { rows: taken, spans, handled, version, .. } = written;
         let open = Some(open).filter(|_| attempt.failed.is_none());
         let name = attempt.name.clone();
