@@ -251,7 +251,7 @@ impl World {
             status: Some(url.clone()),
             token_file: Some("token".into()),
             trust_file: None,
-            server: Some("nats://plant:4222".to_owned()),
+            server: Some("tls://plant:4222".to_owned()),
         };
         let sites = [("plant".parse().unwrap(), site)].into();
         Context { api: Some(url), token_file: Some("token".into()), trust_file: None, sites }.save(&context).unwrap();
@@ -438,11 +438,11 @@ async fn a_replaced_key_is_made_here_and_comes_with_a_credentials_file_of_its_ow
         assert!(!told.added.concat().contains(&second.seed));
     }
 
-    world.done("co replace-key node plant/press --credentials press.toml --server nats://x:4222").await;
+    world.done("co replace-key node plant/press --credentials press.toml --server tls://x:4222").await;
     let press: NodeCredentials = credentials::load(&world.path("press.toml")).unwrap();
     assert_eq!(
         (press.node.to_string().as_str(), &*press.server, &*press.minter),
-        ("plant/press", "nats://x:4222", "http://x:4224")
+        ("plant/press", "tls://x:4222", "https://x:4224")
     );
     // What is written is never overwritten, and a refusal leaves nothing.
     let before = fs::read_dir(world.folder.path()).unwrap().count();

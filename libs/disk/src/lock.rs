@@ -7,7 +7,7 @@ use rustix::fs::{FlockOperation, flock};
 /// Holds a folder for this process. The kernel frees it when the value is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -16,10 +16,17 @@ impl FolderLock {
         #[expect(clippy::disallowed_methods, reason = "a lock file holds nothing")]
         let file = File::create(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child that another thread has forked, and that is no other program yet, has it open.
+        let _closed_in_any_case = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -34,6 +41,8 @@ mod tests {
         let held = FolderLock::take(&path).unwrap();
         assert!(held.is_some());
         assert!(FolderLock::take(&path).unwrap().is_none());
+        // As a forked child has it.
+        let _open_elsewhere = held.as_ref().unwrap().file.try_clone().unwrap();
         drop(held);
         assert!(FolderLock::take(&path).unwrap().is_some());
     }

@@ -40,6 +40,9 @@ pub enum GitError {
     /// The commits follow from others of `fleet.git`, which were refused.
     #[error("the commits follow from those of fleet.git, which were refused")]
     FleetRefused,
+    /// Nothing of the journal can be put right while commits of other repositories are on their way into it.
+    #[error("other commits are being written; it is tried again")]
+    Busy,
     /// Another process writes the repositories of this tenant.
     #[error("another git-writer holds {path}")]
     Locked {

@@ -63,7 +63,8 @@ impl Hidden {
     }
 
     fn path(&self, end: &str) -> PathBuf {
-        self.folder.join(format!("{UNFINISHED}{}.{end}", self.name))
+        // Git and gix take every file that ends in `.idx` for the index of a pack.
+        self.folder.join(format!("{UNFINISHED}{end}_{}", self.name))
     }
 }
 
@@ -187,11 +188,11 @@ mod tests {
         for path in &paths {
             fs::remove_file(path).unwrap();
             fs::write(path, "").unwrap();
-            fs::write(folder(repository.path()).join(format!("{UNFINISHED}{name}.pack")), "").unwrap();
+            fs::write(folder(repository.path()).join(format!("{UNFINISHED}pack_{name}")), "").unwrap();
             assert_eq!(written(repository.path(), b"one"), name);
         }
         assert_eq!(paths.map(|path| fs::read(path).unwrap()), whole);
-        fs::write(folder(repository.path()).join(format!("{UNFINISHED}{name}.idx")), "").unwrap();
+        fs::write(folder(repository.path()).join(format!("{UNFINISHED}idx_{name}")), "").unwrap();
         remove_unfinished(repository.path()).unwrap();
         assert_eq!(fs::read_dir(folder(repository.path())).unwrap().count(), 2);
     }

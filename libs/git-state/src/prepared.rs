@@ -1,7 +1,7 @@
 //! Commits that are ready to go into their repositories: their packs lie there under names that no reader looks at, and their
 //! branches are locked. Nothing of it counts yet, and what is left of it by a killed process is removed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use gix::ObjectId;
 use margo::RepositoryName;
@@ -20,22 +20,28 @@ const SIDE_BY_SIDE: usize = 32;
 
 /// The commits of many repositories, which [`Disk::carry_out`](crate::Disk::carry_out) takes into them.
 #[must_use]
-pub struct Prepared(pub(crate) Vec<Result<Ready, GitError>>);
+pub struct Prepared {
+    pub(crate) all: Vec<Result<Ready, GitError>>,
+    /// The life of the journal for which they were made.
+    pub(crate) epoch: Epoch,
+    /// As long as this lives, the journal must not be read again: that would move the branches and remove their locks.
+    pub(crate) _alive: Arc<()>,
+}
 
 impl Prepared {
     /// How many series these were, with those that failed.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// Tells whether there was no series.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// Tells of each series, in their order, whether its commits can go into their repository.
     pub fn are_ready(&self) -> impl Iterator<Item = bool> {
-        self.0.iter().map(Result::is_ok)
+        self.all.iter().map(Result::is_ok)
     }
 
     /// Does the next step with all for which no earlier step has failed.
@@ -47,10 +53,10 @@ impl Prepared {
                 *ready = Err(error);
             }
         };
-        if self.0.len() < SIDE_BY_SIDE {
-            self.0.iter_mut().for_each(go_on);
+        if self.all.len() < SIDE_BY_SIDE {
+            self.all.iter_mut().for_each(go_on);
         } else {
-            self.0.par_iter_mut().for_each(go_on);
+            self.all.par_iter_mut().for_each(go_on);
         }
     }
 }

@@ -22,7 +22,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use disk::FolderLock;
@@ -65,6 +65,8 @@ pub struct Disk {
     journal: Journal,
     unwritten: Unwritten,
     replaced: Replaced,
+    /// Whether something is prepared and not carried out.
+    prepared: Weak<()>,
     // The lock is held as long as this value lives; the kernel frees it with the process.
     _lock: FolderLock,
 }
@@ -98,7 +100,8 @@ impl Writer {
         replaced.remove_all();
         let drafter = Drafter::new(folder.clone(), tenant.clone(), key, journal.epoch());
         let tenant = tenant.clone();
-        let disk = Disk { folder, tenant, allowed_signers, journal, unwritten, replaced, _lock: lock };
+        let disk =
+            Disk { folder, tenant, allowed_signers, journal, unwritten, replaced, prepared: Weak::new(), _lock: lock };
         Ok(Self { drafter, disk })
     }
 
@@ -142,9 +145,11 @@ impl Writer {
         let without_doubt = self.disk.without_doubt();
         let epoch = self.disk.journal.epoch();
         self.drafter.journal_is_at(epoch);
+        let alive = Arc::new(());
         if let Err(error) = without_doubt {
-            return Prepared(for_each(error, series.len()));
+            return Prepared { all: for_each(error, series.len()), epoch, _alive: alive };
         }
+        self.disk.prepared = Arc::downgrade(&alive);
         let refused: Vec<_> = series.iter().map(|series| self.disk.refuse_unwritten(series.name())).collect();
         let fleet = series.iter().position(|series| *series.name() == RepositoryName::Fleet);
         let (all, drafter) = (series.into_par_iter().zip(refused), &self.drafter);
@@ -160,7 +165,7 @@ impl Writer {
                 }
             }
         }
-        Prepared(ready)
+        Prepared { all: ready, epoch, _alive: alive }
     }
 
     /// Opens a repository as [`Disk::open`].
@@ -197,6 +202,8 @@ impl Writer {
 impl Disk {
     /// Opens a repository to write it, and returns `None` when there is none. What a writer that was killed left half
     /// done is put right; a repository where that is not possible cannot be opened.
+    ///
+    /// While something is prepared and not carried out, it fails where the journal has to be read for it.
     pub fn open(&mut self, name: &RepositoryName) -> Result<Option<Repository>, GitError> {
         self.without_doubt()?;
         if self.unwritten.contains_key(&name.to_string()) {
@@ -268,10 +275,14 @@ impl Disk {
         mut reached: impl FnMut(Step<'_>),
     ) -> Vec<Result<(), GitError>> {
         let names: Vec<_> =
-            prepared.0.iter().map(|ready| ready.as_ref().ok().map(|ready| ready.name.clone())).collect();
+            prepared.all.iter().map(|ready| ready.as_ref().ok().map(|ready| ready.name.clone())).collect();
         // What the journal holds comes about after a power cut, so a move that is refused must not be in it.
         let promised = names.iter().flatten().count();
-        let moves = prepared.0.iter_mut().flatten().filter_map(|ready| ready.planned.take());
+        if self.journal.epoch() != prepared.epoch {
+            // The journal's file does not have the beginnings of these packs.
+            prepared.go_on(|_| Err(GitError::Busy));
+        }
+        let moves = prepared.all.iter_mut().flatten().filter_map(|ready| ready.planned.take());
         if promised > 0
             && let Err(error) = self.journal.append(moves)
         {
@@ -281,7 +292,7 @@ impl Disk {
             self.show(&mut prepared, &mut reached);
         }
         let mut ended = Vec::with_capacity(prepared.len());
-        for (ready, name) in prepared.0.into_iter().zip(names) {
+        for (ready, name) in prepared.all.into_iter().zip(names) {
             if let (Err(_), Some(name)) = (&ready, name) {
                 // The journal would bring about what is said here to have failed.
                 self.journal.doubt();
@@ -303,11 +314,11 @@ impl Disk {
         reached(Step::Promised);
         prepared.go_on(|ready| ready.show_pack());
         prepared.go_on(|ready| if ready.is_fleet() { ready.move_branch() } else { Ok(()) });
-        if prepared.0.iter().flatten().any(Ready::is_fleet) {
+        if prepared.all.iter().flatten().any(Ready::is_fleet) {
             reached(Step::Moved(&RepositoryName::Fleet));
         }
         prepared.go_on(Ready::move_branch);
-        for client in prepared.0.iter().flatten().filter(|ready| !ready.is_fleet()) {
+        for client in prepared.all.iter().flatten().filter(|ready| !ready.is_fleet()) {
             reached(Step::Moved(&client.name));
         }
     }
@@ -333,6 +344,9 @@ impl Disk {
     }
 
     fn read_journal(&mut self) -> Result<(), GitError> {
+        if self.prepared.strong_count() > 0 {
+            return Err(GitError::Busy);
+        }
         // Whatever became of it: files that are still there are read.
         let _either_way = self.journal.emptied();
         let Opened { journal, unwritten, replaced } = open_journal(&self.folder, &self.tenant)?;

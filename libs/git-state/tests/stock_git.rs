@@ -432,6 +432,9 @@ fn what_was_not_promised_leaves_nothing_and_the_next_commit_stands_on_what_is_th
     let prepared = writer.prepare(vec![series]);
     assert_eq!(files(&repository.path().join("objects/pack")).count(), before + 2);
     assert!(writer.drafter().remembers(&client(), Some(given_up)), "the next series may stand on it");
+    let mut git = Command::new("git");
+    let found = git.arg("-C").arg(repository.path()).args(["cat-file", "-e", &given_up.to_string()]).output().unwrap();
+    assert!(!found.status.success(), "no reader finds it yet");
     let lock = repository.path().join("refs/heads/desired.lock");
     assert!(lock.exists(), "nobody else moves it meanwhile");
     drop(prepared);

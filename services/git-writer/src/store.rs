@@ -222,16 +222,20 @@ impl Store {
         self.prepare(attempts, outcome);
     }
 
-    /// Whether all that these rows stand on is in memory, where that is not in the repositories yet.
+    /// Whether all that these rows stand on is in memory. To open a repository may mean to read the journal again, which must not
+    /// be while something is on its way into it; and what is pending is not in the repositories yet.
     fn can_be_drafted_meanwhile(&self, rows: &BTreeMap<RepositoryName, Vec<Queued>>) -> bool {
         let Some(pending) = &self.pending else { return true };
         let is_there = |name| {
-            let Some(tip) = pending.tips.get(name) else { return true };
-            let open = self.open.get(name).is_some_and(|open| open.tip == Some(*tip));
-            open && self.writer.drafter().remembers(name, Some(*tip))
+            let Some(open) = self.open.get(name) else { return false };
+            match pending.tips.get(name) {
+                Some(tip) => open.tip == Some(*tip) && self.writer.drafter().remembers(name, Some(*tip)),
+                None => self.writer.tip(name).is_ok_and(|tip| tip == open.tip),
+            }
         };
         // Whoever follows `fleet.git` has to know how far that is.
-        rows.keys().all(is_there) && is_there(&RepositoryName::Fleet)
+        let somebody_follows = rows.values().flatten().any(|queued| queued.row.follows_fleet > 0);
+        rows.keys().all(is_there) && (!somebody_follows || is_there(&RepositoryName::Fleet))
     }
 
     /// Makes commits of rows. What is pending is carried out at the same time.

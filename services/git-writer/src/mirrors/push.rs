@@ -12,8 +12,15 @@ use crate::git;
 /// How long one push may take. The first one of a large repository has much to send.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
-/// What git is told. A remote that says nothing for half a minute is away.
-const SETTINGS: [&str; 4] = ["http.lowSpeedLimit=1", "http.lowSpeedTime=30", "pack.threads=1", "safe.directory=*"];
+/// What git is told. A remote that says nothing for half a minute is away, and one that sends the push elsewhere would send the
+/// token there, too.
+const SETTINGS: [&str; 5] = [
+    "http.lowSpeedLimit=1",
+    "http.lowSpeedTime=30",
+    "http.followRedirects=false",
+    "pack.threads=1",
+    "safe.directory=*",
+];
 
 /// Gives the user name and the token without showing them among the arguments of a process.
 const HELPER: &str =

@@ -21,9 +21,18 @@ const PROCESSES: usize = 2;
 /// How long one process may work. A clone of a repository with 100,000 commits takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What git is told. What the machine's and the user's configuration say is left out.
-const SETTINGS: [&str; 4] =
-    ["uploadpack.allowFilter=true", "pack.threads=1", "core.logAllRefUpdates=false", "safe.directory=*"];
+/// What git is told. What the machine's and the user's configuration say is left out. Of the filters those are allowed that cost little: a
+/// combination of thousands in one request took gigabytes.
+const SETTINGS: [&str; 8] = [
+    "uploadpack.allowFilter=true",
+    "uploadpackfilter.allow=false",
+    "uploadpackfilter.blob:none.allow=true",
+    "uploadpackfilter.blob:limit.allow=true",
+    "uploadpackfilter.tree.allow=true",
+    "pack.threads=1",
+    "core.logAllRefUpdates=false",
+    "safe.directory=*",
+];
 
 /// Runs the processes.
 pub struct UploadPack {

@@ -140,3 +140,29 @@ fn where_fleet_git_could_not_be_written_what_follows_it_waits_and_the_others_go_
     let expected = [("clients/a".to_owned(), 1), ("clients/b".to_owned(), 1)];
     assert_eq!(committed(&store.finish()), expected.into());
 }
+
+/// To open a repository into which the journal could not be written is to read the whole journal again. Were that done while
+/// commits of others are on their way into it, it would have only the ends of their packs from then on.
+#[test]
+fn a_repository_that_the_journal_cannot_reach_takes_nothing_from_others_that_are_being_written() {
+    let folder = TempDir::new().unwrap();
+    let mut store = store(folder.path());
+    let first = [row(RepositoryName::Fleet, 1, 0), row(client("a"), 1, 1), row(client("b"), 1, 1)];
+    drop(store.commit(first.into()));
+    drop(store.begin(vec![row(client("a"), 2, 1)]));
+    let objects = folder.path().join("default/clients/a.git/objects");
+    let away = objects.with_extension("away");
+    std::fs::rename(&objects, &away).unwrap();
+    std::fs::write(&objects, "").unwrap();
+    assert_eq!(failed(&store.finish()).len(), 1);
+    for number in 2..6 {
+        drop(store.begin(vec![row(client("b"), number, 1), row(RepositoryName::Fleet, number, 0)]));
+        let outcome = store.begin(vec![row(client("a"), 2, 1)]);
+        assert_eq!(failed(&outcome), [("clients/a".to_owned(), vec![2])].into());
+        assert_eq!(committed(&outcome), [("clients/b".to_owned(), 1), ("fleet".to_owned(), 1)].into());
+    }
+    std::fs::remove_file(&objects).unwrap();
+    std::fs::rename(&away, &objects).unwrap();
+    let outcome = store.commit(vec![row(client("a"), 3, 1), row(client("b"), 6, 1)]);
+    assert_eq!(committed(&outcome), [("clients/a".to_owned(), 1), ("clients/b".to_owned(), 1)].into());
+}
