@@ -8,9 +8,11 @@ use rayon::prelude::*;
 
 use crate::{
     FileChange,
-    memory::{LONGEST_BASE, kind_of},
     pack::{self, delta, zlib},
 };
+
+/// The longest object that is kept as the base of the next one of its kind. Longer ones are rare.
+pub(crate) const LONGEST_BASE: usize = 64 << 10;
 
 /// A file that is hashed and compressed.
 pub struct Blob {
@@ -84,5 +86,31 @@ impl Blob {
             }
         };
         Some(Self { content, id, base, form })
+    }
+}
+
+/// The kind of a file, which it shares with files that are much like it: those of one folder at the top whose names end
+/// alike.
+pub(crate) fn kind_of(path: &str) -> String {
+    let (top, _) = path.split_once('/').unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let kind = name.rfind('.').map_or(name, |dot| &name[dot..]);
+    format!("{top}/{kind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_one_kind_are_told_by_folder_and_ending() {
+        for (path, kind) in [
+            ("assignments/4f/a/hello.yaml", "assignments/.yaml"),
+            ("nodes/84/press/NODE", "nodes/NODE"),
+            ("VERSION", "/VERSION"),
+            ("head.sig", "/.sig"),
+        ] {
+            assert_eq!(kind_of(path), kind);
+        }
     }
 }

@@ -10,7 +10,7 @@ use gix::{ObjectId, objs::Kind};
 
 use crate::{
     Bases, Blob, CommitId, FileChange, GitError,
-    blob::Form,
+    blob::{Form, LONGEST_BASE, kind_of},
     journal::Epoch,
     pack::{self, Mark, Pack, Place, delta},
     tree::{Edited, Edits, ReadTree, Tree},
@@ -21,9 +21,6 @@ pub(crate) const BUDGET: usize = 36 << 20;
 
 /// The bytes that the trees of others may take beside them, about.
 pub(crate) const TREES: usize = 12 << 20;
-
-/// The longest object that is kept as the base of the next one of its kind. Longer ones are rare.
-pub(crate) const LONGEST_BASE: usize = 64 << 10;
 
 /// How many kinds of objects a repository has at most here. The layout has fewer; beyond that all are forgotten.
 const KINDS: usize = 32;
@@ -197,30 +194,9 @@ impl Memory {
     }
 }
 
-/// The kind of a file, which it shares with files that are much like it: those of one folder at the top whose names end
-/// alike.
-pub(crate) fn kind_of(path: &str) -> String {
-    let (top, _) = path.split_once('/').unwrap_or_default();
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let kind = name.rfind('.').map_or(name, |dot| &name[dot..]);
-    format!("{top}/{kind}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_of_one_kind_are_told_by_folder_and_ending() {
-        for (path, kind) in [
-            ("assignments/4f/a/hello.yaml", "assignments/.yaml"),
-            ("nodes/84/press/NODE", "nodes/NODE"),
-            ("VERSION", "/VERSION"),
-            ("head.sig", "/.sig"),
-        ] {
-            assert_eq!(kind_of(path), kind);
-        }
-    }
 
     #[test]
     fn trees_alone_begin_another_pack_which_replaces_none() {
