@@ -77,14 +77,19 @@ impl Drafter {
 
     /// Begins a series. Returns what the files of its commits become deltas to, so that they can be made ready.
     pub fn begin(&self, series: &mut Series) -> Result<Bases, GitError> {
-        if !series.has_begun() {
-            let (memory, epoch) = {
-                let mut held = self.held();
-                (held.take(series.name()), held.epoch)
-            };
-            series.begin(memory, epoch)?;
-        }
+        self.begin_if_new(series)?;
         Ok(series.bases())
+    }
+
+    fn begin_if_new(&self, series: &mut Series) -> Result<(), GitError> {
+        if series.has_begun() {
+            return Ok(());
+        }
+        let (memory, epoch) = {
+            let mut held = self.held();
+            (held.take(series.name()), held.epoch)
+        };
+        series.begin(memory, epoch)
     }
 
     /// Does the same as [`Drafter::write`] with files that were made ready, in the order of the changes. Nothing depends on them but
@@ -95,9 +100,7 @@ impl Drafter {
         draft: Draft<'_>,
         ready: &[Option<Blob>],
     ) -> Result<CommitId, GitError> {
-        if !series.has_begun() {
-            drop(self.begin(series)?);
-        }
+        self.begin_if_new(series)?;
         let time = gix::date::Time::new(draft.at.as_second(), 0);
         let author = person_name(draft.author);
         let author = gix::actor::Signature { email: address(&author, &self.tenant).into(), name: author.into(), time };

@@ -133,16 +133,21 @@ impl Memory {
         if self.pack.place_of(&id).is_some() {
             return Ok(id);
         }
-        let base = self.last.get(like).filter(|(_, place)| self.pack.can_be_base(*place));
-        let delta = base.and_then(|(base, place)| Some((*place, delta::between(base, content)?)));
-        let place = match delta {
-            Some((base, delta)) => self.pack.add_delta(id, base, &delta),
-            None => self.pack.add(kind, id, content),
-        };
+        let place = self.compress(kind, like, id, content);
         if content.len() <= LONGEST_BASE {
             self.is_last(like, content.into(), place);
         }
         Ok(id)
+    }
+
+    /// Puts an object that the pack does not have into it, as a delta to the last one that is like it where that is shorter.
+    fn compress(&mut self, kind: Kind, like: &str, id: ObjectId, content: &[u8]) -> Place {
+        let base = self.last.get(like).filter(|(_, place)| self.pack.can_be_base(*place));
+        let delta = base.and_then(|(base, place)| Some((*place, delta::between(base, content)?)));
+        match delta {
+            Some((base, delta)) => self.pack.add_delta(id, base, &delta),
+            None => self.pack.add(kind, id, content),
+        }
     }
 
     /// Adds a file that was made ready, as [`Memory::add`] would.
@@ -163,11 +168,7 @@ impl Memory {
                 self.pack.add_delta_stream(*id, *place, *length, stream)
             }
             // It stands on another file than was thought.
-            (Some((last, place)), _) => match delta::between(last, content) {
-                Some(delta) => self.pack.add_delta(*id, *place, &delta),
-                None => self.pack.add(Kind::Blob, *id, content),
-            },
-            (None, _) => self.pack.add(Kind::Blob, *id, content),
+            _ => self.compress(Kind::Blob, like, *id, content),
         };
         if content.len() <= LONGEST_BASE {
             self.is_last(like, content.clone(), place);

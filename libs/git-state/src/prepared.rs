@@ -29,16 +29,6 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// How many series these were, with those that failed.
-    pub fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    /// Tells whether there was no series.
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
     /// Tells of each series, in their order, whether its commits can go into their repository.
     pub fn are_ready(&self) -> impl Iterator<Item = bool> {
         self.all.iter().map(Result::is_ok)

@@ -291,7 +291,7 @@ impl Disk {
         } else {
             self.show(&mut prepared, &mut reached);
         }
-        let mut ended = Vec::with_capacity(prepared.len());
+        let mut ended = Vec::with_capacity(prepared.all.len());
         for (ready, name) in prepared.all.into_iter().zip(names) {
             if let (Err(_), Some(name)) = (&ready, name) {
                 // The journal would bring about what is said here to have failed.

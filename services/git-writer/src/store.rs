@@ -5,10 +5,11 @@
 //! file beside Git that could disagree. What is kept in memory (the list of a client, the numbers) only saves reading
 //! the tip again, and is dropped when the tip is another one or a commit failed.
 //!
-//! **Updates.** The rows of a group become commits, one on top of the other, in memory, while those of the group before are put on
-//! the disk. What is made together is durable together; then it goes into the repositories, and each branch moves once, with a compare-and-swap: first `fleet.git`,
-//! then the clients. How, says `git_state::Writer`. A group is taken in parts that fit into memory. A client's list is changed
-//! in place, at the cost of what changes; it is dropped and read again when anything fails, or when others need the memory.
+//! **Updates.** The rows of a group become commits, one on top of the other, in memory, while those of the group before are
+//! put on the disk. What is made together is durable together; then it goes into the repositories, and each branch moves
+//! once, with a compare-and-swap: first `fleet.git`, then the clients. How, says `git_state::Writer`. A group is taken in
+//! parts that fit into memory. A client's list is changed in place, at the cost of what changes; it is dropped and read again
+//! when anything fails, or when others need the memory.
 //!
 //! **After a crash.** Whatever was durable comes about when the writer is opened, and nothing else. A killed process
 //! leaves what people meant there before what follows from it. The log still has the rows, the numbers in `Handled` tell
@@ -297,24 +298,22 @@ impl Store {
     fn planned_fleet(&mut self, ready: &[(RepositoryName, Open, Vec<Queued>)]) -> Handled {
         let is_pending = self.pending.as_ref().is_some_and(|pending| pending.tips.contains_key(&RepositoryName::Fleet));
         let of_fleet = ready.iter().find(|(name, ..)| *name == RepositoryName::Fleet);
-        let planned =
-            of_fleet.map(|(_, open, rows)| (&open.handled, open.handled.after(rows.iter().map(|queued| &queued.row))));
-        if let Some((present, planned)) = planned {
-            if !is_pending {
-                self.fleet = present.clone();
-            }
-            return planned;
-        }
-        let somebody_asks = ready.iter().flat_map(|(.., rows)| rows).any(|queued| queued.row.follows_fleet > 0);
-        if somebody_asks && let Ok(open) = self.take(&RepositoryName::Fleet) {
+        let somebody_asks = || ready.iter().flat_map(|(.., rows)| rows).any(|queued| queued.row.follows_fleet > 0);
+        let (present, planned) = if let Some((_, open, rows)) = of_fleet {
+            (open.handled.clone(), open.handled.after(rows.iter().map(|queued| &queued.row)))
+        } else if somebody_asks()
+            && let Ok(open) = self.take(&RepositoryName::Fleet)
+        {
             let present = open.handled.clone();
             self.keep(RepositoryName::Fleet, open);
-            if !is_pending {
-                self.fleet = present.clone();
-            }
-            return present;
+            (present.clone(), present)
+        } else {
+            return self.fleet.clone();
+        };
+        if !is_pending {
+            self.fleet = present;
         }
-        self.fleet.clone()
+        planned
     }
 
     /// Attempts anew what was made on the belief that `fleet.git` would get further than it does.

@@ -226,7 +226,7 @@ impl Drafting<'_> {
     fn plan(self, name: &RepositoryName, row: &Row, handled: Handled, open: &mut Open) -> Result<Plan, StoreError> {
         let impossible = |source| StoreError::Impossible { source_name: row.source, number: row.number, source };
         let edits = row.edits.as_ref().map_err(|error| impossible(error.clone()))?;
-        let (mut message, mut signature) = (row.message.clone(), None);
+        let (mut message, mut head) = (row.message.clone(), None);
         let (version, files) = match (name, edits) {
             (RepositoryName::Fleet, Edits::Files(files)) => (None, files.clone()),
             (RepositoryName::Client(client), Edits::Client(edits)) => {
@@ -235,9 +235,9 @@ impl Drafting<'_> {
                 let mut files = domain::carry_out(edits, version, &mut open.list);
                 open.size = open.size + size_of_edited(&open.list, edits) - before;
                 let (tenant, client) = (self.tenant.clone(), client.clone());
-                let head = Head { tenant, client, version, list: open.list.digest() };
-                signature = Some((files.len() + 1, head.to_bytes()));
-                files.push(domain::file(layout::HEAD, Some(head.to_bytes())));
+                let of_version = Head { tenant, client, version, list: open.list.digest() };
+                head = Some(files.len());
+                files.push(domain::file(layout::HEAD, Some(of_version.to_bytes())));
                 files.push(domain::file(layout::HEAD_SIGNATURE, None));
                 if !open.has_keys {
                     files.push(domain::file(layout::KEYS, Some(self.keys.bytes.clone())));
@@ -252,14 +252,15 @@ impl Drafting<'_> {
             .with(layout::TRACEPARENT_TRAILER, &trace::current_text().unwrap_or_default())
             .with(layout::HANDLED_TRAILER, &handled.to_string());
         (open.handled, open.version, open.has_keys) = (handled.clone(), version, true);
-        Ok(Plan { author: row.author.clone(), message, files, signature, handled, version })
+        Ok(Plan { author: row.author.clone(), message, files, head, handled, version })
     }
 
     /// Signs the head, which makes a client believe the other files.
     fn sign(self, plan: &mut Plan) -> Result<(), StoreError> {
-        if let Some((at, head)) = &plan.signature {
-            let signature = self.drafter.sign(HEAD_NAMESPACE, head)?;
-            plan.files[*at].content = Some(signature.into_bytes());
+        if let Some([head, signature, ..]) = plan.head.map(|at| &mut plan.files[at..])
+            && let Some(head) = &head.content
+        {
+            signature.content = Some(self.drafter.sign(HEAD_NAMESPACE, head)?.into_bytes());
         }
         Ok(())
     }
@@ -288,8 +289,8 @@ struct Plan {
     author: String,
     message: Message,
     files: Vec<FileChange>,
-    /// Which of the files is the signature of the head, and the head.
-    signature: Option<(usize, Vec<u8>)>,
+    /// Which of the files is the head of a client. The one behind it is its signature.
+    head: Option<usize>,
     /// How far the repository is with it.
     handled: Handled,
     version: Option<ManifestVersion>,
