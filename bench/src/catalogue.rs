@@ -23,7 +23,7 @@ const fn signed(name: &'static str, includes: &'static str) -> Kind {
 }
 
 /// In the order of the report.
-pub const FIGURES: [Kind; 35] = [
+pub const FIGURES: [Kind; 40] = [
     lower(
         "order_to_wasm_ms",
         "ms",
@@ -108,6 +108,39 @@ pub const FIGURES: [Kind; 35] = [
         "git_writer_memory_1000_mib",
         "MiB",
         "The same of 10,000 orders over a thousand clients, 4,000 together.",
+        None,
+    ),
+    lower(
+        "git_writer_memory_100k_1000_mib",
+        "MiB",
+        "The same of 100,000 orders over a thousand clients. Measured by `make bench-long`.",
+        None,
+    ),
+    lower(
+        "git_kept_mb",
+        "MB",
+        "What `fleet.git` takes on the disk after 100,000 orders, when git-writer has looked after it once: packs and commit-graph. \
+         Measured by `make bench-long`.",
+        Some("a copy of it after `git gc --aggressive`"),
+    ),
+    lower(
+        "git_log_path_ms",
+        "ms",
+        "The time that `git log` takes there for the file of one assignment, of a hundred over all orders. Measured by `make bench-long`.",
+        Some("the same without its commit-graph"),
+    ),
+    lower(
+        "git_fetch_ms",
+        "ms",
+        "The time that `git upload-pack` takes there for a client that lacks the newest commit. Measured by `make bench-long`.",
+        Some("`git upload-pack` for a client that asks only what there is"),
+    ),
+    lower(
+        "mirror_behind_ms",
+        "ms",
+        "The time from a new commit in `fleet.git` until the mirror has it, while a hundred orders a second come by REST, each with a commit \
+         there and one in the repository of a client. Both are branches of one bare repository on this machine, to which stock git pushes. \
+         Measured by `make bench-long`.",
         None,
     ),
     rate(

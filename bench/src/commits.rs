@@ -7,6 +7,7 @@
 //! have none.
 
 pub mod child;
+mod kept;
 mod order;
 
 use std::{
@@ -35,11 +36,13 @@ struct Case {
     rate: &'static str,
     kilobytes: Option<&'static str>,
     memory: Option<&'static str>,
+    /// Whether `fleet.git` is looked after in the end, and read.
+    kept: bool,
 }
 
 const fn case(orders: usize, clients: usize, rate: &'static str) -> Case {
     let group = if clients < 1_000 { 500 } else { 4_000 };
-    Case { orders, clients, group, rate, kilobytes: None, memory: None }
+    Case { orders, clients, group, rate, kilobytes: None, memory: None, kept: false }
 }
 
 const TEN_THOUSAND: [Case; 3] = [
@@ -58,8 +61,16 @@ const HUNDRED_THOUSAND: [Case; 3] = [
         memory: Some("git_writer_memory_mib"),
         ..case(100_000, 1, "signed_orders_per_second_100k_1")
     },
-    Case { kilobytes: Some("git_kb_per_order_10"), ..case(100_000, 10, "signed_orders_per_second_100k_10") },
-    Case { kilobytes: Some("git_kb_per_order_1000"), ..case(100_000, 1_000, "signed_orders_per_second_100k_1000") },
+    Case {
+        kilobytes: Some("git_kb_per_order_10"),
+        kept: true,
+        ..case(100_000, 10, "signed_orders_per_second_100k_10")
+    },
+    Case {
+        kilobytes: Some("git_kb_per_order_1000"),
+        memory: Some("git_writer_memory_100k_1000_mib"),
+        ..case(100_000, 1_000, "signed_orders_per_second_100k_1000")
+    },
 ];
 
 /// What the process tells that has committed the orders.
@@ -122,6 +133,9 @@ async fn measure(cases: &[Case], effort: Effort) -> anyhow::Result<(Vec<Samples>
         samples.extend(case.kilobytes.map(|name| one(name, kilobytes / case.orders as f64)));
         samples.extend(case.memory.map(|name| one(name, told.most_resident_mib)));
         last.push(100.0 * end / first);
+        if case.kept {
+            samples.extend(kept::measure(&ours.join("default/fleet.git"), case.orders).await?);
+        }
     }
     Ok((samples, last))
 }

@@ -19,6 +19,7 @@ mod folder;
 mod idle;
 mod machine;
 mod memory;
+mod mirror;
 mod order;
 mod orders;
 mod platform;
@@ -215,10 +216,20 @@ const GROUPS: [Group; 13] = [
             "git_kb_per_order_10",
             "git_kb_per_order_1000",
             "git_writer_memory_mib",
+            "git_writer_memory_100k_1000_mib",
+            "git_log_path_ms",
+            "git_fetch_ms",
+            "git_kept_mb",
         ],
         limit: minutes(40),
         long: true,
         measure: |effort, _| Box::pin(commits::all(effort)),
+    },
+    Group {
+        figures: &["mirror_behind_ms"],
+        limit: minutes(4),
+        long: true,
+        measure: |effort, _| Box::pin(mirror::measure(effort)),
     },
     Group {
         figures: &["storm_sites_s", "change_to_sites_ms"],

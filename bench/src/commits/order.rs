@@ -19,6 +19,13 @@ pub fn client(number: usize) -> String {
     format!("client-{number:04}")
 }
 
+/// The name of the assignment of an order.
+pub fn name(number: usize) -> AssignmentName {
+    let seed = Digest::of(&(number as u64).to_le_bytes());
+    let word = |at: usize| WORDS[usize::from(u16::from_le_bytes([seed.as_bytes()[at], seed.as_bytes()[at + 1]])) % 16];
+    format!("{}-{}-{number:06}", word(4), word(6)).parse().expect("a valid name")
+}
+
 /// The first row of a repository: it changes nothing.
 pub fn first(repository: RepositoryName) -> Queued {
     let edits = match &repository {
@@ -36,8 +43,8 @@ pub fn rows(number: usize, clients: usize, rows_of: &mut [u64]) -> [Queued; 2] {
     let owner = part(0) % clients;
     let node = format!("node-{:05}", part(2) % (NODES / clients).max(FEWEST_NODES));
     let node: NodeName = node.parse().expect("a valid name");
-    let name = format!("{}-{}-{number:06}", WORDS[part(4) % 16], WORDS[part(6) % 16]);
-    let assignment: AssignmentName = name.parse().expect("a valid name");
+    let assignment = name(number);
+    let name = assignment.to_string();
     let (order, deployment) = (uuid("order", number), uuid("deployment", number));
     let message = || {
         Message::new(&format!("create assignment {name}: com-acme-hello 1.2.{} on 1 node", number % 7))

@@ -48,6 +48,12 @@ fn none_if_missing<T>(done: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// How many bytes are free on the file system that holds this, for whoever is not root.
+pub fn free(path: &Path) -> io::Result<u64> {
+    let file_system = rustix::fs::statvfs(path)?;
+    Ok(file_system.f_bavail.saturating_mul(file_system.f_frsize))
+}
+
 /// Runs work that blocks on a thread of its own, so that it holds no async thread up.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))

@@ -104,6 +104,13 @@ impl PublicKey {
         Ok(Self(key))
     }
 
+    /// Returns the key that an armoured SSHSIG says it was made with. Anybody can make a signature, so this is no reason to believe
+    /// anything.
+    pub fn named_in(signature: &[u8]) -> Result<Self, KeyError> {
+        let signature = SshSig::from_pem(signature).map_err(|error| KeyError::Signature(error.to_string()))?;
+        Self::parse(&ssh_key::PublicKey::from(signature.public_key().clone()).to_string())
+    }
+
     /// Fails unless the armoured SSHSIG was made by this key over these bytes in this namespace.
     pub fn verify(&self, namespace: &str, bytes: &[u8], signature: &[u8]) -> Result<(), KeyError> {
         let signature = SshSig::from_pem(signature).map_err(|error| KeyError::Signature(error.to_string()))?;
@@ -132,6 +139,8 @@ mod tests {
         assert!(public.verify("edgewright-head", b"other", signature.as_bytes()).is_err());
         assert!(public.verify("edgewright-keys", b"bytes", signature.as_bytes()).is_err());
         assert!(public.verify("edgewright-head", b"bytes", b"no signature").is_err());
+        assert_eq!(PublicKey::named_in(signature.as_bytes()).unwrap().to_string(), public.to_string());
+        assert!(PublicKey::named_in(b"no signature").is_err());
         let other = SigningKey::generate("test").unwrap().public();
         assert!(other.verify("edgewright-head", b"bytes", signature.as_bytes()).is_err());
     }

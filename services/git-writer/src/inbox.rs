@@ -24,8 +24,9 @@ const COLLECT: Duration = Duration::from_millis(5);
 /// row would wait longer and hardly get cheaper.
 const MAX_ROWS: usize = 4_000;
 
-/// Once a group holds so many bytes (compressed), nothing is added to it: this bounds the memory.
-const MAX_BYTES: usize = 8 << 20;
+/// Once a group holds so many bytes, nothing is added to it: this bounds the memory. One row has at most that many, so twice as
+/// many are held at most.
+const MAX_BYTES: usize = 32 << 20;
 
 /// The rows that came together and are committed together.
 #[derive(Default)]
@@ -90,7 +91,6 @@ impl Inbox {
         let message = message.message;
         let group = &mut self.group;
         group.begin.get_or_insert_with(Instant::now);
-        group.bytes += message.payload.len();
         group.more_follow = bus::more_follow(message.headers.as_ref());
         let named = match message.subject.parse() {
             Ok(Subject::GitWriteFleet(source)) => Some((source, RepositoryName::Fleet)),
@@ -109,7 +109,10 @@ impl Inbox {
         });
         match row {
             Ok(None) => return Ok(()),
-            Ok(Some(row)) => group.rows.push(row),
+            Ok(Some(row)) => {
+                group.bytes += row.bytes;
+                group.rows.push(row);
+            }
             Err(error) => group.undecodable.push((message.subject.to_string(), error)),
         }
         group.last = sequence;

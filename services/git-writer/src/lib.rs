@@ -56,6 +56,7 @@ pub use crate::{
     renewals::outdated,
     serve::Serving,
     store::{Committed, Failed, Outcome, Queued, Store},
+    upkeep::gather,
 };
 use crate::{
     consume::{Committer, Followers},

@@ -15,15 +15,19 @@ use std::{
 
 use git_state::layout;
 use margo::{RepositoryName, TenantName};
-use rustix::process::{Pid, setpriority_process};
 use tokio::{
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{git, metrics, refusals::Refusals, store::SharedStore};
+use crate::{
+    git::{self, Limits},
+    metrics,
+    refusals::Refusals,
+    store::SharedStore,
+};
 
 /// Between looks at the repositories that have changed.
 const LOOK: Duration = Duration::from_secs(60);
@@ -31,16 +35,14 @@ const LOOK: Duration = Duration::from_secs(60);
 /// From this many packs on they are gathered. Readers look an object up in each of them.
 const PACKS: usize = 50;
 
-/// How long one command may take. A repository with 100,000 commits takes 17 seconds.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// What one command may take: it gives way to all others. A repository with 100,000 commits takes 17 seconds; one with ten million
+/// objects some gigabytes.
+const LIMITS: Limits = Limits { patience: Duration::from_secs(3600), memory: 4 << 30, file: None, niceness: 10 };
 
 /// What git is told: it shares the machine with whoever waits for an order, and what it writes takes the place of what was on the
 /// disk, so all of it has to be there first. By default git does not sync indexes.
 const SETTINGS: [&str; 5] =
     ["core.fsync=all", "pack.threads=1", "pack.windowMemory=64m", "repack.writeBitmaps=false", "safe.directory=*"];
-
-/// How much a command gives way, as `nice` has it.
-const NICENESS: i32 = 10;
 
 /// Who looks after the repositories. A clone is cheap and shares everything.
 #[derive(Clone)]
@@ -55,12 +57,16 @@ pub struct Upkeep {
 
 /// Why a repository was not looked after.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+pub enum Failed {
     #[error("git {command}: {words}")]
     Git { command: &'static str, words: String },
-    #[error("git {0} has worked for {PATIENCE:?} and was ended")]
-    TooLong(&'static str),
-    #[error("the repository cannot be looked at, or git not be run")]
+    #[error("git {command}")]
+    NotRun {
+        command: &'static str,
+        #[source]
+        why: git::Failed,
+    },
+    #[error("the repository cannot be looked at")]
     Io(#[from] io::Error),
 }
 
@@ -120,8 +126,7 @@ impl Upkeep {
         let hold = move || store.lock().unwrap_or_else(PoisonError::into_inner).hold_packs(&name);
         let _held = spawn_blocking(hold).await.map_err(io::Error::other)?;
         let _timer = metrics::UPKEEP_SECONDS.start_timer();
-        run(&path, "repack", &["--geometric=2", "-d", "--quiet"]).await?;
-        run(&path, "commit-graph", &["write", "--reachable", "--changed-paths", "--split", "--no-progress"]).await?;
+        gather(&path).await?;
         debug!(%repository, "packs gathered");
         Ok(())
     }
@@ -143,20 +148,18 @@ fn count(folder: &Path) -> io::Result<usize> {
     Ok(entries.filter(is_index).count())
 }
 
+/// Gathers the packs of a repository, and notes which paths its commits have changed.
+pub async fn gather(repository: &Path) -> Result<(), Failed> {
+    run(repository, "repack", &["--geometric=2", "-d", "--quiet"]).await?;
+    run(repository, "commit-graph", &["write", "--reachable", "--changed-paths", "--split", "--no-progress"]).await
+}
+
 async fn run(repository: &Path, name: &'static str, arguments: &[&str]) -> Result<(), Failed> {
     let mut command = git::command(&SETTINGS, &[]);
-    command.arg("-C").arg(repository).arg(name).args(arguments);
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = command.spawn()?;
-    if let Some(id) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
-        && let Err(error) = setpriority_process(Some(id), NICENESS)
-    {
-        debug!(%error, "git runs as everybody else does");
-    }
-    let output = timeout(PATIENCE, child.wait_with_output()).await.map_err(|_elapsed| Failed::TooLong(name))??;
-    if output.status.success() {
+    command.arg("-C").arg(repository).arg(name).args(arguments).stdout(Stdio::null());
+    let ended = git::run(command, LIMITS, b"").await.map_err(|why| Failed::NotRun { command: name, why })?;
+    if ended.status.success() {
         return Ok(());
     }
-    let words = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
-    Err(Failed::Git { command: name, words })
+    Err(Failed::Git { command: name, words: ended.words.chars().take(500).collect() })
 }

@@ -308,6 +308,43 @@ async fn nobody_writes_and_the_files_are_not_served() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_body_is_waited_for_before_it_is_known_whose_it_is() {
+    let world = World::start().await;
+    let plant = world.access("plant").await.token;
+    for (name, token, wanted) in
+        [("clients/plant", "nobody", 401), ("fleet", &plant, 404), ("clients/nobody", ADA, 404)]
+    {
+        let never = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let request = world.http().post(format!("{}/git-upload-pack", world.url(name))).bearer_auth(token);
+        assert_eq!(request.body(never).send().await.unwrap().status().as_u16(), wanted, "{name} with {token}");
+    }
+}
+
+#[tokio::test]
+async fn what_git_refuses_is_told_without_where_the_repository_lies_and_long_filters_are_not_shown_to_it() {
+    let world = World::start().await;
+    let plant = world.access("plant").await.token;
+    let oid = world.tip("clients/plant");
+    let refused = async |filter: &str, oid: &str| {
+        let filter = format!("filter {filter}");
+        let words = [line("command=fetch"), "0001".to_owned(), line(&filter), line(&format!("want {oid}"))];
+        let request = world.http().post(format!("{}/git-upload-pack", world.url("clients/plant")));
+        let request = request.bearer_auth(&plant).header("git-protocol", "version=2");
+        let answer = request.body(words.concat() + &line("done") + "0000").send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 400);
+        let words = answer.text().await.unwrap();
+        assert!(!words.contains(path(world.folder.path())), "{words}");
+        words
+    };
+    let words = refused(&"combine:".repeat(100), &oid).await;
+    assert!(words.contains("more than 200 bytes"), "{words}");
+    let words = refused("combine:blob:none+tree:1", &oid).await;
+    assert!(words.contains("not supported"), "{words}");
+    let words = refused("blob:none", &"0123456789".repeat(4)).await;
+    assert!(words.contains("not our ref"), "{words}");
+}
+
+#[tokio::test]
 async fn a_token_ends_with_its_key() {
     let world = World::start().await;
     let RepositoryAccess { url, token } = world.access("plant").await;

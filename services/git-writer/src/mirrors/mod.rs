@@ -16,6 +16,7 @@ use std::{
 use git_state::layout;
 use margo::{RepositoryName, TenantName};
 use process::{Backoff, due};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use tokio::{
     sync::watch,
     task::{JoinSet, spawn_blocking},
@@ -56,7 +57,8 @@ pub enum Layout {
 pub struct Mirror {
     /// What operators call it.
     pub name: String,
-    /// Where it is; whatever `git push` takes.
+    /// Where it is; whatever `git push` takes, without a password, which would be seen among the arguments of git and in its words.
+    #[serde(deserialize_with = "url")]
     pub url: String,
     pub layout: Layout,
     /// The user name that git gives.
@@ -68,6 +70,18 @@ pub struct Mirror {
     /// A PEM file of the root certificates by which the remote is known. Absent: those of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_certificates: Option<PathBuf>,
+}
+
+fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let url = String::deserialize(deserializer)?;
+    let user = url.split_once("://").and_then(|(_, rest)| rest.split('/').next()?.rsplit_once('@'));
+    if user.is_some_and(|(user, _)| user.contains(':')) {
+        return Err(D::Error::custom("a mirror's url holds no password: name the file that holds it as token-file"));
+    }
+    if url.starts_with('-') {
+        return Err(D::Error::custom("a mirror's url begins with no dash"));
+    }
+    Ok(url)
 }
 
 fn user() -> String {
@@ -259,6 +273,9 @@ mod tests {
         let one = Mirror { layout: Layout::One, ..each };
         assert_eq!(place(&one, &RepositoryName::Fleet), "https://git.example/ew fleet");
         assert_eq!(place(&one, &plant), "https://git.example/ew client/plant");
-        assert!(toml::from_str::<Mirror>(&text.replace("each", "many")).is_err());
+        for (wrong, with) in [("each", "many"), ("git.example", "git:secret@git.example"), ("https://", "--exec=")] {
+            assert!(toml::from_str::<Mirror>(&text.replace(wrong, with)).is_err(), "{with}");
+        }
+        assert!(toml::from_str::<Mirror>(&text.replace("git.example", "git@git.example")).is_ok());
     }
 }

@@ -1,16 +1,15 @@
 //! One `git push`, and what it says of each branch.
 
-use std::{ffi::OsString, io, path::Path, time::Duration};
+use std::{ffi::OsString, io, path::Path, process::Stdio, time::Duration};
 
 use git_state::{CommitId, Repository, layout};
 use margo::{RepositoryName, TenantName};
-use tokio::time::timeout;
 
 use super::Mirror;
-use crate::git;
+use crate::git::{self, Limits};
 
-/// How long one push may take. The first one of a large repository has much to send.
-const PATIENCE: Duration = Duration::from_secs(1800);
+/// What one push may take. The first one of a large repository has much to send.
+const LIMITS: Limits = Limits { patience: Duration::from_secs(1800), memory: 4 << 30, file: None, niceness: 0 };
 
 /// What git is told. A remote that says nothing for half a minute is away, and one that sends the push elsewhere would send the
 /// token there, too.
@@ -42,9 +41,9 @@ pub enum Pushed {
 pub enum Failed {
     #[error("git push: {0}")]
     Git(String),
-    #[error("git push has worked for {PATIENCE:?} and was ended")]
-    TooLong,
-    #[error("git cannot be run")]
+    #[error("git push")]
+    NotRun(#[from] git::Failed),
+    #[error("the repository, or the file with the token, cannot be read")]
     Io(#[from] io::Error),
     #[error("the repository cannot be read")]
     Read(#[from] git_state::GitError),
@@ -84,15 +83,16 @@ pub async fn push(
     }
     command.arg("-C").arg(layout::repository(folder, tenant, first));
     command.args(["push", "--porcelain", "--no-progress", "--no-verify", &mirror.place(first).0]).args(&refspecs);
-    let output = timeout(PATIENCE, command.output()).await.map_err(|_elapsed| Failed::TooLong)??;
-    let (told, words) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    command.stdout(Stdio::piped());
+    let ended = git::run(command, LIMITS, b"").await?;
+    let (told, words) = (String::from_utf8_lossy(&ended.told), &ended.words);
     let mut verdicts = refspecs.iter().map(|refspec| verdict(refspec, &told));
-    if !output.status.success() && verdicts.clone().all(|verdict| verdict.is_none()) {
-        return Err(Failed::Git(last_words(&words)));
+    if !ended.status.success() && verdicts.clone().all(|verdict| verdict.is_none()) {
+        return Err(Failed::Git(last_words(words)));
     }
     let verdicts = tips.iter().map(|tip| match tip {
         None => Pushed::There,
-        Some(_) => verdicts.next().flatten().unwrap_or_else(|| Pushed::Refused(last_words(&words))),
+        Some(_) => verdicts.next().flatten().unwrap_or_else(|| Pushed::Refused(last_words(words))),
     });
     Ok(verdicts.collect())
 }

@@ -1,12 +1,18 @@
 //! Git's smart HTTP protocol, the half of it that reads.
 
-use std::{io::Read, path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    io::{self, Read},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::Problem;
 use axum::{
     Router,
     body::Body,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    extract::{Path, Query, State},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -18,7 +24,7 @@ use http::{HeaderMap, HeaderValue, header};
 use margo::RepositoryName;
 use serde::Deserialize;
 use service::{ProblemResponse, bearer};
-use tokio::fs::File;
+use tokio::{fs::File, task::spawn_blocking};
 use tokio_util::io::ReaderStream;
 use tracing::warn;
 
@@ -27,11 +33,14 @@ use super::{
     queues::{Place, Queues},
     upload_pack::{Failed, Question, UploadPack},
 };
-use crate::metrics;
+use crate::{git, metrics};
 
 /// The longest request, as it comes and unpacked. A client that has 10,000 commits of its own names fewer than 1,000 of them.
 const LONGEST: usize = 1 << 20;
 const LONGEST_UNPACKED: u64 = 4 << 20;
+
+/// How long an answer may take its reader. Whoever reads nothing of one is given up by the listener much sooner.
+const LONGEST_ANSWER: Duration = Duration::from_secs(4 * 3600);
 
 /// What is sent at a time.
 const PIECE: usize = 64 << 10;
@@ -56,8 +65,13 @@ pub fn router(repositories: Arc<Repositories>) -> Router {
         .route("/{tenant}/clients/{client}/info/refs", get(refs))
         .route("/{tenant}/clients/{client}/git-upload-pack", post(wants))
         .route("/{tenant}/clients/{client}/git-receive-pack", post(no_push))
-        .layer(DefaultBodyLimit::max(LONGEST))
         .with_state(repositories)
+}
+
+/// A request that may be made.
+struct Admitted {
+    path: PathBuf,
+    place: Place,
 }
 
 /// Which repository a path means.
@@ -79,7 +93,10 @@ async fn refs(
     headers: HeaderMap,
 ) -> Response {
     let answered = match asked.service.as_deref() {
-        Some(SERVICE) => repositories.answer(named, &headers, Question::Refs).await,
+        Some(SERVICE) => match repositories.admit(&named, &headers).await {
+            Ok(admitted) => repositories.answer(admitted, &headers, Question::Refs).await,
+            Err(problem) => Err(problem),
+        },
         Some("git-receive-pack") => Err(read_only()),
         Some(_) | None => Err(Problem::new(403, "only git's smart protocol is spoken here: use git 2.18 or later")),
     };
@@ -90,11 +107,16 @@ async fn wants(
     State(repositories): State<Arc<Repositories>>,
     Path(named): Path<Named>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
     let answered = async {
-        let body = unpacked(&headers, body)?;
-        repositories.answer(named, &headers, Question::Wants(body)).await
+        // Nothing is read of a body before it is known whose it is.
+        let admitted = repositories.admit(&named, &headers).await?;
+        let body = axum::body::to_bytes(body, LONGEST).await.map_err(|error| unread(&error))?;
+        let encoding = headers.get(header::CONTENT_ENCODING).cloned();
+        let body = spawn_blocking(move || unpacked(encoding.as_ref(), body)).await;
+        let question = Question::Wants(body.map_err(|_panicked| Problem::internal())??);
+        repositories.answer(admitted, &headers, question).await
     };
     counted(answered.await)
 }
@@ -107,9 +129,17 @@ fn read_only() -> Problem {
     Problem::new(403, "the repositories are read-only here: what is wanted is ordered by REST")
 }
 
+/// Why a body was not read.
+fn unread(error: &axum::Error) -> Problem {
+    if error.source().is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>()) {
+        return Problem::new(413, format!("the body has more than {LONGEST} bytes"));
+    }
+    Problem::bad_request(format!("the body cannot be read: {error}"))
+}
+
 /// Unpacks the body, if it is packed.
-fn unpacked(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Problem> {
-    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+fn unpacked(encoding: Option<&HeaderValue>, body: Bytes) -> Result<Bytes, Problem> {
+    match encoding.map(HeaderValue::as_bytes) {
         None | Some(b"identity") => return Ok(body),
         Some(b"gzip" | b"x-gzip") => {}
         Some(_) => return Err(Problem::new(415, "Content-Encoding: only gzip is understood")),
@@ -124,16 +154,22 @@ fn unpacked(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Problem> {
 }
 
 impl Repositories {
-    async fn answer(&self, named: Named, headers: &HeaderMap, question: Question) -> Result<Response, Problem> {
+    /// Takes the place of a request, if it may be made.
+    async fn admit(&self, named: &Named, headers: &HeaderMap) -> Result<Admitted, Problem> {
         let token = token(headers).ok_or_else(unknown_token)?;
         let holder = self.access.holder(&token).await?.ok_or_else(unknown_token)?;
         // Whether there is such a repository is not said to whom it is not for.
-        let repository = self.repository(&named).filter(|repository| holder.may_read(repository));
+        let repository = self.repository(named).filter(|repository| holder.may_read(repository));
         let path = repository.map(|repository| layout::repository(&self.folder, self.access.tenant(), &repository));
         let path = path.filter(|path| path.exists());
         let path = path.ok_or_else(|| Problem::not_found("there is no such repository for this token"))?;
         let place = self.queues.enter(&holder);
         let place = place.ok_or_else(|| Problem::new(429, "too many requests with this token are in work"))?;
+        Ok(Admitted { path, place })
+    }
+
+    async fn answer(&self, admitted: Admitted, headers: &HeaderMap, question: Question) -> Result<Response, Problem> {
+        let Admitted { path, place } = admitted;
         let version_2 = headers.get("git-protocol").is_some_and(|value| value.as_bytes() == b"version=2");
         let (kind, preface) = match &question {
             Question::Refs if version_2 => ("advertisement", ""),
@@ -143,8 +179,11 @@ impl Repositories {
         let answer =
             self.upload_pack.answer(&place, &path, version_2, question).await.map_err(|failed| match failed {
                 Failed::Refused(words) => Problem::bad_request(format!("git refuses the request: {words}")),
-                Failed::TooLong => Problem::unavailable(failed.to_string()),
-                Failed::Io(_) => {
+                Failed::NoRoom | Failed::Ended(_) | Failed::Git(git::Failed::TooLong(_)) => {
+                    warn!(error = &failed as &dyn std::error::Error, path = %path.display(), "not served");
+                    Problem::unavailable(failed.to_string())
+                }
+                Failed::Git(git::Failed::Io(_)) | Failed::Io(_) => {
                     warn!(error = &failed as &dyn std::error::Error, path = %path.display(), "not served");
                     Problem::internal()
                 }
@@ -163,13 +202,14 @@ impl Repositories {
     }
 }
 
-/// Sends the file. The place is taken until that has ended, one way or the other.
+/// Sends the file. The place is taken until that has ended, one way or the other, or has taken too long.
 fn response(kind: &str, preface: &'static str, answer: std::fs::File, place: Place) -> Response {
     let rest = ReaderStream::with_capacity(File::from_std(answer), PIECE);
     let preface = futures::stream::iter((!preface.is_empty()).then(|| Ok(Bytes::from_static(preface.as_bytes()))));
+    let until = Instant::now() + LONGEST_ANSWER;
     let body = preface.chain(rest).map(move |piece| {
         let _held = &place;
-        piece
+        if Instant::now() > until { Err(io::ErrorKind::TimedOut.into()) } else { piece }
     });
     let content_type = format!("application/x-{SERVICE}-{kind}");
     let headers = [(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache".to_owned())];
@@ -216,13 +256,9 @@ mod tests {
 
     use super::*;
 
-    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(name, value.parse().unwrap())])
-    }
-
     #[test]
     fn the_token_is_the_password_or_a_bearer_token() {
-        let of = |value: &str| token(&headers(header::AUTHORIZATION, value));
+        let of = |value: &str| token(&HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]));
         assert_eq!(of("Bearer abc").as_deref(), Some("abc"));
         // printf 'git:abc:d' | base64
         assert_eq!(of("Basic Z2l0OmFiYzpk").as_deref(), Some("abc:d"));
@@ -240,10 +276,11 @@ mod tests {
             encoder.flush().unwrap();
             Bytes::from(encoder.finish().unwrap())
         };
-        let gzip = headers(header::CONTENT_ENCODING, "gzip");
-        assert_eq!(unpacked(&gzip, packed(LONGEST_UNPACKED)).unwrap().len() as u64, LONGEST_UNPACKED);
-        assert_eq!(unpacked(&gzip, packed(LONGEST_UNPACKED + 1)).unwrap_err().status, 413);
-        assert_eq!(unpacked(&gzip, Bytes::from_static(b"no gzip")).unwrap_err().status, 400);
-        assert_eq!(unpacked(&headers(header::CONTENT_ENCODING, "br"), Bytes::new()).unwrap_err().status, 415);
+        let [gzip, brotli] = ["gzip", "br"].map(HeaderValue::from_static);
+        let (gzip, brotli) = (Some(&gzip), Some(&brotli));
+        assert_eq!(unpacked(gzip, packed(LONGEST_UNPACKED)).unwrap().len() as u64, LONGEST_UNPACKED);
+        assert_eq!(unpacked(gzip, packed(LONGEST_UNPACKED + 1)).unwrap_err().status, 413);
+        assert_eq!(unpacked(gzip, Bytes::from_static(b"no gzip")).unwrap_err().status, 400);
+        assert_eq!(unpacked(brotli, Bytes::new()).unwrap_err().status, 415);
     }
 }
