@@ -1,6 +1,4 @@
-//! git-writer as a whole: rows on a real NATS server, with the users and permissions of production, become commits.
-
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! Rows become commits.
 
 use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, process::Command};
 
@@ -8,20 +6,17 @@ use api::HandledRequest;
 use bus::{Bus, Outgoing, ServiceName, Subject, User, proto, streams};
 use futures::StreamExt;
 use git_state::{Manifest, Repository};
-use identity::{
-    SigningKey,
-    trust::{self, sign_keys},
-};
-use margo::{KeySet, RepositoryName, TenantName};
-use tempfile::TempDir;
-use testkit::{NatsServer, Running, loopback, start_traces, wait_for};
+use identity::{SigningKey, trust};
+use margo::{RepositoryName, TenantName};
+use testkit::{NatsServer, Running, start_traces, wait_for};
+
+use crate::stage::Stage;
 
 const PRESS: &str = "00000000-0000-4000-8000-000000000001";
 
 struct World {
     server: NatsServer,
-    folder: TempDir,
-    root: SigningKey,
+    stage: Stage,
     source: Bus,
     operator: Bus,
 }
@@ -35,24 +30,9 @@ impl World {
         start_traces();
         let roles = [ServiceName::GitWriter, ServiceName::DeploymentRegistry].map(role);
         let server = NatsServer::start(&roles).await;
-        let folder = TempDir::new().unwrap();
-        let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
         let source = server.connect_central(ServiceName::DeploymentRegistry).await;
         let operator = server.operator().await;
-        let world = Self { server, folder, root, source, operator };
-        world.put_keys(1, &writer, &[]);
-        world
-    }
-
-    /// Has git-writer sign with a key from its next start on, under KEYS that name this one and others.
-    fn put_keys(&self, number: u64, signing: &SigningKey, others: &[&SigningKey]) -> KeySet {
-        let keys = std::iter::once(&signing).chain(others).map(|key| key.public().to_string()).collect();
-        let keys = KeySet { tenant: TenantName::default(), number, keys };
-        let (bytes, signature) = sign_keys(&self.root, &keys).unwrap();
-        signing.save(&self.path("key")).unwrap();
-        std::fs::write(self.path("KEYS"), bytes).unwrap();
-        std::fs::write(self.path("KEYS.sig"), signature).unwrap();
-        keys
+        Self { server, stage: Stage::new(), source, operator }
     }
 
     /// The repositories that are not signed with the key and the KEYS of now.
@@ -71,7 +51,7 @@ impl World {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.stage.path(name)
     }
 
     async fn ready(&self) -> Running {
@@ -81,24 +61,7 @@ impl World {
     }
 
     fn start(&self) -> Running {
-        let login = self.server.login(&role(ServiceName::GitWriter));
-        Running::start(ServiceName::GitWriter, login, |base, shutdown| {
-            let config = git_writer::Config {
-                base,
-                repositories: self.path("repositories"),
-                signing_key: self.path("key"),
-                keys: self.path("KEYS"),
-                keys_signature: self.path("KEYS.sig"),
-                serving: git_writer::Serving {
-                    listen: (loopback(), 0).into(),
-                    tls: None,
-                    public_url: "http://git".to_owned(),
-                    secret: "secret".to_owned(),
-                },
-                mirrors: Vec::new(),
-            };
-            git_writer::run(config, shutdown)
-        })
+        self.stage.start(&self.server, &[])
     }
 
     /// Publishes rows in one batch, as an outbox does.
@@ -230,7 +193,7 @@ async fn rows_become_signed_commits_that_say_how_far_they_are() {
     assert_eq!((committed.commit, committed.manifest_version), (tip.to_string(), 2));
     assert_eq!(committed.handled["deployment-registry"], 2);
 
-    let root = world.root.public();
+    let root = world.stage.root.public();
     let files = repository.files(tip).unwrap();
     let keys = trust::verify_keys(&root, &TenantName::default(), 1, &files["KEYS"], &files["KEYS.sig"]).unwrap();
     repository.verify(tip, &keys).unwrap();
@@ -468,7 +431,7 @@ async fn how_far_others_are_is_answered_at_once_while_a_group_takes_long() {
 async fn a_key_is_replaced_and_revoked_while_orders_go_on_and_no_repository_stands_still() {
     let world = World::new().await;
     let [old, new] = ["old", "new"].map(|name| SigningKey::generate(name).unwrap());
-    world.put_keys(2, &old, &[]);
+    world.stage.put_keys(2, &old, &[]);
     let running = world.ready().await;
     let quiet: Vec<_> = (0..40).map(|at| format!("quiet-{at}")).collect();
     world
@@ -483,7 +446,7 @@ async fn a_key_is_replaced_and_revoked_while_orders_go_on_and_no_repository_stan
     let mut number = 1;
     // Of the fleet only the signature counts: it carries no KEYS.
     for (number_of_keys, others, outdated) in [(3, vec![&old], 42), (4, vec![], 41)] {
-        let keys = world.put_keys(number_of_keys, &new, &others);
+        let keys = world.stage.put_keys(number_of_keys, &new, &others);
         assert_eq!(world.outdated(&new).len(), outdated);
         let running = world.ready().await;
         // Orders go on meanwhile.
@@ -503,7 +466,7 @@ async fn a_key_is_replaced_and_revoked_while_orders_go_on_and_no_repository_stan
         let repository = world.open(&client("quiet-7")).await;
         let tip = repository.tip().unwrap().unwrap();
         let files = repository.files(tip).unwrap();
-        let (root, tenant) = (world.root.public(), TenantName::default());
+        let (root, tenant) = (world.stage.root.public(), TenantName::default());
         let believed = trust::verify_keys(&root, &tenant, 2, &files["KEYS"], &files["KEYS.sig"]).unwrap();
         assert_eq!(believed, keys);
         let head =
@@ -527,12 +490,12 @@ async fn a_key_is_replaced_and_revoked_while_orders_go_on_and_no_repository_stan
 async fn what_a_revoked_key_has_signed_is_named_before_and_stands_still_after() {
     let world = World::new().await;
     let [old, new] = ["old", "new"].map(|name| SigningKey::generate(name).unwrap());
-    world.put_keys(2, &old, &[]);
+    world.stage.put_keys(2, &old, &[]);
     let running = world.ready().await;
     world.publish(vec![deployment(1, "1")]).await;
     world.wait_until_handled(&plant(), 1).await;
     running.stop().await;
-    world.put_keys(3, &new, &[]);
+    world.stage.put_keys(3, &new, &[]);
     assert_eq!(world.outdated(&new), [plant()]);
     let running = world.start();
     let subject = Subject::service(ServiceName::GitWriter, "refusals");

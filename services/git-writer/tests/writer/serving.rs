@@ -1,7 +1,5 @@
 //! The repositories over HTTPS, read by stock git and by raw requests, with real repositories and a real NATS server.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -15,15 +13,15 @@ use std::{
 use api::{KeyAsked, KeyInForce, Problem, RepositoryAccess, RepositoryAccessAsked, TokenAsked, TokenHeld};
 use bus::{Bus, Call, ServiceEndpoints, ServiceName, Subject, User};
 use identity::{
-    SigningKey,
     nats::generate,
     tls::{Peer, Trust},
-    trust::sign_keys,
 };
-use margo::{Digest, KeySet, TenantName, UserNkey};
+use margo::{Digest, UserNkey};
 use tempfile::TempDir;
 use testkit::{Certificates, NatsServer, Running, loopback, wait_for};
 use tokio::task::spawn_blocking;
+
+use crate::stage::Stage;
 
 /// A token of the REST interface.
 const ADA: &str = "ew_0000000000000000000000000000000000000000000000000000000000000000";
@@ -33,7 +31,7 @@ const LARGE: usize = 24 << 20;
 
 /// git-writer with two clients, and those whom it asks.
 struct World {
-    folder: TempDir,
+    stage: Stage,
     address: SocketAddr,
     keys: Arc<Mutex<BTreeMap<String, UserNkey>>>,
     gateway: Bus,
@@ -71,36 +69,20 @@ impl World {
         };
         people.verb("token", token).await.unwrap();
 
-        let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
-        let set = KeySet { tenant: TenantName::default(), number: 1, keys: vec![writer.public().to_string()] };
-        let (bytes, signature) = sign_keys(&root, &set).unwrap();
-        writer.save(&folder.path().join("key")).unwrap();
-        fs::write(folder.path().join("KEYS"), bytes).unwrap();
-        fs::write(folder.path().join("KEYS.sig"), signature).unwrap();
+        let stage = Stage::on(folder);
         let address = SocketAddr::from((loopback(), 8084));
         let certificates = Certificates::default();
-        fs::write(folder.path().join("root.pem"), certificates.root()).unwrap();
+        fs::write(stage.path("root.pem"), certificates.root()).unwrap();
         let tls = certificates.server(&Peer::Hub).server().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let config = |base| git_writer::Config {
-            base,
-            repositories: path("repositories"),
-            signing_key: path("key"),
-            keys: path("KEYS"),
-            keys_signature: path("KEYS.sig"),
-            serving: git_writer::Serving {
-                listen: address,
-                tls: Some(tls),
-                public_url: format!("https://{}:8084", Peer::Hub.dns_name()),
-                secret: "secret".to_owned(),
-            },
-            mirrors: Vec::new(),
+        let serving = git_writer::Serving {
+            listen: address,
+            tls: Some(tls),
+            public_url: format!("https://{}:8084", Peer::Hub.dns_name()),
+            secret: "secret".to_owned(),
         };
-        let login = server.login(&User::Central(ServiceName::GitWriter));
-        let running =
-            Running::start(ServiceName::GitWriter, login, |base, shutdown| git_writer::run(config(base), shutdown));
+        let running = stage.start_serving(&server, &[], serving);
         let world =
-            Self { folder, address, keys, gateway, _server: server, _running: running, _endpoints: [minter, people] };
+            Self { stage, address, keys, gateway, _server: server, _running: running, _endpoints: [minter, people] };
         // It may never be ready: the repositories of a test are signed by nobody, so they stand still.
         wait_for("git-writer to answer", async || {
             world.ask_access("plant").await.map_err(|problem| format!("{problem:?}"))
@@ -114,7 +96,7 @@ impl World {
 
     /// Makes a repository with one commit of files of these sizes, as it lies on the disk of git-writer.
     fn make(&self, name: &str, branch: &str, files: &[(&str, usize)]) {
-        let bare = self.folder.path().join(format!("repositories/default/{name}.git"));
+        let bare = self.stage.repository(name);
         fs::create_dir_all(bare.parent().unwrap()).unwrap();
         succeeds(git(&["init", "-q", "--bare", "-b", branch, bare.to_str().unwrap()]));
         let work = TempDir::new().unwrap();
@@ -146,7 +128,7 @@ impl World {
         let (host, address) = (Peer::Hub.dns_name(), self.address);
         let settings = [
             format!("http.curloptResolve={host}:{}:{}", address.port(), address.ip()),
-            format!("http.sslCAInfo={}", self.folder.path().join("root.pem").display()),
+            format!("http.sslCAInfo={}", self.stage.path("root.pem").display()),
             format!("http.extraHeader=Authorization: Bearer {token}"),
         ];
         let settings = settings.iter().flat_map(|setting| ["-c", setting]);
@@ -160,12 +142,12 @@ impl World {
     }
 
     fn tip(&self, name: &str) -> String {
-        let path = self.folder.path().join(format!("repositories/default/{name}.git"));
+        let path = self.stage.repository(name);
         text(&succeeds(git(&["-C", path.to_str().unwrap(), "rev-parse", "HEAD"]))).trim().to_owned()
     }
 
     fn http(&self) -> reqwest::Client {
-        let tls = Trust::load(&self.folder.path().join("root.pem")).unwrap().peer(&Peer::Hub);
+        let tls = Trust::load(&self.stage.path("root.pem")).unwrap().peer(&Peer::Hub);
         let http = reqwest::Client::builder().no_proxy().tls_backend_preconfigured((*tls).clone());
         http.resolve(&Peer::Hub.dns_name(), self.address).build().unwrap()
     }
@@ -333,7 +315,7 @@ async fn what_git_refuses_is_told_without_where_the_repository_lies_and_long_fil
         let answer = request.body(words.concat() + &line("done") + "0000").send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 400);
         let words = answer.text().await.unwrap();
-        assert!(!words.contains(path(world.folder.path())), "{words}");
+        assert!(!words.contains(path(world.stage.folder.path())), "{words}");
         words
     };
     let words = refused(&"combine:".repeat(100), &oid).await;

@@ -1,7 +1,5 @@
 //! Copies on foreign remotes: a real git-writer pushes over HTTP to stock `git http-backend`.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 use std::{
     fs,
     net::SocketAddr,
@@ -23,11 +21,12 @@ use axum::{
 };
 use bus::{Bus, Outgoing, ServiceName, Subject, User, proto};
 use git_writer::{Layout, Mirror};
-use identity::{SigningKey, trust::sign_keys};
-use margo::{KeySet, RepositoryName, TenantName};
+use margo::RepositoryName;
 use tempfile::TempDir;
 use testkit::{NatsServer, Running, loopback, wait_for};
 use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+use crate::stage::Stage;
 
 const SOURCE: ServiceName = ServiceName::DeploymentRegistry;
 
@@ -128,7 +127,7 @@ async fn backend(State(remote): State<Remote>, request: Request) -> Response {
 /// git-writer with mirrors.
 struct World {
     server: NatsServer,
-    folder: TempDir,
+    stage: Stage,
     source: Bus,
     operator: Bus,
     mirrors: Vec<Mirror>,
@@ -137,37 +136,13 @@ struct World {
 impl World {
     async fn new() -> Self {
         let server = NatsServer::start(&[ServiceName::GitWriter, SOURCE].map(User::Central)).await;
-        let folder = TempDir::new().unwrap();
-        let [root, writer] = ["root", "git-writer"].map(|name| SigningKey::generate(name).unwrap());
-        let keys = KeySet { tenant: TenantName::default(), number: 1, keys: vec![writer.public().to_string()] };
-        let (bytes, signature) = sign_keys(&root, &keys).unwrap();
-        writer.save(&folder.path().join("key")).unwrap();
-        fs::write(folder.path().join("KEYS"), bytes).unwrap();
-        fs::write(folder.path().join("KEYS.sig"), signature).unwrap();
         let source = server.connect_central(SOURCE).await;
         let operator = server.operator().await;
-        Self { server, folder, source, operator, mirrors: Vec::new() }
+        Self { server, stage: Stage::new(), source, operator, mirrors: Vec::new() }
     }
 
     async fn start(&self) -> Running {
-        let path = |name: &str| self.folder.path().join(name);
-        let config = |base| git_writer::Config {
-            base,
-            repositories: path("repositories"),
-            signing_key: path("key"),
-            keys: path("KEYS"),
-            keys_signature: path("KEYS.sig"),
-            serving: git_writer::Serving {
-                listen: (loopback(), 0).into(),
-                tls: None,
-                public_url: "http://git".to_owned(),
-                secret: "secret".to_owned(),
-            },
-            mirrors: self.mirrors.clone(),
-        };
-        let login = self.server.login(&User::Central(ServiceName::GitWriter));
-        let running =
-            Running::start(ServiceName::GitWriter, login, |base, shutdown| git_writer::run(config(base), shutdown));
+        let running = self.stage.start(&self.server, &self.mirrors);
         running.ready().await;
         running
     }
@@ -202,13 +177,13 @@ impl World {
     }
 
     fn tip(&self, repository: &RepositoryName) -> String {
-        let path = self.folder.path().join(format!("repositories/default/{repository}.git"));
+        let path = self.stage.repository(&repository.to_string());
         git(&["-C", path.to_str().unwrap(), "rev-parse", "HEAD"])
     }
 
     /// Waits until so many commits are there.
     async fn committed(&self, repository: &RepositoryName, count: u64) {
-        let path = self.folder.path().join(format!("repositories/default/{repository}.git"));
+        let path = self.stage.repository(&repository.to_string());
         wait_for("rows to be committed", async || {
             if !path.exists() {
                 return Err("no repository".to_owned());
@@ -247,8 +222,8 @@ fn client(name: &str) -> RepositoryName {
 async fn both_layouts_follow_and_catch_up_after_they_were_away() {
     let (mut world, remote) = (World::new().await, Remote::start().await);
     let [all, fleet, plant] = ["all.git", "fleet.git", "clients/plant.git"].map(|name| remote.make(name));
-    world.mirrors.push(remote.mirror("each", Layout::Each, world.folder.path()));
-    world.mirrors.push(remote.mirror("one", Layout::One, world.folder.path()));
+    world.mirrors.push(remote.mirror("each", Layout::Each, world.stage.folder.path()));
+    world.mirrors.push(remote.mirror("one", Layout::One, world.stage.folder.path()));
     let running = world.start().await;
     let [of_fleet, of_plant] = [RepositoryName::Fleet, client("plant")];
     world.order(&of_fleet, 1..=20).await;
@@ -292,7 +267,7 @@ async fn both_layouts_follow_and_catch_up_after_they_were_away() {
 async fn what_others_moved_on_a_remote_is_told_and_stays() {
     let (mut world, remote) = (World::new().await, Remote::start().await);
     let all = remote.make("all.git");
-    world.mirrors.push(remote.mirror("one", Layout::One, world.folder.path()));
+    world.mirrors.push(remote.mirror("one", Layout::One, world.stage.folder.path()));
     let _running = world.start().await;
     let (of_fleet, of_plant) = (RepositoryName::Fleet, client("plant"));
     world.order(&of_fleet, 1..=1).await;
