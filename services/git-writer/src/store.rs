@@ -47,6 +47,9 @@ const PART: usize = 32 << 20;
 /// The bytes that a commit takes beside its files, about: trees, the message, two signatures.
 const COMMIT: usize = 2 << 10;
 
+/// The repositories whose commits are made together, at most: all of them are in memory meanwhile, whatever its limits say.
+const TOGETHER: usize = 128;
+
 /// The bytes that the lists of all clients may take in memory together, about.
 const LISTS: usize = 24 << 20;
 
@@ -113,6 +116,8 @@ pub struct Store {
     /// How far `fleet.git` is, as far as is known: also while it cannot be read.
     fleet: Handled,
     pending: Option<Pending>,
+    /// Whether the clients of the next group are taken from the last one on.
+    backwards: bool,
 }
 
 /// Commits that are ready to go into their repositories. What is known of these is already what they will be then, and the
@@ -149,7 +154,8 @@ impl Store {
     pub fn new(repositories: &Path, signing: SigningKey, keys: Keys) -> Result<Self, StoreError> {
         let tenant = keys.set.tenant.clone();
         let writer = Writer::new(repositories, &tenant, &keys.set, signing)?;
-        Ok(Self { writer, tenant, keys, open: Recent::new(LISTS), fleet: Handled::default(), pending: None })
+        let (open, fleet) = (Recent::new(LISTS), Handled::default());
+        Ok(Self { writer, tenant, keys, open, fleet, pending: None, backwards: false })
     }
 
     /// What reads the same repositories beside the writer.
@@ -174,8 +180,8 @@ impl Store {
     /// repository only.
     pub fn begin(&mut self, group: Vec<Queued>) -> Outcome {
         let mut outcome = Outcome::default();
-        let (mut part, mut weight) = (Vec::new(), 0);
-        for queued in group {
+        let (mut part, mut weight, mut repositories) = (Vec::<Queued>::new(), 0, 0);
+        for queued in self.in_order(group) {
             if let Some(failed) = outcome.failed.iter_mut().find(|failed| failed.repository == queued.repository) {
                 failed.rows.push(queued);
                 continue;
@@ -184,12 +190,14 @@ impl Store {
                 behind.rows.push(queued);
                 continue;
             }
+            let is_another = part.last().is_none_or(|last| last.repository != queued.repository);
+            if weight >= PART || is_another && repositories == TOGETHER {
+                self.begin_part(std::mem::take(&mut part), &mut outcome);
+                (weight, repositories) = (0, 0);
+            }
+            repositories += usize::from(is_another || part.is_empty());
             weight += COMMIT + queued.row.size();
             part.push(queued);
-            if weight >= PART {
-                self.begin_part(std::mem::take(&mut part), &mut outcome);
-                weight = 0;
-            }
         }
         self.begin_part(part, &mut outcome);
         outcome
@@ -200,6 +208,19 @@ impl Store {
         let mut outcome = Outcome::default();
         self.carry_out_pending(&mut outcome);
         outcome
+    }
+
+    /// The rows of each repository in one piece, as they came, and those of `fleet.git` first: the others follow from them. Every other
+    /// group begins with the clients that the last one has ended with, which are still in memory.
+    fn in_order(&mut self, mut group: Vec<Queued>) -> Vec<Queued> {
+        let backwards = self.backwards;
+        self.backwards = !backwards;
+        group.sort_by(|a, b| {
+            let fleet_first = (a.repository != RepositoryName::Fleet).cmp(&(b.repository != RepositoryName::Fleet));
+            let by_name = a.repository.cmp(&b.repository);
+            fleet_first.then(if backwards { by_name.reverse() } else { by_name })
+        });
+        group
     }
 
     fn begin_part(&mut self, rows: Vec<Queued>, outcome: &mut Outcome) {
