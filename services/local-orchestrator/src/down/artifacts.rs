@@ -10,12 +10,10 @@ use std::{
 use api::WantedArtifact;
 use bus::proto;
 use margo::{ApplicationDeployment, NodeName};
+use oci::Location;
 use tracing::warn;
 
 use super::{InForce, domain::NodeDesired};
-
-/// The platform's own store, resolved at every tier.
-const STORE: &str = "oci://edgewright.local/";
 
 /// What is wanted, as far as it was asked for: of a set that comes into force, only the nodes that changed are read, and that
 /// once.
@@ -76,8 +74,10 @@ fn of(document: &ApplicationDeployment) -> Vec<WantedArtifact> {
     let lock = document.lock().unwrap_or_default().components;
     let components = document.spec.profile.components.iter();
     let wanted = components.filter_map(|component| {
-        let name = component.properties.repository.strip_prefix(STORE)?.to_owned();
-        Some(WantedArtifact { name, digest: *lock.get(&component.name)? })
+        let location: Location = component.properties.repository.parse().ok()?;
+        let name = location.name_at_site().ok()?.to_string();
+        let registry = location.registry.map(String::from);
+        Some(WantedArtifact { name, digest: *lock.get(&component.name)?, registry })
     });
     wanted.collect()
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn artifact(name: &str) -> WantedArtifact {
-        WantedArtifact { name: name.to_owned(), digest: Digest::of(b"manifest") }
+        WantedArtifact { name: name.to_owned(), digest: Digest::of(b"manifest"), registry: None }
     }
 
     #[test]
