@@ -221,6 +221,7 @@ fn is_manifest(media_type: &str) -> bool {
 }
 
 /// What a registry gives out under the digest of a manifest: an image manifest, or an index of such.
+#[allow(clippy::large_enum_variant, reason = "one is read at a time and dropped again; nothing keeps many of them")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnyManifest {
     /// One artifact.
