@@ -267,7 +267,7 @@ impl Source {
         launch: Launch,
         runtime: &dyn Runtime,
     ) -> Result<Workload, Miss> {
-        let Launch { artifact, values, settings, .. } = launch;
+        let Launch { artifact, values, images, settings, .. } = launch;
         let manifest = Need {
             repository: artifact.name.clone(),
             kind: ContentKind::Manifest,
@@ -277,7 +277,7 @@ impl Source {
         self.bring(&manifest).await?;
         let content = self.store.manifest(&artifact.manifest).await?;
         let artifact = Artifact { repository: artifact.name, digest: artifact.manifest, manifest: content };
-        let workload = Workload { id, digest, artifact, values, settings, content: self.store.clone() };
+        let workload = Workload { id, digest, artifact, values, images, settings, content: self.store.clone() };
         let mut brought = BTreeSet::new();
         for _ in 0..MAX_ROUNDS {
             let needs = runtime.needs(&workload).await?;

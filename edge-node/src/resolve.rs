@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use margo::{ApplicationDeployment, DeployedComponent, DeploymentId, Digest, ParameterValue, ProfileType};
+use margo::{
+    ApplicationDeployment, DeployedComponent, DeploymentId, Digest, LockedImages, ParameterValue, ProfileType,
+};
 use oci::RepositoryName;
 use runtime::WorkloadId;
 use serde_json::Value;
@@ -28,6 +30,8 @@ pub struct Launch {
     pub artifact: ArtifactId,
     /// The parameters that target the component, by pointer.
     pub values: BTreeMap<String, ParameterValue>,
+    /// The container images that the lock names for the component.
+    pub images: LockedImages,
     /// `x-edgewright-extensions` of the component; `null` when there is none.
     pub settings: Value,
     /// How long the component may take until it runs (DEV-26).
@@ -78,13 +82,14 @@ fn launch(
     let runtime = runtime(document, offered).map_err(|message| Obstacle::lasting("unsupported", message))?;
     let name = RepositoryName::of_platform(&component.properties.repository)
         .map_err(|error| Obstacle::lasting("unsupported", error))?;
-    let lock = document.lock().unwrap_or_default();
+    let mut lock = document.lock().unwrap_or_default();
     let manifest = lock.components.get(&component.name);
     let manifest = *manifest.ok_or_else(|| Obstacle::lasting("invalid", "the lock does not name this component"))?;
     Ok(Launch {
         runtime,
         artifact: ArtifactId { name, manifest },
         values: document.values(&component.name),
+        images: lock.images.remove(&component.name).unwrap_or_default(),
         settings: component.edgewright().cloned().unwrap_or_default(),
         timeout: component.properties.timeout(),
     })

@@ -21,12 +21,7 @@ pub fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-fn replace(
-    text: &str,
-    variables: &BTreeMap<String, String>,
-    depth: usize,
-    out: &mut String,
-) -> Result<(), String> {
+fn replace(text: &str, variables: &BTreeMap<String, String>, depth: usize, out: &mut String) -> Result<(), String> {
     if depth > MAX_DEPTH {
         return Err(format!("defaults may stand in each other at most {MAX_DEPTH} deep"));
     }
@@ -58,12 +53,7 @@ fn replace(
 }
 
 /// Replaces what stands between two braces.
-fn substitute(
-    inner: &str,
-    variables: &BTreeMap<String, String>,
-    depth: usize,
-    out: &mut String,
-) -> Result<(), String> {
+fn substitute(inner: &str, variables: &BTreeMap<String, String>, depth: usize, out: &mut String) -> Result<(), String> {
     let length = name_length(inner);
     let (name, operator) = inner.split_at(length);
     if name.is_empty() {
@@ -108,9 +98,7 @@ fn end_of_braces(text: &str) -> Option<usize> {
 fn name_length(text: &str) -> usize {
     let is_first = |b: &u8| b.is_ascii_alphabetic() || *b == b'_';
     match text.as_bytes().first() {
-        Some(first) if is_first(first) => {
-            text.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count()
-        }
+        Some(first) if is_first(first) => text.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count(),
         _ => 0,
     }
 }

@@ -27,6 +27,7 @@
 //! ```
 
 mod archive;
+mod error;
 mod file;
 mod interpolate;
 mod ports;
@@ -34,6 +35,8 @@ mod project;
 mod service;
 
 pub use archive::{Archive, ArchiveError, FILE_NAME, MAX_ARCHIVE};
-pub use file::{ComposeError, ComposeFile};
+pub use error::ComposeError;
+pub use file::ComposeFile;
 pub use ports::Published;
-pub use project::{Ours, Project, Service};
+pub use project::{Ours, Project};
+pub use service::Service;

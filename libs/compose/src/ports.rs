@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use crate::ComposeError;
+use crate::error::ComposeError;
 
 /// One port, or one range of ports, that a service publishes on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]

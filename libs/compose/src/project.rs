@@ -12,7 +12,11 @@ use std::{
 use margo::Digest;
 use serde_json::{Map, Value, json};
 
-use crate::{ComposeError, Published, service};
+use crate::{
+    error::ComposeError,
+    ports::Published,
+    service::{self, Service},
+};
 
 /// More services than any application for one node has.
 const MAX_SERVICES: usize = 64;
@@ -25,24 +29,6 @@ pub struct Project {
     networks: Map<String, Value>,
     volumes: Map<String, Value>,
     configs: Map<String, Value>,
-}
-
-/// One service of a project.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Service {
-    /// The image as the file names it.
-    pub image: String,
-    /// How many containers the service has.
-    pub replicas: u32,
-    /// Whether the service does something and ends: it says `restart: "no"` or `on-failure`, or another service waits for its
-    /// success. The containers of every other service run for ever.
-    pub is_job: bool,
-    /// The ports that it publishes.
-    pub ports: Vec<Published>,
-    /// Whether it reads files of the archive.
-    pub reads_files: bool,
-    /// All that it says, without image and ports.
-    pub(crate) rest: Map<String, Value>,
 }
 
 /// What the node decides about a project.

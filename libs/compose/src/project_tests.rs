@@ -100,7 +100,8 @@ fn each_feature_that_gives_the_host_away_is_refused_by_name() {
         let refused = resolve(&text).unwrap_err();
         assert_eq!(refused.field, field, "{rest}: {refused}");
     }
-    for text in ["[]", "services: {}", "services: { web: {} }", "services: { web: { image: 'web:${TRUE}' } }", "a: *b"] {
+    for text in ["[]", "services: {}", "services: { web: {} }", "services: { web: { image: 'web:${TRUE}' } }", "a: *b"]
+    {
         assert!(resolve(text).is_err(), "{text}");
     }
     let merged = "x-a: &a { privileged: true }\nservices: { web: { image: 'web:1', <<: *a } }\n";
@@ -130,7 +131,8 @@ fn what_an_application_needs_is_allowed_and_written_out_literally() {
     assert_eq!(web["command"], json!(["httpd", "m$$e", "$$HOME"]));
     assert_eq!(web["environment"], json!({ "NAME": "m$$e", "A": "m$$e" }));
     assert_eq!((&web["image"], &web["pull_policy"]), (&json!("local:1"), &json!("never")));
-    let port = json!({ "mode": "ingress", "target": 80, "published": "8080", "host_ip": "127.0.0.1", "protocol": "tcp" });
+    let port =
+        json!({ "mode": "ingress", "target": 80, "published": "8080", "host_ip": "127.0.0.1", "protocol": "tcp" });
     assert_eq!(web["ports"], json!([port, "127.0.0.1:9000-9001:90-91/tcp"]));
     assert_eq!((&web["restart"], &file["services"]["once"]["restart"]), (&json!("always"), &json!("no")));
     assert_eq!(file["services"]["setup"]["restart"], json!("no"));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::{ComposeError, Published, Service, interpolate::literal};
+use crate::{error::ComposeError, interpolate::literal, ports::Published};
 
 /// More containers of one service than one node is for.
 const MAX_REPLICAS: u64 = 32;
@@ -73,6 +73,24 @@ const HARMLESS: [&str; 39] = [
 /// Label keys that the platform and Compose read.
 const OUR_LABELS: [&str; 2] = ["com.docker.compose", "dev.edgewright"];
 
+/// One service of a project.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// The image as the file names it.
+    pub image: String,
+    /// How many containers the service has.
+    pub replicas: u32,
+    /// Whether the service does something and ends: it says `restart: "no"` or `on-failure`, or another service waits for its
+    /// success. The containers of every other service run for ever.
+    pub is_job: bool,
+    /// The ports that it publishes.
+    pub ports: Vec<Published>,
+    /// Whether it reads files of the archive.
+    pub reads_files: bool,
+    /// All that it says, without image and ports.
+    pub(crate) rest: Map<String, Value>,
+}
+
 /// What else stands in the file and in the archive.
 pub struct About<'a> {
     pub volumes: &'a Map<String, Value>,
@@ -139,7 +157,9 @@ pub fn check(name: &str, value: Value, about: &About<'_>) -> Result<Service, Com
             "volumes" => volumes(&field, &value, about.volumes)?,
             "networks" => networks(&field, &value, about.networks)?,
             "network_mode" if value == "none" => {}
-            "network_mode" => return refuse("must be none: other modes would share a network that is not the project's"),
+            "network_mode" => {
+                return refuse("must be none: other modes would share a network that is not the project's");
+            }
             "logging" => logging(&field, &value)?,
             "security_opt" => security_opt(&field, &value)?,
             "cap_add" => cap_add(&field, &value)?,
@@ -147,15 +167,34 @@ pub fn check(name: &str, value: Value, about: &About<'_>) -> Result<Service, Com
             "privileged" | "oom_kill_disable" if is_false(&value) => {}
             "ipc" if matches!(value.as_str(), Some("none" | "private" | "shareable")) => {}
             "cgroup" if value == "private" => {}
-            "build" | "dockerfile_inline" => return refuse("images come with the package: build them before it is made"),
+            "build" | "dockerfile_inline" => {
+                return refuse("images come with the package: build them before it is made");
+            }
             "platform" => return refuse("is not allowed: the platform of the node decides"),
             "container_name" => return refuse("is not allowed: two applications could want the same name"),
             "extends" => return refuse("is not allowed: the archive holds one Compose file"),
             "secrets" => return refuse("is not allowed: give the value as a parameter (APP-04)"),
             "profiles" => return refuse("is not allowed: every service of the archive runs"),
-            "privileged" | "devices" | "device_cgroup_rules" | "gpus" | "pid" | "ipc" | "uts" | "userns_mode" | "cgroup"
-            | "cgroup_parent" | "use_api_socket" | "volumes_from" | "external_links" | "provider" | "runtime"
-            | "credential_spec" | "oom_kill_disable" | "oom_score_adj" | "isolation" | "storage_opt" => {
+            "privileged"
+            | "devices"
+            | "device_cgroup_rules"
+            | "gpus"
+            | "pid"
+            | "ipc"
+            | "uts"
+            | "userns_mode"
+            | "cgroup"
+            | "cgroup_parent"
+            | "use_api_socket"
+            | "volumes_from"
+            | "external_links"
+            | "provider"
+            | "runtime"
+            | "credential_spec"
+            | "oom_kill_disable"
+            | "oom_score_adj"
+            | "isolation"
+            | "storage_opt" => {
                 return refuse("is not allowed: it would give the host, or what is not this application's, away");
             }
             key if HARMLESS.contains(&key) => {}
@@ -368,7 +407,10 @@ fn networks(field: &str, value: &Value, declared: &Map<String, Value>) -> Result
 fn logging(field: &str, value: &Value) -> Result<(), ComposeError> {
     let driver = value.get("driver").and_then(Value::as_str).unwrap_or("json-file");
     if !matches!(driver, "json-file" | "local") {
-        return Err(ComposeError::new(format!("{field}.driver"), "must be json-file or local: logs are read on the node"));
+        return Err(ComposeError::new(
+            format!("{field}.driver"),
+            "must be json-file or local: logs are read on the node",
+        ));
     }
     let options = value.get("options").and_then(Value::as_object);
     let known = ["max-size", "max-file", "compress", "labels", "tag"];

@@ -44,7 +44,8 @@ mod status;
 
 pub use data_type::DataType;
 pub use deployment::{
-    ApplicationDeployment, DeployedComponent, DeployedProfile, DeploymentMetadata, DeploymentSpec, Lock,
+    ApplicationDeployment, DeployedComponent, DeployedProfile, DeploymentMetadata, DeploymentSpec, Lock, LockedImage,
+    LockedImages,
 };
 pub use description::{
     ApplicationDescription, ComponentProperties, DeploymentProfile, DescribedComponent, DescribedParameter, ProfileType,

@@ -27,6 +27,18 @@ pub mod media {
     /// The media type of the layer with a WebAssembly component.
     pub const WASM: &str = "application/wasm";
 
+    /// The artifact type of a Compose Archive.
+    pub const COMPOSE_ARTIFACT: &str = "application/vnd.org.margo.component.compose+json";
+    /// The media type of the one layer of a Compose Archive.
+    pub const COMPOSE: &str = "application/vnd.org.margo.component.compose.tar+gzip";
+
+    /// The annotation on the layer of a Compose Archive that says that it is one.
+    pub const COMPONENT_TYPE: &str = "org.margo.component.type";
+    /// The annotation on the layer of a Compose Archive with the revision of the component.
+    pub const COMPONENT_VERSION: &str = "org.margo.component.version";
+
+    /// The annotation in the index of an upload that holds the name which Compose files give a container image.
+    pub const IMAGE: &str = "dev.edgewright.image";
     /// The annotation in an index that holds a manifest's `name:tag`.
     pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
     /// The annotation on a layer that holds the name of the file.

@@ -409,6 +409,7 @@ mod tests {
                     manifest,
                 },
                 values: BTreeMap::new(),
+                images: BTreeMap::new(),
                 settings: serde_json::json!({ "http": { "port": 8080 } }),
                 content: self.content.clone(),
             }

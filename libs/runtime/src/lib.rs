@@ -111,6 +111,7 @@
 //!     digest: Digest::of(b"the deployment's document"),
 //!     artifact: Artifact { repository: "hello".parse()?, digest: Digest::of(&manifest.to_json()), manifest },
 //!     values: BTreeMap::new(),
+//!     images: BTreeMap::new(),
 //!     settings: serde_json::Value::Null,
 //!     content,
 //! };

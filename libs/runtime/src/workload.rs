@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use margo::{ComponentName, DeploymentId, Digest, ParameterValue};
+use margo::{ComponentName, DeploymentId, Digest, LockedImages, ParameterValue};
 use oci::{ArtifactManifest, ContentStore, Descriptor, RepositoryName};
 
 /// One component of one deployment on this node.
@@ -82,6 +82,8 @@ pub struct Workload {
     /// The parameters that target this component, by pointer. Their types are those of the document, because Helm's values
     /// tell the number 1 from the text "1"; a runtime that wants variables takes [`Workload::environment`].
     pub values: BTreeMap<String, ParameterValue>,
+    /// The container images that the deployment's lock names for this component; none where the artifact is all there is.
+    pub images: LockedImages,
     /// `x-edgewright-extensions` of the component, as the document has it; `null` when there is none.
     pub settings: serde_json::Value,
     /// The store that holds the artifact and everything that [`crate::Runtime::needs`] named, verified.

@@ -19,6 +19,7 @@
 
 mod address;
 mod certificates;
+mod docker;
 mod nats;
 mod postgres;
 mod proxy;
@@ -29,6 +30,7 @@ mod wait;
 
 pub use address::loopback;
 pub use certificates::Certificates;
+pub use docker::{BusyboxImage, DockerEngine, NotRun, docker_compose_binary};
 pub use nats::{NatsServer, connect, credentials, nats_server_binary};
 pub use postgres::{Postgres, on_each_database};
 pub use proxy::Proxy;
