@@ -124,6 +124,7 @@ impl World {
             app: app(),
             description: "apiVersion: v1".to_owned(),
             lock: BTreeMap::new(),
+            images: BTreeMap::new(),
         }));
         answer!(DeploymentRegistry, "create", CreateAssignment, |order: CreateAssignment| Ok::<_, Problem>(accepted(
             &order.name,

@@ -77,7 +77,7 @@ impl Wish {
         Ok(Self {
             spec,
             description,
-            lock: Lock { components: app.lock, ..Lock::default() },
+            lock: Lock { components: app.lock, images: app.images },
             package: app.app.digest,
             in_force,
         })

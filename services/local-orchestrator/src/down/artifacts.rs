@@ -73,13 +73,18 @@ fn read(in_force: &InForce, node: &NodeName) -> io::Result<BTreeSet<WantedArtifa
 }
 
 fn of(document: &ApplicationDeployment) -> Vec<WantedArtifact> {
-    let lock = document.lock().unwrap_or_default().components;
+    let lock = document.lock().unwrap_or_default();
     let components = document.spec.profile.components.iter();
     let wanted = components.filter_map(|component| {
         let name = component.properties.repository.strip_prefix(STORE)?.to_owned();
-        Some(WantedArtifact { name, digest: *lock.get(&component.name)? })
+        let own = *lock.components.get(&component.name)?;
+        // Images stand in the repository of the component. Which platform a node has, the site need not know.
+        let images =
+            lock.images.get(&component.name).into_iter().flatten().flat_map(|(_, platforms)| platforms.values());
+        let digests = std::iter::once(own).chain(images.map(|image| image.manifest));
+        Some(digests.map(move |digest| WantedArtifact { name: name.clone(), digest }).collect::<Vec<_>>())
     });
-    wanted.collect()
+    wanted.flatten().collect()
 }
 
 #[cfg(test)]
