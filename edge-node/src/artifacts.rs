@@ -8,7 +8,7 @@ use std::{
 };
 
 use identity::tls::ClientConfig;
-use margo::Digest;
+use margo::{DeploymentId, Digest};
 use oci::{Client, ContentStore, PullError, StoreError};
 use process::{Backoff, chain};
 use runtime::{Artifact, ContentKind, Need, Runtime, RuntimeError, Workload, WorkloadId};
@@ -213,6 +213,15 @@ impl Artifacts {
             State::Missed { retry_at } => Some(retry_at),
             State::Underway | State::Ready(_) => None,
         })
+    }
+
+    /// Has what is missing of a deployment asked for again at once.
+    pub fn retry(&mut self, deployment: &DeploymentId, now: Instant) {
+        for (_, fetch) in self.fetches.iter_mut().filter(|(id, _)| id.deployment == *deployment) {
+            if let State::Missed { retry_at } = &mut fetch.state {
+                *retry_at = now;
+            }
+        }
     }
 
     /// Waits until asking again may help: an attempt ended, or the site said where to read. Cancel-safe.

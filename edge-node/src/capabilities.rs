@@ -14,7 +14,8 @@ use std::{
 use margo::{DeviceId, NodeId, ProfileType};
 use runtime::Runtime;
 use serde::Serialize;
-use tokio::time::interval;
+use serde_json::Value;
+use tokio::{sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -93,12 +94,14 @@ pub struct Look {
     pub data: PathBuf,
 }
 
-/// Describes the node to the journal, now and whenever it has changed (DEV-09), until shutdown.
+/// Describes the node to the journal and to whoever decides what may run here, now and whenever it has changed (DEV-09), until
+/// shutdown.
 pub async fn run(
     look: Look,
     node: NodeId,
     runtimes: Vec<Arc<dyn Runtime>>,
     journal: Arc<Journal>,
+    device: watch::Sender<Option<Arc<Value>>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut due = interval(LOOK_AGAIN);
@@ -110,11 +113,18 @@ pub async fn run(
         let found = detect(&runtimes).await;
         let (look, node) = (look.clone(), node.clone());
         let described = journal.with(move |journal| {
-            let manifest = serde_json::to_vec(&look.manifest(&node, &found))?;
-            journal.describe(manifest);
-            anyhow::Ok(())
+            let manifest = look.manifest(&node, &found);
+            journal.describe(serde_json::to_vec(&manifest)?);
+            anyhow::Ok(serde_json::to_value(&manifest)?)
         });
-        described.await??;
+        let described = described.await??;
+        device.send_if_modified(|held| {
+            let differs = held.as_deref() != Some(&described);
+            if differs {
+                *held = Some(Arc::new(described));
+            }
+            differs
+        });
     }
 }
 

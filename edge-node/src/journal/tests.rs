@@ -23,6 +23,8 @@ fn record(journal: &Journal, state: State) {
         digest: Digest::of(b"one"),
         adopted: version(1),
         components: vec![component(state)],
+        refused: None,
+        was_installed: state == State::Installed,
     };
     let id = "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap();
     journal.record(version(1), Statuses::from([(id, status)]), None);

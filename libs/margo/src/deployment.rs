@@ -16,6 +16,10 @@ use crate::{
 /// WFM-34).
 const EXTENSION: &str = "x-edgewright-extensions";
 
+/// The setting of a profile, in Edgewright's own extension, that says what becomes of an update that fails: `restore`, as
+/// without it, puts the last installed revision back; `leave` leaves the failed one and goes on trying it.
+pub const FAILED_UPDATE: &str = "failedUpdate";
+
 extensible! {
     /// The document that tells one node to run one application. Its digest is the sha256 of the bytes that
     /// [`ApplicationDeployment::to_yaml`] returns.
@@ -212,6 +216,11 @@ impl DeployedProfile {
     /// Returns Edgewright's own data on this profile, if there is any.
     pub fn edgewright(&self) -> Option<&Value> {
         ours(&self.extensions)
+    }
+
+    /// Whether an update to this profile that fails is left as it is, by [`FAILED_UPDATE`].
+    pub fn leaves_failed_update(&self) -> bool {
+        self.edgewright().and_then(|ours| ours.get(FAILED_UPDATE)).is_some_and(|what| what == "leave")
     }
 }
 

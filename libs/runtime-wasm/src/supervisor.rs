@@ -45,7 +45,7 @@ const LONGEST_PROOF: Duration = Duration::from_secs(300);
 /// What is shown of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// The sha256 of the document in force.
+    /// The digest in the specification in force.
     pub digest: Digest,
     pub condition: Condition,
     /// How often it was started again since it was applied.

@@ -75,7 +75,8 @@ pub struct Need {
 pub struct Workload {
     /// The component and its deployment.
     pub id: WorkloadId,
-    /// The sha256 of the deployment's document. A workload that runs with another digest is replaced.
+    /// The digest of all that the component is made of: artifact, values, settings. A workload that runs with another digest
+    /// is replaced. It is the agent's name for this revision of the component, and a runtime compares it and nothing more.
     pub digest: Digest,
     /// What the component is made of.
     pub artifact: Artifact,
