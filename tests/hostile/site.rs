@@ -238,7 +238,12 @@ async fn what_a_site_stores_of_a_hostile_node_the_hub_stores_too() {
         id: format!("00000000-0000-4000-8000-{number:012}"),
         digest: Digest::of(b"").to_string(),
         state: proto::State::Failed.into(),
-        failure: Some(proto::Failure { code: "\n\u{1b}[2J".into(), source: "../..".into(), message: "\0".repeat(90), ..Default::default() }),
+        failure: Some(proto::Failure {
+            code: "\n\u{1b}[2J".into(),
+            source: "../..".into(),
+            message: "\0".repeat(90),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let status = proto::NodeStatus {

@@ -319,6 +319,7 @@ fn an_update_that_fails_takes_its_way_back_and_one_that_is_installed_needs_none(
 
     // Refused, the revision before is in force, and what failed is still told.
     world.give_way_back(&before, Some(failure.clone()));
+    world.attempts = Attempts::default();
     assert_eq!(verdict(&world), None);
     assert_eq!(world.due(), [start(&id(&before))]);
     world.show(&id(&before), UP);
