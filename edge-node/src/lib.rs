@@ -28,6 +28,7 @@ mod desired;
 mod feed;
 mod fit;
 mod journal;
+mod measure;
 mod metrics;
 mod observer;
 mod operation;
@@ -140,7 +141,7 @@ pub async fn run(
     let calls = Calls { bus: bus.clone(), node: node.clone(), runtimes: runtimes.clone(), operations };
     tasks.spawn(calls.run(stop.clone()));
     tasks.spawn(report::heartbeat(bus, node.clone(), stop.clone()));
-    tasks.spawn(usage::run(runtimes.clone(), journal.clone(), stop.clone()));
+    tasks.spawn(measure::run(runtimes.clone(), journal.clone(), stop.clone()));
     tasks.spawn(capabilities::run(look, node, runtimes, journal, describes, stop.clone()));
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {

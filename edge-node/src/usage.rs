@@ -1,20 +1,9 @@
-//! What workloads use of the host: asked of the runtimes now and then, and carried by reports that go anyway. For their sake alone
-//! a report goes rarely, since every byte that an idle node sends is paid for somewhere.
+//! What workloads use of the host, and when that is worth a report by itself: rarely, since every byte that an idle node sends is
+//! paid for somewhere. Pure.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use margo::State;
-use runtime::{Runtime, Stats, WorkloadId};
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
-
-use crate::journal::Journal;
-
-/// Between two questions. Each makes the kernel look at every page of a workload, which for a hundred small ones takes it some milliseconds.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
-
-/// How long a runtime may take to tell what one workload uses.
-const PATIENCE: Duration = Duration::from_secs(5);
+use runtime::{Stats, WorkloadId};
 
 /// Between two reports that go for the sake of usage alone.
 pub const TELL_AGAIN: Duration = Duration::from_secs(900);
@@ -27,36 +16,6 @@ const MUCH_MEMORY: u64 = 1 << 20;
 
 /// What each workload uses.
 pub type Usage = BTreeMap<WorkloadId, Stats>;
-
-/// Measures what is installed until shutdown.
-pub async fn run(
-    runtimes: Vec<Arc<dyn Runtime>>,
-    journal: Arc<Journal>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    while shutdown.run_until_cancelled(sleep(ASK_AGAIN)).await.is_some() {
-        let Some(usage) = shutdown.run_until_cancelled(measure(&runtimes, &journal)).await else { break };
-        journal.with(move |journal| journal.measured(usage)).await?;
-    }
-    Ok(())
-}
-
-async fn measure(runtimes: &[Arc<dyn Runtime>], journal: &Journal) -> Usage {
-    let mut usage = Usage::new();
-    for (deployment, status) in journal.recorded().statuses.iter() {
-        for component in status.components.iter().filter(|component| component.state == State::Installed) {
-            let id = WorkloadId { deployment: *deployment, component: component.name.clone() };
-            for runtime in runtimes {
-                // One that cannot tell now tells the next time.
-                if let Ok(Ok(stats)) = timeout(PATIENCE, runtime.stats(id.clone())).await {
-                    usage.insert(id, stats);
-                    break;
-                }
-            }
-        }
-    }
-    usage
-}
 
 /// Whether what is used now is worth a report after what was told last.
 pub fn is_worth_telling(told: &Usage, now: &Usage) -> bool {
