@@ -38,6 +38,8 @@ const QUIET: [&str; 28] = [
     "svc.git-writer.forged",
     "call.depot.crane.ping",
     "call.plant.press.ping",
+    "call.depot.crane.restart",
+    "call.plant.press.retry",
     "site.depot.positions",
     "_INBOX_site.depot.forged",
     "_INBOX_site.plantx.forged",

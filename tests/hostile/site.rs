@@ -30,6 +30,7 @@ const QUIET: [&str; 20] = [
     "state.plant.node.oven.capabilities",
     "event.plant.node.oven",
     "call.plant.oven.ping",
+    "call.plant.oven.restart",
     "node.plant.oven.register",
     "svc.local-orchestrator.forged",
     "svc.oci-fetcher.forged",
