@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::world::{Listener, ghost, ghost_login, hostile, http, login_of_new_node, order, platform};
 
 /// Subjects on which nobody says anything while nobody orders anything.
-const QUIET: [&str; 20] = [
+const QUIET: [&str; 21] = [
     "$JS.API.STREAM.DELETE.STATE",
     "$JS.API.STREAM.DELETE.EVENTS",
     "$JS.API.STREAM.PURGE.DESIRED",
