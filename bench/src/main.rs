@@ -12,6 +12,7 @@
 mod catalogue;
 mod commit_to_site;
 mod commits;
+mod dead;
 mod deployments;
 mod figure;
 mod fleet;
@@ -132,7 +133,7 @@ const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
-const GROUPS: [Group; 14] = [
+const GROUPS: [Group; 15] = [
     Group {
         figures: &["order_to_wasm_ms", "accepted_ms"],
         limit: minutes(3),
@@ -150,6 +151,12 @@ const GROUPS: [Group; 14] = [
         limit: minutes(3),
         long: false,
         measure: |effort, _| Box::pin(start::measure(effort)),
+    },
+    Group {
+        figures: &["dead_workload_back_ms"],
+        limit: minutes(4),
+        long: false,
+        measure: |effort, _| Box::pin(dead::measure(effort)),
     },
     Group {
         figures: &["edge_node_pss_mib", "edge_node_pss_100_mib", "wasm_workload_pss_mib"],

@@ -73,7 +73,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
 }
 
 /// Starts the sample application's component without any platform.
-struct ByHand {
+pub struct ByHand {
     folder: TempDir,
     spec: Value,
     address: Ipv4Addr,
@@ -81,7 +81,7 @@ struct ByHand {
 
 impl ByHand {
     /// With the specification of the workload that runs on this node, on another address.
-    fn new(node: &Path, address: Ipv4Addr) -> anyhow::Result<Self> {
+    pub fn new(node: &Path, address: Ipv4Addr) -> anyhow::Result<Self> {
         let folder = TempDir::new().context("a folder for a workload by hand")?;
         let path = platform::find(node, "spec.json")?;
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -92,7 +92,7 @@ impl ByHand {
     }
 
     /// Milliseconds from the start of wasm-runner to its first answer.
-    async fn start(&self, round: usize) -> anyhow::Result<f64> {
+    pub async fn start(&self, round: usize) -> anyhow::Result<f64> {
         let greeting = format!("By hand {round}.");
         let mut spec = self.spec.clone();
         spec["environment"]["GREETING"] = greeting.clone().into();

@@ -380,8 +380,7 @@ fn status(node: &NodeId, sequence: u64) -> Outgoing {
                 state,
                 failure: None,
                 endpoint: "http://192.0.2.7:8080/".to_owned(),
-                restarts: 0,
-                parts: Vec::new(),
+                ..proto::ComponentStatus::default()
             }],
         }],
         refusals: Vec::new(),

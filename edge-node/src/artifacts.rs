@@ -8,7 +8,7 @@ use std::{
 };
 
 use identity::tls::ClientConfig;
-use margo::Digest;
+use margo::{DeploymentId, Digest};
 use oci::{Client, ContentStore, PullError, StoreError};
 use process::{Backoff, chain};
 use runtime::{Artifact, ContentKind, Need, Runtime, RuntimeError, Workload, WorkloadId};
@@ -215,6 +215,15 @@ impl Artifacts {
         })
     }
 
+    /// Has what is missing of a deployment asked for again at once.
+    pub fn retry(&mut self, deployment: &DeploymentId, now: Instant) {
+        for (_, fetch) in self.fetches.iter_mut().filter(|(id, _)| id.deployment == *deployment) {
+            if let State::Missed { retry_at } = &mut fetch.state {
+                *retry_at = now;
+            }
+        }
+    }
+
     /// Waits until asking again may help: an attempt ended, or the site said where to read. Cancel-safe.
     pub async fn changed(&mut self) {
         tokio::select! {
@@ -267,7 +276,7 @@ impl Source {
         launch: Launch,
         runtime: &dyn Runtime,
     ) -> Result<Workload, Miss> {
-        let Launch { artifact, values, settings, .. } = launch;
+        let Launch { artifact, values, images, settings, .. } = launch;
         let manifest = Need {
             repository: artifact.name.clone(),
             kind: ContentKind::Manifest,
@@ -277,7 +286,7 @@ impl Source {
         self.bring(&manifest).await?;
         let content = self.store.manifest(&artifact.manifest).await?;
         let artifact = Artifact { repository: artifact.name, digest: artifact.manifest, manifest: content };
-        let workload = Workload { id, digest, artifact, values, settings, content: self.store.clone() };
+        let workload = Workload { id, digest, artifact, values, images, settings, content: self.store.clone() };
         let mut brought = BTreeSet::new();
         for _ in 0..MAX_ROUNDS {
             let needs = runtime.needs(&workload).await?;
@@ -354,7 +363,9 @@ impl From<StoreError> for Miss {
         match error {
             StoreError::WrongDigest { .. } | StoreError::TooLarge { .. } => Self::lasting("digest-mismatch", error),
             StoreError::Manifest { .. } => Self::lasting("invalid-artifact", chain(&error)),
-            StoreError::Absent(_) | StoreError::Io { .. } => Self::passing("fetch-failed", chain(&error)),
+            StoreError::Absent(_) | StoreError::NoSpace { .. } | StoreError::Io { .. } => {
+                Self::passing("fetch-failed", chain(&error))
+            }
         }
     }
 }
@@ -367,7 +378,7 @@ impl From<PullError> for Miss {
             PullError::Later(after) => {
                 Self { after: Some(after.min(retry::LONGEST)), ..Self::passing("fetch-failed", error) }
             }
-            PullError::Absent(_) | PullError::Status { .. } | PullError::Transport(_) => {
+            PullError::Absent(_) | PullError::Status { .. } | PullError::Transport(_) | PullError::Registry(_) => {
                 Self::passing("fetch-failed", chain(&error))
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use margo::Digest;
+use margo::{DeploymentId, Digest};
 use process::{Backoff, chain};
 use runtime::{Condition, RuntimeError, WorkloadId};
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ pub struct Attempts(BTreeMap<WorkloadId, Attempt>);
 struct Attempt {
     /// The document that was to run; `None` when the workload was to be stopped.
     digest: Option<Digest>,
+    /// Whether it was prepared, beside what runs.
+    prepared: bool,
     /// Whether the start is under way or done.
     applied: bool,
     /// When the workload began to be on its way up. A failure on the way does not begin the time anew (DEV-26).
@@ -28,7 +30,15 @@ struct Attempt {
 
 impl Attempt {
     fn new(digest: Option<Digest>) -> Self {
-        Self { digest, applied: false, starting: None, obstacle: None, retry_at: None, backoff: retry::WORK }
+        Self {
+            digest,
+            prepared: false,
+            applied: false,
+            starting: None,
+            obstacle: None,
+            retry_at: None,
+            backoff: retry::WORK,
+        }
     }
 }
 
@@ -48,6 +58,11 @@ pub enum StepError {
 }
 
 impl StepError {
+    /// What happened, for people.
+    pub fn message(&self) -> String {
+        self.obstacle().message
+    }
+
     fn obstacle(&self) -> Obstacle {
         match self {
             Self::Runtime(RuntimeError::Invalid(message)) => Obstacle::lasting("invalid", message),
@@ -78,13 +93,32 @@ impl Attempts {
         }
     }
 
-    /// A worker begins to start a workload for this document.
+    /// Work on a workload for this document begins, or goes on: it is fetched or started (DEV-26).
     pub fn begun(&mut self, id: &WorkloadId, digest: Digest, now: Instant) {
         let attempt = self.0.entry(id.clone()).or_insert_with(|| Attempt::new(Some(digest)));
         if attempt.digest != Some(digest) {
             *attempt = Attempt::new(Some(digest));
         }
         attempt.starting.get_or_insert(now);
+    }
+
+    /// Nothing can be done for a workload of this document until its content can be fetched. That time is not the
+    /// document's to grant: a node is cut off from its site for days.
+    pub fn waits(&mut self, id: &WorkloadId, digest: Digest) {
+        if let Some(attempt) = self.0.get_mut(id).filter(|attempt| attempt.digest == Some(digest)) {
+            attempt.starting = None;
+        }
+    }
+
+    /// A workload for this document is prepared, beside what runs.
+    pub fn prepared(&mut self, id: &WorkloadId, digest: Digest) {
+        let starting = self.0.get(id).filter(|attempt| attempt.digest == Some(digest)).and_then(|it| it.starting);
+        self.0.insert(id.clone(), Attempt { prepared: true, starting, ..Attempt::new(Some(digest)) });
+    }
+
+    /// Whether this life of the agent has prepared a workload for this document.
+    pub fn is_prepared(&self, id: &WorkloadId, digest: Digest) -> bool {
+        self.0.get(id).is_some_and(|attempt| attempt.digest == Some(digest) && attempt.prepared)
     }
 
     /// The start of a workload for this document is under way.
@@ -104,14 +138,23 @@ impl Attempts {
             Attempt { obstacle: Some(obstacle), retry_at, backoff: attempt.backoff, starting, ..Attempt::new(digest) };
     }
 
+    /// Forgets what was met with the workloads of a deployment, so that they are tried again at once.
+    pub fn forget_obstacles(&mut self, deployment: &DeploymentId) {
+        self.0.retain(|id, attempt| id.deployment != *deployment || attempt.obstacle.is_none());
+    }
+
     /// Forgets a workload that was stopped.
     pub fn forget(&mut self, id: &WorkloadId) {
         self.0.remove(id);
     }
 
-    /// A new desired state is in force: what was met with another document counts no more.
-    pub fn retain(&mut self, wanted: &BTreeMap<&WorkloadId, &Digest>) {
-        self.0.retain(|id, attempt| attempt.digest.is_some() && wanted.get(id).copied() == attempt.digest.as_ref());
+    /// A new desired state is in force: what was met with another document counts no more. Of deployments with another
+    /// document, components that have not changed are tried again if they failed.
+    pub fn retain(&mut self, wanted: &BTreeMap<&WorkloadId, &Digest>, same: impl Fn(&DeploymentId) -> bool) {
+        self.0.retain(|id, attempt| {
+            let is_wanted = attempt.digest.is_some() && wanted.get(id).copied() == attempt.digest.as_ref();
+            is_wanted && (attempt.obstacle.is_none() || same(&id.deployment))
+        });
     }
 
     /// Whether an attempt makes sense now.
@@ -176,9 +219,12 @@ mod tests {
         let mut attempts = Attempts::default();
         attempts.failed(&id(), Some(digest), &invalid(), now);
         assert!(!attempts.may_try(&id(), now + Duration::from_secs(3600)));
-        attempts.retain(&BTreeMap::from([(&id(), &digest)]));
+        attempts.retain(&BTreeMap::from([(&id(), &digest)]), |_| true);
         assert!(!attempts.may_try(&id(), now));
-        attempts.retain(&BTreeMap::from([(&id(), &Digest::of(b"two"))]));
+        let mut of_another_document = attempts.clone();
+        of_another_document.retain(&BTreeMap::from([(&id(), &digest)]), |_| false);
+        assert!(of_another_document.may_try(&id(), now));
+        attempts.retain(&BTreeMap::from([(&id(), &Digest::of(b"two"))]), |_| true);
         assert!(attempts.may_try(&id(), now));
     }
 
@@ -228,6 +274,9 @@ mod tests {
         assert!(!attempts.is_overdue(&id(), timeout, now + Duration::from_secs(9)));
         assert!(attempts.is_overdue(&id(), timeout, later));
         assert!(!attempts.is_overdue(&id(), None, later));
+        let mut cut_off = attempts.clone();
+        cut_off.waits(&id(), digest);
+        assert!(!cut_off.is_overdue(&id(), timeout, later), "nobody can fetch what the site does not give");
         attempts.seen(&id(), digest, &Condition::Running { endpoint: None }, later);
         assert!(!attempts.is_overdue(&id(), timeout, later));
     }

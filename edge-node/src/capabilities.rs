@@ -14,14 +14,16 @@ use std::{
 use margo::{DeviceId, NodeId, ProfileType};
 use runtime::Runtime;
 use serde::Serialize;
-use tokio::time::interval;
+use serde_json::Value;
+use tokio::{sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::journal::Journal;
 
-/// Hardware changes rarely, and a look is a few dozen small files.
-const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// Hardware changes rarely, but the engine of a runtime may stop or come at any time, and what is ordered for this node follows
+/// its capabilities. A look is a few dozen small files and a question to each runtime.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 /// Margo's document of that name, as it is sent to the site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -93,38 +95,64 @@ pub struct Look {
     pub data: PathBuf,
 }
 
-/// Describes the node to the journal, now and whenever it has changed (DEV-09), until shutdown.
+/// Describes the node to the journal and to whoever decides what may run here, now and whenever it has changed (DEV-09), until
+/// shutdown.
 pub async fn run(
     look: Look,
     node: NodeId,
     runtimes: Vec<Arc<dyn Runtime>>,
     journal: Arc<Journal>,
+    device: watch::Sender<Option<Arc<Value>>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut due = interval(LOOK_AGAIN);
+    let (mut described, mut reasons) = (Vec::new(), BTreeMap::new());
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             _ = due.tick() => {}
         }
-        let found = detect(&runtimes).await;
+        let found = detect(&runtimes, &mut reasons).await;
         let (look, node) = (look.clone(), node.clone());
-        let described = journal.with(move |journal| {
-            let manifest = serde_json::to_vec(&look.manifest(&node, &found))?;
-            journal.describe(manifest);
-            anyhow::Ok(())
+        let looked = tokio::task::spawn_blocking(move || {
+            let manifest = look.manifest(&node, &found);
+            anyhow::Ok((serde_json::to_vec(&manifest)?, serde_json::to_value(&manifest)?))
         });
-        described.await??;
+        let (manifest, value) = looked.await??;
+        if manifest != described {
+            described.clone_from(&manifest);
+            journal.with(move |journal| journal.describe(manifest)).await?;
+        }
+        device.send_if_modified(|held| {
+            let differs = held.as_deref() != Some(&value);
+            if differs {
+                *held = Some(Arc::new(value));
+            }
+            differs
+        });
     }
 }
 
-/// The runtimes that can run something here and now.
-async fn detect(runtimes: &[Arc<dyn Runtime>]) -> Vec<(&'static str, ProfileType)> {
+/// The runtimes that can run something here and now. Why another cannot is told once, and again when the reason changes.
+async fn detect(
+    runtimes: &[Arc<dyn Runtime>],
+    reasons: &mut BTreeMap<&'static str, String>,
+) -> Vec<(&'static str, ProfileType)> {
     let mut found = Vec::new();
     for runtime in runtimes {
         match runtime.detect().await {
-            Ok(()) => found.push((runtime.name(), runtime.deployment_type())),
-            Err(reason) => warn!(runtime = runtime.name(), reason, "this runtime cannot be used here"),
+            Ok(()) => {
+                if reasons.remove(runtime.name()).is_some() {
+                    info!(runtime = runtime.name(), "this runtime can be used here now");
+                }
+                found.push((runtime.name(), runtime.deployment_type()));
+            }
+            Err(reason) => {
+                if reasons.get(runtime.name()) != Some(&reason) {
+                    warn!(runtime = runtime.name(), reason, "this runtime cannot be used here");
+                    reasons.insert(runtime.name(), reason);
+                }
+            }
         }
     }
     found

@@ -3,16 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use margo::{DeploymentId, ManifestVersion};
+use margo::{DeploymentId, ManifestVersion, State};
 use runtime::{Observed, WorkloadId};
 use tokio::time::Instant;
 
 use crate::{
     attempt::Attempts,
-    desired::Desired,
+    desired::{Deployment, Desired},
     plan::{Found, Placed, Step, Wishes, may_start, plan},
     resolve::{Launch, Resolution, Resolved, find},
-    status::{ComponentStatus, DeploymentStatus, Facts, Obstacle, Statuses, judge, last_known},
+    status::{ComponentStatus, DeploymentStatus, Facts, Failure, Obstacle, Statuses, UNREADABLE, judge, last_known},
 };
 
 /// What was observed at the last look, by workload and name of the runtime. Of a runtime that cannot be observed it is
@@ -66,40 +66,111 @@ impl Look<'_> {
     /// Whether everything that a component waits for is there (DEV-26).
     fn turn(&self, id: &WorkloadId) -> bool {
         let Some(deployment) = self.desired.deployments.get(&id.deployment) else { return false };
-        let components = &deployment.content.spec.profile.components;
-        may_start(components, &id.component, |name| {
+        let Ok(content) = &deployment.in_force().content else { return false };
+        may_start(&content.spec.profile.components, &id.component, |name| {
             let other = WorkloadId { deployment: id.deployment, component: name.clone() };
-            let seen = self.anywhere(&other).find(|observed| observed.digest == deployment.digest);
+            let digest = find(self.resolution, &other)?.digest;
+            let seen = self.anywhere(&other).find(|observed| observed.digest == digest);
             seen.map(|observed| observed.condition.is_up())
         })
+    }
+
+    /// Whether a workload is to go. While the document in force cannot be read, nobody knows what it wants.
+    fn is_leaving(&self, id: &WorkloadId) -> bool {
+        match self.desired.deployments.get(&id.deployment) {
+            Some(deployment) if deployment.in_force().content.is_err() => false,
+            _ => find(self.resolution, id).is_none(),
+        }
+    }
+
+    /// Whether a component still has to be prepared.
+    fn is_unprepared(&self, id: &WorkloadId) -> bool {
+        find(self.resolution, id).is_some_and(|resolved| !self.attempts.is_prepared(id, resolved.digest))
     }
 }
 
 /// Returns the steps whose time has come. Deployments of `busy` have a worker, or what it did is not observed yet.
+///
+/// An update that changes several components touches what runs only when all that it starts is prepared. One that changes a
+/// single component needs no step for that: its start prepares it first.
 pub fn due(look: &Look<'_>, busy: impl Fn(&DeploymentId) -> bool) -> Vec<Step> {
     let wish = |resolved: &Resolved| {
         let placed = |launch: &Launch| Placed { runtime: launch.runtime, digest: resolved.digest };
         (resolved.id.clone(), resolved.launch.as_ref().ok().map(placed))
     };
     let wishes: Wishes = look.resolution.values().flatten().map(wish).collect();
-    let found: Found = look.actual.iter().map(|(key, observed)| (key.clone(), observed.digest)).collect();
+    let known = |(id, _): &(WorkloadId, &'static str)| wishes.contains_key(id) || look.is_leaving(id);
+    let found = look.actual.iter().filter(|(key, _)| known(key));
+    let found: Found = found.map(|(key, observed)| (key.clone(), observed.digest)).collect();
     let blind: BTreeSet<_> = look.blind.keys().copied().collect();
     let mut steps = plan(&wishes, &found, &blind);
-    steps.retain(|step| {
+    let unready = unready(look, &steps);
+    steps.retain_mut(|step| {
+        let id = step.id().clone();
         let is_its_turn = match step {
-            Step::Stop { .. } => true,
-            Step::Start { id, .. } => look.turn(id),
+            Step::Start { .. } | Step::Stop { .. } if unready.contains(&id.deployment) => {
+                let is_to_be_prepared = matches!(step, Step::Start { .. }) && look.is_unprepared(&id);
+                *step = Step::Prepare { id: id.clone() };
+                is_to_be_prepared
+            }
+            Step::Stop { .. } | Step::Prepare { .. } => true,
+            Step::Start { .. } => look.turn(&id),
         };
-        is_its_turn && !busy(&step.id().deployment) && look.attempts.may_try(step.id(), look.now)
+        is_its_turn && !busy(&id.deployment) && look.attempts.may_try(&id, look.now)
     });
     steps
+}
+
+/// The updates of several components of which not everything is prepared yet.
+fn unready(look: &Look<'_>, steps: &[Step]) -> BTreeSet<DeploymentId> {
+    let mut steps_of: BTreeMap<DeploymentId, (usize, bool)> = BTreeMap::new();
+    for step in steps {
+        let (count, unprepared) = steps_of.entry(step.id().deployment).or_default();
+        *count += 1;
+        *unprepared |= matches!(step, Step::Start { .. }) && look.is_unprepared(step.id());
+    }
+    let is_on_trial = |id: &DeploymentId| look.desired.deployments.get(id).is_some_and(Deployment::is_on_trial);
+    let unready = steps_of.into_iter().filter(|(id, (count, unprepared))| *count > 1 && *unprepared && is_on_trial(id));
+    unready.map(|(id, _)| id).collect()
+}
+
+/// What became of an update.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It is installed: the way back is needed no more.
+    Installed,
+    /// It failed, for this reason: the way back is taken.
+    Refused(Failure),
+}
+
+/// Returns what has become of updates that were on trial, by what these statuses say.
+pub fn verdicts(desired: &Desired, statuses: &Statuses) -> BTreeMap<DeploymentId, Verdict> {
+    let verdict = |(id, deployment): (&DeploymentId, &Deployment)| {
+        let (way_back, status) = (deployment.way_back.as_ref()?, statuses.get(id)?);
+        if !deployment.is_on_trial() {
+            return None;
+        }
+        if status.was_installed {
+            return Some((*id, Verdict::Installed));
+        }
+        if status.state() != State::Failed {
+            return None;
+        }
+        // The component that failed is the source, so that it can be shown.
+        let worst = status.components.iter().find(|component| component.state == State::Failed);
+        let failure = worst.and_then(|component| component.failure.clone()).or_else(|| status.failure())?;
+        let message = format!("{}; the revision that was installed before runs again", failure.message);
+        let runs = Some(way_back.installed.digest);
+        Some((*id, Verdict::Refused(Failure { runs, ..Failure::new(failure.code, failure.source, &message) })))
+    };
+    desired.deployments.iter().filter_map(verdict).collect()
 }
 
 /// Whether a start that wants these ports has to wait, because a workload that is to be removed still holds one of them.
 /// A removal that does not succeed is waited for no longer: the start then finds out by itself.
 pub fn waits_for_ports(look: &Look<'_>, ports: &BTreeSet<u16>) -> bool {
     look.actual.values().any(|observed| {
-        find(look.resolution, &observed.id).is_none()
+        look.is_leaving(&observed.id)
             && look.attempts.obstacle(&observed.id).is_none()
             && !observed.ports.is_disjoint(ports)
     })
@@ -114,17 +185,35 @@ pub fn statuses<'a>(
 ) -> Statuses {
     let mut after = Statuses::new();
     for (id, deployment) in &look.desired.deployments {
-        let was = before.get(id).filter(|was| was.digest == deployment.digest);
+        let was = before.get(id).filter(|was| was.digest == deployment.wanted.digest);
+        // How components were while another revision was in force says nothing of this one.
+        let same = was.filter(|was| was.refused.is_some() == deployment.refused().is_some());
         let components = look.resolution.get(id).into_iter().flatten().map(|resolved| {
-            let was = was.and_then(|was| was.components.iter().find(|it| it.name == resolved.id.component));
+            let was = same.and_then(|was| was.components.iter().find(|it| it.name == resolved.id.component));
             component(look, resolved, was, fetching(&resolved.id))
         });
-        let status = DeploymentStatus {
-            name: deployment.content.metadata.name.clone(),
-            digest: deployment.digest,
+        let in_force = &deployment.in_force().content;
+        let name = match (in_force, before.get(id)) {
+            (Ok(content), _) => content.metadata.name.clone(),
+            (Err(_), Some(before)) => before.name.clone(),
+            (Err(_), None) => id.to_string(),
+        };
+        let mut status = DeploymentStatus {
+            name,
+            digest: deployment.wanted.digest,
             adopted: deployment.adopted,
             components: components.collect(),
+            refused: None,
+            was_installed: was.is_some_and(|was| was.was_installed),
         };
+        match (deployment.refused(), in_force) {
+            (Some(failure), _) => {
+                status.was_installed = false;
+                status.refuse(failure);
+            }
+            (None, Err(reason)) => status.refused = Some(Failure::new(UNREADABLE, &*status.name, reason)),
+            (None, Ok(_)) => status.was_installed |= status.state() == State::Installed,
+        }
         after.insert(*id, status);
     }
     let version: ManifestVersion = look.desired.version;

@@ -1,6 +1,11 @@
 //! What this node shall run: verified whole before any of it counts, kept on disk, loaded before any network is there.
 //!
-//! **Layout.** One file holds the version and every document with its digest.
+//! **The way back.** When a deployment is to change, the revision that was installed last is kept beside the wanted one until
+//! that one is installed. A wanted revision that fails before is refused: the kept one is in force again. The refusal stands in
+//! the file, so that neither a restart nor an order for something else tries the refused revision again; another revision of
+//! this deployment does, or an operator.
+//!
+//! **Layout.** One file holds the version and every document with its digest, and the documents of ways back.
 //!
 //! **Updates.** The file is replaced whole and synced before anything is started, stopped or reported because of it;
 //! only the preparation of new revisions, which nobody sees, may begin earlier.
@@ -8,11 +13,17 @@
 //! **After a crash.** The old file or the new one is there. Either is verified again, document by document, before it
 //! counts.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+};
 
 use bus::{DecodeError, Subject, proto};
-use margo::{ApplicationDeployment, DeploymentId, DeviceId, Digest, DocumentError, ManifestVersion, NodeId};
+use margo::{ApplicationDeployment, DeploymentId, DeviceId, Digest, ManifestVersion, NodeId};
 use serde::{Deserialize, Serialize};
+
+use crate::status::Failure;
 
 /// The desired state in force.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,13 +37,71 @@ pub struct Desired {
 /// One deployment as it was adopted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deployment {
+    /// The revision that the site wants.
+    pub wanted: Revision,
+    /// The version with which the wanted revision was adopted (DEV-21).
+    pub adopted: ManifestVersion,
+    /// Where to go back to when the wanted revision fails. There is none once it is installed, nor when nothing was
+    /// installed before it, nor when its package says that a failed update shall be left as it is.
+    pub way_back: Option<WayBack>,
+}
+
+/// One revision of a deployment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Revision {
     /// The sha256 of the document.
     pub digest: Digest,
-    /// The version with which this digest was adopted (DEV-21).
-    pub adopted: ManifestVersion,
     /// The exact text, whose digest was verified.
     pub document: String,
-    pub content: ApplicationDeployment,
+    /// What the document says, or why this version of the agent cannot read it. That fails the deployment and nothing else.
+    pub content: Result<ApplicationDeployment, String>,
+}
+
+/// The way back from an update that is not installed yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WayBack {
+    /// The revision that was installed last.
+    pub installed: Revision,
+    /// Why the wanted revision was refused after it had failed. While it is, the installed one is in force.
+    pub refused: Option<Failure>,
+}
+
+impl Deployment {
+    /// Returns the revision that shall run.
+    pub fn in_force(&self) -> &Revision {
+        match &self.way_back {
+            Some(WayBack { installed, refused: Some(_) }) => installed,
+            _ => &self.wanted,
+        }
+    }
+
+    /// Returns why the wanted revision was refused, if it was.
+    pub fn refused(&self) -> Option<&Failure> {
+        self.way_back.as_ref()?.refused.as_ref()
+    }
+
+    /// Whether the wanted revision has yet to prove itself, and there is a way back if it does not.
+    pub fn is_on_trial(&self) -> bool {
+        self.way_back.as_ref().is_some_and(|way_back| way_back.refused.is_none())
+    }
+
+    /// Returns the way back for a revision that shall take the place of the wanted one. `is_installed` says whether the
+    /// wanted one was.
+    fn way_back_from(&self, next: &Revision, is_installed: bool) -> Option<WayBack> {
+        if next.digest == self.wanted.digest {
+            return self.way_back.clone();
+        }
+        let before = match &self.way_back {
+            _ if is_installed => &self.wanted,
+            Some(way_back) => &way_back.installed,
+            None => return None,
+        };
+        let leaves = next.content.as_ref().is_ok_and(|content| content.spec.profile.leaves_failed_update());
+        if before.digest == next.digest || before.content.is_err() || leaves {
+            return None;
+        }
+        Some(WayBack { installed: before.clone(), refused: None })
+    }
 }
 
 /// What a desired state that arrived means for the one in force.
@@ -86,9 +155,6 @@ pub enum DesiredError {
         /// The digest that the bytes have.
         found: Digest,
     },
-    /// A document is no ApplicationDeployment.
-    #[error(transparent)]
-    Document(#[from] DocumentError),
     /// The document's own id is another one.
     #[error("deployment {id}: the document is that of deployment {found}")]
     OtherDeployment {
@@ -119,14 +185,19 @@ impl DesiredError {
             | Self::Version(_)
             | Self::Twice(_)
             | Self::Entry { .. }
-            | Self::Document(_)
             | Self::OtherDeployment { .. } => false,
         }
     }
 }
 
-/// Verifies what arrived and compares it with what is in force.
-pub fn decide(node: &NodeId, held: Option<&Desired>, offered: &proto::DesiredNode) -> Result<Decision, DesiredError> {
+/// Verifies what arrived and compares it with what is in force. `installed` holds the wanted revisions in force that have been
+/// installed: those that an update may go back to.
+pub fn decide(
+    node: &NodeId,
+    held: Option<&Desired>,
+    installed: &BTreeSet<DeploymentId>,
+    offered: &proto::DesiredNode,
+) -> Result<Decision, DesiredError> {
     if (offered.client.as_str(), offered.node.as_str()) != (node.client.as_str(), node.node.as_str()) {
         let found = format!("{}/{}", offered.client, offered.node).chars().take(130).collect();
         return Err(DesiredError::OtherNode { found, wanted: node.clone() });
@@ -135,10 +206,6 @@ pub fn decide(node: &NodeId, held: Option<&Desired>, offered: &proto::DesiredNod
     if let Some(held) = held.filter(|held| held.version > version) {
         return Err(DesiredError::Older { held: held.version, offered: version });
     }
-    let adopted_before = |id: &DeploymentId, digest: &Digest| {
-        let before = held?.deployments.get(id)?;
-        (before.digest == *digest).then_some(before.adopted)
-    };
     let mut deployments = BTreeMap::new();
     for entry in &offered.deployments {
         let wrong = |reason: String| DesiredError::Entry { id: entry.id.chars().take(64).collect(), reason };
@@ -146,8 +213,12 @@ pub fn decide(node: &NodeId, held: Option<&Desired>, offered: &proto::DesiredNod
         let digest = entry.digest.parse().map_err(|error: margo::InvalidDigest| wrong(error.to_string()))?;
         let content = verify(node, id, digest, &entry.document)?;
         let document = String::from_utf8(entry.document.to_vec()).map_err(|error| wrong(error.to_string()))?;
-        let adopted = adopted_before(&id, &digest).unwrap_or(version);
-        if deployments.insert(id, Deployment { digest, adopted, document, content }).is_some() {
+        let wanted = Revision { digest, document, content };
+        let before = held.and_then(|held| held.deployments.get(&id));
+        let same = before.filter(|before| before.wanted.digest == digest);
+        let adopted = same.map_or(version, |before| before.adopted);
+        let way_back = before.and_then(|before| before.way_back_from(&wanted, installed.contains(&id)));
+        if deployments.insert(id, Deployment { wanted, adopted, way_back }).is_some() {
             return Err(DesiredError::Twice(id));
         }
     }
@@ -159,24 +230,30 @@ pub fn decide(node: &NodeId, held: Option<&Desired>, offered: &proto::DesiredNod
     }
 }
 
+/// Verifies that a document is the one that was signed for, and that it is about this deployment and this node. Returns what
+/// it says, or why it cannot be read.
 fn verify(
     node: &NodeId,
     id: DeploymentId,
     digest: Digest,
     document: &[u8],
-) -> Result<ApplicationDeployment, DesiredError> {
+) -> Result<Result<ApplicationDeployment, String>, DesiredError> {
     let found = Digest::of(document);
     if found != digest {
         return Err(DesiredError::Digest { id, wanted: digest, found });
     }
-    let content = ApplicationDeployment::parse(document, &format!("{}/{id}.yaml", Subject::DesiredNode(node.clone())))?;
+    let file = format!("{}/{id}.yaml", Subject::DesiredNode(node.clone()));
+    let content = match ApplicationDeployment::parse(document, &file) {
+        Ok(content) => content,
+        Err(unreadable) => return Ok(Err(unreadable.to_string())),
+    };
     if content.id != id {
         return Err(DesiredError::OtherDeployment { id, found: content.id });
     }
     if content.metadata.device_id != DeviceId::from(node) {
         return Err(DesiredError::OtherDevice { id, device: content.metadata.device_id });
     }
-    Ok(content)
+    Ok(Ok(content))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,15 +268,30 @@ struct DeploymentOnDisk {
     digest: Digest,
     adopted: ManifestVersion,
     document: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    way_back: Option<WayBackOnDisk>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WayBackOnDisk {
+    digest: Digest,
+    document: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<Failure>,
 }
 
 /// Writes the desired state so that it survives a power cut. From then on it is in force. Blocks.
 pub fn save(path: &Path, desired: &Desired) -> io::Result<()> {
     let deployments = desired.deployments.iter().map(|(id, deployment)| DeploymentOnDisk {
         id: *id,
-        digest: deployment.digest,
+        digest: deployment.wanted.digest,
         adopted: deployment.adopted,
-        document: deployment.document.clone(),
+        document: deployment.wanted.document.clone(),
+        way_back: deployment.way_back.as_ref().map(|WayBack { installed, refused }| WayBackOnDisk {
+            digest: installed.digest,
+            document: installed.document.clone(),
+            refused: refused.clone(),
+        }),
     });
     let file = OnDisk { version: desired.version, deployments: deployments.collect() };
     // The values of parameters in it are nobody else's business.
@@ -222,10 +314,22 @@ pub fn load(path: &Path, node: &NodeId) -> Result<Option<Desired>, LoadError> {
     let Some(bytes) = disk::read_optional(path).map_err(read)? else { return Ok(None) };
     let damaged = |reason: String| LoadError::Damaged { path: path.display().to_string(), reason };
     let file: OnDisk = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    let mut deployments = BTreeMap::new();
-    for DeploymentOnDisk { id, digest, adopted, document } in file.deployments {
+    let revision = |id: DeploymentId, digest: Digest, document: String| {
         let content = verify(node, id, digest, document.as_bytes()).map_err(|error| damaged(error.to_string()))?;
-        deployments.insert(id, Deployment { digest, adopted, document, content });
+        Ok(Revision { digest, document, content })
+    };
+    let mut deployments = BTreeMap::new();
+    for DeploymentOnDisk { id, digest, adopted, document, way_back } in file.deployments {
+        let wanted = revision(id, digest, document)?;
+        let way_back = match way_back {
+            None => None,
+            Some(WayBackOnDisk { digest, document, refused }) => {
+                let installed = revision(id, digest, document)?;
+                // A newer agent kept it, and this one cannot read it: there is nothing to go back to.
+                installed.content.is_ok().then_some(WayBack { installed, refused })
+            }
+        };
+        deployments.insert(id, Deployment { wanted, adopted, way_back });
     }
     Ok(Some(Desired { version: file.version, deployments }))
 }

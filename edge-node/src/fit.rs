@@ -80,7 +80,8 @@ mod tests {
     use super::*;
 
     fn failure() -> Option<proto::Failure> {
-        Some(proto::Failure { code: "failed".into(), source: "hello".into(), message: "ß".repeat(500) })
+        let runs = margo::Digest::of(b"before").to_string();
+        Some(proto::Failure { code: "failed".into(), source: "hello".into(), message: "ß".repeat(500), runs })
     }
 
     fn deployment(number: usize, components: usize) -> proto::DeploymentStatus {
@@ -93,6 +94,8 @@ mod tests {
             endpoint: "http://192.0.2.7:8080/".into(),
             restarts: 3,
             parts: vec![part.clone(); 3],
+            cpu_milliseconds: Some(1 << 52),
+            memory_bytes: Some(1 << 52),
         };
         proto::DeploymentStatus {
             id: format!("00000000-0000-4000-8000-{number:012}"),

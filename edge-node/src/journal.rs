@@ -25,15 +25,17 @@ use std::{
 
 use anyhow::Context;
 use bus::{proto, report::MAX_DEPLOYMENTS};
-use margo::{DeploymentId, ManifestVersion, State};
+use margo::{ComponentName, DeploymentId, ManifestVersion, State};
+use runtime::WorkloadId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tracing::{error, warn};
 
 use crate::{
     fit,
     spool::{Numbered, Spool},
-    status::{self, DeploymentStatus, Statuses},
+    status::{self, DeploymentStatus, Failure, Statuses, Transition},
+    usage::{self, Usage},
 };
 
 /// Sequences are reserved in blocks: one write for so many reports; a restart skips what was left.
@@ -72,6 +74,11 @@ struct Inner {
     status: StatusOnDisk,
     spool: Spool,
     capabilities: Vec<u8>,
+    /// What workloads use; memory only, for it is measured again.
+    usage: Usage,
+    /// What the last report told of that, and when.
+    told_usage: Usage,
+    told_usage_at: Option<Instant>,
     /// Rises with every change of the status.
     generation: u64,
     /// The trace that the last change belongs to.
@@ -215,6 +222,33 @@ impl Journal {
         self.changed.notify_one();
     }
 
+    /// Notes in the history of a deployment, or of one component, that somebody had something done to it. Returns whether the node
+    /// has anything to say of it.
+    pub fn note_call(
+        &self,
+        deployment: &DeploymentId,
+        component: Option<&ComponentName>,
+        code: &str,
+        message: &str,
+    ) -> io::Result<bool> {
+        let mut inner = self.lock();
+        let Some(status) = inner.status.deployments.get(deployment) else { return Ok(false) };
+        let shown = component.and_then(|name| status.components.iter().find(|shown| shown.name == *name));
+        let source = component.map_or(status.name.as_str(), ComponentName::as_str);
+        let noted = Transition {
+            deployment: *deployment,
+            digest: status.digest,
+            component: component.cloned(),
+            state: shown.map_or_else(|| status.state(), |shown| shown.state),
+            failure: Some(Failure::new(code, source, message)),
+            adopted: status.adopted,
+        };
+        inner.spool.append(vec![noted], now())?;
+        drop(inner);
+        self.changed.notify_one();
+        Ok(true)
+    }
+
     /// Lists a refusal for operators. The same one again and again is listed once. The trace is that of what was refused.
     pub fn refuse(&self, subject: String, reason: &str, trace: Option<String>) {
         let reason: String = reason.chars().take(MAX_REASON).collect();
@@ -238,6 +272,21 @@ impl Journal {
         self.changed.notify_one();
     }
 
+    /// Whether it is known what this node can do. Nothing is reported before (DEV-09).
+    pub fn is_described(&self) -> bool {
+        !self.lock().capabilities.is_empty()
+    }
+
+    /// Takes what workloads use now. It goes with the next report, and rarely with one of its own.
+    pub fn measured(&self, usage: Usage) {
+        let mut inner = self.lock();
+        inner.usage = usage;
+        if inner.is_usage_due() {
+            drop(inner);
+            self.changed.notify_one();
+        }
+    }
+
     /// Returns how many transitions wait.
     pub fn waiting(&self) -> usize {
         self.lock().spool.len()
@@ -250,6 +299,7 @@ impl Journal {
             || inner.stored.generation != inner.generation
             || inner.stored.capabilities != inner.capabilities
             || !inner.spool.is_empty()
+            || inner.is_usage_due()
     }
 
     /// Drafts the next report for the site whose STATE stream has this identity: the status always whole, the capabilities
@@ -270,7 +320,7 @@ impl Journal {
             incarnation,
             sequence,
             version: inner.status.version,
-            deployments: newest(&inner.status.deployments).map(|(id, it)| status::to_proto(id, it)).collect(),
+            deployments: newest(&inner.status.deployments).map(|(id, it)| inner.deployment_to_proto(id, it)).collect(),
             refusals: inner.status.refusals.iter().map(refusal_to_proto).collect(),
             time: now(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -289,6 +339,8 @@ impl Journal {
         let lost = inner.spool.lost();
         let events = proto::NodeEvents { incarnation, sequence, transitions, lost, generation: 0 };
         request.events = (!inner.spool.is_empty()).then_some(events);
+        inner.told_usage = inner.usage.clone();
+        inner.told_usage_at = Some(Instant::now());
         let trace = inner.trace.clone();
         Ok(Draft { request, trace, stream: stream.to_owned(), generation: inner.generation, last, lost })
     }
@@ -335,11 +387,32 @@ impl Inner {
             spool: Spool::open(&folder.join("transitions.jsonl"))?,
             folder: folder.to_owned(),
             capabilities: Vec::new(),
+            usage: Usage::new(),
+            told_usage: Usage::new(),
+            told_usage_at: None,
             // One ahead of `stored`: the first report of this life is due.
             generation: 1,
             trace: None,
             stored: Stored::default(),
         })
+    }
+
+    /// Whether what workloads use is worth a report by itself.
+    fn is_usage_due(&self) -> bool {
+        self.told_usage_at.is_none_or(|told| told.elapsed() >= usage::TELL_AGAIN)
+            && usage::is_worth_telling(&self.told_usage, &self.usage)
+    }
+
+    /// A deployment's status with what its components use.
+    fn deployment_to_proto(&self, id: &DeploymentId, status: &DeploymentStatus) -> proto::DeploymentStatus {
+        let mut deployment = status::to_proto(id, status);
+        for (told, component) in deployment.components.iter_mut().zip(&status.components) {
+            let id = WorkloadId { deployment: *id, component: component.name.clone() };
+            let used = self.usage.get(&id).filter(|_| component.state == State::Installed);
+            told.cpu_milliseconds = used.and_then(|used| u64::try_from(used.cpu_time?.as_millis()).ok());
+            told.memory_bytes = used.and_then(|used| used.memory);
+        }
+        deployment
     }
 
     fn recorded(&self) -> Recorded {

@@ -21,14 +21,17 @@ mod artifacts;
 mod attempt;
 mod calls;
 mod capabilities;
+mod component_digest;
 mod config;
 mod decide;
 mod desired;
 mod feed;
 mod fit;
 mod journal;
+mod measure;
 mod metrics;
 mod observer;
+mod operation;
 mod plan;
 mod reconciler;
 mod report;
@@ -39,6 +42,7 @@ mod status;
 mod telemetry;
 #[cfg(test)]
 mod testing;
+mod usage;
 mod worker;
 
 use std::{fs, path::Path, sync::Arc};
@@ -61,6 +65,7 @@ pub use telemetry::{SpanBuffer, Spans};
 
 use crate::{
     artifacts::{Artifacts, SiteStore},
+    calls::Calls,
     capabilities::Look,
     desired::{Desired, LoadError},
     journal::Journal,
@@ -93,12 +98,13 @@ pub async fn run(
     let journal = Arc::new(Journal::open(&data.join("journal"))?);
     let store = ContentStore::open(data.join("store")).await?;
     let site = Arc::new(SiteStore::default());
-    let gauges = Arc::new(Gauges::default());
+    let gauges = Arc::new(Gauges::of(&data));
     let tls = bus.tls.clone();
     // Returns at once; the server may be away for days.
     let bus = Bus::connect(&bus).await?;
 
     let (held, holds) = watch::channel(0);
+    let (describes, device) = watch::channel(None);
     let mut reconciler = Reconciler::new(Parts {
         node: node.clone(),
         file: file.clone(),
@@ -106,6 +112,7 @@ pub async fn run(
         artifacts: Artifacts::new(store, site.clone(), tls),
         journal: journal.clone(),
         gauges: gauges.clone(),
+        device,
         held,
     });
     match load(&file, &node)? {
@@ -123,15 +130,19 @@ pub async fn run(
 
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
-    tasks.spawn(reconciler.run(offered, stop.clone()));
+    // One: whoever calls waits for the one before, and few calls are answered at once.
+    let (operations, called) = mpsc::channel(1);
+    tasks.spawn(reconciler.run(offered, called, stop.clone()));
     tasks.spawn(feed::run(bus.clone(), node.clone(), holds, candidates, stop.clone()));
     tasks.spawn(reporter.run(stop.clone()));
     if let Some(renewal) = renewal {
         tasks.spawn(renewal.run(bus.clone(), stop.clone()));
     }
-    tasks.spawn(calls::run(bus.clone(), node.clone(), stop.clone()));
+    let calls = Calls { bus: bus.clone(), node: node.clone(), runtimes: runtimes.clone(), operations };
+    tasks.spawn(calls.run(stop.clone()));
     tasks.spawn(report::heartbeat(bus, node.clone(), stop.clone()));
-    tasks.spawn(capabilities::run(look, node, runtimes, journal, stop.clone()));
+    tasks.spawn(measure::run(runtimes.clone(), journal.clone(), stop.clone()));
+    tasks.spawn(capabilities::run(look, node, runtimes, journal, describes, stop.clone()));
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
         stop.cancel();

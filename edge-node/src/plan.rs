@@ -10,14 +10,14 @@ use runtime::WorkloadId;
 pub struct Placed {
     /// The name of the runtime.
     pub runtime: &'static str,
-    /// The sha256 of the deployment's document.
+    /// The digest of what the component is made of.
     pub digest: Digest,
 }
 
 /// Where each workload shall run; `None` for one that is wanted and cannot be resolved.
 pub type Wishes = BTreeMap<WorkloadId, Option<Placed>>;
 
-/// The document for which each workload runs, by the runtime that has it. More than one runtime may have a workload when a
+/// The digest of what each workload is made of, by the runtime that has it. More than one runtime may have a workload when a
 /// move was cut short.
 pub type Found = BTreeMap<(WorkloadId, &'static str), Digest>;
 
@@ -29,6 +29,8 @@ pub enum Step {
         /// The name of the runtime.
         runtime: &'static str,
     },
+    /// The runtime shall get the workload ready beside what runs. Only an update of several components has this step.
+    Prepare { id: WorkloadId },
     /// The runtime that the document names shall run the workload, in place of an older revision if it has one. What runs
     /// is stopped only when its successor is prepared.
     Start {
@@ -41,7 +43,7 @@ pub enum Step {
 impl Step {
     /// The workload that this step is about.
     pub fn id(&self) -> &WorkloadId {
-        let (Self::Stop { id, .. } | Self::Start { id, .. }) = self;
+        let (Self::Stop { id, .. } | Self::Prepare { id } | Self::Start { id, .. }) = self;
         id
     }
 }
@@ -138,6 +140,7 @@ mod tests {
                 Step::Stop { id, runtime } => {
                     found.remove(&(id.clone(), *runtime)).expect("only what is there is stopped");
                 }
+                Step::Prepare { .. } => panic!("a plan is about what runs"),
                 Step::Start { id, leaves } => {
                     for runtime in leaves {
                         found.remove(&(id.clone(), *runtime)).expect("only what is there is left");
@@ -195,6 +198,7 @@ mod tests {
             let (seeing, plan) = (plan(&wishes, &found, &BTreeSet::new()), plan(&wishes, &found, &blind));
             let touches = |step: &Step| match step {
                 Step::Stop { runtime, .. } => blind.contains(runtime),
+                Step::Prepare { .. } => false,
                 Step::Start { id, leaves } => {
                     blind.contains(wishes[id].unwrap().runtime) || leaves.iter().any(|runtime| blind.contains(runtime))
                 }

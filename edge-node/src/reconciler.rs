@@ -7,7 +7,9 @@
 //! What has to be on the disk before what: the desired state before anything is started, stopped or reported because of
 //! it; a status before it is reported. Preparing a new revision needs neither, since nobody sees it, and begins while the
 //! desired state is being written. A start does not wait for its status to be written: after a crash in between, the next
-//! life looks at what runs and records that.
+//! life looks at what runs and records that. That an update is refused is on the disk before the revision before it is
+//! started again, and before it is reported; that an update is installed, after it is reported: a crash in between finds
+//! it installed once more.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,10 +21,11 @@ use std::{
 use async_nats::HeaderMap;
 use bus::{Subject, trace};
 use bytes::Bytes;
-use margo::{DeploymentId, Digest, NodeId, State};
+use margo::{ComponentName, DeploymentId, Digest, NodeId, State};
 use runtime::{Call, Runtime, WorkloadId};
+use serde_json::Value;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -31,16 +34,18 @@ use tracing::{Instrument, Span, debug, error, field::Empty, info, info_span, war
 
 use crate::{
     artifacts::Artifacts,
-    attempt::Attempts,
-    decide::{self, Actual, Blind, Look},
+    attempt::{Attempts, StepError},
+    component_digest,
+    decide::{self, Actual, Blind, Look, Verdict},
     desired::{self, Decision, Desired, DesiredError},
     journal::Journal,
     metrics::Gauges,
     observer::Observers,
+    operation::{Deed, Operation},
     plan::Step,
     resolve::{self, Offered, Resolution},
     status::Statuses,
-    worker::{self, Done, Job},
+    worker::{self, Aim, Done, Job},
 };
 
 /// A lost signal costs no more than this.
@@ -76,11 +81,13 @@ pub struct Parts {
     /// Where statuses are recorded for the reporter.
     pub journal: Arc<Journal>,
     pub gauges: Arc<Gauges>,
+    /// The node's DeviceCapabilitiesManifest, once it is known.
+    pub device: watch::Receiver<Option<Arc<Value>>>,
     /// Is told the version in force, so that the site need not send it again.
     pub held: watch::Sender<u64>,
 }
 
-/// A desired state in force, and how its components are run.
+/// A desired state in force, and how its components are run. A clone is cheap.
 #[derive(Clone)]
 struct Force {
     desired: Arc<Desired>,
@@ -103,13 +110,18 @@ pub struct Reconciler {
     artifacts: Artifacts,
     journal: Arc<Journal>,
     gauges: Arc<Gauges>,
+    device: watch::Receiver<Option<Arc<Value>>>,
     held: watch::Sender<u64>,
     force: Option<Force>,
+    /// Whether ways back in the file are no longer those in force.
+    unsaved: bool,
     actual: Actual,
     blind: Blind,
     attempts: Attempts,
     workers: JoinSet<Done>,
     busy: BTreeMap<DeploymentId, Busy>,
+    /// Who waits for workers that restart a deployment.
+    restarts: BTreeMap<DeploymentId, oneshot::Sender<Result<(), String>>>,
     /// Preparations that began before their desired state was in force.
     early: JoinSet<()>,
     /// The revisions for which the last of them were meant.
@@ -123,7 +135,7 @@ pub struct Reconciler {
 impl Reconciler {
     /// A reconciler with nothing in force: it stops nothing until it knows what shall run.
     pub fn new(parts: Parts) -> Self {
-        let Parts { node, file, runtimes, artifacts, journal, gauges, held } = parts;
+        let Parts { node, file, runtimes, artifacts, journal, gauges, device, held } = parts;
         let now = Instant::now();
         Self {
             node,
@@ -132,13 +144,16 @@ impl Reconciler {
             artifacts,
             journal,
             gauges,
+            device,
             held,
             force: None,
+            unsaved: false,
             actual: Actual::new(),
             blind: Blind::new(),
             attempts: Attempts::default(),
             workers: JoinSet::new(),
             busy: BTreeMap::new(),
+            restarts: BTreeMap::new(),
             early: JoinSet::new(),
             foreseen: BTreeMap::new(),
             trace: None,
@@ -149,21 +164,25 @@ impl Reconciler {
 
     /// Puts a verified desired state in force.
     pub fn enforce(&mut self, desired: Desired) {
-        let force = self.resolve(desired);
+        let force = self.resolve(desired.into());
         self.put_in_force(force);
     }
 
-    fn resolve(&self, desired: Desired) -> Force {
+    fn resolve(&self, desired: Arc<Desired>) -> Force {
         let offered: Vec<Offered> =
             self.runtimes.values().map(|runtime| (runtime.name(), runtime.deployment_type())).collect();
-        let resolution = Arc::new(resolve::resolve(&desired, &offered));
-        Force { desired: Arc::new(desired), resolution }
+        let device = self.device.borrow().clone();
+        let resolution = Arc::new(resolve::resolve(&desired, &offered, device.as_deref()));
+        Force { desired, resolution }
     }
 
     fn put_in_force(&mut self, force: Force) {
         let wanted = force.resolution.values().flatten().map(|resolved| (&resolved.id, &resolved.digest)).collect();
         self.artifacts.retain(&wanted);
-        self.attempts.retain(&wanted);
+        let digest = |desired: &Desired, id: &DeploymentId| Some(desired.deployments.get(id)?.in_force().digest);
+        let before = self.force.as_ref().map(|before| before.desired.clone());
+        let same = |id: &DeploymentId| before.as_ref().is_some_and(|it| digest(it, id) == digest(&force.desired, id));
+        self.attempts.retain(&wanted, same);
         self.held.send_replace(force.desired.version.get());
         self.force = Some(force);
     }
@@ -172,6 +191,7 @@ impl Reconciler {
     pub async fn run(
         mut self,
         mut candidates: mpsc::Receiver<Candidate>,
+        mut operations: mpsc::Receiver<Operation>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
         let observers = Observers::start(self.runtimes.values());
@@ -181,7 +201,7 @@ impl Reconciler {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(candidate) = candidates.recv() => self.consider(candidate).await?,
+                Some(candidate) = candidates.recv() => self.consider(candidate, &observers).await?,
                 Some(done) = self.workers.join_next() => match done {
                     Ok(done) => self.note(done, &observers),
                     Err(error) => {
@@ -189,7 +209,14 @@ impl Reconciler {
                         return Err(error.into());
                     }
                 },
+                Some(operation) = operations.recv() => self.operate(operation).await?,
                 Some(_) = self.early.join_next() => {}
+                Ok(()) = self.device.changed() => {
+                    if let Some(desired) = self.force.as_ref().map(|force| force.desired.clone()) {
+                        let force = self.resolve(desired);
+                        self.put_in_force(force);
+                    }
+                }
                 () = observers.changed() => {}
                 () = self.artifacts.changed() => {}
                 () = sleep_until(wake) => {}
@@ -203,11 +230,16 @@ impl Reconciler {
     }
 
     /// Adopts a desired state that is newer and verified.
-    async fn consider(&mut self, Candidate { headers, payload }: Candidate) -> anyhow::Result<()> {
+    async fn consider(
+        &mut self,
+        Candidate { headers, payload }: Candidate,
+        observers: &Observers,
+    ) -> anyhow::Result<()> {
         let (node, held) = (self.node.clone(), self.force.as_ref().map(|force| force.desired.clone()));
+        let installed = self.installed(observers);
         let decided = tokio::task::spawn_blocking(move || {
             let offered = bus::decode(&payload)?;
-            desired::decide(&node, held.as_deref(), &offered)
+            desired::decide(&node, held.as_deref(), &installed, &offered)
         });
         let decided: Result<Decision, DesiredError> = decided.await?;
         let within = |span: Span| {
@@ -230,8 +262,17 @@ impl Reconciler {
         }
     }
 
+    /// The deployments whose wanted revision has been installed, by what can be seen now: an update may arrive before what the
+    /// one before it came to is recorded.
+    fn installed(&mut self, observers: &Observers) -> BTreeSet<DeploymentId> {
+        self.look(observers);
+        let Some(force) = &self.force else { return BTreeSet::new() };
+        let statuses = self.statuses(force, &self.journal.recorded().statuses);
+        statuses.into_iter().filter(|(_, status)| status.was_installed).map(|(id, _)| id).collect()
+    }
+
     async fn adopt(&mut self, next: Desired) -> anyhow::Result<()> {
-        let force = self.resolve(next);
+        let force = self.resolve(next.into());
         let version = force.desired.version;
         let (file, desired) = (self.file.clone(), force.desired.clone());
         let saving = tokio::spawn(disk::blocking(move || desired::save(&file, &desired)));
@@ -242,6 +283,7 @@ impl Reconciler {
             let reason = format!("version {version} could not be written to the disk: {reason}");
             return self.list_refusal(reason).await;
         }
+        self.unsaved = false;
         process::stop_point("edge-node.adopted");
         info!(%version, deployments = force.desired.deployments.len(), "adopted");
         self.trace = trace::current_text();
@@ -294,13 +336,94 @@ impl Reconciler {
         self.journal.with(move |journal| journal.refuse(subject, &reason, trace)).await
     }
 
+    /// Does what an operator asks for. The deployment's history is told first.
+    async fn operate(&mut self, operation: Operation) -> anyhow::Result<()> {
+        let Operation { deed, deployment, component, actor, done } = operation;
+        let jobs = match deed {
+            Deed::Retry => Ok(Vec::new()),
+            Deed::Restart => self.restart_jobs(&deployment, component.as_ref()),
+        };
+        let jobs = match jobs {
+            Ok(jobs) => jobs,
+            Err(reason) => {
+                tell(done, Err(reason));
+                return Ok(());
+            }
+        };
+        let (code, message) = (deed.as_str(), format!("{} by {actor}", deed.as_str()));
+        let noted =
+            self.journal.with(move |journal| journal.note_call(&deployment, component.as_ref(), code, &message));
+        let refused = match noted.await? {
+            Ok(true) => None,
+            Ok(false) => Some("this node has no such deployment".to_owned()),
+            Err(error) => Some(format!("nothing was done, because the history could not be written: {error}")),
+        };
+        if let Some(reason) = refused {
+            tell(done, Err(reason));
+            return Ok(());
+        }
+        info!(%deployment, deed = code, actor, "an operator's call");
+        match deed {
+            Deed::Restart => {
+                self.busy.insert(deployment, Busy::Working);
+                self.restarts.insert(deployment, done);
+                self.workers.spawn(worker::work(deployment, jobs));
+            }
+            Deed::Retry => {
+                self.retry(&deployment).await?;
+                tell(done, Ok(()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps that restart what runs of a deployment, or why nothing can be restarted now.
+    fn restart_jobs(&self, deployment: &DeploymentId, component: Option<&ComponentName>) -> Result<Vec<Job>, String> {
+        if matches!(self.busy.get(deployment), Some(Busy::Working)) {
+            return Err("the node is at work on this deployment; try again in a moment".to_owned());
+        }
+        let is_meant = |id: &WorkloadId| {
+            id.deployment == *deployment && component.is_none_or(|component| *component == id.component)
+        };
+        let meant = self.actual.keys().filter(|(id, runtime)| is_meant(id) && !self.blind.contains_key(runtime));
+        let job = |(id, runtime): &(WorkloadId, &'static str)| {
+            Some(Job::Restart { runtime: self.runtimes.get(runtime)?.clone(), id: id.clone() })
+        };
+        let jobs: Vec<_> = meant.filter_map(job).collect();
+        if jobs.is_empty() { Err("nothing of it runs here".to_owned()) } else { Ok(jobs) }
+    }
+
+    /// Has everything of a deployment that failed tried again, also a revision that was refused.
+    async fn retry(&mut self, deployment: &DeploymentId) -> anyhow::Result<()> {
+        self.attempts.forget_obstacles(deployment);
+        self.artifacts.retry(deployment, Instant::now());
+        let Some(force) = &self.force else { return Ok(()) };
+        if force.desired.deployments.get(deployment).is_none_or(|deployment| deployment.refused().is_none()) {
+            return Ok(());
+        }
+        let mut desired = Desired::clone(&force.desired);
+        let way_back = desired.deployments.get_mut(deployment).and_then(|deployment| deployment.way_back.as_mut());
+        way_back.into_iter().for_each(|way_back| way_back.refused = None);
+        self.unsaved = true;
+        let next = self.resolve(desired.into());
+        self.put_in_force(next);
+        self.keep_ways_back().await
+    }
+
     /// Takes what a worker has done.
     fn note(&mut self, Done { deployment, outcomes, runtimes, ended }: Done, observers: &Observers) {
-        for worker::Outcome { id, digest, result } in outcomes {
-            match (result, digest) {
-                (Ok(()), Some(digest)) => self.attempts.applied(&id, digest, ended),
-                (Ok(()), None) => self.attempts.forget(&id),
-                (Err(reason), digest) => self.attempts.failed(&id, digest, &reason, ended),
+        let failed = outcomes.iter().find_map(|outcome| outcome.result.as_ref().err().map(StepError::message));
+        if let Some(done) = self.restarts.remove(&deployment) {
+            tell(done, failed.map_or(Ok(()), Err));
+        }
+        for worker::Outcome { id, aim, result } in outcomes {
+            match (result, aim) {
+                (Ok(()), Aim::Started(digest)) => self.attempts.applied(&id, digest, ended),
+                (Ok(()), Aim::Prepared(digest)) => self.attempts.prepared(&id, digest),
+                (Ok(()), Aim::Stopped) => self.attempts.forget(&id),
+                // The runtime keeps it running, as before.
+                (_, Aim::Restarted) => {}
+                (Err(reason), aim) => self.attempts.failed(&id, aim.digest(), &reason, ended),
             }
         }
         runtimes.iter().for_each(|runtime| observers.ask(runtime));
@@ -313,7 +436,10 @@ impl Reconciler {
         self.actual.clear();
         self.blind.clear();
         for (name, view) in observers.views() {
-            for (id, observed) in view.found {
+            for (id, mut observed) in view.found {
+                let force = self.force.as_ref();
+                let deployment = force.and_then(|force| force.desired.deployments.get(&id.deployment));
+                observed.digest = component_digest::known_as(deployment, &id, observed.digest);
                 if view.blindness.is_none() {
                     self.attempts.seen(&id, observed.digest, &observed.condition, self.looked);
                 }
@@ -334,13 +460,19 @@ impl Reconciler {
     /// One look, and what follows from it.
     async fn pass(&mut self, observers: &Observers) -> anyhow::Result<()> {
         self.look(observers);
-        let Some(force) = self.force.clone() else { return Ok(()) };
+        let Some(mut force) = self.force.clone() else { return Ok(()) };
+        let recorded = self.journal.recorded();
+        let mut statuses = self.statuses(&force, &recorded.statuses);
+        let verdicts = decide::verdicts(&force.desired, &statuses);
+        if !verdicts.is_empty() {
+            force = self.carry_out(&force, verdicts).await?;
+            statuses = self.statuses(&force, &recorded.statuses);
+        }
         let jobs = self.jobs(&force);
-        let (recorded, version) = (self.journal.recorded(), force.desired.version);
-        let statuses = self.statuses(&force, &recorded.statuses);
+        let version = force.desired.version;
         let is_news = recorded.version != version.get() || *recorded.statuses != statuses;
         if jobs.is_empty() && !is_news {
-            return Ok(());
+            return self.keep_ways_back().await;
         }
         let span = info_span!("reconcile", %version, deployments = jobs.len(), trace_id = Empty);
         if let Some(parent) = &self.trace {
@@ -360,6 +492,65 @@ impl Reconciler {
             self.journal.with(move |journal| journal.record(version, statuses, trace)).await?;
         }
         self.gauges.reconciled(self.looked.elapsed());
+        self.keep_ways_back().await
+    }
+
+    /// Takes the ways back of updates that failed, and gives up those of updates that are installed.
+    async fn carry_out(&mut self, force: &Force, verdicts: BTreeMap<DeploymentId, Verdict>) -> anyhow::Result<Force> {
+        let mut desired = Desired::clone(&force.desired);
+        let mut is_refused = false;
+        for (id, verdict) in verdicts {
+            let Some(deployment) = desired.deployments.get_mut(&id) else { continue };
+            match verdict {
+                Verdict::Installed => deployment.way_back = None,
+                Verdict::Refused(failure) => {
+                    warn!(deployment = %id, digest = %deployment.wanted.digest, code = failure.code,
+                        reason = failure.message, "an update failed");
+                    is_refused = true;
+                    deployment.way_back.iter_mut().for_each(|way_back| way_back.refused = Some(failure.clone()));
+                }
+            }
+        }
+        self.unsaved = true;
+        let next = self.resolve(desired.into());
+        if is_refused {
+            self.early.abort_all();
+            self.give_up(force, &next);
+        }
+        self.put_in_force(next.clone());
+        if is_refused {
+            self.keep_ways_back().await?;
+            process::stop_point("edge-node.refused");
+        }
+        Ok(next)
+    }
+
+    /// Has runtimes give up what they have prepared of revisions that are in force no more, where what runs stays.
+    fn give_up(&mut self, before: &Force, next: &Force) {
+        for resolved in before.resolution.values().flatten() {
+            let Ok(launch) = &resolved.launch else { continue };
+            let Some(running) = self.actual.get(&(resolved.id.clone(), launch.runtime)) else { continue };
+            let stays = resolve::find(&next.resolution, &resolved.id).is_some_and(|it| it.digest == running.digest);
+            let Some(runtime) = self.runtimes.get(launch.runtime).filter(|_| stays).cloned() else { continue };
+            if running.digest != resolved.digest {
+                let id = resolved.id.clone();
+                self.early.spawn(async move { runtime.give_up(id).await });
+            }
+        }
+    }
+
+    /// Writes ways back that have changed. What cannot be written is in force all the same, until the agent ends.
+    async fn keep_ways_back(&mut self) -> anyhow::Result<()> {
+        let Some(desired) = self.force.as_ref().filter(|_| self.unsaved).map(|force| force.desired.clone()) else {
+            return Ok(());
+        };
+        let file = self.file.clone();
+        match disk::blocking(move || desired::save(&file, &desired)).await {
+            Ok(()) => self.unsaved = false,
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "what became of an update is not on the disk")
+            }
+        }
         Ok(())
     }
 
@@ -392,11 +583,25 @@ impl Reconciler {
     fn job(&mut self, force: &Force, step: Step) -> Option<Job> {
         match step {
             Step::Stop { id, runtime } => Some(Job::Stop { runtime: self.runtimes.get(runtime)?.clone(), id }),
+            Step::Prepare { id } => {
+                let resolved = resolve::find(&force.resolution, &id)?;
+                let launch = resolved.launch.as_ref().ok()?;
+                let runtime = self.runtimes.get(launch.runtime)?.clone();
+                let workload = self.artifacts.want(resolved, launch, &runtime, self.looked)?.clone();
+                Some(Job::Prepare { runtime, workload: Box::new(workload) })
+            }
             Step::Start { id, leaves } => {
                 let resolved = resolve::find(&force.resolution, &id)?;
                 let launch = resolved.launch.as_ref().ok()?;
                 let runtime = self.runtimes.get(launch.runtime)?.clone();
-                let workload = self.artifacts.want(resolved, launch, &runtime, self.looked)?;
+                let Some(workload) = self.artifacts.want(resolved, launch, &runtime, self.looked) else {
+                    // Fetching counts (DEV-26), but not the time in which the site cannot be reached.
+                    match self.artifacts.obstacle(&id) {
+                        None => self.attempts.begun(&id, resolved.digest, self.looked),
+                        Some(_) => self.attempts.waits(&id, resolved.digest),
+                    }
+                    return None;
+                };
                 let ports = runtime.ports(workload);
                 if decide::waits_for_ports(&self.view(force), &ports) {
                     return None;
@@ -419,4 +624,9 @@ impl Reconciler {
         let take_up = [self.begun + TAKE_UP].into_iter();
         decide::wake(&self.view(force), self.artifacts.retries().chain(take_up), latest)
     }
+}
+
+/// Tells whoever asked for an operation what became of it. Nobody may be left to hear it.
+fn tell(done: oneshot::Sender<Result<(), String>>, result: Result<(), String>) {
+    let _gone = done.send(result);
 }

@@ -138,7 +138,7 @@ impl Reporter {
     async fn report(&self, mut stream: String) {
         let mut backoff = retry::SITE;
         loop {
-            while !self.is_due(&stream).await && self.spans.is_empty() {
+            while !self.is_due(&stream).await && self.spans.is_empty() || !self.is_described().await {
                 tokio::select! {
                     () = self.journal.changed() => sleep(COALESCE).await,
                     () = self.spans.filled() => {}
@@ -169,6 +169,10 @@ impl Reporter {
         let stream = stream.to_owned();
         // A journal that cannot be asked is not waited for: the report that follows fails and is tried again.
         self.journal.with(move |journal| journal.is_due(&stream)).await.unwrap_or(true)
+    }
+
+    async fn is_described(&self) -> bool {
+        self.journal.with(Journal::is_described).await.unwrap_or(true)
     }
 
     async fn send(&self, stream: &str) -> anyhow::Result<Outcome> {

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use margo::{ApplicationDeployment, DeployedComponent, DeploymentId, Digest, ParameterValue, ProfileType};
+use margo::{
+    ApplicationDeployment, DeployedComponent, DeploymentId, Digest, LockedImages, ParameterValue, ProfileType,
+};
 use oci::RepositoryName;
 use runtime::WorkloadId;
 use serde_json::Value;
 
 use crate::{
+    component_digest,
     desired::{Deployment, Desired},
     status::Obstacle,
 };
@@ -28,6 +31,8 @@ pub struct Launch {
     pub artifact: ArtifactId,
     /// The parameters that target the component, by pointer.
     pub values: BTreeMap<String, ParameterValue>,
+    /// The container images that the lock names for the component.
+    pub images: LockedImages,
     /// `x-edgewright-extensions` of the component; `null` when there is none.
     pub settings: Value,
     /// How long the component may take until it runs (DEV-26).
@@ -38,27 +43,30 @@ pub struct Launch {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
     pub id: WorkloadId,
-    /// The sha256 of the deployment's document.
+    /// The digest of all that the component is made of. While it stays the same, the component is not started anew.
     pub digest: Digest,
     /// How it is run. What runs of a component that cannot be resolved is left alone: only its deployment's removal or a
     /// revision that can run may end it.
     pub launch: Result<Launch, Obstacle>,
 }
 
-/// The components of every deployment, in the order of its document.
+/// The components of every deployment, in the order of the document in force. There are none where that cannot be read.
 pub type Resolution = BTreeMap<DeploymentId, Vec<Resolved>>;
 
 /// The name of a runtime, and the deployment type that it serves.
 pub type Offered = (&'static str, ProfileType);
 
-/// Resolves every component of a desired state against the runtimes of this node.
-pub fn resolve(desired: &Desired, offered: &[Offered]) -> Resolution {
+/// Resolves every component of a desired state against the runtimes of this node, and against what the node is, as soon as that
+/// is known (DEV-24).
+pub fn resolve(desired: &Desired, offered: &[Offered], device: Option<&Value>) -> Resolution {
     let resolved = |id: &DeploymentId, deployment: &Deployment| {
-        let components = deployment.content.spec.profile.components.iter();
-        let resolved = components.map(|component| Resolved {
-            id: WorkloadId { deployment: *id, component: component.name.clone() },
-            digest: deployment.digest,
-            launch: launch(&deployment.content, component, offered),
+        let content = deployment.in_force().content.as_ref();
+        let resolved = content.into_iter().flat_map(|content| {
+            content.spec.profile.components.iter().map(move |component| Resolved {
+                id: WorkloadId { deployment: *id, component: component.name.clone() },
+                digest: component_digest::of(content, component),
+                launch: eligible(content, device).and_then(|()| launch(content, component, offered)),
+            })
         });
         (*id, resolved.collect())
     };
@@ -70,6 +78,21 @@ pub fn find<'a>(resolution: &'a Resolution, id: &WorkloadId) -> Option<&'a Resol
     resolution.get(&id.deployment)?.iter().find(|resolved| resolved.id == *id)
 }
 
+/// Whether this node, by its DeviceCapabilitiesManifest, is one of those that the document is for.
+fn eligible(document: &ApplicationDeployment, device: Option<&Value>) -> Result<(), Obstacle> {
+    let Some(constraints) = document.spec.profile.device_constraints.as_ref().filter(|it| it.has_rules()) else {
+        return Ok(());
+    };
+    match device {
+        None => Err(Obstacle::passing("not-described", "the node is still looking what it can do")),
+        Some(device) if constraints.admits(device) => Ok(()),
+        Some(_) => {
+            let rule = "this node satisfies none of the document's eligibility rules";
+            Err(Obstacle::lasting("not-eligible", rule))
+        }
+    }
+}
+
 fn launch(
     document: &ApplicationDeployment,
     component: &DeployedComponent,
@@ -78,13 +101,14 @@ fn launch(
     let runtime = runtime(document, offered).map_err(|message| Obstacle::lasting("unsupported", message))?;
     let name = RepositoryName::of_platform(&component.properties.repository)
         .map_err(|error| Obstacle::lasting("unsupported", error))?;
-    let lock = document.lock().unwrap_or_default();
+    let mut lock = document.lock().unwrap_or_default();
     let manifest = lock.components.get(&component.name);
     let manifest = *manifest.ok_or_else(|| Obstacle::lasting("invalid", "the lock does not name this component"))?;
     Ok(Launch {
         runtime,
         artifact: ArtifactId { name, manifest },
         values: document.values(&component.name),
+        images: lock.images.remove(&component.name).unwrap_or_default(),
         settings: component.edgewright().cloned().unwrap_or_default(),
         timeout: component.properties.timeout(),
     })

@@ -5,11 +5,14 @@ use std::{net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::Context;
 use runtime::{ReservedPorts, Runtime};
+use runtime_docker::{DockerArgs, DockerRuntime};
 use runtime_wasm::{WasmArgs, WasmRuntime};
 
 /// The arguments of every runtime that this program has.
 #[derive(Debug, clap::Args)]
 pub struct RuntimeArgs {
+    #[command(flatten)]
+    docker: DockerArgs,
     #[command(flatten)]
     wasm: WasmArgs,
 }
@@ -22,7 +25,9 @@ pub async fn start(
     address: IpAddr,
     reserved: ReservedPorts,
 ) -> anyhow::Result<Vec<Arc<dyn Runtime>>> {
+    let config = args.docker.config(data, address, reserved.clone())?;
+    let docker = DockerRuntime::new(config).await.context("starting the Docker runtime")?;
     let config = args.wasm.config(data, address, reserved)?;
     let wasm = WasmRuntime::new(config).await.context("starting the wasm runtime")?;
-    Ok(vec![Arc::new(wasm)])
+    Ok(vec![Arc::new(docker), Arc::new(wasm)])
 }

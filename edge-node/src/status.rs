@@ -21,17 +21,24 @@ pub struct Failure {
     /// The name of the deployment or of the component (DEV-22).
     pub source: String,
     pub message: String,
+    /// The digest of the revision that runs again, when this is why an update was undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Digest>,
 }
 
 impl Failure {
     /// A failure whose message is cut to what a report carries.
     pub fn new(code: impl Into<String>, source: impl Into<String>, message: &str) -> Self {
-        Self { code: code.into(), source: source.into(), message: message.chars().take(MAX_MESSAGE).collect() }
+        let message = message.chars().take(MAX_MESSAGE).collect();
+        Self { code: code.into(), source: source.into(), message, runs: None }
     }
 }
 
 /// The code of a failure that says that a runtime cannot tell how something is.
 pub const UNKNOWN: &str = "unknown";
+
+/// The code of a failure that says that this version of the agent cannot read a document. No component is to blame.
+pub const UNREADABLE: &str = "unreadable";
 
 /// What keeps a component from running.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,8 +123,19 @@ pub struct DeploymentStatus {
     pub digest: Digest,
     /// The version with which that revision, or the removal, was adopted (DEV-21).
     pub adopted: ManifestVersion,
-    /// The components in the order of the document, exactly one each (DEV-20).
+    /// The components in the order of the document in force, exactly one each (DEV-20).
     pub components: Vec<ComponentStatus>,
+    /// Why this revision does not run as a whole: its document cannot be read, or it failed and the one before runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Failure>,
+    /// Whether this revision has been installed, however it is now. The next one has a way back to it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub was_installed: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// All deployments that there is something to say about.
@@ -126,11 +144,15 @@ pub type Statuses = BTreeMap<DeploymentId, DeploymentStatus>;
 impl DeploymentStatus {
     /// Returns the state of the most severe component (DEV-20).
     pub fn state(&self) -> State {
-        State::worst(self.components.iter().map(|component| component.state))
+        let whole = self.refused.as_ref().map(|_| State::Failed);
+        State::worst(self.components.iter().map(|component| component.state).chain(whole))
     }
 
-    /// Returns why the most severe component is as it is.
+    /// Returns why the most severe component, or the deployment as a whole, is as it is.
     pub fn failure(&self) -> Option<Failure> {
+        if let Some(failure) = &self.refused {
+            return Some(Failure { source: self.name.clone(), ..failure.clone() });
+        }
         let state = self.state();
         let worst = self.components.iter().find(|component| component.state == state && component.failure.is_some())?;
         let failure = worst.failure.as_ref()?;
@@ -162,7 +184,28 @@ impl DeploymentStatus {
         // Once it is leaving, a later version does not change with which one that was ordered.
         let was_leaving = matches!(self.state(), State::Removing | State::Removed);
         let adopted = if was_leaving { self.adopted } else { adopted };
-        Self { adopted, components: components.collect(), ..self.clone() }
+        Self { adopted, components: components.collect(), refused: None, ..self.clone() }
+    }
+
+    /// Names what made the node go back to the revision before: the component that failed, which may run again by now, is shown
+    /// as failed for that reason.
+    pub fn refuse(&mut self, failure: &Failure) {
+        self.refused = Some(failure.clone());
+        let blamed = failure.source.parse::<ComponentName>().ok().filter(|_| failure.code != UNREADABLE);
+        let Some(name) = blamed else { return };
+        let shown = self.components.iter_mut().find(|component| component.name == name);
+        match shown {
+            Some(component) => (component.state, component.failure) = (State::Failed, Some(failure.clone())),
+            // The revision before does not have it.
+            None => self.components.push(ComponentStatus {
+                name,
+                state: State::Failed,
+                failure: Some(failure.clone()),
+                endpoint: None,
+                restarts: 0,
+                parts: Vec::new(),
+            }),
+        }
     }
 }
 
@@ -300,8 +343,8 @@ pub fn state_to_proto(state: State) -> i32 {
 
 impl From<&Failure> for proto::Failure {
     fn from(failure: &Failure) -> Self {
-        let Failure { code, source, message } = failure.clone();
-        Self { code, source, message }
+        let Failure { code, source, message, runs } = failure.clone();
+        Self { code, source, message, runs: runs.map(|digest| digest.to_string()).unwrap_or_default() }
     }
 }
 
@@ -323,6 +366,8 @@ pub fn to_proto(id: &DeploymentId, status: &DeploymentStatus) -> proto::Deployme
         endpoint: component.endpoint.clone().unwrap_or_default(),
         restarts: component.restarts,
         parts: component.parts.iter().map(part_to_proto).collect(),
+        cpu_milliseconds: None,
+        memory_bytes: None,
     });
     proto::DeploymentStatus {
         id: id.to_string(),

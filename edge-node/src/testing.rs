@@ -43,7 +43,8 @@ pub fn deployment(assignment: &str, manifest: Digest) -> ApplicationDeployment {
     let description = ApplicationDescription::parse(HELLO.as_bytes(), "margo.yaml").unwrap();
     let assignment: AssignmentName = assignment.parse().unwrap();
     let parameters = BTreeMap::from([("greeting".to_owned(), ParameterValue::Integer(120))]);
-    let lock = Lock { components: BTreeMap::from([("hello".parse().unwrap(), manifest)]) };
+    let components = BTreeMap::from([("hello".parse().unwrap(), manifest)]);
+    let lock = Lock { components, ..Lock::default() };
     let tenant = TenantName::default();
     ApplicationDeployment::new(
         &tenant,

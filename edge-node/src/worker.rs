@@ -22,6 +22,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 pub enum Job {
     /// Has a runtime stop a workload and remove what it left.
     Stop { runtime: Arc<dyn Runtime>, id: WorkloadId },
+    /// Has a runtime prepare a workload beside what runs.
+    Prepare { runtime: Arc<dyn Runtime>, workload: Box<Workload> },
+    /// Has a runtime stop a workload and start the same revision again.
+    Restart { runtime: Arc<dyn Runtime>, id: WorkloadId },
     /// Prepares a workload, has other runtimes stop it, and starts it.
     Start {
         /// The runtime that shall have it.
@@ -34,11 +38,33 @@ pub enum Job {
     },
 }
 
+/// What a step was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// The workload was to be stopped.
+    Stopped,
+    /// The workload was to be prepared with this digest.
+    Prepared(Digest),
+    /// The workload was to be started with this digest.
+    Started(Digest),
+    /// The workload was to be started again as it is.
+    Restarted,
+}
+
+impl Aim {
+    /// Returns the digest with which the workload was to run; `None` when it was to be stopped or to stay as it is.
+    pub fn digest(self) -> Option<Digest> {
+        match self {
+            Self::Stopped | Self::Restarted => None,
+            Self::Prepared(digest) | Self::Started(digest) => Some(digest),
+        }
+    }
+}
+
 /// What became of one step.
 pub struct Outcome {
     pub id: WorkloadId,
-    /// The document for which it was to run; `None` when it was to be stopped.
-    pub digest: Option<Digest>,
+    pub aim: Aim,
     /// Whether the step was carried out.
     pub result: Result<(), StepError>,
 }
@@ -58,7 +84,9 @@ impl Job {
     /// The names of the runtimes that this job tells something.
     fn runtimes(&self) -> Vec<&'static str> {
         match self {
-            Self::Stop { runtime, .. } => vec![runtime.name()],
+            Self::Stop { runtime, .. } | Self::Prepare { runtime, .. } | Self::Restart { runtime, .. } => {
+                vec![runtime.name()]
+            }
             Self::Start { runtime, leaves, .. } => {
                 leaves.iter().chain([runtime]).map(|runtime| runtime.name()).collect()
             }
@@ -71,18 +99,22 @@ pub async fn work(deployment: DeploymentId, jobs: Vec<Job>) -> Done {
     let mut outcomes = Vec::new();
     let runtimes = jobs.iter().flat_map(Job::runtimes).collect();
     for job in jobs {
-        let (id, digest) = match &job {
-            Job::Stop { id, .. } => (id.clone(), None),
-            Job::Start { workload, .. } => (workload.id.clone(), Some(workload.digest)),
+        let (id, aim) = match &job {
+            Job::Stop { id, .. } => (id.clone(), Aim::Stopped),
+            Job::Restart { id, .. } => (id.clone(), Aim::Restarted),
+            Job::Prepare { workload, .. } => (workload.id.clone(), Aim::Prepared(workload.digest)),
+            Job::Start { workload, .. } => (workload.id.clone(), Aim::Started(workload.digest)),
         };
         let result = match job {
             Job::Stop { runtime, id } => stop(&*runtime, id).await,
+            Job::Restart { runtime, id } => restart(&*runtime, id).await,
+            Job::Prepare { runtime, workload } => prepare(&*runtime, *workload).await,
             Job::Start { runtime, workload, leaves, timeout } => start(&*runtime, *workload, &leaves, timeout).await,
         };
         if let Err(reason) = &result {
             warn!(workload = %id, ?reason, "a step failed");
         }
-        outcomes.push(Outcome { id, digest, result });
+        outcomes.push(Outcome { id, aim, result });
     }
     Done { deployment, outcomes, runtimes, ended: Instant::now() }
 }
@@ -93,18 +125,27 @@ async fn stop(runtime: &dyn Runtime, id: WorkloadId) -> Result<(), StepError> {
     within("stopping", STOP_LIMIT, |call| runtime.remove(id, call)).instrument(span).await
 }
 
+async fn restart(runtime: &dyn Runtime, id: WorkloadId) -> Result<(), StepError> {
+    info!(workload = %id, runtime = runtime.name(), "restarting");
+    let span = info_span!("restart", workload = %id, runtime = runtime.name());
+    within("restarting", APPLY_LIMIT, |call| runtime.restart(id, call)).instrument(span).await
+}
+
+async fn prepare(runtime: &dyn Runtime, workload: Workload) -> Result<(), StepError> {
+    let Workload { id, digest, .. } = &workload;
+    debug!(workload = %id, %digest, runtime = runtime.name(), "preparing");
+    let span = info_span!("prepare", workload = %id, %digest, runtime = runtime.name());
+    within("preparing", PREPARE_LIMIT, |call| runtime.prepare(workload, call)).instrument(span).await
+}
+
 async fn start(
     runtime: &dyn Runtime,
     workload: Workload,
     leaves: &[Arc<dyn Runtime>],
     timeout: Option<Duration>,
 ) -> Result<(), StepError> {
-    let Workload { id, digest, .. } = &workload;
-    let (id, digest) = (id.clone(), *digest);
-    debug!(workload = %id, %digest, runtime = runtime.name(), "preparing");
-    let span = info_span!("prepare", workload = %id, %digest, runtime = runtime.name());
-    let preparing = within("preparing", PREPARE_LIMIT, |call| runtime.prepare(workload.clone(), call));
-    preparing.instrument(span).await?;
+    let (id, digest) = (workload.id.clone(), workload.digest);
+    prepare(runtime, workload.clone()).await?;
     process::stop_point("edge-node.prepared");
     for other in leaves {
         stop(&**other, id.clone()).await?;

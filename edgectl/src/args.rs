@@ -12,7 +12,7 @@ use identity::{
     plaintext::{Plaintext, speaks_tls},
     tls::{Peer, Trust},
 };
-use margo::{AssignmentName, DeploymentId, DeviceId, NodeId, SiteName};
+use margo::{AssignmentName, ComponentName, DeploymentId, DeviceId, NodeId, SiteName};
 use process::args::duration;
 
 use crate::{
@@ -109,6 +109,30 @@ pub(crate) enum Co {
     Ping {
         /// The node, as site/name.
         node: NodeId,
+    },
+    /// Show the last lines that a workload wrote, asked of its node.
+    Logs {
+        /// Id of the deployment, as `list deployments` shows it.
+        deployment: DeploymentId,
+        /// The component. Absent: the only one that the deployment has.
+        #[arg(long)]
+        component: Option<ComponentName>,
+        /// How many lines, at most 1,000.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        lines: u32,
+    },
+    /// Stop what runs of a deployment and start the same revision again.
+    Restart {
+        /// Id of the deployment, as `list deployments` shows it.
+        deployment: DeploymentId,
+        /// Only this component. Absent: all that the deployment has.
+        #[arg(long)]
+        component: Option<ComponentName>,
+    },
+    /// Try again what failed of a deployment, also a revision that its node has refused.
+    Retry {
+        /// Id of the deployment, as `list deployments` shows it.
+        deployment: DeploymentId,
     },
     /// Have an application run on nodes, by a new assignment.
     Deploy(Deploy),

@@ -21,10 +21,10 @@ mod wait;
 
 use std::process::ExitCode;
 
-use api::Pinged;
+use api::{Done, Pinged, WorkloadCall};
 use clap::Parser;
 use margo::NodeId;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -101,6 +101,20 @@ async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), 
             show(&client, &attempt, &format!("sites/{site}/repository"), format, tables::repository).await
         }
         Co::Ping { node } => ping(&client, &node, format).await,
+        Co::Logs { deployment, component, lines } => {
+            let component = component.map(|component| format!("&component={component}")).unwrap_or_default();
+            let path = format!("deployments/{deployment}/logs?lines={lines}{component}");
+            show(&client, &format!("reading the log of {deployment}"), &path, format, tables::logs).await
+        }
+        Co::Restart { deployment, component } => {
+            let request = client.request(Method::POST, &format!("deployments/{deployment}/restart"));
+            let request = request.json(&WorkloadCall { component });
+            done(&client, &format!("restarting {deployment}"), request, "has started it again", format).await
+        }
+        Co::Retry { deployment } => {
+            let request = client.request(Method::POST, &format!("deployments/{deployment}/retry"));
+            done(&client, &format!("having {deployment} tried again"), request, "tries it again", format).await
+        }
         Co::Deploy(deploy) => order::deploy(&client, deploy, format).await,
         Co::Update(update) => order::update(&client, update, format).await,
         Co::Remove(remove) => order::remove(&client, remove, format).await,
@@ -111,6 +125,18 @@ async fn ping(client: &Client, node: &NodeId, format: Format) -> Result<(), Fail
     let request = client.request(Method::POST, &format!("nodes/{node}/ping"));
     let answer = client.order::<Pinged>(&format!("asking the node {node}"), request).await?;
     print(format, &answer.json, || format!("{node} answered after {} ms\n", answer.body.milliseconds))
+}
+
+/// Has a node do something, and says that it did.
+async fn done(
+    client: &Client,
+    attempt: &str,
+    request: RequestBuilder,
+    what: &str,
+    format: Format,
+) -> Result<(), Failure> {
+    let answer = client.order::<Done>(attempt, request).await?;
+    print(format, &answer.json, || format!("{} {what}\n", answer.body.node))
 }
 
 /// Asks for all things of a kind, such as `sites`, and shows them as a table or as JSON.

@@ -1,8 +1,8 @@
 //! What each answer looks like to people: one function for each kind of answer, as text that ends with a line break.
 
 use api::{
-    Accepted, ActualComponent, App, Assignment, AssignmentState, Deployment, Failure, HistoryEntry, KeyRevoked, Node,
-    NodeAdmitted, NodeState, Order, PlatformStatus, Reachability, Refusal, RepositoryAccess, Site, SiteAdmitted,
+    Accepted, ActualComponent, App, Assignment, AssignmentState, Deployment, Failure, HistoryEntry, KeyRevoked, Logs,
+    Node, NodeAdmitted, NodeState, Order, PlatformStatus, Reachability, Refusal, RepositoryAccess, Site, SiteAdmitted,
     SiteStatus,
 };
 use margo::{Identity, ParameterValue};
@@ -203,6 +203,11 @@ fn components(deployment: &Deployment) -> &[ActualComponent] {
     deployment.actual.as_ref().map_or(&[], |actual| actual.components.as_slice())
 }
 
+/// The lines of a log. What steers a terminal is escaped: an application may write anything.
+pub(crate) fn logs(logs: &Logs) -> String {
+    logs.lines.iter().map(|line| format!("{}\n", process::escaped(line))).collect()
+}
+
 /// Why the deployment failed if it did, else where its components answer.
 fn details(deployment: &Deployment) -> String {
     match failure(deployment) {
@@ -257,6 +262,9 @@ pub(crate) fn deployment(deployment: &Deployment) -> String {
     }
     if let Some(failure) = failure(deployment) {
         fields.field("failure", reason(failure));
+        if let Some(runs) = &failure.runs {
+            fields.field("runs again", runs);
+        }
     }
     if components(deployment).is_empty() {
         return fields.to_string();

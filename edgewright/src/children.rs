@@ -1,10 +1,11 @@
 //! Child processes, which are nats-servers and edge-nodes: started, restarted, and ended in order.
 //!
-//! A supervisor that is killed leaves its children running. Each child's process id stands in a file, by which the next
-//! start ends a child that still runs before it starts a new one. So a folder never has two children of the same name.
+//! A supervisor that is killed leaves its children running. The next start finds a child that still runs by its command
+//! line, which is that of no other process, and ends it before it starts a new one. So a folder never has two children of the
+//! same name, wherever the supervisor was killed. The process id stands in a file too, for people.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -19,6 +20,12 @@ use tracing::{info, warn};
 /// How long a child may take to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(6);
 
+/// Bytes of a child's log, and of the older one beside it: some ten thousand lines, and a small disk does not feel them.
+const MAX_LOG: u64 = 8 << 20;
+
+/// Between two looks at the length of a log.
+const LOOK_AT_LOG: Duration = Duration::from_secs(60);
+
 /// The version of nats-server that the platform was tested and measured with; it starts no other.
 pub const NATS_SERVER_VERSION: &str = "2.15.1";
 
@@ -31,6 +38,7 @@ pub struct Program {
     /// leftover child is recognised by it.
     pub arguments: Vec<String>,
     /// The folder of `<name>.pid` and `<name>.log`, which holds all that the program writes, but for what it has a log of its own.
+    /// A log that is full becomes `<name>.log.1`.
     pub folder: PathBuf,
 }
 
@@ -49,10 +57,21 @@ impl Program {
 
     async fn run_once(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut child = self.start()?;
+        let keep_log_short = async {
+            loop {
+                tokio::time::sleep(LOOK_AT_LOG).await;
+                let log = self.log_file();
+                if let Err(error) = disk::blocking(move || shorten(&log, MAX_LOG)).await {
+                    warn!(name = self.name, error = &error as &dyn std::error::Error, "its log goes on growing");
+                }
+            }
+        };
         tokio::select! {
             status = child.wait() => bail!("{} ended: {}; see its logs in {}", self.name, status?, self.folder.display()),
-            () = shutdown.cancelled() => self.end(&mut child).await,
+            () = shutdown.cancelled() => {}
+            () = keep_log_short => {}
         }
+        self.end(&mut child).await
     }
 
     fn log_file(&self) -> PathBuf {
@@ -70,6 +89,7 @@ impl Program {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", self.path.display()))?;
+        process::stop_point("edgewright.child-started");
         if let Some(pid) = child.id() {
             disk::write_private(&self.pid_file(), pid.to_string().as_bytes())?;
             info!(name = self.name, pid, "started");
@@ -90,33 +110,52 @@ impl Program {
         Ok(())
     }
 
-    /// Whether the process with this id runs the program. The id may belong to another process by now, so its arguments have
-    /// to be ours. A process that has ended has none any longer, even while nobody has waited for it.
-    fn is_run_by(&self, pid: Pid) -> bool {
-        let command_line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        String::from_utf8_lossy(&command_line).replace('\0', " ").contains(&self.arguments.join(" "))
+    /// The processes that run the program, by their arguments. One that has ended has none any longer, even while nobody has
+    /// waited for it.
+    fn running(&self) -> Vec<Pid> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|process| Pid::from_raw(process.file_name().to_str()?.parse().ok()?));
+        pids.filter(|pid| {
+            let command_line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+            let arguments = command_line.strip_suffix(b"\0").unwrap_or_default().split(|byte| *byte == 0).skip(1);
+            !self.arguments.is_empty() && arguments.eq(self.arguments.iter().map(|argument| argument.as_bytes()))
+        })
+        .collect()
     }
 
     /// Ends a child that a killed supervisor left running, and waits until it has ended.
     async fn end_leftover(&self) -> anyhow::Result<()> {
-        let Some(pid) = fs::read_to_string(self.pid_file()).ok().and_then(|text| text.trim().parse().ok()) else {
-            return Ok(());
-        };
-        let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
-        if !self.is_run_by(pid) {
-            return Ok(());
-        }
-        info!(name = self.name, %pid, "ending the child of an earlier supervisor");
-        let _ = kill_process(pid, Signal::TERM);
         let begin = std::time::Instant::now();
-        while self.is_run_by(pid) {
+        let mut signal = Signal::TERM;
+        loop {
+            let leftovers = self.running();
+            if leftovers.is_empty() {
+                return Ok(());
+            }
             if begin.elapsed() > GRACE {
-                let _ = kill_process(pid, Signal::KILL);
+                signal = Signal::KILL;
+            }
+            for pid in leftovers {
+                info!(name = self.name, %pid, "ending the child of an earlier supervisor");
+                // It may have ended since.
+                let _ = kill_process(pid, signal);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
     }
+}
+
+/// Keeps the content of a log that is longer than this in `<log>.1`, and empties the log. The child that writes it, or one that
+/// a killed supervisor left, keeps it open, so it cannot be renamed; lines that come between the two steps are lost. Blocks.
+fn shorten(log: &Path, limit: u64) -> io::Result<()> {
+    if fs::metadata(log)?.len() <= limit {
+        return Ok(());
+    }
+    let mut older = log.as_os_str().to_owned();
+    older.push(".1");
+    fs::copy(log, older)?;
+    // The child appends: its next line is the first one.
+    fs::File::options().write(true).open(log)?.set_len(0)
 }
 
 /// Fails when the program is missing or is of another version than [`NATS_SERVER_VERSION`].
@@ -141,5 +180,49 @@ pub fn nats_server(path: &Path, folder: &Path) -> Program {
         path: path.to_owned(),
         arguments: vec!["--config".to_owned(), folder.join("nats.conf").display().to_string()],
         folder: folder.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_full_log_gives_way_to_what_its_child_writes_next() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("child.log");
+        let mut log = fs::File::options().create(true).append(true).open(&path).unwrap();
+        for line in ["first", "second", "third"] {
+            writeln!(log, "{line}").unwrap();
+            shorten(&path, 10).unwrap();
+        }
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!((read("child.log.1").as_str(), read("child.log").as_str()), ("first\nsecond\n", "third\n"));
+    }
+
+    #[tokio::test]
+    async fn a_child_of_which_no_file_tells_is_found_and_ended() {
+        let folder = TempDir::new().unwrap();
+        // A number that no other process sleeps for.
+        let seconds = format!("600.{}", std::process::id());
+        let program = Program {
+            name: "child".to_owned(),
+            path: "/bin/sleep".into(),
+            arguments: vec![seconds.clone()],
+            folder: folder.path().to_owned(),
+        };
+        let mut child = Command::new("/bin/sleep").arg(&seconds).spawn().unwrap();
+        testkit::wait_for("the child to be seen", async || match program.running() {
+            pids if pids.len() == 1 => Ok(()),
+            pids => Err(format!("{pids:?}")),
+        })
+        .await;
+        program.end_leftover().await.unwrap();
+        assert!(!child.wait().await.unwrap().success());
+        assert_eq!(program.running(), []);
     }
 }

@@ -4,6 +4,7 @@
 mod arguments;
 mod certificates;
 mod children;
+mod downloads;
 mod folder;
 mod hub;
 mod signing_keys;

@@ -1,7 +1,7 @@
 //! A site: what its data folder holds, its NATS server, and its two services that are configured from the folder.
 //!
 //! ```text
-//! site.toml                   addresses
+//! site.toml                   addresses, and what is downloaded from where
 //! credentials.toml            from `edgectl co add site`, with the site's intermediate certificate and its key
 //! tls/server.pem, root.pem    the certificate of the site's servers with its key, and the roots, for people
 //! keys/authority/             the keys of the site's NATS server: whoever has them makes its users
@@ -13,6 +13,7 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,6 +30,7 @@ use identity::{
     tls::{ClientConfig, Peer, ServerConfig, Trust},
 };
 use margo::{ClientName, SiteName};
+use oci::Registry;
 use serde::{Deserialize, Serialize};
 use service::{Base, Health, Readiness};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +39,7 @@ use tracing::info;
 use crate::{
     certificates::{self, Listener, OWN, TlsSettings, http_scheme, nats_scheme},
     children::{check_nats_server, nats_server},
+    downloads::{DownloadSettings, RegistrySettings, downloads},
     folder::Folder,
     supervise::{Tasks, restarting},
 };
@@ -44,7 +47,7 @@ use crate::{
 /// Silence after which a node counts as unreachable: three heartbeats, so that one lost message changes nothing.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
 
-/// The addresses in `site.toml`, which the operator may change.
+/// What stands in `site.toml`, which the operator may change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SiteSettings {
@@ -65,6 +68,12 @@ pub struct SiteSettings {
     /// The certificate of the site's own REST interface, where nodes get their logins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_tls: Option<TlsSettings>,
+    /// How much the site downloads, how fast and when.
+    #[serde(default, skip_serializing_if = "DownloadSettings::are_usual")]
+    pub downloads: DownloadSettings,
+    /// The registries besides the platform's store that artifacts may come from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub registries: BTreeMap<Registry, RegistrySettings>,
 }
 
 impl SiteSettings {
@@ -81,6 +90,8 @@ impl SiteSettings {
             nats_tls: tls.then(TlsSettings::own),
             artifacts_tls: tls.then(TlsSettings::own),
             status_tls: tls.then(TlsSettings::own),
+            downloads: DownloadSettings::default(),
+            registries: BTreeMap::new(),
         }
     }
 
@@ -93,7 +104,8 @@ impl SiteSettings {
             ("the site's status", self.status_listen, "status-tls", status, None),
         ];
         let listeners = listeners.map(|(what, listen, setting, tls, url)| Listener { what, listen, setting, tls, url });
-        listeners.iter().try_for_each(|listener| listener.check("site.toml", plaintext))
+        listeners.iter().try_for_each(|listener| listener.check("site.toml", plaintext))?;
+        self.registries.iter().try_for_each(|(registry, settings)| settings.check(registry, plaintext))
     }
 
     /// The URL of the NATS server on this machine.
@@ -126,6 +138,8 @@ impl Site {
     fn read(folder: Folder, plaintext: Plaintext) -> anyhow::Result<Self> {
         let settings: SiteSettings = folder.settings("site.toml", "edgewright init-site")?;
         settings.check(plaintext)?;
+        // Read again when the fetcher starts; here a wrong setting stops the program.
+        downloads(&settings.downloads, &settings.registries, &folder.path(""))?;
         let credentials: SiteCredentials = credentials::load(&folder.path("credentials.toml"))?;
         plaintext.check_url("the hub's NATS server", &credentials.hub)?;
         plaintext.check_url("the hub's minter of logins", &credentials.minter)?;
@@ -217,6 +231,7 @@ impl Site {
                     tls: self.server_tls(self.settings.artifacts_tls.as_ref())?,
                     hub_tls,
                     secret: artifacts_secret,
+                    downloads: downloads(&self.settings.downloads, &self.settings.registries, &self.folder.path(""))?,
                 };
                 oci_fetcher::run(config, shutdown).await
             }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use end_to_end::Start;
 use margo::{DeploymentId, Digest, Head, ManifestList, NodeEntry, TenantName};
 use serde::Deserialize;
 
@@ -491,10 +492,10 @@ fn workloads(name: &str, node: &Node, evidence: &Evidence, wished: &BTreeMap<Str
         }
         let runners: Vec<_> = node.runners.iter().filter(|runner| runner.deployment == **id).collect();
         let digest = listed.and_then(|listed| listed.digest.as_ref());
-        let started_for = |process: ProcessKey| {
-            node.starts.iter().find(|start| (start.pid, start.kernel_start) == process).map(|start| &start.digest)
-        };
-        let right = matches!(runners.as_slice(), [only] if digest.is_some() && started_for(only.process) == digest);
+        // The answer says whether it is the wanted document; a runner of an older one was not started last.
+        let of_this = |start: &&Start| start.workload.split('.').next() == Some(id.as_str());
+        let last = node.starts.iter().rfind(of_this).map(|start| (start.pid, start.kernel_start));
+        let right = matches!(runners.as_slice(), [only] if digest.is_some() && last == Some(only.process));
         if !right {
             let found = runners.iter().map(|runner| runner.process).collect();
             findings.push(Finding::WrongRunners { node: name.to_owned(), deployment: (*id).clone(), found });
@@ -512,15 +513,15 @@ fn workloads(name: &str, node: &Node, evidence: &Evidence, wished: &BTreeMap<Str
     findings
 }
 
-/// A workload is started once for each document, and again only when its runner was killed.
+/// A workload is started once for each revision, and again only when its runner was killed.
 ///
-/// The death of its agent is no excuse: the runner outlives it and is taken up. Nor is a newer document: its runner begins
-/// when the one before it has ended, and no older document comes back.
+/// The death of its agent is no excuse: the runner outlives it and is taken up. Nor is a newer revision: its runner begins
+/// when the one before it has ended, and no older revision comes back.
 fn starts(node_name: &str, node: &Node, killed: &BTreeSet<ProcessKey>) -> Vec<Finding> {
-    let mut last = BTreeMap::<&str, ProcessKey>::new();
+    let mut last = BTreeMap::<(&str, &str), ProcessKey>::new();
     let mut findings = Vec::new();
     for start in &node.starts {
-        let before = last.insert(&start.digest, (start.pid, start.kernel_start));
+        let before = last.insert((&start.workload, &start.digest), (start.pid, start.kernel_start));
         if let Some(before) = before.filter(|before| !killed.contains(before)) {
             let (node, digest) = (node_name.to_owned(), start.digest.clone());
             findings.push(Finding::StartedAgain { node, digest, before });

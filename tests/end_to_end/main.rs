@@ -16,3 +16,4 @@ mod repositories;
 mod tls;
 mod trace;
 mod up;
+mod way_back;

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::world::{Listener, hostile, login_of_new_site, order, plant, platform, site_login};
 
 /// Subjects on which nobody says anything while nobody orders anything: whoever is heard there was made to speak by an attacker.
-const QUIET: [&str; 28] = [
+const QUIET: [&str; 30] = [
     "$JS.API.STREAM.DELETE.EVENTS",
     "$JS.API.STREAM.DELETE.GIT_WRITES",
     "$JS.API.STREAM.PURGE.STATE",
@@ -38,6 +38,8 @@ const QUIET: [&str; 28] = [
     "svc.git-writer.forged",
     "call.depot.crane.ping",
     "call.plant.press.ping",
+    "call.depot.crane.restart",
+    "call.plant.press.retry",
     "site.depot.positions",
     "_INBOX_site.depot.forged",
     "_INBOX_site.plantx.forged",

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::world::{Listener, ghost, ghost_login, hostile, http, login_of_new_node, order, platform};
 
 /// Subjects on which nobody says anything while nobody orders anything.
-const QUIET: [&str; 20] = [
+const QUIET: [&str; 21] = [
     "$JS.API.STREAM.DELETE.STATE",
     "$JS.API.STREAM.DELETE.EVENTS",
     "$JS.API.STREAM.PURGE.DESIRED",
@@ -30,6 +30,7 @@ const QUIET: [&str; 20] = [
     "state.plant.node.oven.capabilities",
     "event.plant.node.oven",
     "call.plant.oven.ping",
+    "call.plant.oven.restart",
     "node.plant.oven.register",
     "svc.local-orchestrator.forged",
     "svc.oci-fetcher.forged",
@@ -238,7 +239,12 @@ async fn what_a_site_stores_of_a_hostile_node_the_hub_stores_too() {
         id: format!("00000000-0000-4000-8000-{number:012}"),
         digest: Digest::of(b"").to_string(),
         state: proto::State::Failed.into(),
-        failure: Some(proto::Failure { code: "\n\u{1b}[2J".into(), source: "../..".into(), message: "\0".repeat(90) }),
+        failure: Some(proto::Failure {
+            code: "\n\u{1b}[2J".into(),
+            source: "../..".into(),
+            message: "\0".repeat(90),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let status = proto::NodeStatus {

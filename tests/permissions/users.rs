@@ -119,7 +119,12 @@ fn of_node(own: &NodeId, subject: &Subject) -> May {
         }
         Subject::NodePart(node, _) if node == own => PUBLISH,
         // It hears what is for itself.
-        Subject::ChangedNode(node) | Subject::Call(node, CallVerb::Ping) if node == own => SUBSCRIBE,
+        Subject::ChangedNode(node)
+        | Subject::Call(node, CallVerb::Ping | CallVerb::Logs | CallVerb::Restart | CallVerb::Retry)
+            if node == own =>
+        {
+            SUBSCRIBE
+        }
         // Nobody else's, and nothing of the centre's.
         Subject::Node(..)
         | Subject::NodePart(..)
@@ -152,7 +157,7 @@ fn of_site(own: &ClientName, subject: &Subject) -> May {
         }
         Subject::SitePart(client, _) if client == own => PUBLISH,
         Subject::ChangedHead(client) if client == own => SUBSCRIBE,
-        Subject::ChangedNode(node) | Subject::Call(node, CallVerb::Ping) if node.client == *own => SUBSCRIBE,
+        Subject::ChangedNode(node) | Subject::Call(node, CallVerb::Ping | CallVerb::Logs | CallVerb::Restart | CallVerb::Retry) if node.client == *own => SUBSCRIBE,
         Subject::Site(..)
         | Subject::SitePart(..)
         | Subject::NodePart(..)
@@ -182,7 +187,7 @@ fn of_local_orchestrator(own: &ClientName, subject: &Subject) -> May {
         | Subject::Status(node)
         | Subject::Capabilities(node)
         | Subject::Event(node)
-        | Subject::Call(node, CallVerb::Ping)
+        | Subject::Call(node, CallVerb::Ping | CallVerb::Logs | CallVerb::Restart | CallVerb::Retry)
             if node.client == *own =>
         {
             PUBLISH

@@ -130,12 +130,14 @@ pub fn kill_runners(folder: &Path) {
 /// A start of a wasm-runner, as it noted it in `starts.log` before it listened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
+    /// The name of the workload's folder: deployment and component with a dot between them.
+    pub workload: String,
     /// The process id of the runner.
     pub pid: i32,
     /// When the kernel started the process, in ticks since the machine's start. Together with the id this names one process
     /// for ever.
     pub kernel_start: u64,
-    /// The digest of the deployment's document for which the runner was started.
+    /// The digest of the component's revision for which the runner was started.
     pub digest: String,
 }
 
@@ -245,9 +247,11 @@ pub fn starts(folder: &Path) -> Vec<Start> {
                 folders.push(path);
             } else if path.file_name().is_some_and(|name| name == "starts.log") {
                 let text = fs::read_to_string(&path).unwrap_or_default();
+                let workload = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 found.extend(text.lines().filter_map(|line| {
                     let mut fields = line.split(' ');
                     Some(Start {
+                        workload: workload.clone(),
                         pid: fields.next()?.parse().ok()?,
                         kernel_start: fields.next()?.parse().ok()?,
                         digest: fields.next()?.to_owned(),

@@ -126,8 +126,8 @@ pub fn listen_error(address: SocketAddr, error: io::Error) -> anyhow::Error {
     }
 }
 
-/// Adds the line `<pid> <kernel start time> <document digest>`, before the runner listens: whoever counts the lines knows
-/// how often the workload was started for a document, and by `/proc` which start still runs. A runner that is only
+/// Adds the line `<pid> <kernel start time> <digest of the component>`, before the runner listens: whoever counts the lines knows
+/// how often this revision of the workload was started, and by `/proc` which start still runs. A runner that is only
 /// prepared writes none. Not synced: the line outlives every process, and after a power cut no start of before runs.
 pub fn log_start(spec: &Spec) -> anyhow::Result<()> {
     let path = spec.folder.join(STARTS);

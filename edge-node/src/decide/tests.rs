@@ -7,7 +7,7 @@ use runtime::{Condition, RuntimeError};
 use super::*;
 use crate::{
     attempt::StepError,
-    desired::Deployment,
+    desired::{Deployment, Revision, WayBack},
     resolve::{Offered, resolve},
     status::UNKNOWN,
     testing,
@@ -30,19 +30,13 @@ struct World {
 impl World {
     fn wanting(documents: &[ApplicationDeployment]) -> Self {
         let deployment = |content: &ApplicationDeployment| {
-            let document = content.to_yaml();
-            let deployment = Deployment {
-                digest: Digest::of(&document),
-                adopted: ManifestVersion::FIRST,
-                document: String::from_utf8(document).unwrap(),
-                content: content.clone(),
-            };
-            (content.id, deployment)
+            let wanted = revision(content);
+            (content.id, Deployment { wanted, adopted: ManifestVersion::FIRST, way_back: None })
         };
         let desired =
             Desired { version: ManifestVersion::FIRST, deployments: documents.iter().map(deployment).collect() };
         Self {
-            resolution: resolve(&desired, OFFERED),
+            resolution: resolve(&desired, OFFERED, None),
             desired,
             actual: Actual::new(),
             blind: Blind::new(),
@@ -76,16 +70,34 @@ impl World {
         self.statuses(before).into_values().next().unwrap().components.remove(0)
     }
 
+    /// The digest with which a component is wanted.
+    fn digest(&self, id: &WorkloadId) -> Option<Digest> {
+        find(&self.resolution, id).map(|resolved| resolved.digest)
+    }
+
+    /// Gives a deployment, which changed, this way back.
+    fn give_way_back(&mut self, installed: &ApplicationDeployment, refused: Option<Failure>) {
+        let way_back = WayBack { installed: revision(installed), refused };
+        self.desired.deployments.get_mut(&installed.id).unwrap().way_back = Some(way_back);
+        self.resolution = resolve(&self.desired, OFFERED, None);
+    }
+
     /// Shows a component as it is wanted.
     fn show(&mut self, id: &WorkloadId, condition: Condition) {
-        let digest = self.desired.deployments[&id.deployment].digest;
+        let digest = self.digest(id).unwrap();
         self.actual.insert((id.clone(), "null"), Observed::whole(id.clone(), digest, condition));
     }
 
     fn fail(&mut self, id: &WorkloadId, error: RuntimeError) {
-        let digest = self.desired.deployments.get(&id.deployment).map(|deployment| deployment.digest);
+        let digest = self.digest(id);
         self.attempts.failed(id, digest, &StepError::Runtime(error), self.now);
     }
+}
+
+fn revision(content: &ApplicationDeployment) -> Revision {
+    let document = content.to_yaml();
+    let digest = Digest::of(&document);
+    Revision { digest, document: String::from_utf8(document).unwrap(), content: Ok(content.clone()) }
 }
 
 fn document(name: &str) -> ApplicationDeployment {
@@ -159,10 +171,29 @@ fn a_component_that_cannot_be_resolved_leaves_what_runs_alone_and_says_why() {
     let document = document("hello");
     let mut world = World::wanting(std::slice::from_ref(&document));
     world.actual.insert((id(&document), "null"), Observed::whole(id(&document), Digest::of(b"before"), UP));
-    world.resolution = resolve(&world.desired, &[]);
+    world.resolution = resolve(&world.desired, &[], None);
     assert_eq!(world.due(), []);
     let status = world.only(&Statuses::new());
     assert_eq!((status.state, status.failure.unwrap().code.as_str()), (State::Failed, "unsupported"));
+}
+
+#[test]
+fn dev_24_a_node_that_satisfies_no_rule_runs_nothing_of_the_document_and_says_why() {
+    let mut choosy = document("hello");
+    let rule = |key: &str| serde_json::json!({ "labelSelector": { "matchExpressions": [{ "key": key, "operator": "Exists" }] } });
+    let rules = serde_json::json!({ "eligibilityRules": [rule("line"), rule("hall")] });
+    choosy.spec.profile.device_constraints = Some(serde_json::from_value(rules).unwrap());
+    let mut world = World::wanting(std::slice::from_ref(&choosy));
+    let mut seen_as = |device: Option<serde_json::Value>| {
+        world.resolution = resolve(&world.desired, OFFERED, device.as_ref());
+        let status = world.only(&Statuses::new());
+        (world.due().len(), status.state, status.failure.map(|failure| failure.code))
+    };
+    let code = |code: &str| Some(code.to_owned());
+    assert_eq!(seen_as(None), (0, State::Installing, code("not-described")));
+    let device = |label: &str| Some(serde_json::json!({ "properties": {}, "labels": { label: "7" } }));
+    assert_eq!(seen_as(device("press")), (0, State::Failed, code("not-eligible")));
+    assert_eq!(seen_as(device("hall")), (1, State::Installing, None));
 }
 
 #[test]
@@ -211,6 +242,107 @@ fn a_start_waits_for_ports_of_what_is_to_go_unless_that_does_not_go() {
     assert!(!waits_for_ports(&world.look(), &BTreeSet::from([8080])));
 }
 
+/// Another revision of a document: every component has another artifact.
+fn changed(before: &ApplicationDeployment) -> ApplicationDeployment {
+    let mut after = before.clone();
+    let lock = before.lock().unwrap();
+    let components: BTreeMap<_, _> = lock.components.into_keys().map(|name| (name, Digest::of(b"new"))).collect();
+    let lock = serde_json::json!({ "lock": { "components": components } });
+    after.spec.extensions.insert("x-edgewright-extensions".to_owned(), lock);
+    after
+}
+
+#[test]
+fn an_update_of_several_components_touches_nothing_before_all_of_them_are_prepared() {
+    let (before, ids) = two_components();
+    let after = changed(&before);
+    let mut world = World::wanting(std::slice::from_ref(&before));
+    ids.iter().for_each(|id| world.show(id, UP));
+    let running = world.actual.clone();
+    let mut world = World { actual: running, ..World::wanting(std::slice::from_ref(&after)) };
+    // Without a way back it is a start like any other.
+    assert_eq!(world.due(), [start(&ids[0])]);
+    world.give_way_back(&before, None);
+    let prepare = |id: &WorkloadId| Step::Prepare { id: id.clone() };
+    let mut both: Vec<_> = ids.iter().map(prepare).collect();
+    both.sort();
+    assert_eq!(world.due(), both);
+    world.attempts.prepared(&ids[1], world.digest(&ids[1]).unwrap());
+    assert_eq!(world.due(), [prepare(&ids[0])]);
+    world.attempts.prepared(&ids[0], world.digest(&ids[0]).unwrap());
+    assert_eq!(world.due(), [start(&ids[0])]);
+}
+
+#[test]
+fn a_component_that_has_not_changed_is_left_alone_also_when_an_older_agent_started_it() {
+    let (before, ids) = two_components();
+    let mut after = before.clone();
+    after.spec.profile.components.pop();
+    let mut world = World::wanting(std::slice::from_ref(&before));
+    ids.iter().for_each(|id| world.show(id, UP));
+    let world = World { actual: world.actual, ..World::wanting(std::slice::from_ref(&after)) };
+    assert_eq!(world.due(), [Step::Stop { id: ids[1].clone(), runtime: "null" }]);
+
+    let deployment = &world.desired.deployments[&after.id];
+    let of_the_document = Digest::of(&after.to_yaml());
+    let known = |digest| crate::component_digest::known_as(Some(deployment), &ids[0], digest);
+    assert_eq!(Some(known(of_the_document)), world.digest(&ids[0]));
+    assert_eq!(known(Digest::of(b"other")), Digest::of(b"other"));
+}
+
+#[test]
+fn an_update_that_fails_takes_its_way_back_and_one_that_is_installed_needs_none() {
+    let before = document("hello");
+    let after = changed(&before);
+    let mut world = World::wanting(std::slice::from_ref(&after));
+    world.give_way_back(&before, None);
+    let verdict = |world: &World| verdicts(&world.desired, &world.statuses(&Statuses::new())).remove(&before.id);
+    assert_eq!(verdict(&world), None, "it is on its way");
+    world.fail(&id(&after), busy());
+    assert_eq!(verdict(&world), None, "what may pass is no failure");
+    world.show(&id(&after), UP);
+    assert_eq!(verdict(&world), Some(Verdict::Installed));
+    world.show(&id(&after), Condition::Failed { code: "exited".to_owned(), message: "status 1".to_owned() });
+    let Some(Verdict::Refused(failure)) = verdict(&world) else { panic!("it failed") };
+    assert_eq!((&*failure.code, &*failure.source), ("exited", "hello"));
+    assert_eq!(failure.runs, Some(Digest::of(&before.to_yaml())));
+    let installed = world
+        .statuses(&Statuses::new())
+        .into_iter()
+        .map(|(id, status)| (id, DeploymentStatus { was_installed: true, ..status }));
+    let later = world.statuses(&installed.collect());
+    assert_eq!(
+        verdicts(&world.desired, &later).remove(&before.id),
+        Some(Verdict::Installed),
+        "it failed after it was installed"
+    );
+
+    // Refused, the revision before is in force, and what failed is still told.
+    world.give_way_back(&before, Some(failure.clone()));
+    world.attempts = Attempts::default();
+    assert_eq!(verdict(&world), None);
+    assert_eq!(world.due(), [start(&id(&before))]);
+    world.show(&id(&before), UP);
+    assert_eq!(world.due(), []);
+    let status = world.statuses(&Statuses::new()).remove(&before.id).unwrap();
+    assert_eq!((status.digest, status.state()), (Digest::of(&after.to_yaml()), State::Failed));
+    assert_eq!(status.failure().unwrap().runs, failure.runs);
+}
+
+#[test]
+fn a_document_that_cannot_be_read_leaves_what_runs_alone_and_fails() {
+    let document = document("hello");
+    let mut world = World::wanting(std::slice::from_ref(&document));
+    world.show(&id(&document), UP);
+    world.desired.deployments.get_mut(&document.id).unwrap().wanted.content = Err("spec: missing".to_owned());
+    world.resolution = resolve(&world.desired, OFFERED, None);
+    assert_eq!(world.due(), []);
+    assert!(!waits_for_ports(&world.look(), &BTreeSet::from([8080])));
+    let status = world.statuses(&Statuses::new()).remove(&document.id).unwrap();
+    assert_eq!((status.state(), &*status.failure().unwrap().code), (State::Failed, UNREADABLE));
+    assert!(!status.was_installed);
+}
+
 fn any_condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
         Just(UP),
@@ -232,7 +364,9 @@ fn any_world() -> impl Strategy<Value = World> {
         let mut world = World { taking_up, ..World::wanting(&wanted) };
         for (document, (wanted, shown, failed)) in documents.iter().zip(all) {
             if let Some((condition, is_current, in_other)) = shown {
-                let digest = if is_current { Digest::of(&document.to_yaml()) } else { Digest::of(b"before") };
+                let component = &document.spec.profile.components[0];
+                let current = crate::component_digest::of(document, component);
+                let digest = if is_current { current } else { Digest::of(b"before") };
                 let runtime = if in_other { "other" } else { "null" };
                 world.actual.insert((id(document), runtime), Observed::whole(id(document), digest, condition));
             }
@@ -271,9 +405,8 @@ proptest! {
     fn installed_is_only_what_was_seen_to_be_up_for_this_document(world in any_world()) {
         for (id, status) in world.statuses(&Statuses::new()) {
             if status.state() == State::Installed {
-                let digest = world.desired.deployments[&id].digest;
                 let is_up = |observed: &Observed| observed.id.deployment == id
-                    && observed.digest == digest && observed.condition.is_up();
+                    && world.digest(&observed.id) == Some(observed.digest) && observed.condition.is_up();
                 prop_assert!(world.actual.values().any(is_up));
             }
         }

@@ -10,15 +10,29 @@ fn deployment(assignment: &str) -> ApplicationDeployment {
 }
 
 fn held(version: u64, names: &[&str]) -> Desired {
-    let entries = names.iter().map(|name| entry(&deployment(name))).collect();
-    match decide(&node(), None, &message(version, entries)).unwrap() {
+    adopt(None, &[], version, names.iter().map(|name| entry(&deployment(name))).collect())
+}
+
+/// What follows from these entries when those deployments have been installed.
+fn adopt(held: Option<&Desired>, installed: &[&str], version: u64, entries: Vec<proto::DesiredDeployment>) -> Desired {
+    let installed = installed.iter().map(|name| deployment(name).id).collect();
+    match decide(&node(), held, &installed, &message(version, entries)).unwrap() {
         Decision::Adopt(desired) => desired,
-        Decision::Keep => unreachable!("nothing is held"),
+        Decision::Keep => panic!("version {version} is in force"),
     }
 }
 
+/// The deployment `hello` with another artifact.
+fn revision(manifest: &str) -> ApplicationDeployment {
+    testing::deployment("hello", Digest::of(manifest.as_bytes()))
+}
+
+fn digest(document: &ApplicationDeployment) -> Digest {
+    Digest::of(&document.to_yaml())
+}
+
 fn refusal(held: Option<&Desired>, offered: &proto::DesiredNode) -> DesiredError {
-    decide(&node(), held, offered).unwrap_err()
+    decide(&node(), held, &BTreeSet::new(), offered).unwrap_err()
 }
 
 #[test]
@@ -27,7 +41,7 @@ fn dev_14_an_older_version_is_refused_and_the_same_one_changes_nothing() {
     let older = refusal(Some(&held), &message(4, vec![]));
     assert!(matches!(older, DesiredError::Older { .. }) && older.is_security_event());
     let same = message(5, vec![entry(&deployment("hello"))]);
-    assert_eq!(decide(&node(), Some(&held), &same).unwrap(), Decision::Keep);
+    assert_eq!(decide(&node(), Some(&held), &BTreeSet::new(), &same).unwrap(), Decision::Keep);
     assert!(matches!(refusal(Some(&held), &message(5, vec![])), DesiredError::Conflict(_)));
 }
 
@@ -54,24 +68,83 @@ fn a_document_of_another_device_or_deployment_is_refused() {
     assert!(matches!(refusal(None, &message(0, vec![])), DesiredError::Version(_)));
 }
 
-#[test]
-fn what_is_no_deployment_is_refused_with_its_place() {
+/// A document that is none, under the id of `hello`.
+fn unreadable() -> proto::DesiredDeployment {
     let document = "id: 9db79949-86fb-5e45-910d-8a83dd7391cc\nmetadta: {}\n";
-    let broken = proto::DesiredDeployment {
-        id: "9db79949-86fb-5e45-910d-8a83dd7391cc".to_owned(),
+    proto::DesiredDeployment {
+        id: deployment("hello").id.to_string(),
         digest: Digest::of(document.as_bytes()).to_string(),
         document: document.into(),
+    }
+}
+
+#[test]
+fn a_document_that_cannot_be_read_fails_alone_and_says_where() {
+    let desired = adopt(None, &[], 1, vec![unreadable(), entry(&deployment("other"))]);
+    assert!(desired.deployments[&deployment("other").id].wanted.content.is_ok());
+    let reason = desired.deployments[&deployment("hello").id].wanted.content.clone().unwrap_err();
+    assert!(reason.contains(".yaml:2:1") && reason.contains("metadta"), "{reason}");
+}
+
+#[test]
+fn an_update_has_a_way_back_to_the_revision_that_was_installed_last() {
+    let id = deployment("hello").id;
+    let way_back = |desired: &Desired| {
+        let way_back = desired.deployments[&id].way_back.clone();
+        way_back.map(|WayBack { installed, refused }| (installed.digest, refused.is_some()))
     };
-    let reason = refusal(None, &message(1, vec![broken])).to_string();
-    assert!(reason.contains("9db79949-86fb-5e45-910d-8a83dd7391cc.yaml:2:1"), "{reason}");
-    assert!(reason.contains("metadta"), "{reason}");
+    let [one, two, three] = ["one", "two", "three"].map(revision);
+    let first = adopt(None, &[], 1, vec![entry(&one)]);
+    assert_eq!(way_back(&first), None, "nothing was installed before");
+    assert_eq!(way_back(&adopt(Some(&first), &[], 2, vec![entry(&two)])), None, "nor was the first revision");
+
+    let mut second = adopt(Some(&first), &["hello"], 2, vec![entry(&two)]);
+    assert_eq!(way_back(&second), Some((digest(&one), false)));
+    let third = adopt(Some(&second), &[], 3, vec![entry(&three)]);
+    assert_eq!(way_back(&third), Some((digest(&one), false)), "the second one never was installed");
+    let third = adopt(Some(&second), &["hello"], 3, vec![entry(&three)]);
+    assert_eq!(way_back(&third), Some((digest(&two), false)));
+    assert_eq!(way_back(&adopt(Some(&second), &[], 3, vec![entry(&one)])), None, "this is the way back itself");
+
+    // A refusal outlives an order for something else, and not another revision.
+    let failure = Failure { runs: Some(digest(&one)), ..Failure::new("exited", "hello", "status 1") };
+    second.deployments.get_mut(&id).unwrap().way_back.as_mut().unwrap().refused = Some(failure);
+    assert_eq!(second.deployments[&id].in_force().digest, digest(&one));
+    let foreign = adopt(Some(&second), &[], 3, vec![entry(&two), entry(&deployment("other"))]);
+    assert_eq!(way_back(&foreign), Some((digest(&one), true)));
+    assert_eq!(way_back(&adopt(Some(&foreign), &[], 4, vec![entry(&three)])), Some((digest(&one), false)));
+    let unreadable = adopt(Some(&first), &["hello"], 2, vec![unreadable()]);
+    assert_eq!(way_back(&unreadable), Some((digest(&one), false)));
+    assert_eq!(
+        way_back(&adopt(Some(&unreadable), &["hello"], 3, vec![entry(&two)])),
+        None,
+        "nobody can go back to that"
+    );
+
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("desired.json");
+    for desired in [second, foreign, unreadable] {
+        save(&path, &desired).unwrap();
+        assert_eq!(load(&path, &node()).unwrap(), Some(desired));
+    }
+}
+
+#[test]
+fn a_package_may_say_that_a_failed_update_is_left() {
+    let first = adopt(None, &[], 1, vec![entry(&revision("one"))]);
+    for (what, has_way_back) in [("leave", false), ("restore", true)] {
+        let mut two = revision("two");
+        let ours = serde_json::json!({ "runtime": "null", "failedUpdate": what });
+        two.spec.profile.extensions.insert("x-edgewright-extensions".to_owned(), ours);
+        let second = adopt(Some(&first), &["hello"], 2, vec![entry(&two)]);
+        assert_eq!(second.deployments[&two.id].way_back.is_some(), has_way_back, "{what}");
+    }
 }
 
 #[test]
 fn dev_21_a_deployment_keeps_the_version_with_which_its_digest_was_adopted() {
     let held = held(5, &["hello"]);
-    let next = message(9, vec![entry(&deployment("hello")), entry(&deployment("other"))]);
-    let Decision::Adopt(next) = decide(&node(), Some(&held), &next).unwrap() else { panic!("version 9 is newer") };
+    let next = adopt(Some(&held), &[], 9, vec![entry(&deployment("hello")), entry(&deployment("other"))]);
     assert_eq!(next.deployments[&deployment("hello").id].adopted.get(), 5);
     assert_eq!(next.deployments[&deployment("other").id].adopted.get(), 9);
 }

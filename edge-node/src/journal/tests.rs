@@ -23,6 +23,8 @@ fn record(journal: &Journal, state: State) {
         digest: Digest::of(b"one"),
         adopted: version(1),
         components: vec![component(state)],
+        refused: None,
+        was_installed: state == State::Installed,
     };
     let id = "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap();
     journal.record(version(1), Statuses::from([(id, status)]), None);
@@ -186,4 +188,40 @@ fn a_damaged_journal_is_a_lost_disk() {
         assert_eq!(open(&folder).incarnation(), 0, "{file}");
         open(&folder).set_incarnation(7).unwrap();
     }
+}
+
+#[test]
+fn what_workloads_use_goes_with_the_next_report_and_is_no_news_a_moment_after_one() {
+    let folder = TempDir::new().unwrap();
+    let journal = open(&folder);
+    record(&journal, State::Installed);
+    let draft = journal.draft("s").unwrap();
+    journal.settle(&draft, &stored("s"));
+    let id = WorkloadId {
+        deployment: "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap(),
+        component: "hello".parse().unwrap(),
+    };
+    let stats = runtime::Stats { cpu_time: Some(std::time::Duration::from_millis(1_500)), memory: Some(2 << 20) };
+    assert!(!journal.is_due("s"));
+    journal.measured(Usage::from([(id, stats)]));
+    assert!(!journal.is_due("s"));
+    let status = journal.draft("s").unwrap().request.status.unwrap();
+    let component = &status.deployments[0].components[0];
+    assert_eq!((component.cpu_milliseconds, component.memory_bytes), (Some(1_500), Some(2 << 20)));
+}
+
+#[test]
+fn a_call_stands_in_the_history_of_its_deployment_with_whoever_made_it() {
+    let folder = TempDir::new().unwrap();
+    let journal = open(&folder);
+    record(&journal, State::Installed);
+    let id = "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap();
+    let component = "hello".parse().unwrap();
+    assert!(journal.note_call(&id, Some(&component), "restart", "restart by ada").unwrap());
+    let told = open(&folder).draft("s").unwrap().request.events.unwrap().transitions.pop().unwrap();
+    let failure = told.failure.clone().unwrap();
+    assert_eq!((told.component.as_str(), told.state()), ("hello", proto::State::Installed));
+    assert_eq!((failure.code.as_str(), failure.message.as_str()), ("restart", "restart by ada"));
+    let nobody = "9db79949-86fb-5e45-910d-8a83dd7391cd".parse().unwrap();
+    assert!(!journal.note_call(&nobody, None, "retry", "retry by ada").unwrap());
 }

@@ -14,6 +14,8 @@ fn deployment(states: &[State]) -> DeploymentStatus {
         digest: Digest::of(b"one"),
         adopted: ManifestVersion::FIRST,
         components: components.collect(),
+        refused: None,
+        was_installed: false,
     }
 }
 
@@ -73,6 +75,27 @@ fn another_message_of_the_same_failure_is_no_change() {
     assert_eq!(told(&statuses(before.clone()), &statuses(after.clone())), []);
     after.components[0].failure.as_mut().unwrap().code = "memory".to_owned();
     assert_eq!(told(&statuses(before), &statuses(after)).len(), 2);
+}
+
+#[test]
+fn an_update_that_was_undone_is_failed_though_what_runs_is_fine() {
+    let before = Digest::of(b"before");
+    let blame = |source: &str| Failure { runs: Some(before), ..Failure::new("exited", source, "status 1") };
+    let mut undone = deployment(&[State::Installed, State::Installed]);
+    undone.refuse(&blame("c1"));
+    let states = |status: &DeploymentStatus| status.components.iter().map(|it| it.state).collect::<Vec<_>>();
+    assert_eq!((undone.state(), states(&undone)), (State::Failed, vec![State::Installed, State::Failed]));
+    assert_eq!(undone.failure(), Some(blame("hello")));
+    // The component that failed is not part of what runs again.
+    let mut undone = deployment(&[State::Installed]);
+    undone.refuse(&blame("new"));
+    assert_eq!(undone.components[1].failure, Some(blame("new")));
+    // Nobody is to blame when the document itself was the reason.
+    let mut unreadable = deployment(&[State::Installed]);
+    unreadable.refuse(&Failure { runs: Some(before), ..Failure::new(UNREADABLE, "c0", "spec: missing") });
+    assert_eq!((unreadable.state(), states(&unreadable)), (State::Failed, vec![State::Installed]));
+    let removing = undone.leaving(ManifestVersion::FIRST, |_| Some(None));
+    assert_eq!((removing.state(), removing.failure()), (State::Removing, None));
 }
 
 #[test]

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod agent;
+mod operations;
 mod site;
 #[path = "../../src/testing.rs"]
 mod testing;
+mod way_back;
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
@@ -78,7 +80,7 @@ async fn an_order_is_fetched_started_and_reported() {
 async fn dev_09_capabilities_come_with_the_first_report_and_not_again() {
     let (site, _data, _runtime, agent, _hello) = start_with_hello().await;
     let reports = site.reports();
-    let document = &reports.iter().find_map(|report| report.capabilities.as_ref()).unwrap().document;
+    let document = &reports[0].capabilities.as_ref().expect("they come first").document;
     let document: serde_json::Value = serde_json::from_slice(document).unwrap();
     assert_eq!(document["properties"]["id"], "plant/press");
     assert_eq!(reports.iter().filter(|report| report.capabilities.is_some()).count(), 1);
@@ -244,10 +246,9 @@ async fn a_revision_that_is_withdrawn_before_it_starts_is_given_up() {
     let update = entry(&deployment("hello", site.artifact(b"another component").await));
     site.desire(2, vec![update.clone()]).await;
     let id = runtime.workloads()[0].id.clone();
-    let prepared = Deed::Prepared(id.clone(), update.digest.parse().unwrap());
-    wait_for("the update to be prepared", async || {
-        let deeds = runtime.deeds();
-        if deeds.contains(&prepared) { Ok(()) } else { Err(deeds) }
+    wait_for("the update to be prepared", async || match runtime.deeds() {
+        deeds if deeds.len() == 3 && matches!(&deeds[2], Deed::Prepared(prepared, _) if *prepared == id) => Ok(()),
+        deeds => Err(deeds),
     })
     .await;
     site.desire(3, vec![hello]).await;

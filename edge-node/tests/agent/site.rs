@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bus::{Bus, Front, NodeVerb, Pattern, Rules, Subject, User, proto};
+use bus::{Bus, CallId, CallVerb, Front, NodeVerb, Pattern, Rules, Subject, User, calls, proto};
 use margo::{ClientName, Digest, State};
 use oci::{
     ArtifactManifest, ContentStore, Descriptor, RepositoryName, media,
@@ -37,6 +37,8 @@ struct Shared {
     answers: Answers,
     registrations: Vec<u64>,
     reports: Vec<proto::ReportRequest>,
+    /// Parts of answers to calls, as they came.
+    parts: Vec<(CallId, proto::CallPart)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +88,7 @@ impl Site {
             answers: Answers::Stored,
             registrations: Vec::new(),
             reports: Vec::new(),
+            parts: Vec::new(),
         }));
         let site = Self { nats, bus, front, artifacts, shared, _folder: folder, _tasks: tasks };
         site.answer().await
@@ -97,6 +100,7 @@ impl Site {
         let mut registrations = asks(NodeVerb::Register).await.unwrap();
         let mut reports = asks(NodeVerb::Report).await.unwrap();
         let mut desires = asks(NodeVerb::Desired).await.unwrap();
+        let mut parts = self.front.asks(Pattern::NodeParts(plant()), calls::PARTS).await.unwrap();
         self.front.reachable().await;
         let shared = self.shared.clone();
         self._tasks.spawn(async move {
@@ -109,6 +113,13 @@ impl Site {
                     Some(ask) = desires.next() => {
                         let asked = proto::NodeDesiredAsk::decode(ask.payload.clone()).unwrap();
                         (ask, Some(shared.lock().unwrap().desired(asked.held)))
+                    }
+                    Some(ask) = parts.next() => {
+                        let (_, id) = calls::sender(&ask).expect("a node sent it");
+                        let part = proto::CallPart::decode(ask.payload.clone()).unwrap();
+                        shared.lock().unwrap().parts.push((id.clone(), part));
+                        let outcome = proto::CallPartOutcome::Taken.into();
+                        (ask, Some(proto::CallPartAnswer { outcome }.encode_to_vec()))
                     }
                     Some(ask) = reports.next() => {
                         let report = proto::ReportRequest::decode(ask.payload.clone()).unwrap();
@@ -189,6 +200,26 @@ impl Site {
             status.version == version && status.deployments.len() == 1 && is(&status.deployments[0])
         });
         report.await.status.unwrap().deployments.remove(0)
+    }
+
+    /// Calls the node as the hub does, and returns its whole answer, or why it failed.
+    pub async fn call(&self, verb: CallVerb, deployment: &str, component: &str, lines: u32) -> Result<String, String> {
+        let id = CallId::random();
+        let (deployment, component, actor) = (deployment.to_owned(), component.to_owned(), "ada".to_owned());
+        let call = proto::Call { id: id.to_string(), deployment, component, lines, actor };
+        let subject = Subject::Call(testing::node(), verb);
+        self.bus.signal(&subject, call.encode_to_vec().into()).await.unwrap();
+        wait_for("the last part of an answer", async || {
+            let parts: Vec<_> =
+                self.lock().parts.iter().filter(|(of, _)| *of == id).map(|(_, part)| part.clone()).collect();
+            let Some(last) = parts.last().filter(|part| part.last) else { return Err(format!("{parts:?}")) };
+            if !last.failed.is_empty() {
+                return Ok(Err(last.failed.clone()));
+            }
+            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.body.to_vec()).collect();
+            Ok(Ok(String::from_utf8(bytes).unwrap()))
+        })
+        .await
     }
 
     /// Desires this of the node from now on, as the LO does.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use margo::{AppId, AppVersion, ComponentName, Digest};
+use margo::{AppId, AppVersion, ComponentName, Digest, LockedImages};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -52,6 +52,10 @@ pub struct AppContent {
     /// The digest of the OCI manifest of each component.
     #[schema(value_type = Object)]
     pub lock: BTreeMap<ComponentName, Digest>,
+    /// The container images of each component that has some, by the name that its files give an image and by platform.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    pub images: BTreeMap<ComponentName, LockedImages>,
 }
 
 /// Names one application at one version.

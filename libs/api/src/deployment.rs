@@ -42,6 +42,9 @@ pub struct Failure {
     pub source: String,
     /// What happened, in words for people.
     pub message: String,
+    /// Digest of the revision that runs again because this one failed. It is absent when none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<String>,
 }
 
 /// What a node last said of one component.
@@ -59,6 +62,15 @@ pub struct ActualComponent {
     /// The address at which the component answers. It is absent when the component does not listen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// How often the component had to be started again since it was applied.
+    #[serde(default)]
+    pub restarts: u32,
+    /// The time that processors have spent on it since it was last started, in milliseconds. It is absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_milliseconds: Option<u64>,
+    /// The memory that it held when it was last measured, in bytes. It is absent while nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 /// What a node last said of one deployment (`svc.status-collector.list`).

@@ -1,6 +1,6 @@
 //! Sites and nodes, and what is known of them.
 
-use margo::{DeviceId, Identity, NodeId, SiteName};
+use margo::{ComponentName, DeviceId, Identity, NodeId, SiteName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -279,5 +279,32 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pinged {
     /// The time from the hub to the node and back, in milliseconds.
+    pub milliseconds: u64,
+}
+
+/// The last lines that a workload wrote, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Logs {
+    /// The lines, as the workload wrote them.
+    pub lines: Vec<String>,
+}
+
+/// What a call to a deployment's workloads is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadCall {
+    /// Only this component; all that the deployment has on its node when it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub component: Option<ComponentName>,
+}
+
+/// Answer of a node that did what it was called for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Done {
+    /// The node, `SITE/NODE`.
+    #[schema(value_type = String)]
+    pub node: NodeId,
+    /// The time that it took, with the way there and back, in milliseconds.
     pub milliseconds: u64,
 }

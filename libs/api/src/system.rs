@@ -157,8 +157,13 @@ pub struct IsWanted {
 /// One OCI manifest, by name and digest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WantedArtifact {
-    /// The repository's name in the platform's store, such as `hello`.
+    /// The repository's name in the site's store, by which nodes ask for it: that in the platform's store, such as
+    /// `hello`, or that in another registry behind the registry, such as `registry.example_5000/hello`.
     pub name: String,
     /// The digest of the manifest.
     pub digest: margo::Digest,
+    /// The registry that has it, as host and port. It is absent for the platform's own store, and where nothing depends on
+    /// it, as in the question of a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use std::{
 use api::Problem;
 use bytes::Bytes;
 use futures::StreamExt;
-use margo::NodeId;
+use margo::{ComponentName, DeploymentId, NodeId};
 use prost::Message as _;
 use tokio::{sync::mpsc, time::sleep};
 
@@ -23,6 +24,12 @@ use crate::{
 
 /// The most bytes of the content of one part.
 pub const MAX_PART: usize = 256 << 10;
+
+/// Bytes of a call: a few names.
+const MAX_CALL: usize = 1 << 10;
+
+/// Characters of a person's name.
+const MAX_ACTOR: usize = 100;
 
 /// The longest message that a part is: its content, a number and a reason.
 const LONGEST: usize = MAX_PART + (4 << 10);
@@ -40,6 +47,52 @@ const MOST_OF_A_NODE: usize = 4;
 /// How often a part is sent before its sender gives up, and the pause before each further time.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a call is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// The deployment; `None` when the call is about the node.
+    pub deployment: Option<DeploymentId>,
+    /// The component; `None` for all that the deployment has there.
+    pub component: Option<ComponentName>,
+    /// How many lines of a log are asked for.
+    pub lines: u32,
+    /// The name of the person who makes the call.
+    pub actor: String,
+}
+
+impl About {
+    fn call(&self, id: &CallId) -> proto::Call {
+        proto::Call {
+            id: id.to_string(),
+            deployment: self.deployment.map(|id| id.to_string()).unwrap_or_default(),
+            component: self.component.as_ref().map(ToString::to_string).unwrap_or_default(),
+            lines: self.lines,
+            actor: self.actor.clone(),
+        }
+    }
+}
+
+/// Reads a call for whoever carries it out. `None` when it is malformed.
+pub fn read(payload: &Bytes) -> Option<(CallId, About)> {
+    let call = decode(payload)?;
+    let about = About {
+        deployment: unless_empty(&call.deployment)?,
+        component: unless_empty(&call.component)?,
+        lines: call.lines,
+        actor: call.actor.chars().take(MAX_ACTOR).collect(),
+    };
+    Some((call.id.parse().ok()?, about))
+}
+
+/// Parses a text that may be empty. `None` when it is neither empty nor well-formed.
+fn unless_empty<T: FromStr>(text: &str) -> Option<Option<T>> {
+    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+fn decode(payload: &Bytes) -> Option<proto::Call> {
+    (payload.len() <= MAX_CALL).then(|| proto::Call::decode(payload.clone()).ok()).flatten()
+}
 
 /// The calls that a service of the hub has made and waits for. A clone is cheap and shares everything.
 #[derive(Clone)]
@@ -64,7 +117,7 @@ impl Calls {
 
     /// Calls a node. Fails with 429 when too many calls are in work, and when the hub's server is not there. A node or site that
     /// is away does not answer, so the caller sets a limit to its patience.
-    pub async fn call(&self, node: &NodeId, verb: CallVerb) -> Result<Answer, Problem> {
+    pub async fn call(&self, node: &NodeId, verb: CallVerb, about: About) -> Result<Answer, Problem> {
         let id = CallId::random();
         let (parts, received) = mpsc::channel(1);
         {
@@ -79,7 +132,7 @@ impl Calls {
         if !self.bus.is_connected() {
             return Err(Problem::unavailable("the bus is not connected; try again when it is"));
         }
-        let call = proto::Call { id: answer.id.to_string() };
+        let call = about.call(&answer.id);
         let sent = self.bus.signal(&Subject::Call(node.clone(), verb), call.encode_to_vec().into()).await;
         sent.map_err(|error| Problem::unavailable(format!("{error:#}")))?;
         Ok(answer)
@@ -175,12 +228,9 @@ impl PassedOn {
     }
 }
 
-/// Reads a call. `None` when it is malformed.
+/// Reads the name of a call for whoever passes it on. `None` when it is malformed.
 pub fn id_of(payload: &Bytes) -> Option<CallId> {
-    if payload.len() > 1 << 10 {
-        return None;
-    }
-    proto::Call::decode(payload.clone()).ok()?.id.parse().ok()
+    decode(payload)?.id.parse().ok()
 }
 
 /// Answers one part.
@@ -231,6 +281,24 @@ pub fn sender(ask: &Ask) -> Option<(&NodeId, &CallId)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_is_read_as_it_was_made_and_a_malformed_one_is_not() {
+        let id = CallId::random();
+        let about = About {
+            deployment: Some("9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap()),
+            component: Some("hello".parse().unwrap()),
+            lines: 7,
+            actor: "admin".to_owned(),
+        };
+        for about in [about.clone(), About::default()] {
+            assert_eq!(read(&about.call(&id).encode_to_vec().into()), Some((id.clone(), about)));
+        }
+        let component = |component: &str| proto::Call { component: component.to_owned(), ..about.call(&id) };
+        for bad in ["../etc", "Hello", &"x".repeat(2_000)] {
+            assert_eq!(read(&component(bad).encode_to_vec().into()), None, "{bad}");
+        }
+    }
 
     #[test]
     fn parts_go_up_for_calls_that_were_passed_on_to_their_sender() {

@@ -39,6 +39,12 @@ words! {
     CallVerb {
         /// Somebody asks whether the node can be reached.
         Ping = "ping",
+        /// Somebody asks for the last lines that a workload wrote.
+        Logs = "logs",
+        /// Somebody has workloads of a deployment stopped and started again.
+        Restart = "restart",
+        /// Somebody has what failed of a deployment tried again.
+        Retry = "retry",
     }
 }
 

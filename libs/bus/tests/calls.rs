@@ -4,7 +4,7 @@
 
 use bus::{
     Bus, CallId, CallVerb, Front, Pattern, ServiceName, Subject, User,
-    calls::{self, Calls},
+    calls::{self, About, Calls},
     proto::{CallPart, CallPartOutcome as Outcome},
 };
 use bytes::Bytes;
@@ -39,7 +39,7 @@ async fn an_answer_comes_whole_and_in_order_from_the_site_that_was_called_and_fr
     assert_eq!(send(&plant, "plant", &CallId::random(), 0, "forged").await, Outcome::Unwanted);
 
     let press: NodeId = "plant/press".parse().unwrap();
-    let mut answer = calls.call(&press, CallVerb::Ping).await.unwrap();
+    let mut answer = calls.call(&press, CallVerb::Ping, About::default()).await.unwrap();
     let id = calls::id_of(&heard.next().await.unwrap().payload).unwrap();
 
     // Another site, and a gap.
@@ -61,10 +61,10 @@ async fn an_answer_comes_whole_and_in_order_from_the_site_that_was_called_and_fr
 
     // One node takes no more than its share of the calls.
     let mut waiting = Vec::new();
-    while let Ok(answer) = calls.call(&press, CallVerb::Ping).await {
+    while let Ok(answer) = calls.call(&press, CallVerb::Ping, About::default()).await {
         waiting.push(answer);
     }
     assert_eq!(waiting.len(), 4);
-    assert!(calls.call(&"plant/lathe".parse().unwrap(), CallVerb::Ping).await.is_ok());
+    assert!(calls.call(&"plant/lathe".parse().unwrap(), CallVerb::Ping, About::default()).await.is_ok());
     taking.abort();
 }

@@ -8,8 +8,8 @@ use std::{
 
 use api::{AssignmentState, NodeState};
 use margo::{
-    AppId, AppVersion, AssignmentName, ClientName, ComponentName, DeploymentId, DeviceId, Digest, Identity, NodeFolder,
-    NodeId, NodeName, ParameterValue, RepositoryName, SiteName, TenantName,
+    AppId, AppVersion, AssignmentName, ClientName, ComponentName, DeploymentId, DeviceId, Digest, Identity,
+    LockedImages, NodeFolder, NodeId, NodeName, ParameterValue, RepositoryName, SiteName, TenantName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +158,9 @@ pub struct Origin {
     pub added_by: String,
     /// The digest of the OCI manifest of each component.
     pub lock: BTreeMap<ComponentName, Digest>,
+    /// The container images of each component that has some, by the name that its files give an image and by platform.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<ComponentName, LockedImages>,
 }
 
 /// The ways by which an application comes into the catalogue.

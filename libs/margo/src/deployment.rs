@@ -16,6 +16,10 @@ use crate::{
 /// WFM-34).
 const EXTENSION: &str = "x-edgewright-extensions";
 
+/// The setting of a profile, in Edgewright's own extension, that says what becomes of an update that fails: `restore`, as
+/// without it, puts the last installed revision back; `leave` leaves the failed one and goes on trying it.
+pub const FAILED_UPDATE: &str = "failedUpdate";
+
 extensible! {
     /// The document that tells one node to run one application. Its digest is the sha256 of the bytes that
     /// [`ApplicationDeployment::to_yaml`] returns.
@@ -97,6 +101,23 @@ pub struct DeployedParameter {
 pub struct Lock {
     /// The digest of the OCI manifest of each component.
     pub components: BTreeMap<ComponentName, Digest>,
+    /// The container images of each component that has some.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<ComponentName, LockedImages>,
+}
+
+/// The container images of one component: by the name that its files give an image, then by platform, such as `linux/amd64`.
+pub type LockedImages = BTreeMap<String, BTreeMap<String, LockedImage>>;
+
+/// One container image for one platform. Its manifest stands in the repository of the component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedImage {
+    /// The digest of the image's OCI manifest.
+    pub manifest: Digest,
+    /// The id of the image, which is the digest of its config. The config names what the layers hold, so the id stands for
+    /// the whole image.
+    pub id: Digest,
 }
 
 impl ApplicationDeployment {
@@ -133,10 +154,10 @@ impl ApplicationDeployment {
                 (!targets.is_empty()).then(|| (name.clone(), DeployedParameter { value, targets }))
             })
             .collect();
-        let used = |(name, digest): (&ComponentName, &Digest)| {
-            components.iter().any(|component| component.name == *name).then(|| (name.clone(), *digest))
-        };
-        let lock = Lock { components: lock.components.iter().filter_map(used).collect() };
+        let is_used = |name: &ComponentName| components.iter().any(|component| component.name == *name);
+        let mut lock = lock.clone();
+        lock.components.retain(|name, _| is_used(name));
+        lock.images.retain(|name, _| is_used(name));
         Some(Self {
             id: DeploymentId::new(tenant, assignment, node),
             metadata: DeploymentMetadata {
@@ -213,6 +234,11 @@ impl DeployedProfile {
     pub fn edgewright(&self) -> Option<&Value> {
         ours(&self.extensions)
     }
+
+    /// Whether an update to this profile that fails is left as it is, by [`FAILED_UPDATE`].
+    pub fn leaves_failed_update(&self) -> bool {
+        self.edgewright().and_then(|ours| ours.get(FAILED_UPDATE)).is_some_and(|what| what == "leave")
+    }
 }
 
 impl DeployedComponent {
@@ -230,7 +256,8 @@ mod tests {
     fn deployment() -> ApplicationDeployment {
         let description = ApplicationDescription::parse(HELLO.as_bytes(), "margo.yaml").unwrap();
         let parameters = BTreeMap::from([("greeting".to_owned(), ParameterValue::Text("120".to_owned()))]);
-        let lock = Lock { components: BTreeMap::from([("hello".parse().unwrap(), Digest::of(b"artifact"))]) };
+        let components = BTreeMap::from([("hello".parse().unwrap(), Digest::of(b"artifact"))]);
+        let lock = Lock { components, ..Lock::default() };
         ApplicationDeployment::new(
             &TenantName::default(),
             &"hello".parse().unwrap(),

@@ -174,8 +174,8 @@ pub struct Organization {
     pub site: Option<String>,
 }
 
-/// What a device must have to be eligible. Edgewright keeps and passes on the constraints; it does not evaluate
-/// them.
+/// What a device must have to be eligible. A node evaluates the rules before it runs anything (DEV-24); capacities are kept and
+/// passed on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DeviceConstraints {

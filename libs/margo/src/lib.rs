@@ -30,6 +30,7 @@ mod deployment;
 mod description;
 mod digest;
 mod document;
+mod eligibility;
 mod id;
 mod identity;
 mod list;
@@ -44,7 +45,8 @@ mod status;
 
 pub use data_type::DataType;
 pub use deployment::{
-    ApplicationDeployment, DeployedComponent, DeployedProfile, DeploymentMetadata, DeploymentSpec, Lock,
+    ApplicationDeployment, DeployedComponent, DeployedProfile, DeploymentMetadata, DeploymentSpec, FAILED_UPDATE, Lock,
+    LockedImage, LockedImages,
 };
 pub use description::{
     ApplicationDescription, ComponentProperties, DeploymentProfile, DescribedComponent, DescribedParameter, ProfileType,

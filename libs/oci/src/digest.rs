@@ -4,7 +4,7 @@ use margo::Digest;
 use sha2::{Digest as _, Sha256};
 
 /// Counts and digests bytes as they are written or read.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Digester {
     sum: Sha256,
     size: u64,

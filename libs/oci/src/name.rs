@@ -1,4 +1,4 @@
-//! Names of OCI repositories, and tags in them.
+//! Names of OCI repositories, the registries that they are in, and tags in them.
 
 use std::{fmt, str::FromStr};
 
@@ -23,6 +23,14 @@ pub enum InvalidReference {
     /// The repository is in another registry than the platform's store.
     #[error("{0:?} must be {PLATFORM}<name>: this release serves components that were uploaded with the application")]
     Foreign(String),
+    /// The text is no registry. It holds the first 255 characters of the text.
+    #[error(
+        "registry {0:?} is not valid: a host name or an IPv4 address in lower case, and perhaps a colon and a port"
+    )]
+    Registry(String),
+    /// The text does not begin with `oci://`. It holds the first 400 characters of the text.
+    #[error("{0:?} is no repository: oci://, a registry, a slash and a name")]
+    Location(String),
 }
 
 /// The name of a repository, by the grammar of OCI Distribution. Each of its segments is a safe name for a folder.
@@ -86,6 +94,119 @@ impl From<RepositoryName> for String {
 impl fmt::Display for RepositoryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// A registry by its host name or IPv4 address, with its port where that is not the usual one of HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Registry(String);
+
+impl Registry {
+    /// Returns host and port as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the beginning of the names that this registry's repositories have in the store of a site. Names of hosts
+    /// have no `_`, so the registry can be told from it.
+    fn at_site(&self) -> String {
+        format!("{}/", self.0.replace(':', "_"))
+    }
+}
+
+impl FromStr for Registry {
+    type Err = InvalidReference;
+
+    fn from_str(raw: &str) -> Result<Self, InvalidReference> {
+        let (host, port) = raw.split_once(':').map_or((raw, None), |(host, port)| (host, Some(port)));
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number != 0 && number.to_string() == port);
+        if raw.len() > 200 || !host.split('.').all(is_label) || !port.is_none_or(is_port) {
+            return Err(InvalidReference::Registry(raw.chars().take(255).collect()));
+        }
+        Ok(Self(raw.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Registry {
+    type Error = InvalidReference;
+
+    fn try_from(raw: String) -> Result<Self, InvalidReference> {
+        raw.parse()
+    }
+}
+
+impl From<Registry> for String {
+    fn from(registry: Registry) -> String {
+        registry.0
+    }
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Where a repository is: in the platform's own store, or in another registry.
+///
+/// ```
+/// use oci::Location;
+///
+/// let foreign: Location = "oci://registry.example:5000/factory/press".parse()?;
+/// assert_eq!(foreign.name_at_site()?.as_str(), "registry.example_5000/factory/press");
+/// let own: Location = "oci://edgewright.local/hello".parse()?;
+/// assert_eq!((own.registry.as_ref(), own.name_at_site()?.as_str()), (None, "hello"));
+/// # Ok::<(), oci::InvalidReference>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// The registry; `None` means the platform's own store.
+    pub registry: Option<Registry>,
+    /// The name of the repository there.
+    pub name: RepositoryName,
+}
+
+impl Location {
+    /// Returns the name under which the repository is in the store of a site, where nodes read it: that of the
+    /// platform's own as it is, any other behind its registry. It fails when that is longer than a name may be.
+    pub fn name_at_site(&self) -> Result<RepositoryName, InvalidReference> {
+        match &self.registry {
+            None => Ok(self.name.clone()),
+            Some(registry) => format!("{}{}", registry.at_site(), self.name).parse(),
+        }
+    }
+
+    /// Returns the repository that has this name in the store of a site and is in this registry. It fails when the name
+    /// is of another registry.
+    pub fn of_site(name: &RepositoryName, registry: Option<Registry>) -> Result<Self, InvalidReference> {
+        let name = match &registry {
+            None => name.clone(),
+            Some(registry) => {
+                let rest = name.as_str().strip_prefix(&registry.at_site());
+                rest.ok_or_else(|| InvalidReference::Name(name.to_string()))?.parse()?
+            }
+        };
+        Ok(Self { registry, name })
+    }
+}
+
+impl FromStr for Location {
+    type Err = InvalidReference;
+
+    fn from_str(raw: &str) -> Result<Self, InvalidReference> {
+        if let Some(name) = raw.strip_prefix(PLATFORM) {
+            return Ok(Self { registry: None, name: name.parse()? });
+        }
+        let invalid = || InvalidReference::Location(raw.chars().take(400).collect());
+        let (registry, name) = raw.strip_prefix("oci://").and_then(|rest| rest.split_once('/')).ok_or_else(invalid)?;
+        Ok(Self { registry: Some(registry.parse()?), name: name.parse()? })
     }
 }
 
@@ -153,6 +274,36 @@ mod tests {
             &"x".repeat(256),
         ] {
             assert!(bad.parse::<RepositoryName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_registry_is_a_host_and_perhaps_a_port() {
+        for good in ["registry.example", "localhost:5000", "192.0.2.1:1", "a-b.c", "x"] {
+            assert_eq!(good.parse::<Registry>().unwrap().as_str(), good);
+        }
+        for bad in ["", "a..b", "a_b", "A.b", "-a", "a:", "a:0", "a:05", "a:65536", "[::1]:5", "u@a", "a/b", "a:1:2"] {
+            assert!(bad.parse::<Registry>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_repository_has_a_name_of_its_own_at_the_site_and_is_found_by_it() {
+        for (location, at_site) in [
+            ("oci://edgewright.local/a/b", "a/b"),
+            ("oci://localhost:5000/a/b", "localhost_5000/a/b"),
+            ("oci://registry.example/a", "registry.example/a"),
+        ] {
+            let location: Location = location.parse().unwrap();
+            let name = location.name_at_site().unwrap();
+            assert_eq!(name.as_str(), at_site);
+            assert_eq!(Location::of_site(&name, location.registry.clone()), Ok(location));
+        }
+        let (name, registry) = ("other.example/a".parse().unwrap(), "registry.example".parse().unwrap());
+        assert!(Location::of_site(&name, Some(registry)).is_err());
+        for bad in ["https://registry.example/a", "oci://registry.example", "oci:///a", "oci://a/", "oci://a/B", "a/b"]
+        {
+            assert!(bad.parse::<Location>().is_err(), "{bad}");
         }
     }
 

@@ -1,6 +1,11 @@
 //! The read part of OCI Distribution over a [`ContentStore`]: `GET` and `HEAD` of manifests and blobs, by digest only.
+//! Blobs are also served from a byte on, so that a download goes on where it was cut.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{
+    io::{ErrorKind, SeekFrom},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -8,7 +13,10 @@ use axum::{
     extract::{Path, State},
     http::{
         HeaderMap, HeaderName, StatusCode,
-        header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+        header::{
+            ACCEPT_RANGES, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER,
+            WWW_AUTHENTICATE,
+        },
     },
     response::{IntoResponse, Response},
     routing::get,
@@ -17,7 +25,11 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, stream};
 use margo::Digest;
 use serde_json::json;
-use tokio::{fs::File, io::AsyncReadExt};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt},
+    sync::Semaphore,
+};
 use tracing::error;
 
 use crate::{ContentStore, RepositoryName, StoreError, digest::Digester, store::blocking};
@@ -71,16 +83,19 @@ pub trait Policy: Clone + Send + Sync + 'static {
 
 /// Returns the routes under `/v2/`.
 pub fn router<P: Policy>(store: ContentStore, policy: P) -> Router {
-    Router::new()
-        .route("/v2/", get(version::<P>))
-        .route("/v2/{*path}", get(content::<P>))
-        .with_state(ReadApi { store, policy })
+    Router::new().route("/v2/", get(version::<P>)).route("/v2/{*path}", get(content::<P>)).with_state(ReadApi {
+        store,
+        policy,
+        checks: Arc::new(Semaphore::new(1)),
+    })
 }
 
 #[derive(Clone)]
 struct ReadApi<P> {
     store: ContentStore,
     policy: P,
+    /// One blob at a time is read for nothing but to be digested.
+    checks: Arc<Semaphore>,
 }
 
 /// A request that gets no content is answered with this, in the form that OCI Distribution gives to errors.
@@ -160,27 +175,104 @@ impl<P: Policy> ReadApi<P> {
             }
         }
         let store = self.store.clone();
-        let (manifest, bytes) = blocking(move || store.read_manifest(&digest)).await?;
-        let headers = [(CONTENT_TYPE, manifest.media_type), (CONTENT_DIGEST, digest.to_string())];
+        let (manifest, bytes) = blocking(move || store.read_any_manifest(&digest)).await?;
+        let headers = [(CONTENT_TYPE, manifest.media_type().to_owned()), (CONTENT_DIGEST, digest.to_string())];
         Ok((headers, bytes).into_response())
     }
 
-    async fn blob(&self, name: RepositoryName, digest: Digest) -> Result<Response, ErrorResponse> {
+    async fn blob(
+        &self,
+        name: RepositoryName,
+        digest: Digest,
+        range: Option<RequestedRange>,
+    ) -> Result<Response, ErrorResponse> {
         if !self.store.may_read_blob(&name, &digest) {
             return Err(ErrorResponse::BlobUnknown(digest));
         }
         let failed = |error| StoreError::io(format!("opening {digest}"))(error);
-        let file = File::open(self.store.path(&digest)).await.map_err(|error| match error.kind() {
+        let mut file = File::open(self.store.path(&digest)).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound => ErrorResponse::BlobUnknown(digest),
             _ => failed(error).into(),
         })?;
         let size = file.metadata().await.map_err(failed)?.len();
-        let headers = [
-            (CONTENT_TYPE, "application/octet-stream".to_owned()),
-            (CONTENT_LENGTH, size.to_string()),
-            (CONTENT_DIGEST, digest.to_string()),
-        ];
-        Ok((headers, Body::from_stream(verified(self.store.clone(), digest, file, size))).into_response())
+        let headers = |length: u64| {
+            [
+                (CONTENT_TYPE, "application/octet-stream".to_owned()),
+                (CONTENT_LENGTH, length.to_string()),
+                (CONTENT_DIGEST, digest.to_string()),
+                (ACCEPT_RANGES, "bytes".to_owned()),
+            ]
+        };
+        let Some(RequestedRange { first, last }) = range else {
+            let body = Body::from_stream(verified(self.store.clone(), digest, file, size));
+            return Ok((headers(size), body).into_response());
+        };
+        if first >= size {
+            let whole = [(CONTENT_RANGE, format!("bytes */{size}"))];
+            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, whole).into_response());
+        }
+        let last = last.map_or(size - 1, |last| last.min(size - 1));
+        file.seek(SeekFrom::Start(first)).await.map_err(failed)?;
+        let part = [(CONTENT_RANGE, format!("bytes {first}-{last}/{size}"))];
+        let body = Body::from_stream(self.unverified(digest, file, last - first + 1, last + 1 == size));
+        Ok((StatusCode::PARTIAL_CONTENT, headers(last - first + 1), part, body).into_response())
+    }
+
+    /// Sends a part of a blob. Whoever puts the parts together verifies the whole. So that damaged content does not stay,
+    /// although it is only ever read in parts, the whole is digested here too after its last part has gone out.
+    fn unverified(
+        &self,
+        digest: Digest,
+        file: File,
+        length: u64,
+        is_end: bool,
+    ) -> impl Stream<Item = Result<Bytes, StoreError>> + use<P> {
+        let (store, checks) = (self.store.clone(), self.checks.clone());
+        stream::try_unfold((file, length), move |(mut file, left)| {
+            let (store, checks) = (store.clone(), checks.clone());
+            async move {
+                if left == 0 {
+                    return Ok(None);
+                }
+                let mut chunk = BytesMut::with_capacity(CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)));
+                let failed = StoreError::io(format!("reading {digest}"));
+                (&mut file).take(left).read_buf(&mut chunk).await.map_err(failed)?;
+                let left = left - chunk.len() as u64;
+                if is_end && left == 0 {
+                    // When another is being checked, this one is left to the next time.
+                    if let Ok(place) = checks.try_acquire_owned() {
+                        tokio::spawn(async move {
+                            let _place = place;
+                            if let Err(error) = store.verified_path(&digest).await {
+                                error!(%digest, error = &error as &dyn std::error::Error, "content is damaged");
+                            }
+                        });
+                    }
+                }
+                if chunk.is_empty() {
+                    return Err(StoreError::io(format!("reading {digest}"))(ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(Some((chunk.freeze(), (file, left))))
+            }
+        })
+    }
+}
+
+/// The bytes of a blob that are asked for: from the first on, up to the last where one is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RequestedRange {
+    first: u64,
+    last: Option<u64>,
+}
+
+impl RequestedRange {
+    /// Reads `Range`. Anything else than one range that begins somewhere counts as none, and all is sent: HTTP leaves that
+    /// to the server.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let (first, last) = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+        let first = first.parse().ok()?;
+        let last = if last.is_empty() { None } else { Some(last.parse().ok()?) };
+        last.is_none_or(|last| last >= first).then_some(Self { first, last })
     }
 }
 
@@ -210,7 +302,11 @@ async fn content<P: Policy>(
     let digest = digest
         .parse()
         .map_err(|error: margo::InvalidDigest| ErrorResponse::Invalid("DIGEST_INVALID", error.to_string()))?;
-    if kind == "manifests" { api.manifest(name, digest).await } else { api.blob(name, digest).await }
+    if kind == "manifests" {
+        api.manifest(name, digest).await
+    } else {
+        api.blob(name, digest, RequestedRange::of(&headers)).await
+    }
 }
 
 struct Reading {
@@ -249,4 +345,29 @@ fn verified(
         }
         Ok(Some((chunk.freeze(), reading)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn one_range_that_begins_somewhere_is_served() {
+        for (text, range) in [
+            ("bytes=5-", Some((5, None))),
+            ("bytes=0-0", Some((0, Some(0)))),
+            ("bytes=5-9", Some((5, Some(9)))),
+            ("bytes=-5", None),
+            ("bytes=9-5", None),
+            ("bytes=1-2,5-9", None),
+            ("items=5-", None),
+            ("bytes=99999999999999999999-", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(text))]);
+            let expected = range.map(|(first, last)| RequestedRange { first, last });
+            assert_eq!(RequestedRange::of(&headers), expected, "{text}");
+        }
+    }
 }

@@ -6,19 +6,25 @@
 //! blobs/sha256/<hex>                          content, manifests included
 //! repositories/<name>/_blobs/<hex>            the name may read this blob
 //! repositories/<name>/_manifests/<hex>        the name holds this manifest with all that it names
-//! staging/                                    what is being written; emptied at the start
+//! staging/<uuid>/                             what one process is writing; it holds the lock on the file `lock` in it
+//! partial/<hex>                               a download, as far as it has come; whoever goes on with it holds its lock
+//! lock                                        held for a moment by whoever opens the store
 //! ```
 //!
-//! **Updates.** Content is written into `staging/` and digested on the way; it is moved under its digest only when the
-//! digest is right and the file is synced. A name gets its markers when all content is there, that of the manifest
-//! last. Content is never changed; what proves to be damaged is removed.
+//! **Updates.** Content is written into `staging/` or `partial/` and digested on the way; it is moved under its digest
+//! only when the digest is right and the file is synced. A name gets its markers when all content is there, that of the
+//! manifest last; an index is held when a manifest of it is held. Content is never changed; what proves to be damaged is
+//! removed.
 //!
-//! **After a crash.** Files are left in `staging/`, which the next start removes, or content that no marker names yet,
-//! or markers of blobs without that of their manifest: then the name does not hold the manifest, and linking it again
-//! completes the rest.
+//! **Several processes** may use one store at once, on a file system of this machine. Two that write the same content
+//! move the same bytes to the same place. The locks are those of `flock`, which end with the process that holds them.
+//!
+//! **After a crash.** Files are left in `staging/`, which the next process that opens the store removes; or a part of a
+//! download, which the next one goes on with; or content that no marker names yet, or markers of blobs without that of
+//! their manifest: then the name does not hold the manifest, and linking it again completes the rest.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,7 +34,16 @@ use margo::Digest;
 use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
-use crate::{ArtifactManifest, MAX_MANIFEST, ManifestError, RepositoryName, digest::Digester};
+use crate::{
+    AnyManifest, ArtifactManifest, Descriptor, Index, MAX_MANIFEST, ManifestError, RepositoryName, digest::Digester,
+};
+
+const BLOBS: &str = "blobs/sha256";
+const PARTIAL: &str = "partial";
+
+/// Downloads that nobody goes on with, of which so many are kept when a store is opened. It is more than one interrupted
+/// pull leaves behind, which works at a few blobs at once.
+const MAX_IDLE_DOWNLOADS: usize = 32;
 
 /// Content could not be written to the store or read from it.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +73,16 @@ pub enum StoreError {
         /// The rule that the content breaks.
         source: ManifestError,
     },
+    /// There is too little space on the disk for content that is about to be downloaded.
+    #[error("{needed} bytes are needed on the disk, and of {free} free ones {reserve} have to stay free")]
+    NoSpace {
+        /// How many bytes are still missing.
+        needed: u64,
+        /// How many bytes are free.
+        free: u64,
+        /// How many bytes have to stay free.
+        reserve: u64,
+    },
     /// The operating system refused to read or write.
     #[error("{what}")]
     Io {
@@ -76,42 +101,97 @@ impl StoreError {
 
 /// Content on disk by digest, and the repository names that hold it. It is cheap to clone.
 #[derive(Clone, Debug)]
-pub struct ContentStore {
-    root: Arc<PathBuf>,
+pub struct ContentStore(Arc<Opened>);
+
+#[derive(Debug)]
+struct Opened {
+    root: PathBuf,
+    staging: OwnStaging,
+}
+
+/// The folder in which this process writes. It is removed when the last clone of the store is dropped; of a process that
+/// was killed, the next one to open the store removes it.
+#[derive(Debug)]
+struct OwnStaging {
+    folder: PathBuf,
+    /// Tells other processes that this one lives.
+    _lock: File,
+}
+
+impl Drop for OwnStaging {
+    fn drop(&mut self) {
+        // What is left here is found by the next process that opens the store.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl OwnStaging {
+    /// Makes a folder in `staging`, and removes those of processes that have ended. Only one process may be at it.
+    fn take(staging: &Path) -> io::Result<Self> {
+        for entry in fs::read_dir(staging)? {
+            let path = entry?.path();
+            match File::open(path.join("lock")).map(|lock| lock.try_lock()) {
+                Ok(Err(TryLockError::WouldBlock)) => {}
+                Ok(Err(TryLockError::Error(error))) => return Err(error),
+                _ => {
+                    let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                    // A process that ends removes its folder itself, perhaps at this moment.
+                    if let Err(error) = removed
+                        && error.kind() != io::ErrorKind::NotFound
+                    {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        let folder = staging.join(Uuid::new_v4().to_string());
+        fs::create_dir(&folder)?;
+        let lock = lock_file(&folder.join("lock"))?;
+        lock.lock()?;
+        Ok(Self { folder, _lock: lock })
+    }
+}
+
+/// Opens a file to be locked, which is made when there is none.
+pub(crate) fn lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 impl ContentStore {
-    /// Opens a store, or makes an empty one. What an earlier process was still writing is removed, because a store has
-    /// one owner.
+    /// Opens a store, or makes an empty one. What processes were writing that have ended is removed.
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let store = Self { root: Arc::new(root.into()) };
-        let opened = store.clone();
+        let root = root.into();
         blocking(move || {
             let prepare = || {
-                match fs::remove_dir_all(opened.staging()) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                for folder in [opened.staging(), opened.blobs(), opened.root.join("repositories")] {
+                let staging = root.join("staging");
+                for folder in [staging.clone(), root.join(BLOBS), root.join(PARTIAL), root.join("repositories")] {
                     fs::create_dir_all(folder)?;
                 }
-                for folder in [opened.root.join("blobs"), opened.root.to_path_buf()] {
+                for folder in [root.join("blobs"), root.clone()] {
                     sync_folder(&folder)?;
                 }
-                Ok(())
+                let alone = lock_file(&root.join("lock"))?;
+                alone.lock()?;
+                OwnStaging::take(&staging)
             };
-            prepare().map_err(StoreError::io(format!("opening the content store {}", opened.root.display())))
+            let staging = prepare().map_err(StoreError::io(format!("opening the content store {}", root.display())))?;
+            let store = Self(Arc::new(Opened { root, staging }));
+            store.drop_idle_downloads(MAX_IDLE_DOWNLOADS, &[])?;
+            Ok(store)
         })
-        .await?;
-        Ok(store)
+        .await
     }
 
-    fn staging(&self) -> PathBuf {
-        self.root.join("staging")
+    fn staging(&self) -> &Path {
+        &self.0.staging.folder
     }
 
-    fn blobs(&self) -> PathBuf {
-        self.root.join("blobs/sha256")
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.0.root.join(BLOBS)
+    }
+
+    pub(crate) fn partial(&self) -> PathBuf {
+        self.0.root.join(PARTIAL)
     }
 
     /// Returns the path at which this content stands when it is in the store. It does not look whether it is.
@@ -120,7 +200,7 @@ impl ContentStore {
     }
 
     fn marker(&self, name: &RepositoryName, kind: &str, digest: &Digest) -> PathBuf {
-        self.root.join("repositories").join(name.as_str()).join(kind).join(digest.hex())
+        self.0.root.join("repositories").join(name.as_str()).join(kind).join(digest.hex())
     }
 
     /// Tells whether this content is in the store. The content is not digested again.
@@ -149,7 +229,7 @@ impl ContentStore {
     pub(crate) fn stage(&self) -> Result<StagingFolder, StoreError> {
         let path = self.staging().join(Uuid::new_v4().to_string());
         fs::create_dir(&path).map_err(StoreError::io(format!("creating {}", path.display())))?;
-        Ok(StagingFolder(path))
+        Ok(StagingFolder { path, _store: self.clone() })
     }
 
     /// Takes over a file whose digest was checked while it was written.
@@ -168,10 +248,28 @@ impl ContentStore {
         blocking(move || store.read_manifest(&digest).map(|(manifest, _)| manifest)).await
     }
 
-    /// Reads a manifest and its bytes, and digests them again.
-    pub(crate) fn read_manifest(&self, digest: &Digest) -> Result<(ArtifactManifest, Vec<u8>), StoreError> {
+    /// Reads a manifest or an index, whichever it is, and digests it again.
+    pub async fn any_manifest(&self, digest: &Digest) -> Result<AnyManifest, StoreError> {
+        let (store, digest) = (self.clone(), *digest);
+        blocking(move || store.read_any_manifest(&digest).map(|(manifest, _)| manifest)).await
+    }
+
+    fn read_manifest(&self, digest: &Digest) -> Result<(ArtifactManifest, Vec<u8>), StoreError> {
+        self.read_parsed(digest, ArtifactManifest::parse)
+    }
+
+    /// Reads a manifest or an index and its bytes, and digests them again.
+    pub(crate) fn read_any_manifest(&self, digest: &Digest) -> Result<(AnyManifest, Vec<u8>), StoreError> {
+        self.read_parsed(digest, AnyManifest::parse)
+    }
+
+    fn read_parsed<T>(
+        &self,
+        digest: &Digest,
+        parse: fn(&[u8]) -> Result<T, ManifestError>,
+    ) -> Result<(T, Vec<u8>), StoreError> {
         let bytes = self.read(digest, MAX_MANIFEST)?;
-        match ArtifactManifest::parse(&bytes) {
+        match parse(&bytes) {
             Ok(manifest) => Ok((manifest, bytes)),
             Err(source) => Err(StoreError::Manifest { digest: *digest, source }),
         }
@@ -235,17 +333,30 @@ impl ContentStore {
         }
     }
 
-    /// Has this name hold a manifest. It fails when the manifest, or anything that it names, is not in the store.
+    /// Has this name hold a manifest or an index. It fails when the manifest, or anything that it names, is not in the
+    /// store, and for an index when the name holds none of the manifests that it names.
     pub async fn link(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StoreError> {
         let (store, name, digest) = (self.clone(), name.clone(), *digest);
         blocking(move || {
-            let (manifest, _) = store.read_manifest(&digest)?;
-            if let Some(absent) = manifest.blobs().find(|blob| !store.contains(&blob.digest)) {
+            let (manifest, _) = store.read_any_manifest(&digest)?;
+            let absent = match &manifest {
+                AnyManifest::Artifact(manifest) => manifest.blobs().find(|blob| !store.contains(&blob.digest)),
+                AnyManifest::Index(index) => {
+                    if store.holds_of(&name, index)? {
+                        None
+                    } else {
+                        index.manifests.first()
+                    }
+                }
+            };
+            if let Some(absent) = absent {
                 return Err(StoreError::Absent(absent.digest));
             }
             let mark = || {
                 // The manifest's own marker comes last: it promises all the others.
-                store.mark(&name, "_blobs", manifest.blobs().map(|blob| &blob.digest))?;
+                if let AnyManifest::Artifact(manifest) = &manifest {
+                    store.mark(&name, "_blobs", manifest.blobs().map(|blob| &blob.digest))?;
+                }
                 store.mark(&name, "_manifests", std::iter::once(&digest))
             };
             mark().map_err(StoreError::io(format!("linking {digest} to {name}")))
@@ -255,7 +366,7 @@ impl ContentStore {
 
     #[expect(clippy::disallowed_methods, reason = "a mark is an empty file: there is no content to be cut off")]
     fn mark<'a>(&self, name: &RepositoryName, kind: &str, digests: impl Iterator<Item = &'a Digest>) -> io::Result<()> {
-        let repositories = self.root.join("repositories");
+        let repositories = self.0.root.join("repositories");
         let folder = repositories.join(name.as_str()).join(kind);
         fs::create_dir_all(&folder)?;
         for digest in digests {
@@ -264,20 +375,49 @@ impl ContentStore {
         folder.ancestors().take_while(|above| above.starts_with(&repositories)).try_for_each(sync_folder)
     }
 
-    /// Tells whether this name holds this manifest, and everything that the manifest names is in the store.
+    /// Tells whether this name holds this manifest, and everything that the manifest names is in the store. An index is
+    /// held when at least one of its manifests is, and all of them that the name ever held still are.
     pub async fn holds(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
         let (store, name, digest) = (self.clone(), name.clone(), *digest);
-        blocking(move || {
-            if !store.marker(&name, "_manifests", &digest).exists() {
-                return Ok(false);
-            }
-            match store.read_manifest(&digest) {
-                Ok((manifest, _)) => Ok(manifest.blobs().all(|blob| store.contains(&blob.digest))),
-                Err(StoreError::Absent(_) | StoreError::WrongDigest { .. }) => Ok(false),
-                Err(error) => Err(error),
-            }
+        blocking(move || match store.read_held(&name, &digest)? {
+            None => Ok(false),
+            Some(AnyManifest::Artifact(manifest)) => Ok(store.contains_all(&manifest)),
+            Some(AnyManifest::Index(index)) => store.holds_of(&name, &index),
         })
         .await
+    }
+
+    /// Reads a manifest that this name holds, whether or not all that it names is in the store.
+    fn read_held(&self, name: &RepositoryName, digest: &Digest) -> Result<Option<AnyManifest>, StoreError> {
+        if !self.marker(name, "_manifests", digest).exists() {
+            return Ok(None);
+        }
+        match self.read_any_manifest(digest) {
+            Ok((manifest, _)) => Ok(Some(manifest)),
+            Err(StoreError::Absent(_) | StoreError::WrongDigest { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn contains_all(&self, manifest: &ArtifactManifest) -> bool {
+        manifest.blobs().all(|blob| self.contains(&blob.digest))
+    }
+
+    /// Tells whether this name holds manifests of this index, and all of them whole. An index in the index is not looked
+    /// at.
+    fn holds_of(&self, name: &RepositoryName, index: &Index) -> Result<bool, StoreError> {
+        let mut whole = false;
+        for Descriptor { digest, .. } in &index.manifests {
+            if !self.marker(name, "_manifests", digest).exists() {
+                continue;
+            }
+            match self.read_held(name, digest)? {
+                Some(AnyManifest::Artifact(manifest)) if self.contains_all(&manifest) => whole = true,
+                Some(AnyManifest::Index(_)) => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(whole)
     }
 
     /// Tells whether this name may read this blob, because a manifest that it holds names the blob.
@@ -330,18 +470,22 @@ impl Drop for Temporary {
 
 /// A folder that is removed with all that is left in it when this value is dropped.
 #[derive(Debug)]
-pub(crate) struct StagingFolder(PathBuf);
+pub(crate) struct StagingFolder {
+    path: PathBuf,
+    /// Keeps the folder of this process, in which this one is.
+    _store: ContentStore,
+}
 
 impl StagingFolder {
     pub(crate) fn file(&self, digest: &Digest) -> PathBuf {
-        self.0.join(digest.hex())
+        self.path.join(digest.hex())
     }
 }
 
 impl Drop for StagingFolder {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "staging folder left behind; the next start removes it");
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(folder = %self.path.display(), %error, "staging folder left behind; the next start removes it");
         }
     }
 }
@@ -370,8 +514,9 @@ mod tests {
         (folder, store)
     }
 
+    /// How many files and folders are being written. One file is the lock.
     fn staged(store: &ContentStore) -> usize {
-        fs::read_dir(store.staging()).unwrap().count()
+        fs::read_dir(store.staging()).unwrap().count() - 1
     }
 
     async fn artifact(store: &ContentStore) -> (Digest, Digest) {
@@ -431,13 +576,54 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_earlier_process_was_writing_is_removed_at_the_start() {
-        let (folder, store) = store().await;
-        let mut writer = store.writer(10).await.unwrap();
+    async fn an_index_is_held_with_at_least_one_manifest_and_with_all_that_were_held() {
+        let (_folder, store) = store().await;
+        let hello: RepositoryName = "hello".parse().unwrap();
+        let (manifest, layer) = artifact(&store).await;
+        let other = ArtifactManifest::artifact(media::APP, vec![Descriptor::of(media::DESCRIPTION, b"text")]).to_json();
+        let listed = [Descriptor::new(media::MANIFEST, manifest, 1), Descriptor::of(media::MANIFEST, &other)];
+        let index = Index { schema_version: 2, media_type: None, manifests: listed.to_vec() };
+        let index = store.put(&serde_json::to_vec(&index).unwrap()).await.unwrap();
+        assert!(matches!(store.link(&hello, &index).await, Err(StoreError::Absent(absent)) if absent == manifest));
+
+        store.link(&hello, &manifest).await.unwrap();
+        store.link(&hello, &index).await.unwrap();
+        assert!(store.holds(&hello, &index).await.unwrap());
+        assert!(!store.holds(&"other".parse().unwrap(), &index).await.unwrap());
+
+        let (other, text) = (store.put(&other).await.unwrap(), store.put(b"text").await.unwrap());
+        store.link(&hello, &other).await.unwrap();
+        fs::remove_file(store.path(&text)).unwrap();
+        assert!(!store.holds(&hello, &index).await.unwrap());
+        store.put(b"text").await.unwrap();
+        assert!(store.holds(&hello, &index).await.unwrap());
+        fs::remove_file(store.path(&layer)).unwrap();
+        assert!(!store.holds(&hello, &index).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_another_process_is_writing_is_left_alone_and_goes_with_it() {
+        let (folder, one) = store().await;
+        let mut writer = one.writer(10).await.unwrap();
         writer.write(b"half").await.unwrap();
-        std::mem::forget(writer);
-        assert_eq!(staged(&store), 1);
-        let store = ContentStore::open(folder.path()).await.unwrap();
-        assert_eq!(staged(&store), 0);
+        // Each opening has locks of its own, as each process has.
+        let other = ContentStore::open(folder.path()).await.unwrap();
+        assert_eq!(staged(&one), 1);
+        writer.write(b"whole").await.unwrap();
+        let digest = Digest::of(b"halfwhole");
+        writer.finish(&digest).await.unwrap();
+        assert!(other.contains(&digest));
+        let staging = folder.path().join("staging");
+        assert_eq!(fs::read_dir(&staging).unwrap().count(), 2);
+        drop(one);
+        assert_eq!(fs::read_dir(&staging).unwrap().count(), 1);
+        // What an earlier release left, and a process that was killed.
+        fs::write(staging.join("file"), b"left").unwrap();
+        fs::create_dir_all(staging.join("folder/below")).unwrap();
+        fs::create_dir(staging.join("killed")).unwrap();
+        fs::write(staging.join("killed/lock"), b"").unwrap();
+        let again = ContentStore::open(folder.path()).await.unwrap();
+        assert_eq!(fs::read_dir(&staging).unwrap().count(), 2);
+        drop((other, again));
     }
 }

@@ -51,9 +51,10 @@ async fn store() -> (TempDir, ContentStore) {
     (folder, store)
 }
 
-/// Returns the names of what is left in the store's staging folder.
+/// Returns the paths of what is left where this process writes, which is a folder of its own with a lock in it.
 fn staged(root: &TempDir) -> Vec<PathBuf> {
-    fs::read_dir(root.path().join("staging")).unwrap().map(|entry| entry.unwrap().path()).collect()
+    let entries = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries(root.path().join("staging")).flat_map(entries).filter(|path| !path.ends_with("lock")).collect()
 }
 
 #[test]
@@ -281,4 +282,63 @@ async fn a_layout_of_another_tool_is_read() {
     let tar = Tar(tar.0.into_iter().chain(Tar::layout().0).collect());
     let layout: StagedLayout = unpack(tar.bytes().as_slice(), &store, LIMIT).unwrap();
     layout.manifest(&layout.index().manifests[0].digest).unwrap();
+}
+
+/// An image layout with one image of one layer for each platform, and a nested index when there are several.
+fn image_layout(folder: &Path, name: &str, platforms: &[&str]) {
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let put = |kind: &str, bytes: Vec<u8>| {
+        fs::write(blobs.join(Digest::of(&bytes).hex()), &bytes).unwrap();
+        Descriptor::of(kind, &bytes)
+    };
+    let image = |platform: &&str| {
+        let config = format!(r#"{{"os":"linux","architecture":"{platform}"}}"#).into_bytes();
+        let config = put("application/vnd.oci.image.config.v1+json", config);
+        let layer = put("application/vnd.oci.image.layer.v1.tar", platform.as_bytes().to_vec());
+        let manifest = ArtifactManifest { artifact_type: None, config, ..ArtifactManifest::artifact("", vec![layer]) };
+        put(media::MANIFEST, manifest.to_json())
+    };
+    let images: Vec<_> = platforms.iter().map(image).collect();
+    let index = |manifests| Index { schema_version: 2, media_type: Some(media::INDEX.to_owned()), manifests };
+    let whole = match &images[..] {
+        [one] => one.clone(),
+        _ => put(media::INDEX, serde_json::to_vec(&index(images)).unwrap()),
+    };
+    let top = index(vec![whole.annotated(media::REF_NAME, name)]);
+    fs::write(folder.join("index.json"), serde_json::to_vec(&top).unwrap()).unwrap();
+    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}
+
+#[tokio::test]
+async fn app_04_a_compose_component_is_packed_with_its_images_for_every_platform() {
+    let text = MARGO.replace("type: custom", "type: compose");
+    let app = app(&text);
+    fs::create_dir(app.path().join("hello")).unwrap();
+    let compose = "services: { web: { image: 'web:1' }, db: { image: db } }";
+    fs::write(app.path().join("hello/compose.yaml"), compose).unwrap();
+    let missing = refusal(app.path());
+    assert!(missing.contains("an image layout with \"db\""), "{missing}");
+    image_layout(&app.path().join("images/one"), "web:1", &["amd64", "arm64"]);
+    image_layout(&app.path().join("images/two"), "docker.io/library/db:latest", &["amd64"]);
+    let (_root, store) = store().await;
+    let (_, tar) = packed(app.path());
+    let layout = unpack(tar.as_slice(), &store, LIMIT).unwrap();
+    let images: Vec<_> =
+        layout.index().manifests.iter().filter_map(|it| Some((it.annotations.get(media::IMAGE)?, it.digest))).collect();
+    assert_eq!(images.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["db", "web:1", "web:1"]);
+    for (_, digest) in images {
+        assert_eq!(layout.manifest(&digest).unwrap().layers.len(), 1);
+    }
+    let kind = Some(media::COMPOSE_ARTIFACT);
+    let component = layout.index().manifests.iter().find(|it| it.artifact_type.as_deref() == kind).unwrap();
+    let [layer] = &layout.manifest(&component.digest).unwrap().layers[..] else { panic!("one layer") };
+    assert_eq!(layer.media_type, media::COMPOSE);
+    assert_eq!(layer.annotations["org.margo.component.type"], "compose");
+    let archive = compose::Archive::read(&layout.read(&layer.digest, LIMIT).unwrap()[..]).unwrap();
+    assert_eq!(archive.compose, compose);
+
+    fs::write(app.path().join("hello/compose.yaml"), compose.replace("'web:1'", "'web:1', pid: host")).unwrap();
+    let refused = refusal(app.path());
+    assert!(refused.starts_with("hello/compose.yaml: services.web.pid: "), "{refused}");
 }

@@ -21,6 +21,7 @@ use oci::{
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::{Proxy, wait_for};
 use tokio::net::TcpListener;
 
 const TOKEN: &str = "open sesame";
@@ -105,6 +106,35 @@ async fn a_pull_goes_on_where_an_earlier_one_was_cut() {
 
     fs::rename(&hidden, source.store.path(&source.wasm)).unwrap();
     assert_eq!(client.pull(&store, &source.hello, &source.manifest).await.unwrap(), 200_000);
+}
+
+#[tokio::test]
+async fn a_blob_goes_on_where_its_connection_broke() {
+    let source = source().await;
+    let proxy = Proxy::start_cutting(source.url.strip_prefix("http://").unwrap(), 80_000).await;
+    let (_folder, store) = empty().await;
+    let client = Client::new(&format!("http://{}", proxy.address()), TOKEN, None).unwrap();
+    client.pull_manifest(&store, &source.hello, &source.manifest).await.unwrap();
+    assert_eq!(client.pull_blob(&store, &source.hello, &source.wasm, 200_000).await.unwrap(), 200_000);
+    store.verified_path(&source.wasm).await.unwrap();
+}
+
+#[tokio::test]
+async fn damaged_content_of_which_only_the_end_is_read_is_removed_where_it_lay() {
+    let source = source().await;
+    let (folder, store) = empty().await;
+    let mut damaged = b"wasm".repeat(50_000);
+    damaged[199_999] = b'!';
+    fs::write(source.store.path(&source.wasm), &damaged).unwrap();
+    let partial = folder.path().join("partial").join(source.wasm.hex());
+    fs::write(partial, &damaged[..150_000]).unwrap();
+    let client = Client::new(&source.url, TOKEN, None).unwrap();
+    client.pull_blob(&store, &source.hello, &source.wasm, 200_000).await.unwrap_err();
+    assert!(!store.contains(&source.wasm));
+    wait_for("the damaged content to be gone", async || {
+        if source.store.contains(&source.wasm) { Err("it is there") } else { Ok(()) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -200,6 +230,23 @@ async fn the_read_api_speaks_oci_distribution() {
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["content-length"], "200000");
     assert_eq!(ask(Method::GET, "/v2/", Some(TOKEN)).await.status(), StatusCode::OK);
+
+    for (range, status, content_range, length) in [
+        ("bytes=199990-", StatusCode::PARTIAL_CONTENT, Some("bytes 199990-199999/200000"), 10),
+        ("bytes=4-7", StatusCode::PARTIAL_CONTENT, Some("bytes 4-7/200000"), 4),
+        ("bytes=199999-999999", StatusCode::PARTIAL_CONTENT, Some("bytes 199999-199999/200000"), 1),
+        ("bytes=200000-", StatusCode::RANGE_NOT_SATISFIABLE, Some("bytes */200000"), 0),
+        ("bytes=0-1,5-6", StatusCode::OK, None, 200_000),
+    ] {
+        let request = http.get(format!("{}/v2/demo/hello/blobs/{wasm}", source.url)).bearer_auth(TOKEN);
+        let answer = request.header("range", range).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{range}");
+        let found = answer.headers().get("content-range").map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(found.as_deref(), content_range, "{range}");
+        let body = answer.bytes().await.unwrap();
+        assert_eq!(body.len(), length, "{range}");
+        assert!(range != "bytes=4-7" || body == "wasm");
+    }
 
     let none = Digest::of(b"nothing");
     for (path, token, status, code) in [

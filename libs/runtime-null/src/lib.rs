@@ -62,13 +62,13 @@ impl Default for Settings {
 /// One thing that the runtime did, in the order in which it did them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// It prepared this workload for the document with this digest.
+    /// It prepared this workload with this digest.
     Prepared(WorkloadId, Digest),
     /// It gave up what it had prepared for this workload.
     GivenUp(WorkloadId),
-    /// It started this workload for the document with this digest.
+    /// It started this workload with this digest.
     Started(WorkloadId, Digest),
-    /// It stopped this workload, because of a removal, a restart, or because another document replaced it.
+    /// It stopped this workload, because of a removal, a restart, or because one with another digest replaced it.
     Stopped(WorkloadId),
 }
 
@@ -87,6 +87,9 @@ struct State {
     workloads: Vec<Workload>,
     failed_starts: usize,
     next: Result<Condition, String>,
+    /// What is said of single artifacts, by the digest of their manifest.
+    next_of: BTreeMap<Digest, Result<Condition, String>>,
+    unpreparable: BTreeMap<Digest, String>,
     blind: bool,
 }
 
@@ -126,6 +129,8 @@ impl NullRuntime {
                 workloads: Vec::new(),
                 failed_starts: 0,
                 next: Ok(Condition::Running { endpoint: None }),
+                next_of: BTreeMap::new(),
+                unpreparable: BTreeMap::new(),
                 blind: false,
             }),
             starts: AtomicUsize::new(0),
@@ -142,6 +147,16 @@ impl NullRuntime {
     /// Says how workloads are that are started from now on. An error refuses them as invalid, with this reason.
     pub fn set_next(&self, next: Result<Condition, String>) {
         self.lock().next = next;
+    }
+
+    /// The same for workloads with this artifact alone.
+    pub fn set_next_of(&self, artifact: Digest, next: Result<Condition, String>) {
+        self.lock().next_of.insert(artifact, next);
+    }
+
+    /// Refuses to prepare workloads with this artifact, as invalid and with this reason.
+    pub fn set_unpreparable(&self, artifact: Digest, reason: &str) {
+        self.lock().unpreparable.insert(artifact, reason.to_owned());
     }
 
     /// Shows every workload in this condition from now on.
@@ -185,6 +200,11 @@ impl NullRuntime {
         self.lock().workloads.clone()
     }
 
+    /// Every workload that is there, as it was given to its start.
+    pub fn running(&self) -> Vec<Workload> {
+        self.lock().running.values().map(|held| held.workload.clone()).collect()
+    }
+
     /// The names of the components that are there.
     pub fn components(&self) -> Vec<String> {
         self.lock().running.keys().map(|id| id.component.to_string()).collect()
@@ -212,7 +232,8 @@ impl NullRuntime {
             let source = io::Error::other("the settings want this start to fail");
             return Err(RuntimeError::Io { attempt: format!("starting {id}"), source });
         }
-        let condition = state.next.clone().map_err(RuntimeError::Invalid)?;
+        let next = state.next_of.get(&workload.artifact.digest).unwrap_or(&state.next);
+        let condition = next.clone().map_err(RuntimeError::Invalid)?;
         let digest = workload.digest;
         let held = Held { workload: workload.clone(), condition, parts: Vec::new(), restarts: 0 };
         if state.running.insert(id.clone(), held).is_some() {
@@ -253,8 +274,12 @@ impl Runtime for NullRuntime {
         ports(workload)
     }
 
-    fn prepare(&self, Workload { id, digest, .. }: Workload, call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
+    fn prepare(&self, workload: Workload, call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
         async move {
+            let Workload { id, digest, artifact, .. } = workload;
+            if let Some(reason) = self.lock().unpreparable.get(&artifact.digest) {
+                return Err(RuntimeError::Invalid(reason.clone()));
+            }
             if self.lock().has(&id, digest) {
                 return Ok(());
             }
@@ -409,6 +434,7 @@ mod tests {
                     manifest,
                 },
                 values: BTreeMap::new(),
+                images: BTreeMap::new(),
                 settings: serde_json::json!({ "http": { "port": 8080 } }),
                 content: self.content.clone(),
             }

@@ -88,7 +88,7 @@ impl Drop for Lock {
 pub enum Holder {
     /// Nobody held it; the caller does now.
     Nobody(Lock),
-    /// This runner, started for this document.
+    /// This runner, started for the revision with this digest.
     Runner(Process, Digest),
 }
 

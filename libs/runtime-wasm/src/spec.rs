@@ -42,7 +42,7 @@ pub const GRACE: Duration = Duration::from_secs(8);
 pub struct Spec {
     /// The workload that this is a revision of.
     pub workload: WorkloadId,
-    /// sha256 of the deployment's document.
+    /// The digest of all that the component is made of, by which the agent knows this revision.
     pub digest: Digest,
     /// The file of the component.
     pub artifact: PathBuf,
@@ -85,7 +85,7 @@ impl Default for CompileLimits {
     }
 }
 
-/// The process that holds the workload's lock and port, and the document for which it was started. A runner writes the
+/// The process that holds the workload's lock and port, and the revision that it was started for. A runner writes the
 /// record when it takes over and removes it before it gives the lock up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -114,7 +114,7 @@ pub struct Status {
     /// The process that answers. What it has used, the kernel tells whoever asks.
     #[serde(flatten)]
     pub process: ProcessId,
-    /// The document for which the runner was started.
+    /// The digest in the specification that the runner has read.
     pub digest: Digest,
     /// The address on which the workload answers.
     pub listen: SocketAddr,

@@ -32,16 +32,20 @@ use crate::{
 /// The pause after the second death in quick succession; the first is followed by a start at once.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A runner that was up for so long is well: what was before counts no more.
+/// A runner that was up for so long is started again at once when it dies, whatever was before.
 const STEADY: Duration = Duration::from_secs(10);
-/// Deaths in quick succession after which a workload that is up again is not shown so before it is steady: else each
-/// round of a crash loop would be two changes of its state, written, reported and stored.
+/// A runner that was up for so long is well: its death counts as the first one.
+const WELL: Duration = Duration::from_secs(600);
+/// Deaths of runners that took requests after which a workload that is up again is not shown so before it has proved
+/// steady: else each round of a crash loop would be two changes of its state, written, reported and stored.
 const FLAPPING: u32 = 2;
+/// The longest proof. It is well below [`WELL`], so that what lives for hours at a time is shown as running.
+const LONGEST_PROOF: Duration = Duration::from_secs(300);
 
 /// What is shown of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// The sha256 of the document in force.
+    /// The digest in the specification in force.
     pub digest: Digest,
     pub condition: Condition,
     /// How often it was started again since it was applied.
@@ -184,9 +188,7 @@ impl Supervisor {
         let running = Condition::Running { endpoint: Some(format!("http://{}/", spec.listen)) };
         let mut up_since = None;
         let shown = async {
-            if deaths.is_flapping() {
-                sleep(STEADY).await;
-            }
+            sleep(deaths.proof()).await;
             self.shown.set_condition(running);
             std::future::pending::<()>().await;
         };
@@ -228,11 +230,12 @@ impl Supervisor {
     }
 }
 
-/// The deaths of a workload's runners in quick succession.
+/// The deaths of a workload's runners.
 #[derive(Debug)]
 struct Deaths {
+    /// Those in quick succession.
     quick: u32,
-    /// Those among them that had taken requests before.
+    /// Those of runners that had taken requests, since one was last well.
     of_running: u32,
     backoff: Backoff,
 }
@@ -247,15 +250,22 @@ impl Deaths {
     /// A runner died that had been up for so long, or never was. Returns how long to wait before the next start.
     fn died(&mut self, was_up: Option<Duration>) -> Duration {
         if was_up.is_some_and(|time| time >= STEADY) {
-            *self = Self::default();
+            self.quick = 0;
+            self.backoff.reset();
         }
-        self.of_running += u32::from(was_up.is_some());
+        if was_up.is_some_and(|time| time >= WELL) {
+            self.of_running = 0;
+        }
+        self.of_running = self.of_running.saturating_add(u32::from(was_up.is_some()));
         self.quick = self.quick.saturating_add(1);
         if self.quick == 1 { Duration::ZERO } else { self.backoff.pause() }
     }
 
-    fn is_flapping(&self) -> bool {
-        self.of_running >= FLAPPING
+    /// How long the next runner has to be up until it is shown. It doubles with each further death, so that a crash loop
+    /// comes to be one state however long its rounds are.
+    fn proof(&self) -> Duration {
+        let Some(doublings) = self.of_running.checked_sub(FLAPPING) else { return Duration::ZERO };
+        STEADY.saturating_mul(2u32.saturating_pow(doublings)).min(LONGEST_PROOF)
     }
 }
 
@@ -277,25 +287,44 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_run_forgets_what_was_before() {
+    fn a_steady_run_forgets_the_pauses_and_a_long_one_everything() {
         let mut deaths = Deaths::default();
         for _ in 0..5 {
             deaths.died(BRIEFLY);
         }
         assert_eq!(deaths.died(Some(Duration::from_secs(12))), Duration::ZERO);
-        assert!(!deaths.is_flapping());
+        assert!(deaths.died(BRIEFLY) <= FIRST_PAUSE, "the second one in quick succession");
+        assert!(deaths.proof() > Duration::ZERO);
+        assert_eq!(deaths.died(Some(WELL)), Duration::ZERO);
+        assert_eq!(deaths.proof(), Duration::ZERO);
     }
 
     #[test]
-    fn only_what_was_up_and_died_is_flapping() {
+    fn only_what_was_up_and_died_has_to_prove_itself() {
         let mut deaths = Deaths::default();
         for _ in 0..5 {
             deaths.died(None);
         }
-        assert!(!deaths.is_flapping(), "a port that becomes free is shown at once");
-        for _ in 0..FLAPPING {
-            deaths.died(BRIEFLY);
+        assert_eq!(deaths.proof(), Duration::ZERO, "a port that becomes free is shown at once");
+        deaths.died(BRIEFLY);
+        assert_eq!(deaths.proof(), Duration::ZERO, "one death is shown, and that it is over");
+        deaths.died(BRIEFLY);
+        assert_eq!(deaths.proof(), STEADY);
+    }
+
+    #[test]
+    fn a_crash_loop_is_one_state_however_long_its_rounds_are() {
+        for round in [1, 9, 12, 60, 240] {
+            let round = Duration::from_secs(round);
+            let mut deaths = Deaths::default();
+            let rounds = 1_000;
+            let shown = (0..rounds).filter(|_| {
+                let is_shown = deaths.proof() < round;
+                deaths.died(Some(round));
+                is_shown
+            });
+            let shown = shown.count();
+            assert!(shown <= 8, "rounds of {round:?}: shown as running {shown} times of {rounds}");
         }
-        assert!(deaths.is_flapping());
     }
 }

@@ -66,7 +66,7 @@ pub struct Part {
 pub struct Observed {
     /// The component and its deployment.
     pub id: WorkloadId,
-    /// The sha256 of the document for which the workload was started.
+    /// The digest with which the workload was applied.
     pub digest: Digest,
     /// How the workload is as a whole.
     pub condition: Condition,

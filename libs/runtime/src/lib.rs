@@ -108,9 +108,10 @@
 //!         deployment: "9db79949-86fb-5e45-910d-8a83dd7391cc".parse()?,
 //!         component: "hello".parse()?,
 //!     },
-//!     digest: Digest::of(b"the deployment's document"),
+//!     digest: Digest::of(b"what the component is made of"),
 //!     artifact: Artifact { repository: "hello".parse()?, digest: Digest::of(&manifest.to_json()), manifest },
 //!     values: BTreeMap::new(),
+//!     images: BTreeMap::new(),
 //!     settings: serde_json::Value::Null,
 //!     content,
 //! };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use margo::{ComponentName, DeploymentId, Digest, ParameterValue};
+use margo::{ComponentName, DeploymentId, Digest, LockedImages, ParameterValue};
 use oci::{ArtifactManifest, ContentStore, Descriptor, RepositoryName};
 
 /// One component of one deployment on this node.
@@ -75,13 +75,16 @@ pub struct Need {
 pub struct Workload {
     /// The component and its deployment.
     pub id: WorkloadId,
-    /// The sha256 of the deployment's document. A workload that runs with another digest is replaced.
+    /// The digest of all that the component is made of: artifact, values, settings. A workload that runs with another digest
+    /// is replaced. It is the agent's name for this revision of the component, and a runtime compares it and nothing more.
     pub digest: Digest,
     /// What the component is made of.
     pub artifact: Artifact,
     /// The parameters that target this component, by pointer. Their types are those of the document, because Helm's values
     /// tell the number 1 from the text "1"; a runtime that wants variables takes [`Workload::environment`].
     pub values: BTreeMap<String, ParameterValue>,
+    /// The container images that the deployment's lock names for this component; none where the artifact is all there is.
+    pub images: LockedImages,
     /// `x-edgewright-extensions` of the component, as the document has it; `null` when there is none.
     pub settings: serde_json::Value,
     /// The store that holds the artifact and everything that [`crate::Runtime::needs`] named, verified.

@@ -19,9 +19,11 @@
 
 mod address;
 mod certificates;
+mod docker;
 mod nats;
 mod postgres;
 mod proxy;
+mod registry;
 mod running;
 mod samples;
 mod telemetry;
@@ -29,9 +31,11 @@ mod wait;
 
 pub use address::loopback;
 pub use certificates::Certificates;
+pub use docker::{BusyboxImage, DockerEngine, NotRun, docker_compose_binary};
 pub use nats::{NatsServer, connect, credentials, nats_server_binary};
 pub use postgres::{Postgres, on_each_database};
 pub use proxy::Proxy;
+pub use registry::DockerRegistry;
 pub use running::Running;
 pub use samples::{HELLO, ada};
 pub use telemetry::start_traces;

@@ -41,13 +41,28 @@ pub struct Proxy {
 impl Proxy {
     /// Opens a line to `target`, which is `host:port` or `nats://host:port`.
     pub async fn start(target: &str) -> Self {
+        Self::start_with(target, None).await
+    }
+
+    /// Opens a line on which every connection ends after the target has sent so many bytes, as with a radio link that
+    /// never holds for long.
+    pub async fn start_cutting(target: &str, bytes: u64) -> Self {
+        Self::start_with(target, Some(bytes)).await
+    }
+
+    async fn start_with(target: &str, bytes: Option<u64>) -> Self {
         let target = target.strip_prefix("nats://").unwrap_or(target).to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a listener has an address");
         let state = watch::Sender::new(State { line: Line::Open, cuts: 0 });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, target, state.subscribe()));
+        accepting.spawn(accept(listener, target, bytes, state.subscribe()));
         Self { address, state, _accepting: accepting }
+    }
+
+    /// Returns the address of this end of the line.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Returns the address of this end of the line, `nats://host:port`.
@@ -71,7 +86,7 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, target: String, bytes: Option<u64>, state: watch::Receiver<State>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((near, _)) = listener.accept().await else {
@@ -82,12 +97,12 @@ async fn accept(listener: TcpListener, target: String, state: watch::Receiver<St
         while connections.try_join_next().is_some() {}
         let State { line, cuts } = *state.borrow();
         if line != Line::Cut {
-            connections.spawn(connect(near, target.clone(), cuts, state.clone()));
+            connections.spawn(connect(near, target.clone(), bytes, cuts, state.clone()));
         }
     }
 }
 
-async fn connect(near: TcpStream, target: String, born: u64, state: watch::Receiver<State>) {
+async fn connect(near: TcpStream, target: String, bytes: Option<u64>, born: u64, state: watch::Receiver<State>) {
     // The target may be down: then the near end sees its connection end, as without a proxy.
     let Ok(far) = TcpStream::connect(&target).await else { return };
     // The line adds no delay of its own: small messages must not wait for an acknowledgement of those before them.
@@ -98,28 +113,40 @@ async fn connect(near: TcpStream, target: String, born: u64, state: watch::Recei
     let (far_reads, far_writes) = far.into_split();
     // One direction that ends takes the other along: half a connection is of no use to NATS.
     tokio::select! {
-        () = pass(near_reads, far_writes, born, state.clone()) => {}
-        () = pass(far_reads, near_writes, born, state) => {}
+        () = pass(near_reads, far_writes, u64::MAX, born, state.clone()) => {}
+        () = pass(far_reads, near_writes, bytes.unwrap_or(u64::MAX), born, state) => {}
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, born: u64, mut state: watch::Receiver<State>) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut left: u64,
+    born: u64,
+    mut state: watch::Receiver<State>,
+) {
     let mut buffer = vec![0; 64 << 10];
     loop {
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let State { line, cuts } = *state.borrow_and_update();
         if cuts != born {
             return;
         }
         let read = async {
             match line {
-                Line::Open => from.read(&mut buffer).await.unwrap_or(0),
+                Line::Open => from.read(&mut buffer[..most]).await.unwrap_or(0),
                 Line::Stalled => std::future::pending().await,
                 Line::Cut => 0,
             }
         };
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
-            read = read => if read == 0 || to.write_all(&buffer[..read]).await.is_err() { return },
+            read = read => {
+                if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
+                    return;
+                }
+                left -= read as u64;
+            }
         }
     }
 }
@@ -163,6 +190,19 @@ mod tests {
         proxy.open();
         assert!(!passes(&mut before).await);
         assert!(passes(&mut TcpStream::connect(proxy.address).await.unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_cuts_passes_so_many_bytes_on_each_connection() {
+        let (whole, _server) = echo().await;
+        let proxy = Proxy::start_cutting(&whole.address.to_string(), 2).await;
+        for _ in 0..2 {
+            let mut connection = TcpStream::connect(proxy.address).await.unwrap();
+            connection.write_all(b"xyz").await.unwrap();
+            let mut echoed = Vec::new();
+            let _ends = connection.read_to_end(&mut echoed).await;
+            assert_eq!(echoed, b"xy");
+        }
     }
 
     #[tokio::test]

@@ -50,7 +50,7 @@ pub(crate) fn revision(etag: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn desired(digest: Option<&str>) -> DesiredDeployment {
@@ -77,6 +77,11 @@ mod tests {
             adopted_manifest_version: 1,
             reported_at: "2026-11-21T10:00:00Z".to_owned(),
         }
+    }
+
+    /// A deployment of which its node says that it is installed.
+    pub(crate) fn deployment() -> Deployment {
+        merge(vec![desired(Some("new"))], vec![actual("new", State::Installed)]).remove(0)
     }
 
     fn seen(wanted: Option<&str>, said: Option<(&str, State)>) -> State {

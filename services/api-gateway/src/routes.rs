@@ -84,6 +84,9 @@ pub(crate) fn router() -> (Router<Arc<Gateway>>, OpenApi) {
         .routes(routes!(deployments::list_deployments))
         .routes(routes!(deployments::get_deployment))
         .routes(routes!(deployments::get_history))
+        .routes(routes!(calls::get_logs))
+        .routes(routes!(calls::restart_deployment))
+        .routes(routes!(calls::retry_deployment))
         .routes(routes!(status::get_status))
         .routes(routes!(get_openapi))
         .layer(from_fn_with_state(Limit::new(REQUESTS, REQUESTS_OF_CALLER, REQUEST_TIME), limit));

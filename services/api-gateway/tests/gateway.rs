@@ -124,6 +124,7 @@ impl World {
             app: app(),
             description: "apiVersion: v1".to_owned(),
             lock: BTreeMap::new(),
+            images: BTreeMap::new(),
         }));
         answer!(DeploymentRegistry, "create", CreateAssignment, |order: CreateAssignment| Ok::<_, Problem>(accepted(
             &order.name,
@@ -372,7 +373,9 @@ fn each_matter_has_its_role() {
         let matter = path.split('/').next().unwrap();
         let wanted = match (&method, matter) {
             (_, "openapi.json") => None,
-            _ if path.ends_with("/ping") => Some(Role::Deployer),
+            _ if ["/ping", "/logs", "/restart", "/retry"].iter().any(|call| path.ends_with(call)) => {
+                Some(Role::Deployer)
+            }
             // The answer has a token that may outlive the caller's.
             _ if path.ends_with("/repository") => Some(Role::Supplier),
             (&Method::GET, _) => Some(Role::Viewer),

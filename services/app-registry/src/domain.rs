@@ -4,8 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{App, AppProfile, FieldError};
-use margo::{ApplicationDescription, ComponentName, Digest};
-use oci::{ArtifactManifest, Descriptor, Reference, RepositoryName, layout::is_wasm, media};
+use compose::ComposeFile;
+use margo::{ApplicationDescription, ComponentName, Digest, LockedImage, LockedImages, ProfileType};
+use oci::{
+    ArtifactManifest, Descriptor, Reference, RepositoryName,
+    layout::{assumed_values, is_wasm},
+    media,
+};
 use outbox::OrderHeader;
 
 use crate::error::UploadError;
@@ -17,6 +22,37 @@ pub struct Listed {
     pub reference: Reference,
     pub digest: Digest,
     pub manifest: ArtifactManifest,
+}
+
+/// A container image that the index of an upload lists, for one platform.
+#[derive(Clone, Debug)]
+pub struct ListedImage {
+    /// The name that Compose files give it.
+    pub name: String,
+    /// The platform that its config names, such as `linux/amd64`.
+    pub platform: String,
+    /// Its manifest and its config.
+    pub locked: LockedImage,
+}
+
+/// A Compose Archive that was read.
+#[derive(Clone, Debug)]
+pub struct ListedArchive {
+    /// Its `compose.yaml`.
+    pub file: ComposeFile,
+    /// The paths of the regular files in it.
+    pub files: BTreeSet<String>,
+}
+
+/// All that the index of an upload lists.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// The package and its components.
+    pub listed: Vec<Listed>,
+    /// Container images.
+    pub images: Vec<ListedImage>,
+    /// The Compose Archives among the components, by the digest of the component's manifest.
+    pub archives: BTreeMap<Digest, ListedArchive>,
 }
 
 impl Listed {
@@ -39,6 +75,8 @@ pub struct Upload {
     pub digest: Digest,
     /// The digest of each component's manifest. A deployment names it, so nobody can exchange a component later.
     pub lock: BTreeMap<ComponentName, Digest>,
+    /// The container images of each component that has some.
+    pub images: BTreeMap<ComponentName, LockedImages>,
     /// The manifests that the store is to keep, each under the name that the index gives it.
     pub manifests: Vec<(RepositoryName, Digest)>,
 }
@@ -76,7 +114,8 @@ pub fn package(listed: &[Listed]) -> Result<(&Listed, &Descriptor), UploadError>
 
 /// Checks an upload whole. `text` is the content of the package's description layer, and `file` is what errors call it.
 /// All rules that are broken between the description and the manifests are told at once.
-pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> Result<Upload, UploadError> {
+pub fn check(contents: &Contents, package: &Listed, file: &str, text: Vec<u8>) -> Result<Upload, UploadError> {
+    let Contents { listed, images: offered, archives } = contents;
     let description = ApplicationDescription::parse(&text, file)?;
     let text = String::from_utf8(text).map_err(|_| UploadError::rule(file, "must be UTF-8"))?;
     let mut errors = Vec::new();
@@ -95,7 +134,11 @@ pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> 
         }
     }
     let mut lock: BTreeMap<ComponentName, Digest> = BTreeMap::new();
+    let mut images: BTreeMap<ComponentName, LockedImages> = BTreeMap::new();
+    let mut manifests: BTreeSet<(RepositoryName, Digest)> =
+        listed.iter().map(|listed| (listed.reference.name.clone(), listed.digest)).collect();
     let mut used = BTreeSet::new();
+    let mut used_images = BTreeSet::new();
     for (profile_index, profile) in description.profiles.iter().enumerate() {
         for (component_index, component) in profile.components.iter().enumerate() {
             let field = format!("deploymentProfiles[{profile_index}].components[{component_index}]");
@@ -115,6 +158,18 @@ pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> 
             {
                 broken(format!("{field}.properties"), format!("{reference} {rule}"));
             }
+            if profile.kind == ProfileType::Compose {
+                let values = assumed_values(&description, &component.name);
+                match check_compose(artifact, archives, offered, &values) {
+                    Ok(locked) => {
+                        used_images.extend(locked.keys().cloned());
+                        let all = locked.values().flat_map(BTreeMap::values);
+                        manifests.extend(all.map(|image| (reference.name.clone(), image.manifest)));
+                        images.insert(component.name.clone(), locked);
+                    }
+                    Err(rule) => broken(format!("{field}.properties"), format!("{reference} {rule}")),
+                }
+            }
             used.insert(reference);
             // The lock knows components by their names alone, so a name has to mean the same artifact in all profiles.
             if lock.insert(component.name.clone(), artifact.digest).is_some_and(|other| other != artifact.digest) {
@@ -126,11 +181,50 @@ pub fn check(listed: &[Listed], package: &Listed, file: &str, text: Vec<u8>) -> 
     for unused in components.keys().filter(|reference| !used.contains(**reference)) {
         broken("index.json".to_owned(), format!("no component of {file} is {unused}"));
     }
+    let unused: BTreeSet<_> =
+        offered.iter().map(|image| &image.name).filter(|name| !used_images.contains(*name)).collect();
+    for name in unused {
+        broken("index.json".to_owned(), format!("no component of {file} runs image {name:?}"));
+    }
     if !errors.is_empty() {
         return Err(UploadError::Rules(errors));
     }
-    let manifests = listed.iter().map(|listed| (listed.reference.name.clone(), listed.digest)).collect();
-    Ok(Upload { description, text, digest: package.digest, lock, manifests })
+    let manifests = manifests.into_iter().collect();
+    Ok(Upload { description, text, digest: package.digest, lock, images, manifests })
+}
+
+/// Checks a Compose Archive with the values that are known before anybody has chosen any, and finds its images (WFM-33).
+/// Returns the broken rule.
+fn check_compose(
+    artifact: &Listed,
+    archives: &BTreeMap<Digest, ListedArchive>,
+    offered: &[ListedImage],
+    values: &BTreeMap<String, String>,
+) -> Result<LockedImages, String> {
+    if artifact.manifest.artifact_type.as_deref() != Some(media::COMPOSE_ARTIFACT) {
+        return Err(format!("must have artifactType {}", media::COMPOSE_ARTIFACT));
+    }
+    if (artifact.layers(media::COMPOSE).count(), artifact.manifest.layers.len()) != (1, 1) {
+        return Err(format!("must have exactly one layer, of type {}", media::COMPOSE));
+    }
+    let ListedArchive { file, files } = archives.get(&artifact.digest).ok_or("must be a Compose Archive")?;
+    let named = |error: compose::ComposeError| format!("has a compose.yaml that is not taken: {error}");
+    file.resolve(values, files).map_err(named)?;
+    let mut images = LockedImages::new();
+    for name in file.images().map_err(named)? {
+        let mut platforms: BTreeMap<String, LockedImage> = BTreeMap::new();
+        for image in offered.iter().filter(|image| image.name == name) {
+            let other = platforms.insert(image.platform.clone(), image.locked.clone());
+            if other.is_some_and(|other| other != image.locked) {
+                return Err(format!("runs image {name:?}, which is there twice for {}", image.platform));
+            }
+        }
+        if platforms.is_empty() {
+            return Err(format!("runs image {name:?}, which is not in the upload"));
+        }
+        images.insert(name, platforms);
+    }
+    Ok(images)
 }
 
 /// Checks the form of a Wasm artifact. Returns the broken rule.

@@ -14,6 +14,7 @@ pub fn add_app(upload: &Upload, order: &OrderHeader) -> proto::GitWrite {
         digest: upload.digest,
         added_by: order.requested_by.to_string(),
         lock: upload.lock.clone(),
+        images: upload.images.clone(),
     };
     let file = |path: String, content: Vec<u8>| proto::FileChange { path, content: Some(content.into()) };
     let files = vec![
@@ -42,6 +43,7 @@ mod tests {
             text: HELLO.to_owned(),
             digest: Digest::of(b"package"),
             lock: BTreeMap::from([("hello".parse().unwrap(), component)]),
+            images: BTreeMap::new(),
             manifests: Vec::new(),
         };
         let order = OrderHeader::new("ada".parse().unwrap(), None);

@@ -16,12 +16,15 @@ use ::store::{Access, Database, Migrations, Row, StoreError, Table};
 use anyhow::Context;
 use api::{App, AppContent, AppRef};
 use bus::proto;
-use margo::{ComponentName, Digest, RepositoryName, TenantName};
+use margo::{ComponentName, Digest, LockedImages, RepositoryName, TenantName};
 use outbox::Outbox;
 
 static APPS: Table = Table::new("apps", &["id", "version"]);
 
-const MIGRATIONS: Migrations = Migrations::new(&[(1, "apps", include_str!("../migrations/1_apps.sql"))]);
+const MIGRATIONS: Migrations = Migrations::new(&[
+    (1, "apps", include_str!("../migrations/1_apps.sql")),
+    (2, "images", include_str!("../migrations/2_images.sql")),
+]);
 
 /// The catalogue. Cheap to clone.
 #[derive(Clone)]
@@ -86,8 +89,8 @@ impl Catalogue {
         }
         let insert = APPS.query(
             "INSERT INTO apps
-                (tenant, id, version, name, profiles, digest, lock, description, added_by, added_at, number)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, (SELECT coalesce(max(number), 0) + 1 FROM apps))",
+                (tenant, id, version, name, profiles, digest, lock, description, added_by, added_at, images, number)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, (SELECT coalesce(max(number), 0) + 1 FROM apps))",
         );
         insert
             .bind(self.tenant.as_str())
@@ -100,6 +103,7 @@ impl Catalogue {
             .bind(&content.description)
             .bind(&app.added_by)
             .bind(&app.added_at)
+            .bind(::store::json(&content.images))
             .execute(&mut tx)
             .await?;
         let appended = self.outbox.append_all(&mut tx, vec![(RepositoryName::Fleet, commit)]).await?;
@@ -123,14 +127,19 @@ fn read_app(row: &Row) -> Result<App, StoreError> {
 
 fn read_content(row: &Row) -> Result<AppContent, StoreError> {
     let lock: BTreeMap<ComponentName, Digest> = row.json("lock")?;
-    Ok(AppContent { app: read_app(row)?, description: row.string("description")?, lock })
+    let images: BTreeMap<ComponentName, LockedImages> = row.json("images")?;
+    Ok(AppContent { app: read_app(row)?, description: row.string("description")?, lock, images })
 }
 
-/// A version is its package and its components: either with another digest is other content.
+/// A version is its package, its components and their images: any of them with another digest is other content.
 fn compare(held: Option<AppContent>, content: &AppContent) -> Added {
     match held {
         None => Added::New,
-        Some(held) if held.app.digest == content.app.digest && held.lock == content.lock => Added::Same(held.app),
+        Some(held)
+            if held.app.digest == content.app.digest && held.lock == content.lock && held.images == content.images =>
+        {
+            Added::Same(held.app)
+        }
         Some(_) => Added::Taken,
     }
 }

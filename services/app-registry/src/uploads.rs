@@ -17,14 +17,16 @@ use axum::{
 };
 use bus::trace;
 use bytes::Bytes;
+use compose::{Archive, ComposeFile, MAX_ARCHIVE};
 use futures::{Stream, StreamExt, stream};
-use margo::MAX_DOCUMENT;
+use margo::{LockedImage, MAX_DOCUMENT};
 use oci::{
-    ContentStore, MAX_ARTIFACT,
-    layout::{StagedLayout, unpack},
+    ContentStore, MAX_ARTIFACT, MAX_MANIFEST,
+    layout::{StagedLayout, platform_of, unpack},
     media,
 };
 use outbox::OrderHeader;
+use process::chain;
 use service::{ProblemResponse, bearer};
 use tokio::time::timeout_at;
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -32,7 +34,7 @@ use tracing::{Instrument, field::Empty, info, info_span};
 use uuid::Uuid;
 
 use crate::{
-    domain::{self, Listed, Upload},
+    domain::{self, Contents, Listed, ListedArchive, ListedImage, Upload},
     error::UploadError,
     git, metrics,
     store::{Added, Catalogue},
@@ -70,7 +72,8 @@ impl Uploads {
         let order = OrderHeader::new(admitted.caller.clone(), None);
         let app = upload.app(&order);
         let taken = || UploadError::Taken(app.id.clone(), app.version.clone());
-        let content = AppContent { app: app.clone(), description: upload.text.clone(), lock: upload.lock.clone() };
+        let (lock, images) = (upload.lock.clone(), upload.images.clone());
+        let content = AppContent { app: app.clone(), description: upload.text.clone(), lock, images };
         if self.catalogue.look(&content).await? == Added::Taken {
             return Err(taken());
         }
@@ -106,15 +109,32 @@ impl Uploads {
 
 /// Reads index, manifests and description of a staged layout, and checks them. Blocks.
 fn read(layout: StagedLayout) -> Result<(StagedLayout, Upload), UploadError> {
-    let mut listed = Vec::new();
+    let mut contents = Contents::default();
     for descriptor in &layout.index().manifests {
+        let (digest, manifest) = (descriptor.digest, layout.manifest(&descriptor.digest)?);
+        if let Some(name) = descriptor.annotations.get(media::IMAGE) {
+            let id = manifest.config.digest;
+            let platform = platform_of(&layout.read(&id, MAX_MANIFEST)?);
+            let rule =
+                || UploadError::rule(format!("index.json: manifest {digest}"), "its config must name a platform");
+            let locked = LockedImage { manifest: digest, id };
+            contents.images.push(ListedImage { name: name.clone(), platform: platform.ok_or_else(rule)?, locked });
+            continue;
+        }
         let reference = domain::reference(descriptor)?;
-        listed.push(Listed { reference, digest: descriptor.digest, manifest: layout.manifest(&descriptor.digest)? });
+        if let (Some(media::COMPOSE_ARTIFACT), [layer]) = (manifest.artifact_type.as_deref(), &manifest.layers[..]) {
+            let wrong = |rule: String| UploadError::rule(format!("component {reference}"), rule);
+            let archive = Archive::read(&layout.read(&layer.digest, MAX_ARCHIVE)?[..]);
+            let Archive { compose, files } = archive.map_err(|error| wrong(chain(&error)))?;
+            let file = ComposeFile::parse(&compose).map_err(|error| wrong(format!("compose.yaml: {error}")))?;
+            contents.archives.insert(digest, ListedArchive { file, files });
+        }
+        contents.listed.push(Listed { reference, digest, manifest });
     }
-    let (package, description) = domain::package(&listed)?;
+    let (package, description) = domain::package(&contents.listed)?;
     let text = layout.read(&description.digest, MAX_DOCUMENT as u64)?;
     let file = description.annotations.get(media::TITLE).map_or("margo.yaml", String::as_str);
-    let upload = domain::check(&listed, package, file, text)?;
+    let upload = domain::check(&contents, package, file, text)?;
     Ok((layout, upload))
 }
 

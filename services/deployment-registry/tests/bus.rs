@@ -230,6 +230,7 @@ fn content(app: &AppRef, description: &str) -> AppContent {
         },
         description: description.to_owned(),
         lock: BTreeMap::from([("hello".parse().unwrap(), Digest::of(b"component"))]),
+        images: BTreeMap::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! oci-fetcher: the only writer of a site's content store.
 //!
-//! The service asks its LO which artifacts the adopted manifest names, pulls from the platform's store those that are
-//! missing, and serves all of them to the nodes. It looks again on every change of desired state, on every connection, when
+//! The service asks its LO which artifacts the adopted manifest names, pulls those that are missing, from the platform's
+//! store or from a registry that the operator has named, and serves all of them to the nodes. It looks again on every change of desired state, on every connection, when
 //! a node asks for an artifact that is not here, and on a timer. While the hub is away it serves what it has and goes on
 //! trying. The store on disk is all its memory, so it may die at any time.
 
@@ -9,7 +9,9 @@
 
 mod config;
 mod fetcher;
+mod hours;
 mod metrics;
+mod sources;
 
 use std::sync::Arc;
 
@@ -20,7 +22,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub use config::Config;
+pub use config::{Config, Downloads};
+pub use hours::{Hours, InvalidWindow, Window};
+pub use sources::{Mirror, RegistryAccess, read_credentials};
 
 use crate::fetcher::{Fetcher, Nodes};
 
@@ -35,7 +39,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let store = ContentStore::open(config.data).await?;
     let bus = config.base.connect().await?;
-    let fetcher = Fetcher::new(bus.clone(), store.clone(), config.hub_tls);
+    let fetcher = Fetcher::new(bus.clone(), store.clone(), config.hub_tls, config.downloads)?;
     let router = oci::server::router(store, Nodes::new(fetcher.clone(), &config.secret));
 
     let served = async {

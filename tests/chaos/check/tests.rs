@@ -106,8 +106,9 @@ fn deployment(assignment: &str, node: &str, document: Option<Vec<u8>>) -> Deploy
     }
 }
 
-fn start((pid, kernel_start): ProcessKey, document: &[u8]) -> Start {
-    Start { pid, kernel_start, digest: Digest::of(document).to_string() }
+fn start(assignment: &str, node: &str, (pid, kernel_start): ProcessKey, document: &[u8]) -> Start {
+    let workload = format!("{}.hello", deployment_id(assignment, node));
+    Start { workload, pid, kernel_start, digest: Digest::of(document).to_string() }
 }
 
 fn node(answers: [Option<&str>; 2], runners: &[(&str, ProcessKey)], name: &str, starts: Vec<Start>) -> Node {
@@ -167,16 +168,19 @@ fn evidence() -> Evidence {
     let south_commits = vec![fleet_commits[2].clone(), fleet_commits[4].clone()];
     let north = [("ada-1", PRESS, ada.clone()), ("shared-2", PRESS, dora.clone())];
     let press_starts = vec![
-        start((9, 1_009), &document(HELLO, "ada 2")),
-        start(KILLED_RUNNER, &ada),
-        start(PRESS_RUNNER, &ada),
-        start(SECOND_APP_RUNNER, &dora),
+        start("ada-1", PRESS, (9, 1_009), &document(HELLO, "ada 2")),
+        start("ada-1", PRESS, KILLED_RUNNER, &ada),
+        start("ada-1", PRESS, PRESS_RUNNER, &ada),
+        start("shared-2", PRESS, SECOND_APP_RUNNER, &dora),
     ];
     let press_runners = [("ada-1", PRESS_RUNNER), ("shared-2", SECOND_APP_RUNNER)];
     let nodes = BTreeMap::from([
         (PRESS.to_owned(), node([Some("ada 3"), Some("dora 1")], &press_runners, PRESS, press_starts)),
         (OVEN.to_owned(), node([None, None], &[], OVEN, vec![])),
-        (KILN.to_owned(), node([Some("ada 3"), None], &[("ada-1", KILN_RUNNER)], KILN, vec![start(KILN_RUNNER, &ada)])),
+        (
+            KILN.to_owned(),
+            node([Some("ada 3"), None], &[("ada-1", KILN_RUNNER)], KILN, vec![start("ada-1", KILN, KILN_RUNNER, &ada)]),
+        ),
     ]);
     Evidence {
         ledger: ledger(),
@@ -466,7 +470,7 @@ fn a_workload_that_was_started_again_without_a_reason() {
     assert_eq!(not_killed, [again(KILLED_RUNNER, "ada 3")]);
     // The document before the last one comes back, and goes again.
     let came_back = found(|evidence| {
-        press(evidence).starts.insert(2, start((98, 1_098), &document(HELLO, "ada 2")));
+        press(evidence).starts.insert(2, start("ada-1", PRESS, (98, 1_098), &document(HELLO, "ada 2")));
     });
     assert_eq!(came_back, [again((9, 1_009), "ada 2")]);
 }

@@ -71,6 +71,7 @@ impl Node {
                 manifest,
             },
             values: BTreeMap::from([("GREETING".to_owned(), ParameterValue::Text(revision.to_owned()))]),
+            images: BTreeMap::new(),
             settings: json!({ "http": { "port": 8080 } }),
             content: self.content.clone(),
         }

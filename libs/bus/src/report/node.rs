@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::{
     Malformed, Position,
     limits::{
-        MAX_CAPABILITIES, MAX_COMPONENTS, MAX_DEPLOYMENTS, MAX_REFUSALS, MAX_TRANSITIONS, at_most, counter, decode,
-        field, parse, position, shown, text,
+        MAX_CAPABILITIES, MAX_COMPONENTS, MAX_COUNTER, MAX_DEPLOYMENTS, MAX_REFUSALS, MAX_TRANSITIONS, at_most,
+        counter, decode, field, parse, position, shown, text,
     },
 };
 use crate::proto;
@@ -159,6 +159,9 @@ fn deployment((at, raw): (usize, proto::DeploymentStatus)) -> Result<Deployment,
             name: text(raw.name),
             failure: raw.failure.map(failure),
             endpoint: unless_empty(raw.endpoint),
+            restarts: raw.restarts,
+            cpu_milliseconds: raw.cpu_milliseconds.map(|count| count.min(MAX_COUNTER)),
+            memory_bytes: raw.memory_bytes.map(|count| count.min(MAX_COUNTER)),
         })
     };
     Ok(Deployment {
@@ -194,7 +197,8 @@ pub(super) fn refusals(raw: Vec<proto::Refusal>) -> Vec<Refusal> {
 }
 
 fn failure(raw: proto::Failure) -> Failure {
-    Failure { code: text(raw.code), source: text(raw.source), message: text(raw.message) }
+    let runs = unless_empty(raw.runs);
+    Failure { code: text(raw.code), source: text(raw.source), message: text(raw.message), runs }
 }
 
 /// Unspecified or unknown is malformed: to guess a state would be worse than to keep the last one.

@@ -1,12 +1,18 @@
 //! Image layouts as uploads: tars with `oci-layout`, `index.json` and `blobs/sha256/<hex>`.
 
+mod images;
 mod pack;
+mod pack_error;
 mod unpack;
 
-use margo::{DeploymentProfile, ProfileType};
+use std::collections::BTreeMap;
+
+use margo::{ApplicationDescription, ComponentName, DeploymentProfile, ProfileType};
 use serde::{Deserialize, Serialize};
 
-pub use pack::{PackError, Packed, pack};
+pub use images::platform_of;
+pub use pack::{Packed, pack};
+pub use pack_error::PackError;
 pub use unpack::{LayoutError, StagedLayout, unpack};
 
 /// The name of the file that makes a folder an image layout.
@@ -24,4 +30,17 @@ struct Marker {
 pub fn is_wasm(profile: &DeploymentProfile) -> bool {
     let runtime = profile.extensions.get("x-edgewright-extensions").and_then(|ours| ours.get("runtime"));
     profile.kind == ProfileType::Custom && runtime.is_some_and(|runtime| runtime == "wasm")
+}
+
+/// Returns the values with which a component's Compose file is checked before anybody has chosen any: the default of each
+/// parameter, and `1` for one without, which can stand where a number and where a text has to.
+pub fn assumed_values(description: &ApplicationDescription, component: &ComponentName) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for parameter in description.parameters.values() {
+        let value = parameter.value.as_ref().map_or_else(|| "1".to_owned(), margo::ParameterValue::to_env);
+        for target in parameter.targets.iter().filter(|target| target.components.contains(component)) {
+            values.insert(target.pointer.clone(), value.clone());
+        }
+    }
+    values
 }

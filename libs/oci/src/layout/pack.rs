@@ -8,41 +8,17 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use margo::{AppId, AppVersion, ApplicationDescription, Digest, DocumentError, MAX_DOCUMENT};
+use compose::{Archive, ComposeFile};
+use margo::{
+    AppId, AppVersion, ApplicationDescription, DescribedComponent, Digest, DocumentError, MAX_DOCUMENT, ProfileType,
+};
 use tar::{Builder, EntryType, Header};
 
-use super::{INDEX, MARKER, Marker, VERSION, is_wasm};
+use super::{
+    INDEX, MARKER, Marker, VERSION, assumed_values, images, is_wasm,
+    pack_error::{DESCRIPTION, PackError, read, rule},
+};
 use crate::{ArtifactManifest, Descriptor, Index, Reference, RepositoryName, digest::Digester, media};
-
-/// The name of the description in the folder of an application.
-const DESCRIPTION: &str = "margo.yaml";
-
-/// A folder cannot be packed.
-#[derive(Debug, thiserror::Error)]
-pub enum PackError {
-    /// `margo.yaml` breaks a rule, or names a file that cannot be packed.
-    #[error(transparent)]
-    Document(#[from] DocumentError),
-    /// A file in the folder cannot be read.
-    #[error("reading {}", path.display())]
-    Read {
-        /// The path of the file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// A file was changed while it was packed, so that its digest was no longer right.
-    #[error("{} changed while it was packed; pack again", .0.display())]
-    Changed(PathBuf),
-    /// The tar cannot be written.
-    #[error("writing {}", path.display())]
-    Write {
-        /// The path of the tar.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-}
 
 /// The application and the tar that [`pack`] made from a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,9 +44,12 @@ struct Blob {
 }
 
 /// Packs `folder` into the file `tar`: `margo.yaml`, the files that it names, and `<component>.wasm` for each
-/// component of a Wasm profile. It fails when the folder has a profile of another type. It blocks.
+/// component of a Wasm profile. For each component of a Compose profile it packs the folder `<component>`, which holds
+/// `compose.yaml`, and the images that this file names, out of the image layouts in the folder `images`. It fails when the folder
+/// has a profile of another type. It blocks.
 pub fn pack(folder: &Path, tar: &Path) -> Result<Packed, PackError> {
-    let mut packing = Packing { folder, blobs: BTreeMap::new(), manifests: BTreeMap::new() };
+    let (blobs, manifests, images) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut packing = Packing { folder, blobs, manifests, images };
     let (description, digest) = packing.package()?;
     packing.components(&description)?;
     let size = packing.write(tar).inspect_err(|_| {
@@ -86,6 +65,8 @@ struct Packing<'a> {
     /// Manifests by reference, and by whether they are the package, because a component may have the name of its
     /// application.
     manifests: BTreeMap<(Reference, bool), Descriptor>,
+    /// Container images by the name that Compose files give them, and by platform.
+    images: BTreeMap<(String, String), Descriptor>,
 }
 
 impl Packing<'_> {
@@ -138,19 +119,23 @@ impl Packing<'_> {
 
     fn components(&mut self, description: &ApplicationDescription) -> Result<(), PackError> {
         for (p, profile) in description.profiles.iter().enumerate() {
-            if !is_wasm(profile) {
+            let is_compose = profile.kind == ProfileType::Compose;
+            if !is_wasm(profile) && !is_compose {
                 let field = format!("deploymentProfiles[{p}].type");
-                let wanted = "only profiles of type custom with x-edgewright-extensions.runtime: wasm can be packed";
+                let wanted = "only profiles of type compose, and custom with x-edgewright-extensions.runtime: wasm, can be packed";
                 return Err(rule(field, format!("{:?} has type {}: {wanted}", profile.id, profile.kind)));
             }
             for (c, component) in profile.components.iter().enumerate() {
                 let field = format!("deploymentProfiles[{p}].components[{c}]");
                 let reference = Reference::of_component(&component.properties);
                 let reference = reference.map_err(|error| rule(format!("{field}.properties.repository"), error))?;
-                let title = format!("{}.wasm", component.name);
-                let layer = self.file(media::WASM, Path::new(&title), &format!("{field}.name"))?;
-                let manifest =
-                    ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![layer.annotated(media::TITLE, title)]);
+                let manifest = if is_compose {
+                    self.compose(description, component, &field)?
+                } else {
+                    let title = format!("{}.wasm", component.name);
+                    let layer = self.file(media::WASM, Path::new(&title), &format!("{field}.name"))?;
+                    ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![layer.annotated(media::TITLE, title)])
+                };
                 let other = self.manifests.get(&(reference.clone(), false));
                 if other.is_some_and(|other| other.digest != Digest::of(&manifest.to_json())) {
                     let message = format!("{reference} is already another component's artifact");
@@ -158,6 +143,68 @@ impl Packing<'_> {
                 }
                 self.manifest(reference, &manifest, false);
             }
+        }
+        Ok(())
+    }
+
+    /// Packs the Compose Archive of a component (APP-04), and the images that it names.
+    fn compose(
+        &mut self,
+        description: &ApplicationDescription,
+        component: &DescribedComponent,
+        field: &str,
+    ) -> Result<ArtifactManifest, PackError> {
+        let name = component.name.as_str();
+        let folder = self.folder.join(name);
+        if !folder.join(compose::FILE_NAME).is_file() {
+            let message = format!("{name}/{} is not in the app's folder", compose::FILE_NAME);
+            return Err(rule(format!("{field}.name"), message));
+        }
+        let failed = |source| PackError::Archive { folder: folder.clone(), source };
+        let archive = Archive::pack(&folder, name).map_err(failed)?;
+        let Archive { compose, files } = Archive::read(archive.as_slice()).map_err(failed)?;
+        let refused = |error: compose::ComposeError| {
+            let file = format!("{name}/{}", compose::FILE_NAME);
+            PackError::Document(DocumentError { file, line: 0, column: 0, field: error.field, rule: error.rule })
+        };
+        let file = ComposeFile::parse(&compose).map_err(refused)?;
+        file.resolve(&assumed_values(description, &component.name), &files).map_err(refused)?;
+        for image in file.images().map_err(refused)? {
+            self.image(&image)?;
+        }
+        let layer = self.bytes(media::COMPOSE, archive);
+        let layer = layer
+            .annotated(media::TITLE, format!("{name}.tar.gz"))
+            .annotated(media::COMPONENT_TYPE, "compose")
+            .annotated(media::COMPONENT_VERSION, component.properties.revision.clone());
+        Ok(ArtifactManifest::artifact(media::COMPOSE_ARTIFACT, vec![layer]))
+    }
+
+    /// Takes an image into the upload, for every platform that there is of it.
+    fn image(&mut self, name: &str) -> Result<(), PackError> {
+        let all = images::find(self.folder)?;
+        let found: Vec<_> = all.into_iter().filter(|image| images::is_same_name(&image.name, name)).collect();
+        if found.is_empty() {
+            let wanted = format!("an image layout with {name:?} must be in the folder {}", images::FOLDER);
+            return Err(rule(images::FOLDER, wanted));
+        }
+        for image in found {
+            for wanted in image.manifest.blobs() {
+                let path = images::blob(&image.layout, &wanted.digest);
+                let (digest, size) = digest_of(&path).map_err(read(&path))?;
+                if digest != wanted.digest {
+                    return Err(rule(images::FOLDER, format!("{}: its content has another digest", path.display())));
+                }
+                self.blobs.insert(digest, Blob { size, content: Content::File(path) });
+            }
+            let descriptor = self.bytes(media::MANIFEST, image.bytes).annotated(media::IMAGE, name);
+            let key = (name.to_owned(), image.platform);
+            let held = self.images.get(&key);
+            if held.is_some_and(|held| held.digest != image.digest) {
+                let (name, platform) = key;
+                return Err(rule(images::FOLDER, format!("{name:?} is there twice for {platform}, and not the same")));
+            }
+            self.images.insert(key, descriptor);
         }
         Ok(())
     }
@@ -200,7 +247,7 @@ impl Packing<'_> {
         let index = Index {
             schema_version: 2,
             media_type: Some(media::INDEX.to_owned()),
-            manifests: self.manifests.into_values().collect(),
+            manifests: self.manifests.into_values().chain(self.images.into_values()).collect(),
         };
         let json = "strings, numbers, lists and maps always have a JSON form";
         let marker = serde_json::to_vec(&Marker { version: VERSION.to_owned() }).expect(json);
@@ -258,14 +305,4 @@ fn digest_of(path: &Path) -> io::Result<(Digest, u64)> {
     let mut file = Digesting { file: File::open(path)?, digester: Digester::default() };
     let size = io::copy(&mut file, &mut io::sink())?;
     Ok((file.digester.finish(), size))
-}
-
-fn read(path: &Path) -> impl FnOnce(io::Error) -> PackError {
-    let path = path.to_owned();
-    move |source| PackError::Read { path, source }
-}
-
-fn rule(field: impl Into<String>, rule: impl ToString) -> PackError {
-    let rule = rule.to_string();
-    PackError::Document(DocumentError { file: DESCRIPTION.to_owned(), line: 0, column: 0, field: field.into(), rule })
 }

@@ -24,6 +24,7 @@ fn content(version: &str) -> AppContent {
         },
         description: "exact text\n".into(),
         lock: BTreeMap::from([("hello".parse().unwrap(), Digest::of(b"wasm"))]),
+        images: BTreeMap::new(),
     }
 }
 

@@ -27,6 +27,7 @@ fn app() -> AppContent {
         },
         description: HELLO.into(),
         lock: BTreeMap::from([("hello".parse().unwrap(), Digest::of(b"component"))]),
+        images: BTreeMap::new(),
     }
 }
 

@@ -74,7 +74,13 @@ impl Wish {
         spec.targets.nodes.dedup();
         spec.targets.sites.sort();
         spec.targets.sites.dedup();
-        Ok(Self { spec, description, lock: Lock { components: app.lock }, package: app.app.digest, in_force })
+        Ok(Self {
+            spec,
+            description,
+            lock: Lock { components: app.lock, images: app.images },
+            package: app.app.digest,
+            in_force,
+        })
     }
 
     pub(super) fn profile(&self) -> &str {

@@ -60,9 +60,14 @@ async fn artifacts(answers: Arc<Answers>, _: Call<()>) -> Result<WantedArtifacts
     Ok(WantedArtifacts { artifacts: wanted.iter().cloned().collect() })
 }
 
-/// Whether one artifact is among them.
+/// Whether one artifact is among them, whichever registry has it: the node that asks for it knows its name at the site.
 async fn artifact(answers: Arc<Answers>, call: Call<WantedArtifact>) -> Result<IsWanted, Problem> {
-    Ok(IsWanted { wanted: wanted(answers).await?.contains(&call.body) })
+    let WantedArtifact { name, digest, registry: _ } = call.body;
+    // The registry comes last in the order, so what is asked for stands at the begin of this range, if anywhere.
+    let first = WantedArtifact { name, digest, registry: None };
+    let wanted = wanted(answers).await?;
+    let found = wanted.range::<WantedArtifact, _>(&first..).next();
+    Ok(IsWanted { wanted: found.is_some_and(|found| found.name == first.name && found.digest == first.digest) })
 }
 
 async fn wanted(answers: Arc<Answers>) -> Result<Arc<BTreeSet<WantedArtifact>>, Problem> {

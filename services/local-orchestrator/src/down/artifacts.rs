@@ -10,12 +10,10 @@ use std::{
 use api::WantedArtifact;
 use bus::proto;
 use margo::{ApplicationDeployment, NodeName};
+use oci::Location;
 use tracing::warn;
 
 use super::{InForce, domain::NodeDesired};
-
-/// The platform's own store, resolved at every tier.
-const STORE: &str = "oci://edgewright.local/";
 
 /// What is wanted, as far as it was asked for: of a set that comes into force, only the nodes that changed are read, and that
 /// once.
@@ -73,13 +71,21 @@ fn read(in_force: &InForce, node: &NodeName) -> io::Result<BTreeSet<WantedArtifa
 }
 
 fn of(document: &ApplicationDeployment) -> Vec<WantedArtifact> {
-    let lock = document.lock().unwrap_or_default().components;
+    let lock = document.lock().unwrap_or_default();
     let components = document.spec.profile.components.iter();
     let wanted = components.filter_map(|component| {
-        let name = component.properties.repository.strip_prefix(STORE)?.to_owned();
-        Some(WantedArtifact { name, digest: *lock.get(&component.name)? })
+        let location: Location = component.properties.repository.parse().ok()?;
+        let name = location.name_at_site().ok()?.to_string();
+        let registry = location.registry.map(String::from);
+        let own = *lock.components.get(&component.name)?;
+        // Images stand in the repository of the component. Which platform a node has, the site need not know.
+        let images =
+            lock.images.get(&component.name).into_iter().flatten().flat_map(|(_, platforms)| platforms.values());
+        let digests = std::iter::once(own).chain(images.map(|image| image.manifest));
+        let wanted = |digest| WantedArtifact { name: name.clone(), digest, registry: registry.clone() };
+        Some(digests.map(wanted).collect::<Vec<_>>())
     });
-    wanted.collect()
+    wanted.flatten().collect()
 }
 
 #[cfg(test)]
@@ -99,7 +105,7 @@ mod tests {
     }
 
     fn artifact(name: &str) -> WantedArtifact {
-        WantedArtifact { name: name.to_owned(), digest: Digest::of(b"manifest") }
+        WantedArtifact { name: name.to_owned(), digest: Digest::of(b"manifest"), registry: None }
     }
 
     #[test]

@@ -214,7 +214,7 @@ async fn a_node_with_a_new_key_begins_anew_and_keeps_its_history() {
 }
 
 fn long_failure() -> Failure {
-    Failure { code: "\0".repeat(4_000), source: String::new(), message: "\0".repeat(4_000) }
+    Failure { code: "\0".repeat(4_000), source: String::new(), message: "\0".repeat(4_000), runs: None }
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn who_says_very_much_pushes_nothing_of_others_out_of_an_answer() {
         }
         let (_, mut quiet) = report("saw", 1, [1]);
         quiet.deployments[0].failure =
-            Some(Failure { code: "quiet".into(), source: String::new(), message: "".into() });
+            Some(Failure { code: "quiet".into(), source: String::new(), message: "".into(), runs: None });
         let refusal = Refusal { subject: "document".into(), reason: "quiet".into(), time: Timestamp::UNIX_EPOCH };
         quiet.refusals.push(refusal);
         store.record(vec![("depot/crane".parse().unwrap(), quiet)], &[], &[]).await.unwrap();

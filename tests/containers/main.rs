@@ -1,0 +1,138 @@
+//! Containers as users run them: from the folder of an application to an answering container on a node, and back.
+//!
+//! The Docker Engine is started by the test, which needs root and the programs that `make setup` installs; without them it says
+//! that it was not run.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use end_to_end::{Process, after, edgectl, edgectl_json, edgectl_ok, kill_runners, program, sample};
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::{BusyboxImage, DockerEngine, NotRun, docker_compose_binary, loopback, nats_server_binary, wait_for};
+
+const NAME: &str = "an_application_of_containers_is_deployed_updated_and_removed";
+
+fn main() {
+    // Cargo hands the filter of the whole run to every target.
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    if !filters.is_empty() && !filters.iter().any(|filter| NAME.contains(filter.as_str())) {
+        return;
+    }
+    if arguments.iter().any(|argument| argument == "--list") {
+        println!("{NAME}: test");
+        return;
+    }
+    match DockerEngine::start() {
+        Err(NotRun(reason)) => println!("test {NAME} ... not run: {reason}"),
+        Ok(mut engine) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(containers(&mut engine));
+            println!("test {NAME} ... ok");
+        }
+    }
+}
+
+/// A folder whose Wasm workloads are killed with it, because they outlive their agents when a test fails.
+struct Folder(TempDir);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        kill_runners(self.0.path());
+    }
+}
+
+/// The example with the image that its author would have built.
+fn example(folder: &Path, words: &str) -> PathBuf {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/hello-compose");
+    let to = folder.join(words);
+    fs::create_dir_all(to.join("pages")).unwrap();
+    for file in ["margo.yaml", "pages/compose.yaml"] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    BusyboxImage::new(words).write_layout(&to.join("images/hello-compose"), "hello-compose:1.0.0");
+    to
+}
+
+async fn containers(engine: &mut DockerEngine) {
+    let folder = Folder(TempDir::new().unwrap());
+    let data = folder.0.path().join("data");
+    let context = data.join("edgectl.toml");
+    let here = loopback();
+    let mut command = Command::new(program("edgewright"));
+    command.arg("up").arg("--data").arg(&data).args(["--host", &here.to_string()]);
+    command.args(["--sample", &sample().display().to_string()]);
+    command.env("EDGEWRIGHT_NATS_SERVER", nats_server_binary()).stdin(Stdio::null());
+    let up = Process::start("up", folder.0.path(), &mut command);
+    wait_for("`up` to say that everything runs", async || {
+        if up.log().contains("Everything runs") { Ok(()) } else { Err(up.log()) }
+    })
+    .await;
+
+    // A node with Docker beside two without.
+    let credentials = folder.0.path().join("dock.toml").display().to_string();
+    let server = format!("tls://{here}:4323");
+    edgectl_ok(&context, &["co", "add", "node", "plant/dock", "--credentials", &credentials, "--server", &server]);
+    let address = after(here, 3);
+    let mut command = Command::new(program("edge-node"));
+    command.args(["--credentials", &credentials, "--workload-address", &address.to_string(), "--data"]);
+    command.arg(folder.0.path().join("dock")).arg("--docker-socket").arg(engine.socket());
+    command.arg("--docker-compose").arg(docker_compose_binary());
+    let dock = Process::start("dock", folder.0.path(), &mut command);
+    let types = || {
+        let nodes = edgectl_json(&context, &["co", "list", "nodes"]);
+        let found = nodes.as_array().unwrap().iter().find(|node| node.to_string().contains("dock"));
+        found.map(Value::to_string).unwrap_or_default()
+    };
+
+    // The package is checked where it is made.
+    let app = example(folder.0.path(), "one");
+    let compose = app.join("pages/compose.yaml");
+    let good = fs::read_to_string(&compose).unwrap();
+    fs::write(&compose, good.replacen("init: true", "privileged: true", 1)).unwrap();
+    let refused = edgectl(&context, &["co", "add", "app", &app.display().to_string()]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("services.writer.privileged"), "{told}");
+    fs::write(&compose, &good).unwrap();
+    edgectl_ok(&context, &["co", "add", "app", &app.display().to_string()]);
+    edgectl_ok(&context, &["co", "add", "app", &app.display().to_string()]);
+
+    let page = format!("{address}:8088");
+    let says = async |greeting: &str| {
+        wait_for("the page to say the greeting", async || match engine.get(&page) {
+            Some(text) if text.starts_with(greeting) => Ok(()),
+            other => Err((other, dock.log())),
+        })
+        .await;
+    };
+    let deploy = "co deploy hello-compose@1.0.0 --name pages --to plant/dock --wait";
+    wait_for("the node to tell that it runs Compose", async || {
+        let types = types();
+        if types.contains("compose") || types.contains("docker") { Ok(()) } else { Err(types) }
+    })
+    .await;
+    edgectl_ok(&context, &deploy.split(' ').collect::<Vec<_>>());
+    says("Hello, it is").await;
+    edgectl_ok(&context, &["co", "update", "pages", "--set", "greeting=Moin", "--wait"]);
+    says("Moin, it is").await;
+
+    // Nothing of it is left but the volume, which goes only when it is told to.
+    edgectl_ok(&context, &["co", "remove", "pages", "--wait"]);
+    assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).unwrap(), "");
+    assert_eq!(engine.docker(&["images", "--all", "--quiet"]).unwrap(), "");
+    assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).unwrap().lines().count(), 1);
+
+    // Without Docker the node says so soon.
+    engine.stop();
+    wait_for("the node to tell that it runs no Compose any more", async || {
+        let types = types();
+        if types.contains("compose") || types.contains("docker") { Err(types) } else { Ok(()) }
+    })
+    .await;
+}
