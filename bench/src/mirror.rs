@@ -31,6 +31,9 @@ const NOBODY: &[SiteLayout] = &[];
 /// Orders a second. Each is a commit in `fleet.git` and one in the repository of the client.
 const RATE: u32 = 100;
 
+/// Orders that wait for their answer at most: a token has a limit, and a moment's pause must not end the measurement.
+const IN_WORK: usize = 32;
+
 /// How long the mirror may take from the last order on.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -100,7 +103,9 @@ async fn give(rest: Rest, orders: usize) -> anyhow::Result<()> {
             let wish = Wish { app: "hello".to_owned(), greeting: number.to_string(), targets };
             rest.create(&format!("hello-{number}"), &wish).await
         });
-        while let Some(ended) = given.try_join_next() {
+        while given.len() >= IN_WORK
+            && let Some(ended) = given.join_next().await
+        {
             ended.context("giving an order")??;
         }
     }

@@ -47,7 +47,14 @@ pub async fn measure(fleet: &Path, orders: usize) -> anyhow::Result<Vec<Samples>
     }
 
     let [newest, before] = [tip(fleet, "main").await?, tip(fleet, "main~1").await?];
-    let wants = [line("command=fetch"), "0001".to_owned(), line("ofs-delta"), line(&format!("want {newest}"))].concat();
+    let wants = [
+        line("command=fetch"),
+        "0001".to_owned(),
+        line("thin-pack"),
+        line("ofs-delta"),
+        line(&format!("want {newest}")),
+    ]
+    .concat();
     let wants = wants + &line(&format!("have {before}")) + &line("done") + "0000";
     let refs = [line("command=ls-refs"), "0001".to_owned(), line("peel"), "0000".to_owned()].concat();
     let mut fetches = Samples::new("git_fetch_ms");

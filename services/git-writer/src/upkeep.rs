@@ -41,8 +41,15 @@ const LIMITS: Limits = Limits { patience: Duration::from_secs(3600), memory: 4 <
 
 /// What git is told: it shares the machine with whoever waits for an order, and what it writes takes the place of what was on the
 /// disk, so all of it has to be there first. By default git does not sync indexes.
-const SETTINGS: [&str; 5] =
-    ["core.fsync=all", "pack.threads=1", "pack.windowMemory=64m", "repack.writeBitmaps=false", "safe.directory=*"];
+const SETTINGS: [&str; 6] = [
+    "core.fsync=all",
+    "pack.threads=1",
+    "pack.windowMemory=64m",
+    // Without it each fetch puts the objects of a large pack in order anew: 57 ms in place of 13 with 100,000 commits.
+    "pack.writeReverseIndex=true",
+    "repack.writeBitmaps=false",
+    "safe.directory=*",
+];
 
 /// Who looks after the repositories. A clone is cheap and shares everything.
 #[derive(Clone)]

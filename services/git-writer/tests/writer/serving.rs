@@ -408,6 +408,8 @@ async fn many_packs_are_gathered_while_everybody_reads() {
         if packs(&bare) < 10 && graph { Ok(()) } else { Err((packs(&bare), graph)) }
     })
     .await;
+    let has_order = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|it| it == "rev");
+    assert!(fs::read_dir(bare.join("objects/pack")).unwrap().any(|entry| has_order(&entry.unwrap())));
     succeeds(git(&["-C", at, "fsck", "--strict", "--full"]));
     assert_eq!(text(&succeeds(git(&["-C", at, "log", "--format=%s", "desired"]))), log);
     succeeds(world.git(ADA, &["ls-remote", &world.url("clients/yard")]).await);
