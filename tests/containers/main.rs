@@ -12,6 +12,7 @@ use std::{
 };
 
 use end_to_end::{Process, after, edgectl, edgectl_json, edgectl_ok, kill_runners, program, sample};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{BusyboxImage, DockerEngine, NotRun, docker_compose_binary, loopback, nats_server_binary, wait_for};
@@ -69,7 +70,7 @@ async fn containers(engine: &mut DockerEngine) {
     command.arg("up").arg("--data").arg(&data).args(["--host", &here.to_string()]);
     command.args(["--sample", &sample().display().to_string()]);
     command.env("EDGEWRIGHT_NATS_SERVER", nats_server_binary()).stdin(Stdio::null());
-    let up = Process::start("up", folder.0.path(), &mut command);
+    let mut up = Process::start("up", folder.0.path(), &mut command);
     wait_for("`up` to say that everything runs", async || {
         if up.log().contains("Everything runs") { Ok(()) } else { Err(up.log()) }
     })
@@ -135,4 +136,8 @@ async fn containers(engine: &mut DockerEngine) {
         if types.contains("compose") || types.contains("docker") { Err(types) } else { Ok(()) }
     })
     .await;
+
+    // Killed, it would leave what it has started.
+    up.signal(Signal::TERM);
+    up.ended().await;
 }
