@@ -31,7 +31,7 @@ const IMPORTS: usize = 2;
 struct Case {
     orders: usize,
     clients: usize,
-    /// How many orders are committed together.
+    /// How many orders are committed together: two rows each.
     group: usize,
     rate: &'static str,
     kilobytes: Option<&'static str>,
@@ -41,7 +41,7 @@ struct Case {
 }
 
 const fn case(orders: usize, clients: usize, rate: &'static str) -> Case {
-    let group = if clients < 1_000 { 500 } else { 4_000 };
+    let group = if clients < 1_000 { 500 } else { git_writer::MAX_ROWS / 2 };
     Case { orders, clients, group, rate, kilobytes: None, memory: None, kept: false }
 }
 

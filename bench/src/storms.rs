@@ -323,7 +323,7 @@ impl Site {
             let [text] = self.parts(bus, &head.commit, [Part::Folder(folder.to_string())]).await?;
             for node in parse_folder(folder, &text)?.into_keys() {
                 let [text] = self.parts(bus, &head.commit, [Part::Node(node.to_string())]).await?;
-                for deployment in NodeEntry::parse(&text)?.deployments.into_keys() {
+                for (deployment, _) in NodeEntry::parse(&text)?.deployments.iter() {
                     let name = DocumentName { node: node.to_string(), deployment: deployment.to_string() };
                     let wanted = [Part::Identity(node.to_string()), Part::Document(name)];
                     self.parts(bus, &head.commit, wanted).await?;

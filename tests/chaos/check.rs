@@ -405,7 +405,7 @@ pub fn list(files: &BTreeMap<String, Vec<u8>>) -> Option<ManifestList> {
         let folder = path.strip_suffix("/VERSION")?;
         let version: u64 = std::str::from_utf8(version).ok()?.trim_end().parse().ok()?;
         let identity = files.get(&format!("{folder}/NODE")).map(|bytes| Digest::of(bytes));
-        let entry = NodeEntry { identity, version: version.try_into().ok()?, deployments: BTreeMap::new() };
+        let entry = NodeEntry { identity, version: version.try_into().ok()?, deployments: [].into() };
         nodes.insert(folder.rsplit('/').next()?.parse().ok()?, entry);
     }
     for (path, bytes) in files {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The size of the disk: large enough for what is written until the cut.
-const SIZE: u64 = 512 << 20;
+const SIZE: u64 = 1 << 30;
 
 /// What was done, and what was found wrong.
 pub struct Outcome {

@@ -23,7 +23,7 @@ const CLIENTS: usize = 12;
 /// The length of a large file, in words of eight bytes.
 const LARGE: u64 = 40_000;
 
-/// The same where the journal is to fill up within some ten groups.
+/// The same where the journal is to fill up within some twenty groups.
 const VERY_LARGE: u64 = 400_000;
 
 /// The word by which this program becomes a writer.

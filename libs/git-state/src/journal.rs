@@ -27,8 +27,8 @@ use tracing::warn;
 use crate::GitError;
 
 /// The size in bytes at which the next file begins, unless the thread is still busy with the ones before. A start after a
-/// crash writes so much once more, which takes about a second.
-const FULL: u64 = 32 << 20;
+/// crash writes so much once more, which takes about two seconds. Each file has every repository begin another pack.
+const FULL: u64 = 64 << 20;
 
 /// The size in bytes at which commits wait for that thread, because the disk does not keep up.
 const WAIT: u64 = 128 << 20;

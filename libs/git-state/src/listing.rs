@@ -226,7 +226,7 @@ impl Walk<'_> {
                 deployments.insert(deployment, digest);
             }
         }
-        Ok(NodeEntry { identity, version, deployments })
+        Ok(NodeEntry { identity, version, deployments: deployments.into() })
     }
 
     fn keep(&mut self, content: Vec<u8>) -> Digest {

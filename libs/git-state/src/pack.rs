@@ -1,8 +1,9 @@
 //! A Git pack (version 2) that grows in memory, with deltas between its objects, and its index.
 //!
-//! Git allows a delta only to an object of the same pack, so the newest pack of a repository *rolls*: its bytes stay in
-//! memory, the next group of commits is appended, and the whole is written as a new pack in the place of the one before,
-//! until it is large enough. So most objects find their base, and small groups leave few packs.
+//! Git allows a delta only to an object of the same pack, so the newest pack of a repository *rolls*: the next group of commits
+//! is appended, and the whole is written as a new pack in the place of the one before, until it is large enough. So most objects
+//! find their base, and small groups leave few packs. Between two groups the bytes of a pack are in its file alone, and an
+//! [`Outline`] stays in memory.
 
 pub(crate) mod delta;
 mod index;
@@ -27,7 +28,7 @@ const OFS_DELTA: u8 = 6;
 
 /// A pack is replaced by a longer one only up to this length in bytes, however large the groups are: each group writes it
 /// anew.
-const ROLL: usize = 2 << 20;
+const ROLL: usize = 1 << 20;
 
 /// A pack of this length in bytes is replaced by a longer one, however small the groups are.
 const ROLL_ALWAYS: usize = 64 << 10;
@@ -61,6 +62,13 @@ pub(crate) struct Pack {
     entries: Vec<Entry>,
     /// Where in `entries` an object is.
     known: HashMap<ObjectId, u32>,
+}
+
+/// What stays in memory of a pack whose bytes are read again to go on with it.
+pub(crate) struct Outline {
+    number: u32,
+    length: usize,
+    entries: Box<[Entry]>,
 }
 
 /// How far a pack was.
@@ -99,11 +107,6 @@ impl Pack {
         (pack.body.len() >= HEAD.len() && pack.body.starts_with(&HEAD[..8])).then_some(pack)
     }
 
-    /// Returns the number by which the packs of one repository are told apart.
-    pub(crate) fn number(&self) -> u32 {
-        self.number
-    }
-
     /// Returns how far the pack is. What follows the mark of an empty one begins with the head of the pack.
     pub(crate) fn mark(&self) -> Mark {
         let length = if self.entries.is_empty() { 0 } else { self.body.len() };
@@ -128,14 +131,9 @@ impl Pack {
         self.body.truncate(mark.length.max(HEAD.len()));
     }
 
-    /// Tells whether the next group goes into this pack rather than into a new one. The last one was `group` bytes long.
-    pub(crate) fn rolls_on(&self, group: usize) -> bool {
-        self.body.len() <= ROLL.min(ROLL_ALWAYS.max(ROLL_GROUPS * group))
-    }
-
-    /// Returns about how many bytes of memory the pack takes.
-    pub(crate) fn size(&self) -> usize {
-        self.body.capacity() + self.entries.capacity() * size_of::<Entry>() + self.known.capacity() * 28
+    /// Drops what can be read again.
+    pub(crate) fn into_outline(self) -> Outline {
+        Outline { number: self.number, length: self.body.len(), entries: self.entries.into_boxed_slice() }
     }
 
     /// Returns where the pack has this object, if it does: no object stands in a pack twice.
@@ -232,6 +230,38 @@ impl Pack {
     /// Returns the bytes of the pack that [`Pack::finish`] has made whole; its name has to follow them.
     pub(crate) fn body(&self) -> &[u8] {
         &self.body
+    }
+}
+
+impl Outline {
+    /// Returns the length in bytes of the pack without its checksum.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Tells whether the next group goes into this pack rather than into a new one. The last one was `group` bytes long.
+    pub(crate) fn rolls_on(&self, group: usize) -> bool {
+        self.length <= ROLL.min(ROLL_ALWAYS.max(ROLL_GROUPS * group))
+    }
+
+    /// Returns about how many bytes of memory the outline takes.
+    pub(crate) fn size(&self) -> usize {
+        self.entries.len() * size_of::<Entry>()
+    }
+
+    /// Goes on with the pack that has these bytes, without its checksum. Returns `None` when an object has others than were written.
+    pub(crate) fn resume(self, body: Vec<u8>) -> Option<Pack> {
+        let ends = self.entries.iter().skip(1).map(|entry| entry.offset as usize).chain([self.length]);
+        let as_written = |(entry, end): (&Entry, usize)| {
+            let bytes = body.get(entry.offset as usize..end);
+            bytes.is_some_and(|bytes| crc32fast::hash(bytes) == entry.crc)
+        };
+        if body.len() != self.length || !body.starts_with(&HEAD[..8]) || !self.entries.iter().zip(ends).all(as_written)
+        {
+            return None;
+        }
+        let known = self.entries.iter().zip(0..).map(|(entry, at)| (entry.id, at)).collect();
+        Some(Pack { number: self.number, body, entries: self.entries.into_vec(), known })
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{
     collections::VecDeque,
     error::Error,
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
@@ -25,6 +25,12 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How the names of files begin that are not whole. Stock git removes such files when it tidies up.
 const UNFINISHED: &str = "tmp_edgewright_";
+
+/// The length in bytes of the checksum that ends a pack.
+const CHECKSUM: usize = 20;
+
+/// The room in bytes for what is added to a pack that was read.
+const AHEAD: usize = 16 << 10;
 
 fn folder(repository: &Path) -> PathBuf {
     repository.join("objects/pack")
@@ -63,9 +69,35 @@ impl Hidden {
     }
 
     fn path(&self, end: &str) -> PathBuf {
-        // Git and gix take every file that ends in `.idx` for the index of a pack.
-        self.folder.join(format!("{UNFINISHED}{end}_{}", self.name))
+        hidden_path(&self.folder, self.name, end)
     }
+}
+
+/// Reads the bytes of a pack without its checksum, whether readers find it by now or not. Returns `None` when it has gone or has
+/// another length: a program that repacks may have taken what is in it.
+pub(crate) fn read(repository: &Path, name: ObjectId, length: usize) -> Result<Option<Vec<u8>>, GitError> {
+    let folder = folder(repository);
+    // It gets its name at any time, so the other one comes first.
+    let file = match File::open(hidden_path(&folder, name, "pack")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => File::open(path(&folder, name, "pack")),
+        opened => opened,
+    };
+    let whole = match file {
+        Ok(mut file) => read_body(&mut file, length),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    whole.map_err(|error| GitError::file("reading a pack of", &folder, error))
+}
+
+fn read_body(file: &mut File, length: usize) -> io::Result<Option<Vec<u8>>> {
+    if file.metadata()?.len() != (length + CHECKSUM) as u64 {
+        return Ok(None);
+    }
+    // More will be added to it, which need not move it then.
+    let mut body = Vec::with_capacity(length + length / 8 + AHEAD);
+    file.take(length as u64).read_to_end(&mut body)?;
+    Ok(Some(body))
 }
 
 impl Drop for Hidden {
@@ -87,6 +119,11 @@ pub(crate) fn remove_unfinished(repository: &Path) -> Result<(), GitError> {
         unfinished.into_iter().try_for_each(|name| disk::remove_if_there(&folder.join(name)))
     });
     removed.map_err(|error| GitError::file("tidying up", &folder, error))
+}
+
+/// The path of a pack's file before readers find it. Git and gix take every file that ends in `.idx` for the index of a pack.
+fn hidden_path(folder: &Path, name: ObjectId, end: &str) -> PathBuf {
+    folder.join(format!("{UNFINISHED}{end}_{name}"))
 }
 
 fn path(folder: &Path, name: ObjectId, end: &str) -> PathBuf {

@@ -72,9 +72,10 @@ impl Ready {
         let (name, path) = (series.name().clone(), series.path().to_owned());
         let lock = Branch::of(&name, &path).lock(&name, series.from(), sealed.to)?;
         let (pack, follows_fleet) = (series.write_pack(&sealed.whole)?, series.follows_fleet());
-        let (planned, replaced) = (series.planned(&sealed), series.is_written(&sealed));
-        if let (name, Some(memory)) = series.into_memory() {
-            drafter.keep(name, memory);
+        let planned = series.planned(&sealed);
+        let (memory, replaced) = series.into_memory(&sealed);
+        if let Some(memory) = memory {
+            drafter.keep(name.clone(), memory);
         }
         Ok(Self { name, path, follows_fleet, planned, pack, replaced, lock })
     }

@@ -14,7 +14,7 @@ use margo::RepositoryName;
 use crate::{
     Bases, Blob, CommitId, FileChange, GitError, Repository, journal,
     journal::Epoch,
-    memory::Memory,
+    memory::{Growing, Memory},
     pack::{self, Mark, Whole},
     pack_files::Hidden,
 };
@@ -27,8 +27,8 @@ pub struct Series {
     from: Option<CommitId>,
     to: Option<CommitId>,
     follows_fleet: bool,
-    /// What the commits stand on, from the first one on, and how far its pack was before.
-    begun: Option<(Memory, Mark)>,
+    /// What the commits stand on, from the first one on, and the pack that they go into.
+    begun: Option<(Memory, Growing)>,
     /// Opened when a folder has to be read that is not in memory.
     git: OnceCell<Repository>,
     has_failed: bool,
@@ -41,6 +41,8 @@ pub(crate) struct Sealed {
     pub(crate) to: CommitId,
     /// From where on the journal does not have the pack.
     mark: Mark,
+    /// The life of the journal that gets the rest.
+    epoch: Epoch,
 }
 
 impl Series {
@@ -96,11 +98,11 @@ impl Series {
                     Some(from) => git(&self.git, &self.path, &self.name)?.root(from)?,
                     None => (pack::id_of(Kind::Tree, b"")?, Vec::new()),
                 };
-                Memory::of(self.from, id, root, epoch)
+                Memory::of(self.from, id, root)
             }
         };
-        let mark = memory.begin(epoch);
-        self.begun = Some((memory, mark));
+        let growing = memory.begin(&self.path, epoch);
+        self.begun = Some((memory, growing));
         Ok(())
     }
 
@@ -123,15 +125,15 @@ impl Series {
         make: impl FnOnce(ObjectId, Option<CommitId>) -> Result<gix::objs::Commit, GitError>,
     ) -> Result<CommitId, GitError> {
         let parent = self.tip();
-        let Some((memory, _)) = self.begun.as_mut().filter(|_| !self.has_failed) else {
+        let Some((memory, Growing { pack, .. })) = self.begun.as_mut().filter(|_| !self.has_failed) else {
             return Err(GitError::Series);
         };
-        let before = memory.pack().mark();
+        let before = pack.mark();
         let read = |id: ObjectId| git(&self.git, &self.path, &self.name)?.tree(id);
-        let added = memory.edit(changes, ready, &read).and_then(|tree| make(tree, parent)).and_then(|commit| {
+        let added = memory.edit(pack, changes, ready, &read).and_then(|tree| make(tree, parent)).and_then(|commit| {
             let mut bytes = Vec::with_capacity(1024);
             commit.write_to(&mut bytes).expect("writing to memory cannot fail");
-            memory.add(Kind::Commit, "commit", &bytes)
+            memory.add(pack, Kind::Commit, "commit", &bytes)
         });
         match added {
             Ok(id) => {
@@ -139,7 +141,7 @@ impl Series {
                 Ok(CommitId(id))
             }
             Err(error) => {
-                memory.pack().rewind(before);
+                pack.rewind(before);
                 self.has_failed = true;
                 Err(error)
             }
@@ -148,18 +150,18 @@ impl Series {
 
     /// Makes the pack whole. Fails when the series has no commit.
     pub(crate) fn seal(&mut self, epoch: Epoch) -> Result<Sealed, GitError> {
-        let (Some((memory, mark)), Some(to)) = (&mut self.begun, self.to) else {
+        let (Some((_, growing)), Some(to)) = (&mut self.begun, self.to) else {
             let error = "there is no commit that it could move to";
             return Err(GitError::git("moving the branch", &self.path, error));
         };
         // Where the journal has begun another life since, it gets all of the pack.
-        let mark = if memory.epoch() == epoch { *mark } else { Mark::BEGIN };
-        Ok(Sealed { whole: memory.pack().finish(), to, mark })
+        let mark = if growing.epoch == epoch { growing.begin } else { Mark::BEGIN };
+        Ok(Sealed { whole: growing.pack.finish(), to, mark, epoch })
     }
 
     /// What the journal is to hold of the series. `None` when the series has not begun.
     pub(crate) fn planned(&self, sealed: &Sealed) -> Option<journal::Move> {
-        let pack = self.begun.as_ref()?.0.pack_so_far();
+        let pack = &self.begun.as_ref()?.1.pack;
         let objects = pack.entries_since(sealed.mark).iter().flat_map(|entry| {
             let mut object = [0; 24];
             object[..20].copy_from_slice(entry.id.as_slice());
@@ -178,22 +180,18 @@ impl Series {
     }
 
     /// Writes the pack that was made whole into the repository, where no reader finds it yet.
-    pub(crate) fn write_pack(&mut self, whole: &Whole) -> Result<Hidden, GitError> {
-        let (memory, _) = self.begun.as_mut().ok_or(GitError::Series)?;
-        Hidden::write(&self.path, memory.pack(), whole)
+    pub(crate) fn write_pack(&self, whole: &Whole) -> Result<Hidden, GitError> {
+        let (_, growing) = self.begun.as_ref().ok_or(GitError::Series)?;
+        Hidden::write(&self.path, &growing.pack, whole)
     }
 
-    /// Has the next series stand on what this one has come to. Returns the pack that was replaced.
-    pub(crate) fn is_written(&mut self, sealed: &Sealed) -> Option<ObjectId> {
-        let (memory, _) = self.begun.as_mut()?;
-        let group = memory.pack_so_far().bytes_since(sealed.mark).len();
-        memory.is_written(sealed.whole.name, group, Some(sealed.to))
-    }
-
-    /// Gives what the series stood on, with its name. Nothing is kept of a series of which a commit failed.
-    pub(crate) fn into_memory(self) -> (RepositoryName, Option<Memory>) {
-        let memory = self.begun.filter(|_| !self.has_failed).map(|(memory, _)| memory);
-        (self.name, memory)
+    /// Gives what the next series stands on, now that the pack was written, and the pack that this one replaces. Nothing is kept of
+    /// a series of which a commit failed.
+    pub(crate) fn into_memory(self, sealed: &Sealed) -> (Option<Memory>, Option<ObjectId>) {
+        let Some((mut memory, growing)) = self.begun else { return (None, None) };
+        let group = growing.pack.bytes_since(sealed.mark).len();
+        let replaced = memory.ends(growing, sealed.whole.name, group, sealed.epoch, sealed.to);
+        (Some(memory).filter(|_| !self.has_failed), replaced)
     }
 }
 

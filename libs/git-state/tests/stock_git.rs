@@ -523,14 +523,14 @@ fn the_journal_fills_up_and_is_enough_at_any_time() {
     let world = World::new();
     let mut writer = world.writer().unwrap();
     let repository = writer.open_or_create(&client()).unwrap();
-    // Hexadecimal noise, of which half stays: ten groups fill the journal.
+    // Hexadecimal noise, of which half stays: ten groups fill a file of the journal.
     let noise = |seed: u64| -> String {
         let mut state = seed + 1;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             format!("{:08x}", state >> 32)
         };
-        (0..800_000).map(|_| next()).collect()
+        (0..1_600_000).map(|_| next()).collect()
     };
     let mut tip = None;
     for at in 0..12 {
@@ -568,7 +568,7 @@ fn a_repack_meanwhile_does_no_harm_to_what_the_journal_holds() {
     let mut writer = world.writer().unwrap();
     let repository = writer.open(&client()).unwrap().unwrap();
     assert_eq!(repository.tip().unwrap(), Some(next));
-    assert_eq!(packs(&repository).len(), 2, "the one of the journal, and the one of the repack");
+    assert_eq!(packs(&repository).len(), 3, "the two of the journal, and the one of the repack");
     commit(&mut writer, &repository, &[&[put("a/b", "4")]]);
     assert_eq!(world.git(&repository, &["fsck", "--strict", "--full", "--no-progress"]), "");
 }

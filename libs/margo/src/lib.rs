@@ -55,7 +55,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use document::{DocumentError, Extensions, MAX_DOCUMENT};
 pub use id::{DeploymentId, DeviceId, InvalidId, ManifestVersion, NodeId};
 pub use identity::{Identity, InvalidIdentity, InvalidNkey, UserNkey};
-pub use list::{InvalidNodeFolder, ManifestList, NodeEntry, NodeFolder, parse_folder, parse_top};
+pub use list::{InvalidNodeFolder, ManifestList, NamedDeployments, NodeEntry, NodeFolder, parse_folder, parse_top};
 pub use manifest::{Head, KeySet, ManifestError};
 pub use name::{
     AppId, AppVersion, AssignmentName, ClientName, ComponentName, InvalidName, NodeName, ReaderName, SiteName,

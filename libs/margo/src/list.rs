@@ -64,7 +64,82 @@ pub struct NodeEntry {
     /// The version of the manifest at which this node last changed.
     pub version: ManifestVersion,
     /// The deployments of the node, each with the digest of its document.
-    pub deployments: BTreeMap<DeploymentId, Digest>,
+    pub deployments: NamedDeployments,
+}
+
+/// Deployments, each with the digest of its document, sorted by id. They are one piece of memory of just their size: lists of
+/// ten thousand nodes are held for years and changed one node at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedDeployments(Box<[(DeploymentId, Digest)]>);
+
+impl NamedDeployments {
+    /// Returns the digest of a deployment's document.
+    pub fn get(&self, id: &DeploymentId) -> Option<&Digest> {
+        let at = self.position(id).ok()?;
+        self.0.get(at).map(|(_, digest)| digest)
+    }
+
+    /// Puts a deployment, in the place of what is held under its id.
+    pub fn insert(&mut self, id: DeploymentId, digest: Digest) {
+        match self.position(&id) {
+            Ok(at) => self.0[at].1 = digest,
+            Err(at) => {
+                let (before, behind) = self.0.split_at(at);
+                self.0 = [before, &[(id, digest)], behind].concat().into();
+            }
+        }
+    }
+
+    /// Takes a deployment out.
+    pub fn remove(&mut self, id: &DeploymentId) {
+        if let Ok(at) = self.position(id) {
+            self.0 = [&self.0[..at], &self.0[at + 1..]].concat().into();
+        }
+    }
+
+    /// Returns all, sorted by id.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&DeploymentId, &Digest)> {
+        self.0.iter().map(|(id, digest)| (id, digest))
+    }
+
+    /// Returns the digests of all documents, sorted by the ids.
+    pub fn digests(&self) -> impl ExactSizeIterator<Item = &Digest> {
+        self.0.iter().map(|(_, digest)| digest)
+    }
+
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Tells whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Where the id is, or has to be.
+    fn position(&self, id: &DeploymentId) -> Result<usize, usize> {
+        self.0.binary_search_by(|(held, _)| held.cmp(id))
+    }
+}
+
+impl From<BTreeMap<DeploymentId, Digest>> for NamedDeployments {
+    fn from(deployments: BTreeMap<DeploymentId, Digest>) -> Self {
+        Self(deployments.into_iter().collect())
+    }
+}
+
+impl<const N: usize> From<[(DeploymentId, Digest); N]> for NamedDeployments {
+    fn from(deployments: [(DeploymentId, Digest); N]) -> Self {
+        Self::from_iter(deployments)
+    }
+}
+
+impl FromIterator<(DeploymentId, Digest)> for NamedDeployments {
+    /// Of several with one id the last one counts.
+    fn from_iter<T: IntoIterator<Item = (DeploymentId, Digest)>>(deployments: T) -> Self {
+        deployments.into_iter().collect::<BTreeMap<_, _>>().into()
+    }
 }
 
 impl NodeEntry {
@@ -92,7 +167,7 @@ impl NodeEntry {
         while let Some((id, digest)) = lines.pair()? {
             deployments.insert(id, digest);
         }
-        let entry = Self { identity, version, deployments };
+        let entry = Self { identity, version, deployments: deployments.into() };
         if entry.to_text().as_bytes() == text { Ok(entry) } else { Err(lines.error("must be sorted and end there")) }
     }
 }

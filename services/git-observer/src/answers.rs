@@ -167,7 +167,7 @@ fn brought_along(snapshot: &Snapshot, held: u64) -> Vec<Piece> {
         if !add(entry.to_text().into_bytes().into()) {
             break;
         }
-        for digest in entry.identity.iter().chain(entry.deployments.values()) {
+        for digest in entry.identity.iter().chain(entry.deployments.digests()) {
             if let Some(content) = snapshot.recent.get(digest) {
                 add(content.clone());
             }

@@ -153,7 +153,7 @@ impl Tip {
         };
         let identity = entry.identity.map(|digest| file(None, digest)).transpose()?.unwrap_or_default();
         let mut deployments = Vec::new();
-        for (id, digest) in &entry.deployments {
+        for (id, digest) in entry.deployments.iter() {
             let document = file(Some(*id), *digest)?;
             let digest = Digest::of(&document).to_string();
             deployments.push(proto::DesiredDeployment { id: id.to_string(), digest, document });

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use bus::ServiceName;
 use git_state::{FileChange, InvalidPath, Message, TreePath, layout};
 use margo::{
-    DeploymentId, Digest, InvalidId, InvalidName, ManifestError, ManifestList, ManifestVersion, NodeEntry, NodeName,
-    RepositoryName,
+    DeploymentId, Digest, InvalidId, InvalidName, ManifestError, ManifestList, ManifestVersion, NamedDeployments,
+    NodeEntry, NodeName, RepositoryName,
 };
 
 /// Trailers that git-writer sets itself. A source that sends one of them would forge how far a repository is, so they
@@ -228,7 +228,7 @@ pub fn carry_out(edits: &ClientEdits, version: ManifestVersion, list: &mut Manif
     let mut touched: BTreeMap<&NodeName, NodeEntry> = BTreeMap::new();
     let held = |list: &ManifestList, node: &NodeName| match list.get(node) {
         Some(entry) => NodeEntry::clone(entry),
-        None => NodeEntry { identity: None, version, deployments: BTreeMap::new() },
+        None => NodeEntry { identity: None, version, deployments: NamedDeployments::default() },
     };
     for NodeEdit { node, identity } in &edits.nodes {
         touched.entry(node).or_insert_with(|| held(list, node)).identity = Some(Digest::of(identity));
@@ -237,8 +237,8 @@ pub fn carry_out(edits: &ClientEdits, version: ManifestVersion, list: &mut Manif
     for DeploymentEdit { node, deployment, content } in &edits.deployments {
         let entry = touched.entry(node).or_insert_with(|| held(list, node));
         match content {
-            Some((document, _)) => drop(entry.deployments.insert(*deployment, Digest::of(document))),
-            None => drop(entry.deployments.remove(deployment)),
+            Some((document, _)) => entry.deployments.insert(*deployment, Digest::of(document)),
+            None => entry.deployments.remove(deployment),
         }
         let (document, summary) = content.clone().unzip();
         files.push(file(&layout::document(node, deployment), document));

@@ -22,7 +22,7 @@ const COLLECT: Duration = Duration::from_millis(5);
 
 /// The most rows of one group. Where they are of a thousand repositories, each still gets several with one pack; with more, a
 /// row would wait longer and hardly get cheaper.
-const MAX_ROWS: usize = 4_000;
+pub const MAX_ROWS: usize = 4_000;
 
 /// Once a group holds so many bytes, nothing is added to it: this bounds the memory. One row has at most that many, so twice as
 /// many are held at most.

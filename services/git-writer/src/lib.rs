@@ -52,6 +52,7 @@ use tracing::debug;
 pub use crate::{
     config::{Config, Keys},
     domain::{ClientEdits, DeploymentEdit, Edits, Row},
+    inbox::MAX_ROWS,
     mirrors::{Layout, Mirror},
     renewals::outdated,
     serve::Serving,

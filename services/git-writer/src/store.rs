@@ -28,7 +28,7 @@ use std::{
 use async_nats::HeaderMap;
 use git_state::{CommitId, Disk, Drafter, GitError, Manifest, PacksHeld, Prepared, Recent, Step, Writer, layout};
 use identity::SigningKey;
-use margo::{ManifestList, ManifestVersion, NodeEntry, RepositoryName, TenantName};
+use margo::{DeploymentId, Digest, ManifestList, ManifestVersion, NodeEntry, RepositoryName, TenantName};
 use process::stop_point;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tracing::Span;
@@ -496,10 +496,9 @@ fn carry_out(disk: &mut Disk, prepared: Prepared, drafter: &Drafter) -> Vec<Resu
     })
 }
 
-/// How many bytes of memory a node takes in a list, about: a leaf of a map has room for eleven deployments and is well filled
-/// with eight.
+/// How many bytes of memory a node takes in a list, about.
 fn size_of_node(entry: &NodeEntry) -> usize {
-    256 + 70 * entry.deployments.len().next_multiple_of(8)
+    256 + size_of::<(DeploymentId, Digest)>() * entry.deployments.len()
 }
 
 #[cfg(test)]

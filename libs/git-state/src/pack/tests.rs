@@ -90,12 +90,36 @@ fn a_pack_grows_and_is_taken_up_again_from_its_pieces() {
 }
 
 #[test]
+fn a_pack_goes_on_from_its_outline_and_its_bytes() {
+    let (mut pack, mut other) = (Pack::new(1), Pack::new(1));
+    let texts = ["one", "two", "three"].map(|word| format!("name: press\nstate: active\nparameter: {word}\n"));
+    for pack in [&mut pack, &mut other] {
+        let (id, content) = blob(&texts[0]);
+        let base = pack.add(Kind::Blob, id, &content);
+        let (id, content) = blob(&texts[1]);
+        pack.add_delta(id, base, &delta::between(texts[0].as_bytes(), &content).unwrap());
+        pack.finish();
+    }
+    let body = pack.body().to_vec();
+    let outline = pack.into_outline();
+    assert_eq!(outline.length(), body.len());
+    let mut resumed = outline.resume(body).unwrap();
+    for pack in [&mut resumed, &mut other] {
+        let (id, content) = blob(&texts[2]);
+        pack.add(Kind::Blob, id, &content);
+    }
+    let (ours, theirs) = (resumed.finish(), other.finish());
+    assert_eq!((ours.name, ours.index, resumed.body()), (theirs.name, theirs.index, other.body()));
+    for (id, _) in texts.iter().map(|text| blob(text)) {
+        assert_eq!(resumed.place_of(&id), other.place_of(&id));
+    }
+}
+
+#[test]
 fn a_pack_rolls_on_until_it_is_large_for_its_groups() {
-    let mut pack = Pack::new(1);
-    assert!(pack.rolls_on(0));
-    pack.body.resize(ROLL_ALWAYS + 1, 0);
-    assert!(!pack.rolls_on(100));
-    assert!(pack.rolls_on(ROLL_ALWAYS));
-    pack.body.resize(ROLL + 1, 0);
-    assert!(!pack.rolls_on(ROLL));
+    let of_length = |length| Outline { number: 1, length, entries: Box::default() };
+    assert!(Pack::new(1).into_outline().rolls_on(0));
+    assert!(!of_length(ROLL_ALWAYS + 1).rolls_on(100));
+    assert!(of_length(ROLL_ALWAYS + 1).rolls_on(ROLL_ALWAYS));
+    assert!(!of_length(ROLL + 1).rolls_on(ROLL));
 }

@@ -94,7 +94,7 @@ proptest! {
         let (mut model, trees) = (Model::default(), RefCell::new(BTreeMap::<ObjectId, Vec<u8>>::new()));
         let read = |id: ObjectId| -> Result<Vec<u8>, GitError> { Ok(trees.borrow()[&id].clone()) };
         let (mut tree, mut pack) = (Tree::default(), Pack::new(0));
-        for (changes, start) in commits {
+        for ((changes, start), number) in commits.into_iter().zip(1..) {
             for (path, content) in &changes {
                 match content {
                     Some(content) => model.put(path, id(*content)),
@@ -102,7 +102,7 @@ proptest! {
                 }
             }
             if start {
-                (tree, pack) = (Tree::of(tree.bytes), Pack::new(pack.number() + 1));
+                (tree, pack) = (Tree::of(tree.bytes), Pack::new(number));
             }
             let before = tree.bytes.clone();
             let edited = tree.edit(edits(&changes), &mut pack, &read).unwrap();

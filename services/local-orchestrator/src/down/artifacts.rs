@@ -98,7 +98,7 @@ mod tests {
     fn nodes(nodes: &[(&str, u64)]) -> BTreeMap<NodeName, NodeDesired> {
         let desired = |version: u64| -> NodeDesired {
             let id = "00000000-0000-4000-8000-000000000001".parse().unwrap();
-            let deployments = BTreeMap::from([(id, Digest::of(&version.to_be_bytes()))]);
+            let deployments = [(id, Digest::of(&version.to_be_bytes()))].into();
             NodeEntry { identity: None, version: version.try_into().unwrap(), deployments }.into()
         };
         nodes.iter().map(|(name, version)| (name.parse().unwrap(), desired(*version))).collect()

@@ -256,7 +256,8 @@ impl Adopted {
         let changed = messages.into_iter().filter_map(|(node, (place, identity))| {
             let desired = set.list.get(&node)?;
             let trace = traces.get(&node).or(trace_of_head.as_ref()).cloned();
-            let (version, deployments) = (desired.version.get(), desired.deployments.clone());
+            let version = desired.version.get();
+            let deployments = desired.deployments.iter().map(|(id, digest)| (*id, *digest)).collect();
             let text = identity.as_ref().map(|identity| String::from_utf8_lossy(&identity.to_bytes()).into_owned());
             match identity {
                 Some(identity) => drop(identities.insert(node.clone(), identity)),
@@ -360,7 +361,8 @@ fn relocate(in_force: &InForce, places: &[Place]) -> Adoption {
         let desired = in_force.set.list.get(&node)?;
         let identity = in_force.identities.get(&node);
         let identity = identity.map(|identity| String::from_utf8_lossy(&identity.to_bytes()).into_owned());
-        let (version, deployments) = (desired.version.get(), desired.deployments.clone());
+        let version = desired.version.get();
+        let deployments = desired.deployments.iter().map(|(id, digest)| (*id, *digest)).collect();
         Some((node, NodeRecord { version, identity, deployments, message }))
     });
     Adoption {
@@ -385,7 +387,7 @@ fn restore(adoption: Adoption, file: Arc<File>) -> anyhow::Result<InForce> {
         if let Some(identity) = identity {
             identities.insert(node.clone(), NodeIdentity::parse(identity.as_bytes())?);
         }
-        entries.push((node.clone(), NodeEntry { identity: digest, version, deployments }));
+        entries.push((node.clone(), NodeEntry { identity: digest, version, deployments: deployments.into() }));
         nodes.insert(node, message);
     }
     let set = DesiredSet { head, list: entries.into_iter().collect() };

@@ -87,7 +87,7 @@ fn desired(message: &proto::DesiredNode) -> Result<NodeDesired, Flaw> {
         }
     }
     let identity = (!message.identity.is_empty()).then(|| Digest::of(&message.identity));
-    Ok(NodeEntry { identity, version: message.version.try_into()?, deployments }.into())
+    Ok(NodeEntry { identity, version: message.version.try_into()?, deployments: deployments.into() }.into())
 }
 
 impl From<proto::DesiredHead> for SignedHead {

@@ -36,7 +36,7 @@ fn decide(in_force: Option<&DesiredSet>, offered: &DesiredSet) -> Verdict {
 }
 
 fn runs(number: u64, document: &str) -> NodeDesired {
-    let deployments = BTreeMap::from([(deployment(1), Digest::of(document.as_bytes()))]);
+    let deployments = [(deployment(1), Digest::of(document.as_bytes()))].into();
     NodeEntry { identity: None, version: version(number), deployments }.into()
 }
 
@@ -52,7 +52,7 @@ fn a_whole_set_above_the_one_in_force_is_adopted_and_then_rests() {
 #[test]
 fn a_set_in_which_nothing_is_desired_is_adopted() {
     let held = set(1, [(node(1), runs(1, "a"))]);
-    let nothing = NodeEntry { identity: None, version: version(2), deployments: BTreeMap::new() };
+    let nothing = NodeEntry { identity: None, version: version(2), deployments: [].into() };
     assert_eq!(decide(Some(&held), &set(2, [(node(1), nothing.into())])), Verdict::Adopt);
 }
 

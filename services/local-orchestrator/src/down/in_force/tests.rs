@@ -10,7 +10,7 @@ fn node(name: &str) -> NodeName {
 fn set(version: u64, nodes: &[(&str, u64)]) -> DesiredSet {
     let id: DeploymentId = "00000000-0000-4000-8000-000000000001".parse().unwrap();
     let desired = |(name, at): &(&str, u64)| {
-        let deployments = BTreeMap::from([(id, Digest::of(format!("{name} {at}").as_bytes()))]);
+        let deployments = [(id, Digest::of(format!("{name} {at}").as_bytes()))].into();
         (node(name), NodeEntry { identity: None, version: (*at).try_into().unwrap(), deployments })
     };
     let list: margo::ManifestList = nodes.iter().map(desired).collect();
