@@ -227,7 +227,7 @@ impl<'a> ByHand<'a> {
 
     /// Ends the container by hand, and starts it again as a person would.
     async fn back(&self, death: &[&str], round: usize) -> anyhow::Result<f64> {
-        let greeting = format!("By hand, death {round}.");
+        let greeting = format!("By hand, {} {round}.", death[0]);
         self.up(&greeting).await?;
         let id = self.container.id("label=com.docker.compose.project=by-hand")?;
         self.container.die(&id, death).await?;
