@@ -32,3 +32,19 @@ title "The application's answers"
 for address in 127.0.77.2 127.0.77.3; do
     curl --silent --show-error --fail --max-time 10 "http://$address:8080/"
 done
+
+title "Containers"
+if ! "$edgectl" co list nodes -o json | grep --quiet '"compose"'; then
+    echo "Not run: no node here has Docker Engine and Compose (docs/operations.md, \"Containers\")."
+elif ! [ -x /bin/busybox ]; then
+    echo "Not run: the example's image is made of /bin/busybox (Debian's package busybox-static)."
+else
+    app=$(mktemp -d)
+    trap 'rm -rf "$app"' EXIT
+    cp -r examples/hello-compose/. "$app"
+    "$app/make-image.sh"
+    "$edgectl" co add app "$app"
+    "$edgectl" co deploy hello-compose@1.0.0 --name pages --to plant/press --wait
+    curl --silent --show-error --fail --max-time 10 --retry 5 --retry-connrefused http://127.0.77.2:8088/
+    "$edgectl" co remove pages --delete-volumes --wait
+fi

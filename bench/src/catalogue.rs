@@ -23,7 +23,7 @@ const fn signed(name: &'static str, includes: &'static str) -> Kind {
 }
 
 /// In the order of the report.
-pub const FIGURES: [Kind; 41] = [
+pub const FIGURES: [Kind; 44] = [
     lower(
         "order_to_wasm_ms",
         "ms",
@@ -35,6 +35,18 @@ pub const FIGURES: [Kind; 41] = [
          is shown as installed.",
         Some(
             "the same component started by hand: wasm-runner alone, until its first answer, compiled code in the cache",
+        ),
+    ),
+    lower(
+        "order_to_compose_ms",
+        "ms",
+        "The time from sending `PUT /assignments/pages` (another value of the parameter) until a container on the node has answered \
+         HTTP with the new value. The image is in the engine. It includes all that `order_to_wasm_ms` does, and that Compose stops the \
+         container before and makes the new one. The engine is one of the measurement's own. The port is asked as soon as the engine says \
+         that a container was started. Where Docker cannot run, this is not measured.",
+        Some(
+            "`docker compose up --detach` by hand with another value in the environment, of the same file on the same engine, \
+             until its container has answered with that value",
         ),
     ),
     lower(
@@ -74,6 +86,19 @@ pub const FIGURES: [Kind; 41] = [
         Some(
             "the same component started by hand: wasm-runner alone, until its first answer, compiled code in the cache",
         ),
+    ),
+    lower(
+        "dead_container_back_ms",
+        "ms",
+        "The time from the death of a container's process (`docker kill`, which the engine leaves at that) until the container has \
+         answered HTTP again. It ran for ten seconds before.",
+        Some("`docker start` by hand of such a container that was killed, until it has answered"),
+    ),
+    lower(
+        "removed_container_back_ms",
+        "ms",
+        "The same of a container that is removed (`docker rm --force`), from the death of its process.",
+        Some("`docker compose up --detach` by hand after such a container was removed, until the new one has answered"),
     ),
     signed(
         "signed_orders_per_second",

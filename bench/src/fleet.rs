@@ -94,7 +94,7 @@ impl Fleet {
             logins.push(login);
             let bus = running.login(site, User::Node(node.clone()), seed.clone(), jwt);
             let minter_tls = bus.tls.clone();
-            let config = Config { node, bus, minter: running.site_url(site), minter_tls, data };
+            let config = Config { node, bus, minter: running.site_url(site), minter_tls, data, has_collector: false };
             let runtime = Arc::new(NullRuntime::new(Settings { name: RUNTIME, ..Settings::default() }));
             runtimes.push(runtime.clone());
             let agent =

@@ -4,17 +4,22 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    os::fd::OwnedFd,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::inotify,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
 };
+use testkit::DockerEngine;
 use tokio::task::JoinHandle;
 
 /// Between two questions while the application still gives another answer and nothing tells of a new runner. Each one
@@ -102,6 +107,73 @@ impl Starts {
 
 fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Between two questions while a container gives another answer: it is on its way to the wanted one.
+const STARTED: Duration = Duration::from_millis(2);
+
+/// Watches a container's port by a thread of its own, which is in the network of the engine's host. Gives the time of the first
+/// answer that holds this text. The port is asked only when the engine has said that a container was started: a question that
+/// comes too early waits a second for its answer. When this returns, the engine is being listened to.
+pub fn first_answer_of_container(
+    engine: &DockerEngine,
+    address: SocketAddr,
+    wanted: &str,
+    patience: Duration,
+) -> anyhow::Result<JoinHandle<anyhow::Result<Instant>>> {
+    let network = fs::File::open(engine.network().context("the engine runs")?).context("opening its network")?;
+    let mut starts = ContainerStarts::of(&engine.socket(), patience)?;
+    let wanted = wanted.to_owned();
+    let watch = move || -> anyhow::Result<Instant> {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).context("entering a network")?;
+        let begin = Instant::now();
+        starts.next()?;
+        loop {
+            let answer = ask(address);
+            let now = Instant::now();
+            match &answer {
+                Ok(text) if text.contains(&wanted) => return Ok(now),
+                _ if now - begin > patience => {
+                    bail!("http://{address}/ did not answer {wanted:?} within {patience:?}; last: {answer:?}");
+                }
+                Ok(_) => sleep(STARTED),
+                Err(_) => sleep(SILENT),
+            }
+        }
+    };
+    // A thread of the pool would stay in that network.
+    let thread = std::thread::Builder::new().name("watcher".to_owned()).spawn(watch).context("starting a watcher")?;
+    Ok(tokio::task::spawn_blocking(move || thread.join().map_err(|_| anyhow!("a watcher died"))?))
+}
+
+/// What the engine says of containers that it starts, over a connection of its own.
+struct ContainerStarts(UnixStream);
+
+impl ContainerStarts {
+    /// Listens to the engine from now on.
+    fn of(socket: &Path, patience: Duration) -> anyhow::Result<Self> {
+        let mut stream = UnixStream::connect(socket).context("connecting to Docker Engine")?;
+        stream.set_read_timeout(Some(patience)).context("connecting to Docker Engine")?;
+        // {"event":["start"],"type":["container"]}
+        let filters = "%7B%22event%22%3A%5B%22start%22%5D%2C%22type%22%3A%5B%22container%22%5D%7D";
+        let request = format!("GET /events?filters={filters} HTTP/1.1\r\nhost: docker\r\n\r\n");
+        stream.write_all(request.as_bytes()).context("asking Docker Engine")?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            ensure!(stream.read(&mut byte).context("listening to Docker Engine")? == 1, "Docker Engine hung up");
+            head.push(byte[0]);
+        }
+        ensure!(head.starts_with(b"HTTP/1.1 200"), "Docker Engine: {}", String::from_utf8_lossy(&head));
+        Ok(Self(stream))
+    }
+
+    /// Returns when a container has been started.
+    fn next(&mut self) -> anyhow::Result<()> {
+        let length = self.0.read(&mut [0; 4096]).context("waiting for a container to be started")?;
+        ensure!(length > 0, "Docker Engine hung up");
+        Ok(())
+    }
 }
 
 /// The latest of what several watchers saw.

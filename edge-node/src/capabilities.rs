@@ -1,7 +1,7 @@
 //! What this node can do: Margo's DeviceCapabilitiesManifest, found by looking (DEV-09, DEV-10, DEV-12).
 //!
-//! Only what is there is reported. `otelCollector` is therefore false: DEV-10 wants a collector on every device that
-//! runs workloads, and this release does not bring one to the node.
+//! Only what is there is reported. `otelCollector` is therefore true where the operator has named one: DEV-10 wants a collector
+//! on every device that runs workloads, and this release does not bring one to the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -93,6 +93,8 @@ pub struct Look {
     pub root: PathBuf,
     /// The file system where workloads and artifacts are kept.
     pub data: PathBuf,
+    /// Whether workloads are told of a collector.
+    pub has_collector: bool,
 }
 
 /// Describes the node to the journal and to whoever decides what may run here, now and whenever it has changed (DEV-09), until
@@ -203,7 +205,7 @@ impl Look {
             storage: mebibytes(self.storage_bytes().unwrap_or_default() >> 20),
             peripherals: self.peripherals(),
             interfaces: self.interfaces(),
-            otel_collector: false,
+            otel_collector: self.has_collector,
             supported_runtimes: types.iter().map(runs).collect(),
             supported_deployment_types: types,
         }

@@ -12,7 +12,7 @@ use identity::{
 };
 use margo::NodeId;
 use process::args::TelemetryArgs;
-use runtime::ReservedPorts;
+use runtime::{Collector, ReservedPorts};
 
 /// Arguments of the agent itself. The program adds those of its runtimes.
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,20 @@ pub struct AgentArgs {
         default_value = "4222,4323-4325,8082-8084"
     )]
     pub reserved_ports: ReservedPorts,
+    /// Base URL of a collector to which workloads may send OTLP over HTTP, as they reach it: a container does not reach the
+    /// loopback of its host. Each container gets it as HTTP_OTEL_EXPORTER_OTLP_ENDPOINT when it is made. Without it, the node
+    /// offers no collector.
+    #[arg(long, env = "EDGEWRIGHT_NODE_WORKLOAD_OTLP_HTTP", value_name = "URL", value_parser = collector_url)]
+    pub workload_otlp_http: Option<String>,
+    /// The same over gRPC, as GRPC_OTEL_EXPORTER_OTLP_ENDPOINT.
+    #[arg(
+        long,
+        env = "EDGEWRIGHT_NODE_WORKLOAD_OTLP_GRPC",
+        value_name = "URL",
+        value_parser = collector_url,
+        requires = "workload_otlp_http"
+    )]
+    pub workload_otlp_grpc: Option<String>,
     /// Let tokens and documents cross a network in clear, where the site has no certificates.
     #[arg(long, env = "EDGEWRIGHT_ALLOW_PLAINTEXT")]
     pub allow_plaintext: bool,
@@ -67,6 +81,19 @@ pub struct Config {
     pub minter_tls: Option<Arc<ClientConfig>>,
     /// An existing folder, or one that can be made.
     pub data: PathBuf,
+    /// Whether workloads are told of a collector for their telemetry, which is one of the node's capabilities (DEV-10).
+    pub has_collector: bool,
+}
+
+/// Takes the URL of a collector.
+fn collector_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let is_host = |rest: &str| !rest.is_empty() && rest.len() <= 255 && rest.bytes().all(|b| b.is_ascii_graphic());
+    if rest.is_some_and(is_host) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be http:// or https:// and a host".to_owned())
+    }
 }
 
 /// What the program depends on beside its runtimes.
@@ -77,6 +104,8 @@ pub struct Program {
     pub workload_address: IpAddr,
     /// Ports that no workload may take.
     pub reserved_ports: ReservedPorts,
+    /// Where workloads send their telemetry.
+    pub collector: Collector,
     /// What becomes of workloads at the end.
     pub on_exit: OnExit,
 }
@@ -111,8 +140,11 @@ impl TryFrom<AgentArgs> for Program {
         }
         let jwt = Jwt::File(args.data.join("login.jwt"));
         let bus = Login { url: server, tls: server_tls, seed, jwt, user: User::Node(node.clone()) };
-        let agent = Config { node, bus, minter, minter_tls, data: args.data };
-        Ok(Self { agent, workload_address: args.workload_address, reserved_ports, on_exit: args.on_exit })
+        let collector = Collector { http: args.workload_otlp_http, grpc: args.workload_otlp_grpc };
+        let has_collector = collector.http.is_some();
+        let agent = Config { node, bus, minter, minter_tls, data: args.data, has_collector };
+        let workload_address = args.workload_address;
+        Ok(Self { agent, workload_address, reserved_ports, collector, on_exit: args.on_exit })
     }
 }
 
@@ -145,7 +177,12 @@ mod tests {
         };
         assert_eq!(reserved(&[]), "4222,4323-4325,8082-8084,5555");
         assert_eq!(reserved(&["--reserved-ports", "8080"]), "8080,5555");
-        let wrong = Arguments::try_parse_from(line.iter().chain(&["--reserved-ports", "all"]));
-        assert!(wrong.is_err());
+        for wrong in [
+            &["--reserved-ports", "all"][..],
+            &["--workload-otlp-http", "192.0.2.7:4318"],
+            &["--workload-otlp-grpc", "http://192.0.2.7:4317"],
+        ] {
+            assert!(Arguments::try_parse_from(line.iter().chain(wrong)).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -190,7 +190,10 @@ pub fn statuses<'a>(
         let same = was.filter(|was| was.refused.is_some() == deployment.refused().is_some());
         let components = look.resolution.get(id).into_iter().flatten().map(|resolved| {
             let was = same.and_then(|was| was.components.iter().find(|it| it.name == resolved.id.component));
-            component(look, resolved, was, fetching(&resolved.id))
+            let status = component(look, resolved, was, fetching(&resolved.id));
+            let runtime = resolved.launch.as_ref().ok().map(|launch| launch.runtime.to_owned());
+            let known = || was.and_then(|was| was.runtime.clone());
+            ComponentStatus { runtime: runtime.or_else(known), ..status }
         });
         let in_force = &deployment.in_force().content;
         let name = match (in_force, before.get(id)) {
@@ -218,10 +221,10 @@ pub fn statuses<'a>(
     }
     let version: ManifestVersion = look.desired.version;
     for (id, was) in before.iter().filter(|(id, _)| !look.desired.deployments.contains_key(id)) {
-        let there = |name: &margo::ComponentName| {
-            let workload = WorkloadId { deployment: *id, component: name.clone() };
-            let is_there =
-                look.anywhere(&workload).next().is_some() || !look.blind.is_empty() && !is_removed(was, name);
+        let there = |component: &ComponentStatus| {
+            let workload = WorkloadId { deployment: *id, component: component.name.clone() };
+            let is_there = look.anywhere(&workload).next().is_some()
+                || component.state != State::Removed && might_be_unseen(look, component);
             is_there.then(|| look.attempts.obstacle(&workload))
         };
         after.insert(*id, was.leaving(version, there));
@@ -229,9 +232,13 @@ pub fn statuses<'a>(
     after
 }
 
-/// Whether a component was seen to be gone. While a runtime cannot be observed, only this tells.
-fn is_removed(was: &DeploymentStatus, name: &margo::ComponentName) -> bool {
-    was.components.iter().any(|component| component.name == *name && component.state == margo::State::Removed)
+/// Whether a component may be where nothing can be seen: its runtime is blind. Of one that an older agent recorded the runtime is
+/// not known, and then each runtime has to be seen.
+fn might_be_unseen(look: &Look<'_>, component: &ComponentStatus) -> bool {
+    match &component.runtime {
+        Some(name) => look.blind.contains_key(name.as_str()),
+        None => !look.blind.is_empty(),
+    }
 }
 
 fn component(

@@ -92,7 +92,7 @@ pub async fn run(
     spans: SpanBuffer,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Config { node, bus, minter, minter_tls, data } = config;
+    let Config { node, bus, minter, minter_tls, data, has_collector } = config;
     let renewal = Renewal::new(&bus, &minter, minter_tls)?;
     let file = data.join("desired.json");
     let journal = Arc::new(Journal::open(&data.join("journal"))?);
@@ -124,7 +124,7 @@ pub async fn run(
     }
     let reporter =
         Reporter { bus: bus.clone(), node: node.clone(), journal: journal.clone(), spans, store: site, gauges };
-    let look = Look { root: "/".into(), data };
+    let look = Look { root: "/".into(), data, has_collector };
     // One: a newer desired state replaces the one before, so there is no queue of them.
     let (candidates, offered) = mpsc::channel(1);
 

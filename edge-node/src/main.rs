@@ -35,10 +35,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         info!("traces ride on reports, and the site exports them: the OTLP endpoint given here is not used");
     }
     let shutdown = process::shutdown_token()?;
-    let Program { agent, workload_address, reserved_ports, on_exit } = args.agent.try_into()?;
+    let Program { agent, workload_address, reserved_ports, collector, on_exit } = args.agent.try_into()?;
 
     let _lock = edge_node::lock(&agent.data)?;
-    let runtimes = runtimes::start(args.runtimes, &agent.data, workload_address, reserved_ports).await?;
+    let runtimes = runtimes::start(args.runtimes, &agent.data, workload_address, reserved_ports, collector).await?;
     let run = edge_node::run(agent, runtimes.clone(), spans, shutdown.clone());
     let ended = process::within_grace(run, &shutdown).await;
     if on_exit == OnExit::Stop {

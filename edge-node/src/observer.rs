@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What was seen at the last look at one runtime.
 #[derive(Clone)]
 pub struct View {
-    /// When that look began; `None` before the first one has ended. Only what was done before then is in it.
+    /// When that look began; `None` before the first one has ended, which is soon also where nothing answers. Only what was done before then is in it.
     pub began: Option<Instant>,
     /// Why nothing was seen, if so.
     pub blindness: Option<Blindness>,
@@ -69,6 +69,11 @@ impl Observers {
     /// Returns the last view of every runtime, by name.
     pub fn views(&self) -> impl Iterator<Item = (&'static str, View)> {
         self.views.iter().map(|(name, view)| (*name, view.borrow().clone()))
+    }
+
+    /// Whether each runtime was looked at, or could not be: until then, what an earlier life of the agent left is not known.
+    pub fn have_looked(&self) -> bool {
+        self.views.values().all(|view| view.borrow().began.is_some())
     }
 
     /// Whether everything done before `then` is in the view of this runtime, or the runtime cannot be observed, so that

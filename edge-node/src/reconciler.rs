@@ -201,7 +201,10 @@ impl Reconciler {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(candidate) = candidates.recv() => self.consider(candidate, &observers).await?,
+                // Only a node that has seen what runs can say which revision was installed, and where an update goes back to.
+                Some(candidate) = candidates.recv(), if observers.have_looked() => {
+                    self.consider(candidate, &observers).await?;
+                }
                 Some(done) = self.workers.join_next() => match done {
                     Ok(done) => self.note(done, &observers),
                     Err(error) => {
@@ -263,7 +266,7 @@ impl Reconciler {
     }
 
     /// The deployments whose wanted revision has been installed, by what can be seen now: an update may arrive before what the
-    /// one before it came to is recorded.
+    /// one before it came to is recorded. It is the moment when an older agent's workload is still known by its document, too.
     fn installed(&mut self, observers: &Observers) -> BTreeSet<DeploymentId> {
         self.look(observers);
         let Some(force) = &self.force else { return BTreeSet::new() };

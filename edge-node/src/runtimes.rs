@@ -4,7 +4,7 @@
 use std::{net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::Context;
-use runtime::{ReservedPorts, Runtime};
+use runtime::{Collector, ReservedPorts, Runtime};
 use runtime_docker::{DockerArgs, DockerRuntime};
 use runtime_wasm::{WasmArgs, WasmRuntime};
 
@@ -18,14 +18,15 @@ pub struct RuntimeArgs {
 }
 
 /// Starts every runtime. Each keeps what it has in a folder of its own below `data`, and its workloads listen on `address`,
-/// on no reserved port.
+/// on no reserved port. Containers are told of this collector.
 pub async fn start(
     args: RuntimeArgs,
     data: &Path,
     address: IpAddr,
     reserved: ReservedPorts,
+    collector: Collector,
 ) -> anyhow::Result<Vec<Arc<dyn Runtime>>> {
-    let config = args.docker.config(data, address, reserved.clone())?;
+    let config = args.docker.config(data, address, reserved.clone(), collector)?;
     let docker = DockerRuntime::new(config).await.context("starting the Docker runtime")?;
     let config = args.wasm.config(data, address, reserved)?;
     let wasm = WasmRuntime::new(config).await.context("starting the wasm runtime")?;

@@ -107,6 +107,10 @@ pub struct ComponentStatus {
     /// What the component is made of; empty when it is one thing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<PartStatus>,
+    /// The name of the runtime that was to run it, as far as there was one. While another one cannot be observed, this one still
+    /// tells whether the component is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
@@ -164,10 +168,10 @@ impl DeploymentStatus {
     pub fn leaving<'a>(
         &self,
         adopted: ManifestVersion,
-        there: impl Fn(&ComponentName) -> Option<Option<&'a Obstacle>>,
+        there: impl Fn(&ComponentStatus) -> Option<Option<&'a Obstacle>>,
     ) -> Self {
         let components = self.components.iter().map(|component| {
-            let (state, obstacle) = match there(&component.name) {
+            let (state, obstacle) = match there(component) {
                 Some(obstacle) => (State::Removing, obstacle),
                 None => (State::Removed, None),
             };
@@ -179,6 +183,7 @@ impl DeploymentStatus {
                 endpoint: None,
                 restarts: 0,
                 parts: Vec::new(),
+                runtime: component.runtime.clone(),
             }
         });
         // Once it is leaving, a later version does not change with which one that was ordered.
@@ -204,6 +209,7 @@ impl DeploymentStatus {
                 endpoint: None,
                 restarts: 0,
                 parts: Vec::new(),
+                runtime: None,
             }),
         }
     }
@@ -253,14 +259,21 @@ pub fn judge(name: &ComponentName, facts: &Facts<'_>) -> ComponentStatus {
     };
     let restarts = facts.seen.map_or(0, |seen| seen.restarts);
     let parts = facts.seen.iter().flat_map(|seen| &seen.parts).take(MAX_PARTS).map(part).collect();
-    ComponentStatus { name: name.clone(), state, failure, endpoint, restarts, parts }
+    ComponentStatus { name: name.clone(), state, failure, endpoint, restarts, parts, runtime: None }
 }
 
 /// Returns the status of a component of which nothing can be said now: how it was, or that it is on its way.
 pub fn last_known(name: &ComponentName, facts: &Facts<'_>) -> ComponentStatus {
     let state = if facts.turn { State::Installing } else { State::Pending };
-    let new =
-        || ComponentStatus { name: name.clone(), state, failure: None, endpoint: None, restarts: 0, parts: Vec::new() };
+    let new = || ComponentStatus {
+        name: name.clone(),
+        state,
+        failure: None,
+        endpoint: None,
+        restarts: 0,
+        parts: Vec::new(),
+        runtime: None,
+    };
     facts.was.cloned().unwrap_or_else(new)
 }
 

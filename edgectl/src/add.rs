@@ -16,18 +16,26 @@ use crate::{
     args::SiteAddresses,
     client::Client,
     failure::Failure,
+    images,
     key::{Key, Kind},
     output::{Format, print},
     tables,
 };
 
 /// Packs an application's folder and uploads the archive; a bar on a terminal shows how far the upload is.
-pub(crate) async fn app(client: &Client, folder: &Path, format: Format) -> Result<(), Failure> {
+pub(crate) async fn app(
+    client: &Client,
+    folder: &Path,
+    docker_config: Option<&Path>,
+    format: Format,
+) -> Result<(), Failure> {
     let attempt = format!("adding the app in {}", folder.display());
     let failed = |error: anyhow::Error| Failure::Failed(format!("{attempt}: {error:#}"));
     let tar = tempfile::NamedTempFile::new().map_err(|error| failed(error.into()))?;
+    let scratch = tempfile::TempDir::new().map_err(|error| failed(error.into()))?;
+    let pulled = images::pull(folder, docker_config, scratch.path()).await.map_err(failed)?;
     let (from, to) = (folder.to_owned(), tar.path().to_owned());
-    let packed = tokio::task::spawn_blocking(move || oci::layout::pack(&from, &to)).await;
+    let packed = tokio::task::spawn_blocking(move || oci::layout::pack_with(&from, Some(&pulled), &to)).await;
     let packed = packed.expect("packing does not panic").map_err(|error| failed(error.into()))?;
     eprintln!("packed {}@{}: {} bytes", packed.app, packed.version, packed.size);
 

@@ -144,10 +144,14 @@ pub(crate) enum Co {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Add {
-    /// Pack a folder (margo.yaml, and <component>.wasm of each component) and add it to the catalogue.
+    /// Pack a folder (margo.yaml, and <component>.wasm or the folder <component> of each component) and add it to the catalogue.
+    /// Images that a Compose file names by registry and digest are pulled.
     App {
         /// The folder to pack.
         folder: PathBuf,
+        /// Docker's folder, whose config.json may have logins at registries. Absent: ~/.docker.
+        #[arg(long, env = "DOCKER_CONFIG", value_name = "DIR")]
+        docker_config: Option<PathBuf>,
     },
     /// Add a site. Makes its key pair here and writes its credentials file; the seed is sent nowhere.
     Site {
@@ -332,6 +336,10 @@ pub(crate) struct Update {
 pub(crate) struct Remove {
     /// Name of the assignment.
     pub(crate) name: AssignmentName,
+    /// Delete the application's volumes on every node, with all data in them. Otherwise they stay there. The nodes have to be
+    /// reached for it: the removal is ordered when each of them knows.
+    #[arg(long)]
+    pub(crate) delete_volumes: bool,
     #[command(flatten)]
     pub(crate) order: OrderArgs,
 }

@@ -11,6 +11,7 @@ mod args;
 mod client;
 pub mod context;
 mod failure;
+mod images;
 mod key;
 mod order;
 mod output;
@@ -56,7 +57,9 @@ async fn co(command: Co, connection: &Connection, format: Format) -> Result<(), 
     let client = connection.client()?;
     match command {
         Co::Status => show(&client, "asking for the status", "status", format, tables::platform).await,
-        Co::Add(Add::App { folder }) => add::app(&client, &folder, format).await,
+        Co::Add(Add::App { folder, docker_config }) => {
+            add::app(&client, &folder, docker_config.as_deref(), format).await
+        }
         Co::Add(Add::Site { name, credentials }) => add::site(&client, &name, &credentials, format).await,
         Co::Add(Add::Node { name, credentials, addresses, device_id }) => {
             let addresses = connection.site_addresses(&name, addresses)?;

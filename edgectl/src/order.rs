@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use api::{Accepted, AppContent, AppRef, Assignment, AssignmentSpec, CreateAssignment, Targets, UpdateAssignment};
+use api::{
+    Accepted, AppContent, AppRef, Assignment, AssignmentSpec, CreateAssignment, Targets, UpdateAssignment, Volumes,
+};
 use margo::{ApplicationDescription, AssignmentName, ParameterValue};
 use reqwest::{Method, header};
 
@@ -27,7 +29,7 @@ pub(crate) async fn deploy(client: &Client, deploy: Deploy, format: Format) -> R
         .ok_or_else(|| Failure::Usage("where to?\n  next: give --to SITE/NODE or --to-site SITE".to_owned()))?;
     let attempt = format!("deploying {}@{} as {name}", app.id, app.version);
     let parameters = typed(client, &attempt, &app, &deploy.set).await?;
-    let spec = AssignmentSpec { app, profile: deploy.profile, parameters, targets };
+    let spec = AssignmentSpec { app, profile: deploy.profile, parameters, targets, volumes: None };
     let body = CreateAssignment { name, spec, reason: deploy.order.reason.clone() };
     let accepted = client.order(&attempt, client.request(Method::POST, "assignments").json(&body)).await?;
     follow(client, accepted, &deploy.order, format).await
@@ -45,18 +47,37 @@ pub(crate) async fn update(client: &Client, update: Update, format: Format) -> R
     let app = app.map(|app| app.0);
     let parameters = typed(client, &attempt, app.as_ref().unwrap_or(&held.spec.app), &set).await?;
     let spec = merged(held.spec, Replacements { app, parameters, targets });
-    let body = UpdateAssignment { spec, reason: order.reason.clone() };
-    let request = client.request(Method::PUT, &format!("assignments/{name}"));
-    let request = request.header(header::IF_MATCH, etag(held.revision)).json(&body);
-    let accepted = client.order(&attempt, request).await?;
+    let accepted = put(client, &attempt, &name, held.revision, spec, order.reason.clone()).await?;
     follow(client, accepted, &order, format).await
+}
+
+/// Puts another meaning in the place of what an assignment has at this revision.
+async fn put(
+    client: &Client,
+    attempt: &str,
+    name: &AssignmentName,
+    revision: u64,
+    spec: AssignmentSpec,
+    reason: Option<String>,
+) -> Result<Answer<Accepted>, Failure> {
+    let body = UpdateAssignment { spec, reason };
+    let request = client.request(Method::PUT, &format!("assignments/{name}"));
+    client.order(attempt, request.header(header::IF_MATCH, etag(revision)).json(&body)).await
 }
 
 /// Orders the removal of an assignment, on the condition that it is still at the revision that was read.
 pub(crate) async fn remove(client: &Client, remove: Remove, format: Format) -> Result<(), Failure> {
-    let Remove { name, order } = remove;
+    let Remove { name, delete_volumes, order } = remove;
     let attempt = format!("removing {name}");
-    let held = get(client, &attempt, &name).await?;
+    let mut held = get(client, &attempt, &name).await?;
+    if delete_volumes && held.spec.volumes != Some(Volumes::Delete) {
+        // A node that is not told before would keep them: with the removal, the document that says so goes, too.
+        let spec = AssignmentSpec { volumes: Some(Volumes::Delete), ..held.spec };
+        held = put(client, &attempt, &name, held.revision, spec, order.reason.clone()).await?.body.assignment;
+    }
+    if delete_volumes {
+        wait::until_reached(client, &name, &wait::goals(&held), order.timeout).await?;
+    }
     let request = client.request(Method::DELETE, &format!("assignments/{name}"));
     let request = request.header(header::IF_MATCH, etag(held.revision)).query(&[("reason", &order.reason)]);
     let accepted = client.order(&attempt, request).await?;
@@ -110,6 +131,7 @@ fn merged(held: AssignmentSpec, replacements: Replacements) -> AssignmentSpec {
         profile: held.profile,
         parameters,
         targets: replacements.targets.unwrap_or(held.targets),
+        volumes: held.volumes,
     }
 }
 
@@ -138,6 +160,7 @@ mod tests {
             profile: Some("wasm".to_owned()),
             parameters: BTreeMap::from([("greeting".to_owned(), text("Moin")), ("name".to_owned(), text("Ada"))]),
             targets: Targets { nodes: vec!["plant/press".parse().unwrap()], sites: vec!["bakery".parse().unwrap()] },
+            volumes: Some(Volumes::Keep),
         }
     }
 

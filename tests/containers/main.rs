@@ -15,7 +15,9 @@ use end_to_end::{Process, after, edgectl, edgectl_json, edgectl_ok, kill_runners
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{BusyboxImage, DockerEngine, NotRun, docker_compose_binary, loopback, nats_server_binary, wait_for};
+use testkit::{
+    BusyboxImage, DockerEngine, DockerRegistry, NotRun, docker_compose_binary, loopback, nats_server_binary, wait_for,
+};
 
 const NAME: &str = "an_application_of_containers_is_deployed_updated_and_removed";
 
@@ -127,7 +129,46 @@ async fn containers(engine: &mut DockerEngine) {
     edgectl_ok(&context, &["co", "remove", "pages", "--wait"]);
     assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).unwrap(), "");
     assert_eq!(engine.docker(&["images", "--all", "--quiet"]).unwrap(), "");
-    assert_eq!(engine.docker(&["volume", "ls", "--quiet"]).unwrap().lines().count(), 1);
+    let volumes = || engine.docker(&["volume", "ls", "--quiet"]).unwrap().lines().count();
+    assert_eq!(volumes(), 1);
+    let again = deploy.replace("--name pages", "--name again");
+    edgectl_ok(&context, &again.split(' ').collect::<Vec<_>>());
+    says("Hello, it is").await;
+    assert_eq!(volumes(), 2, "another assignment has volumes of its own");
+    let started = || engine.docker(&["ps", "--format", "{{.ID}} {{.CreatedAt}}"]).unwrap();
+    let before = started();
+    let told = edgectl(&context, &["co", "remove", "again", "--delete-volumes", "--wait"]);
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert_eq!(volumes(), 1, "{told}, {before}, {}", started());
+    assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).unwrap(), "");
+
+    // An image of a registry travels in the package too; neither site nor node asks the registry.
+    let registry = DockerRegistry::start().await;
+    let image = BusyboxImage::new("of a registry");
+    for blob in [&image.layer, &image.config] {
+        registry.push_blob("acme/pages", blob, None).await;
+    }
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let digest = registry.push_manifest("acme/pages", Some("1"), kind, &image.manifest, None).await;
+    fs::remove_dir_all(app.join("images")).unwrap();
+    let margo = fs::read_to_string(app.join("margo.yaml")).unwrap();
+    fs::write(app.join("margo.yaml"), margo.replacen("id: hello-compose", "id: from-registry", 1)).unwrap();
+    let name = format!("{}/acme/pages", registry.name());
+    let with_image = |image: &str| fs::write(&compose, good.replace("hello-compose:1.0.0", image)).unwrap();
+    with_image(&format!("{name}:1"));
+    let refused = edgectl(&context, &["co", "add", "app", &app.display().to_string()]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("a digest, such as"), "{told}");
+    with_image(&format!("{name}@{digest}"));
+    edgectl_ok(&context, &["co", "add", "app", &app.display().to_string()]);
+    drop(registry);
+    let order = "co deploy from-registry@1.0.0 --name registry --to plant/dock --wait";
+    edgectl_ok(&context, &order.split(' ').collect::<Vec<_>>());
+    says("Hello, it is").await;
+    let runs = engine.docker(&["images", "--format", "{{.Tag}}"]).unwrap();
+    assert_eq!(runs, image.id().hex());
+    edgectl_ok(&context, &["co", "remove", "registry", "--delete-volumes", "--wait"]);
+    assert_eq!((volumes(), engine.docker(&["images", "--all", "--quiet"]).unwrap()), (1, String::new()));
 
     // Without Docker the node says so soon.
     engine.stop();

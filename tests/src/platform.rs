@@ -13,7 +13,7 @@ use identity::tls::{Peer, Trust};
 use margo::State;
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::{loopback, nats_server_binary, wait_for};
+use testkit::{docker_compose_binary, loopback, nats_server_binary, wait_for};
 
 use crate::process::{Process, kill_runners, output, program};
 
@@ -100,6 +100,8 @@ pub enum Application {
 pub struct Platform {
     address: Ipv4Addr,
     otlp: Option<String>,
+    /// The socket of the engine on which nodes run containers.
+    docker: Option<PathBuf>,
     sites: &'static [SiteLayout],
     processes: BTreeMap<String, Process>,
     // Last, so that the logs are there for as long as the processes are.
@@ -126,9 +128,17 @@ impl Platform {
         platform
     }
 
+    /// Starts a hub, these sites and their nodes, which run containers on the engine behind this socket.
+    pub async fn with_docker(sites: &'static [SiteLayout], socket: PathBuf) -> Self {
+        let mut platform = Self::hub_only(sites, None).await;
+        platform.docker = Some(socket);
+        platform.start_sites();
+        platform
+    }
+
     async fn hub_only(sites: &'static [SiteLayout], otlp: Option<String>) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let mut platform = Self { folder, address: loopback(), otlp, sites, processes: BTreeMap::new() };
+        let mut platform = Self { folder, address: loopback(), otlp, docker: None, sites, processes: BTreeMap::new() };
         platform.command_ok(
             Command::new(program("edgewright"))
                 .arg("init")
@@ -349,6 +359,9 @@ impl Platform {
                 let mut command = Command::new(program("edge-node"));
                 command.args(["--credentials", &self.file(&format!("{node}.toml")), "--data"]);
                 command.arg(self.node(node)).args(["--workload-address", &self.node_address(node).to_string()]);
+                if let Some(socket) = &self.docker {
+                    command.arg("--docker-socket").arg(socket).arg("--docker-compose").arg(docker_compose_binary());
+                }
                 command
             }
         }

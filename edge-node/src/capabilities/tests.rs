@@ -12,7 +12,7 @@ fn root(files: &[(&str, &str)]) -> (TempDir, Look) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
-    let look = Look { root: folder.path().to_owned(), data: folder.path().to_owned() };
+    let look = Look { root: folder.path().to_owned(), data: folder.path().to_owned(), has_collector: false };
     (folder, look)
 }
 
@@ -82,6 +82,7 @@ fn the_id_of_the_machine_stays_on_the_machine() {
 
 #[test]
 fn this_machine_has_memory() {
-    let look = Look { root: "/".into(), data: "/".into() };
+    let look = Look { root: "/".into(), data: "/".into(), has_collector: true };
     assert_ne!(manifest(&look, &[WASM])["properties"]["memory"], "0Mi");
+    assert_eq!(manifest(&look, &[WASM])["properties"]["otelCollector"], true);
 }

@@ -218,6 +218,24 @@ fn nothing_is_done_and_nothing_is_claimed_where_nothing_can_be_observed() {
 }
 
 #[test]
+fn while_one_runtime_is_blind_a_removal_from_another_one_is_shown() {
+    let document = document("hello");
+    let mut world = World::wanting(std::slice::from_ref(&document));
+    world.show(&id(&document), UP);
+    let installed = world.statuses(&Statuses::new());
+    let blind = |name| Blind::from([(name, Blindness::Failed("the engine is gone".to_owned()))]);
+    let gone = |name| World { blind: blind(name), ..World::wanting(&[]) };
+    assert_eq!(gone("other").only(&installed).state, State::Removed);
+    let removing = gone("null").statuses(&installed);
+    assert_eq!(gone("null").only(&removing).state, State::Removing);
+    assert_eq!(gone("other").only(&removing).state, State::Removed, "it is still known who ran it");
+    // An agent before this one did not record who ran it: then nobody may be blind.
+    let mut unknown = installed;
+    unknown.values_mut().flat_map(|status| &mut status.components).for_each(|component| component.runtime = None);
+    assert_eq!(gone("other").only(&unknown).state, State::Removing);
+}
+
+#[test]
 fn a_restart_of_the_agent_makes_no_history_while_runtimes_take_up_what_they_find() {
     let document = document("hello");
     let mut world = World::wanting(std::slice::from_ref(&document));

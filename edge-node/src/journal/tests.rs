@@ -14,7 +14,7 @@ fn open(folder: &TempDir) -> Journal {
 
 fn component(state: State) -> ComponentStatus {
     let name = "hello".parse().unwrap();
-    ComponentStatus { name, state, failure: None, endpoint: None, restarts: 0, parts: Vec::new() }
+    ComponentStatus { name, state, failure: None, endpoint: None, restarts: 0, parts: Vec::new(), runtime: None }
 }
 
 fn record(journal: &Journal, state: State) {

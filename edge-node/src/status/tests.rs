@@ -4,7 +4,8 @@ use super::*;
 
 fn component(name: &str, state: State) -> ComponentStatus {
     let failure = (state == State::Failed).then(|| Failure::new("exited", name, "status 1"));
-    ComponentStatus { name: name.parse().unwrap(), state, failure, endpoint: None, restarts: 0, parts: Vec::new() }
+    let name = name.parse().unwrap();
+    ComponentStatus { name, state, failure, endpoint: None, restarts: 0, parts: Vec::new(), runtime: None }
 }
 
 fn deployment(states: &[State]) -> DeploymentStatus {
@@ -102,7 +103,7 @@ fn an_update_that_was_undone_is_failed_though_what_runs_is_fine() {
 fn a_removal_counts_with_the_version_that_ordered_it() {
     let version = |number: u64| ManifestVersion::try_from(number).unwrap();
     let removing = deployment(&[State::Installed, State::Failed])
-        .leaving(version(4), |name| (name.as_str() == "c0").then_some(None));
+        .leaving(version(4), |component| (component.name.as_str() == "c0").then_some(None));
     assert_eq!((removing.state(), removing.adopted), (State::Removing, version(4)));
     assert_eq!(removing.failure(), None);
     let removed = removing.leaving(version(9), |_| None);

@@ -29,6 +29,7 @@ impl Agent {
             minter: "http://site".to_owned(),
             minter_tls: None,
             data: data.to_owned(),
+            has_collector: false,
         };
         let shutdown = CancellationToken::new();
         let runtimes = runtimes.iter().map(|runtime| (*runtime).clone() as Arc<dyn Runtime>).collect();

@@ -347,15 +347,57 @@ async fn an_agent_that_cannot_read_what_runs_leaves_it_alone() {
     agent.stop().await.unwrap();
 }
 
+/// A runtime that has the one workload of another one as an older agent had started it: that one knew workloads by the digest of
+/// their document.
+async fn of_an_older_agent(
+    runtime: &NullRuntime,
+    hello: &proto::DesiredDeployment,
+    settings: Settings,
+) -> Arc<NullRuntime> {
+    let older = Arc::new(NullRuntime::new(settings));
+    let mut workload = runtime.workloads().remove(0);
+    workload.digest = hello.digest.parse().unwrap();
+    older.apply(workload, Call::within(Duration::from_secs(60))).await.unwrap();
+    older
+}
+
+#[tokio::test]
+async fn an_order_that_comes_before_the_agent_has_seen_what_runs_restarts_nothing_and_has_a_way_back() {
+    let (site, data, runtime, agent, hello) = start_with_hello().await;
+    agent.stop().await.unwrap();
+    // Of what the older agent recorded, nothing can be read.
+    std::fs::remove_dir_all(data.path().join("journal")).unwrap();
+    let slow = Settings { look_delay: Duration::from_millis(500), ..Settings::default() };
+    let older = of_an_older_agent(&runtime, &hello, slow).await;
+    let mut patient = deployment("hello", site.artifact(b"component").await);
+    patient.spec.profile.components[0].properties.timeout = Some("9m0s".to_owned());
+    site.desire(2, vec![entry(&patient)]).await;
+    let agent = Agent::start(&site, data.path(), &older, SpanBuffer::default());
+    site.state(2, State::Installed).await;
+    assert_eq!(older.starts(), 1, "its component is the same");
+    agent.stop().await.unwrap();
+
+    // The same with an order that fails.
+    let (site, data, runtime, agent, hello) = start_with_hello().await;
+    agent.stop().await.unwrap();
+    std::fs::remove_dir_all(data.path().join("journal")).unwrap();
+    let slow = Settings { look_delay: Duration::from_millis(500), ..Settings::default() };
+    let older = of_an_older_agent(&runtime, &hello, slow).await;
+    let (bad, manifest) = update(&site, b"bad").await;
+    older.set_next_of(manifest, Ok(failed()));
+    let bad = entry(&bad);
+    site.desire(2, vec![bad.clone()]).await;
+    let agent = Agent::start(&site, data.path(), &older, SpanBuffer::default());
+    undone(&site, &bad, &hello.digest).await;
+    runs(&older, b"component").await;
+    agent.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_workload_that_an_older_agent_started_is_not_started_anew() {
     let (site, data, runtime, agent, hello) = start_with_hello().await;
     agent.stop().await.unwrap();
-    // It knew workloads by the digest of their document.
-    let older = Arc::new(NullRuntime::default());
-    let mut workload = runtime.workloads().remove(0);
-    workload.digest = hello.digest.parse().unwrap();
-    older.apply(workload, Call::within(Duration::from_secs(60))).await.unwrap();
+    let older = of_an_older_agent(&runtime, &hello, Settings::default()).await;
     let agent = Agent::start(&site, data.path(), &older, SpanBuffer::default());
     // It has seen what runs before the next order comes.
     older.count_restart();

@@ -23,6 +23,20 @@ pub struct AssignmentSpec {
     pub parameters: BTreeMap<String, ParameterValue>,
     /// Where the application shall run.
     pub targets: Targets,
+    /// What becomes of its volumes on a node when the assignment is removed. When it is absent, the package decides, and without
+    /// a word in the package they are kept. Only applications of containers have volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Volumes>,
+}
+
+/// What becomes of the volumes of an application when it is removed from a node. An update always leaves them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Volumes {
+    /// They stay on the node.
+    Keep,
+    /// They are deleted, with all data in them.
+    Delete,
 }
 
 /// Where an assignment shall run: on the nodes that are named, and on all nodes of the sites that are named.

@@ -139,19 +139,13 @@ impl Archive {
         let gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::none());
         let mut archive = Builder::new(gzip);
         for (path, (kind, mode)) in &found {
-            let mut header = Header::new_ustar();
-            header.set_entry_type(*kind);
-            header.set_mode(*mode);
-            header.set_mtime(0);
-            header.set_uid(0);
-            header.set_gid(0);
             let place = folder.join(path);
             let content = if *kind == EntryType::Regular {
                 fs::read(&place).map_err(disk("reading", &place))?
             } else {
                 Vec::new()
             };
-            header.set_size(content.len() as u64);
+            let mut header = plain_header(*kind, *mode, content.len() as u64);
             if *kind == EntryType::Symlink {
                 let target = fs::read_link(&place).map_err(disk("reading", &place))?;
                 header.set_link_name(target).map_err(ArchiveError::Read)?;
@@ -164,6 +158,19 @@ impl Archive {
         Self::read(packed.as_slice())?;
         Ok(packed)
     }
+}
+
+/// Returns the header of an entry that belongs to nobody and has no time, so that the same content makes the same archive. The
+/// path is set when it is appended.
+pub fn plain_header(kind: EntryType, mode: u32, size: u64) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(size);
+    header
 }
 
 /// Lists everything below a folder by its path.

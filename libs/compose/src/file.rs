@@ -18,16 +18,7 @@ impl ComposeFile {
     /// Reads the text of a `compose.yaml`. Size, depth and aliases have limits that no honest file reaches; merge keys and
     /// tags are refused, since not every reader takes them alike.
     pub fn parse(text: &str) -> Result<Self, ComposeError> {
-        let mut options = serde_saphyr::Options::default();
-        options.strict_booleans = true;
-        options.merge_keys = serde_saphyr::MergeKeyPolicy::Error;
-        if let Some(budget) = &mut options.budget {
-            budget.max_aliases = 100;
-            budget.max_anchors = 100;
-            budget.max_events = 50_000;
-            budget.max_depth = 32;
-        }
-        let read: Result<Value, _> = serde_saphyr::from_str_with_options(text, options);
+        let read: Result<Value, _> = serde_saphyr::from_str_with_options(text, margo::yaml_options(50_000, 32));
         match read {
             Ok(Value::Object(root)) => Ok(Self(root)),
             Ok(_) => Err(ComposeError::new("", "a Compose file must be a map with services in it")),

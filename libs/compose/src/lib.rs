@@ -34,7 +34,7 @@ mod ports;
 mod project;
 mod service;
 
-pub use archive::{Archive, ArchiveError, FILE_NAME, MAX_ARCHIVE};
+pub use archive::{Archive, ArchiveError, FILE_NAME, MAX_ARCHIVE, plain_header};
 pub use error::ComposeError;
 pub use file::ComposeFile;
 pub use ports::Published;

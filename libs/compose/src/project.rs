@@ -41,6 +41,8 @@ pub struct Ours<'a> {
     pub revision: &'a str,
     /// The address on which ports are published when the file does not name one.
     pub address: IpAddr,
+    /// Variables that every container gets, unless the file sets one of that name.
+    pub environment: &'a BTreeMap<String, String>,
     /// The digest of the archive, for services that read its files.
     pub archive: Digest,
 }
@@ -182,6 +184,14 @@ impl Project {
                     if port.is_single() { port.render(ours.address) } else { port.render_short(ours.address) }
                 };
                 value.insert("ports".to_owned(), service.ports.iter().map(port).collect());
+            }
+            // Without any, nothing is added: a service has another revision when anything is.
+            if !ours.environment.is_empty() {
+                if let Value::Object(set) = value.entry("environment").or_insert_with(|| json!({})) {
+                    for (name, text) in ours.environment {
+                        set.entry(name.clone()).or_insert_with(|| json!(text));
+                    }
+                }
             }
             // Without the agent, and after a reboot, the engine keeps up what is to run for ever.
             let restart = if service.is_job { "no" } else { "unless-stopped" };

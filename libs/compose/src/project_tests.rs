@@ -15,12 +15,33 @@ fn web(rest: &str) -> String {
 }
 
 fn render(project: &Project, archive: &[u8]) -> (Value, BTreeMap<String, String>) {
+    render_with(project, archive, &[])
+}
+
+/// The same where the node gives these variables to every container.
+fn render_with(project: &Project, archive: &[u8], environment: &[(&str, &str)]) -> (Value, BTreeMap<String, String>) {
+    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let environment = &environment.iter().map(own).collect();
     let images = BTreeMap::from([("web:1".to_owned(), "local:1".to_owned())]);
     let labels = BTreeMap::from([("dev.edgewright.agent".to_owned(), "a".to_owned())]);
     let (address, archive) = ("127.0.0.1".parse().unwrap(), Digest::of(archive));
-    let ours = Ours { images: &images, labels: &labels, revision: "dev.edgewright.revision", address, archive };
+    let (images, labels, revision) = (&images, &labels, "dev.edgewright.revision");
+    let ours = Ours { images, labels, revision, address, environment, archive };
     let (text, revisions) = project.render(&ours);
     (serde_json::from_str(&text).unwrap(), revisions)
+}
+
+#[test]
+fn dev_33_variables_of_the_node_are_added_and_those_of_the_file_count_more() {
+    let project = resolve(&web("environment: { SET: own }, command: [a]")).unwrap();
+    let (plain, before) = render(&project, b"a");
+    assert_eq!(plain["services"]["web"]["environment"], json!({ "SET": "own" }));
+    let (file, after) = render_with(&project, b"a", &[("SET", "x"), ("MORE", "$y")]);
+    assert_eq!(file["services"]["web"]["environment"], json!({ "SET": "own", "MORE": "$$y" }));
+    assert_ne!(before, after, "its containers are other ones");
+    let bare = resolve(&web("command: [a]")).unwrap();
+    assert_eq!(render(&bare, b"a").0["services"]["web"].get("environment"), None);
+    assert_eq!(render_with(&bare, b"a", &[("A", "b")]).0["services"]["web"]["environment"], json!({ "A": "b" }));
 }
 
 /// What would give the host away, or reach what is not the application's, or bring images that nobody fixed.

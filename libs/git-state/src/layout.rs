@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use api::{AssignmentState, NodeState};
+use api::{AssignmentState, NodeState, Volumes};
 use margo::{
     AppId, AppVersion, AssignmentName, ClientName, ComponentName, DeploymentId, DeviceId, Digest, Identity,
     LockedImages, NodeFolder, NodeId, NodeName, ParameterValue, RepositoryName, SiteName, TenantName,
@@ -248,6 +248,9 @@ pub struct AssignmentFile {
     /// The sites on all of whose nodes the application shall run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<SiteName>,
+    /// What becomes of its volumes when it is removed. When it is absent, the package decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Volumes>,
 }
 
 /// `placements/<2>/<1>/<name>.yaml`: what the system decided about an assignment.

@@ -8,17 +8,9 @@ use serde_json::{Value, json};
 use crate::{
     AppId, ApplicationDescription, AssignmentName, ComponentName, ComponentProperties, DeploymentId, DeviceId, Digest,
     DocumentError, NodeId, ParameterValue, ProfileType, Target, TenantName,
-    description::DeviceConstraints,
-    document::{DocumentError as Error, extensible, parse},
+    description::{DeviceConstraints, FAILED_UPDATE, LEAVE},
+    document::{DocumentError as Error, EXTENSION, extensible, ours, parse},
 };
-
-/// The name under which Edgewright's own data stands in a document; foreign readers keep and ignore it (APP-11,
-/// WFM-34).
-const EXTENSION: &str = "x-edgewright-extensions";
-
-/// The setting of a profile, in Edgewright's own extension, that says what becomes of an update that fails: `restore`, as
-/// without it, puts the last installed revision back; `leave` leaves the failed one and goes on trying it.
-pub const FAILED_UPDATE: &str = "failedUpdate";
 
 extensible! {
     /// The document that tells one node to run one application. Its digest is the sha256 of the bytes that
@@ -181,6 +173,16 @@ impl ApplicationDeployment {
         })
     }
 
+    /// Sets one of Edgewright's own settings on every component, in the place of what the package says there.
+    pub fn set_on_components(&mut self, setting: &str, value: &str) {
+        for component in &mut self.spec.profile.components {
+            let ours = component.extensions.entry(EXTENSION.to_owned()).or_insert_with(|| json!({}));
+            if let Some(ours) = ours.as_object_mut() {
+                ours.insert(setting.to_owned(), value.into());
+            }
+        }
+    }
+
     /// Reads and checks a deployment; `file` is the name that errors show. It fails with the first rule that is
     /// broken.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, DocumentError> {
@@ -224,11 +226,6 @@ impl ApplicationDeployment {
     }
 }
 
-/// Edgewright's own extension among these, if there is one.
-fn ours(extensions: &BTreeMap<String, Value>) -> Option<&Value> {
-    extensions.get(EXTENSION)
-}
-
 impl DeployedProfile {
     /// Returns Edgewright's own data on this profile, if there is any.
     pub fn edgewright(&self) -> Option<&Value> {
@@ -237,7 +234,7 @@ impl DeployedProfile {
 
     /// Whether an update to this profile that fails is left as it is, by [`FAILED_UPDATE`].
     pub fn leaves_failed_update(&self) -> bool {
-        self.edgewright().and_then(|ours| ours.get(FAILED_UPDATE)).is_some_and(|what| what == "leave")
+        self.edgewright().and_then(|ours| ours.get(FAILED_UPDATE)).is_some_and(|what| what == LEAVE)
     }
 }
 

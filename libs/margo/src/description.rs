@@ -10,8 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AppId, AppVersion, ComponentName, DataType, DocumentError, ParameterValue, Target,
-    document::{extensible, parse},
+    document::{EXTENSION, extensible, ours, parse},
 };
+
+/// The setting of a profile, in Edgewright's own extension, that says what becomes of an update that fails: `restore`, as
+/// without it, puts the last installed revision back; `leave` leaves the failed one and goes on trying it.
+pub const FAILED_UPDATE: &str = "failedUpdate";
+
+/// Both words that [`FAILED_UPDATE`] may have.
+const RESTORE: &str = "restore";
+pub(crate) const LEAVE: &str = "leave";
 
 extensible! {
     /// An application as its supplier offers it: metadata, the profiles it can be deployed in, and its parameters.
@@ -425,6 +433,15 @@ impl DeploymentProfile {
         if self.components.is_empty() {
             return Err((format!("{field}.components"), "at least one component".into()));
         }
+        if let Some(what) = ours(&self.extensions).and_then(|ours| ours.get(FAILED_UPDATE))
+            && what != RESTORE
+            && what != LEAVE
+        {
+            let field = format!("{field}.{EXTENSION}.{FAILED_UPDATE}");
+            return Err((field, format!("must be {RESTORE} or {LEAVE}, not {what}")));
+        }
+        let capacities = self.device_constraints.as_ref().and_then(|it| it.capacity_requirements.as_ref());
+        capacities.map_or(Ok(()), |it| it.check(&format!("{field}.deviceConstraints.capacityRequirements")))?;
         let mut names = BTreeSet::new();
         for (at, component) in self.components.iter().enumerate() {
             let field = format!("{field}.components[{at}]");
@@ -437,6 +454,31 @@ impl DeploymentProfile {
     }
 }
 
+impl CapacityRequirements {
+    fn check(&self, field: &str) -> Result<(), (String, String)> {
+        let is_above_zero = |cpu: &CpuRequirement| cpu.cores.is_finite() && cpu.cores > 0.0;
+        if !self.cpu.as_ref().is_none_or(is_above_zero) {
+            return Err((format!("{field}.cpu.cores"), "must be a number above zero".into()));
+        }
+        for (name, amount) in [("memory", &self.memory), ("storage", &self.storage)] {
+            if !amount.as_deref().is_none_or(is_amount) {
+                let rule = "must be a whole number above zero and Ki, Mi or Gi, such as 512Mi";
+                return Err((format!("{field}.{name}"), rule.into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells whether this is an amount of memory: `^[0-9]+(Mi|Gi|Ki)$` by the specification, and not zero, which would demand
+/// nothing. So many digits that nobody overflows with them.
+fn is_amount(text: &str) -> bool {
+    let number = ["Ki", "Mi", "Gi"].iter().find_map(|unit| text.strip_suffix(unit)).unwrap_or_default();
+    (1..=12).contains(&number.len())
+        && number.bytes().all(|b| b.is_ascii_digit())
+        && number.bytes().any(|digit| digit != b'0')
+}
+
 impl ComponentProperties {
     fn check(&self, field: &str) -> Result<(), (String, String)> {
         if self.repository.strip_prefix("oci://").is_none_or(str::is_empty) {
@@ -447,9 +489,10 @@ impl ComponentProperties {
             return Err((format!("{field}.revision"), "must be SemVer 2.0 without a leading v, + written as _".into()));
         }
         if let Some(timeout) = &self.timeout
-            && parse_timeout(timeout).is_none()
+            && parse_timeout(timeout).is_none_or(|time| time.is_zero())
         {
-            return Err((format!("{field}.timeout"), "must be minutes and seconds such as 8m30s".into()));
+            let rule = "must be minutes and seconds such as 8m30s, and longer than nothing";
+            return Err((format!("{field}.timeout"), rule.into()));
         }
         Ok(())
     }

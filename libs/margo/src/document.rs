@@ -13,6 +13,15 @@ pub const MAX_DOCUMENT: usize = 1 << 20;
 /// refuse a document (WFM-16, DEV-25).
 pub type Extensions = BTreeMap<String, Value>;
 
+/// The name under which Edgewright's own data stands in a document; foreign readers keep and ignore it (APP-11,
+/// WFM-34).
+pub(crate) const EXTENSION: &str = "x-edgewright-extensions";
+
+/// Returns Edgewright's own extension among these, if there is one.
+pub(crate) fn ours(extensions: &Extensions) -> Option<&Value> {
+    extensions.get(EXTENSION)
+}
+
 /// A document is refused; the fields say where and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}{}: {}{rule}", place(.line, .column), prefix(.field))]
@@ -45,21 +54,27 @@ impl DocumentError {
     }
 }
 
+/// The strict reading of YAML from outside: no merge keys, no words such as `no` for a boolean, few anchors, and so many events
+/// and levels of nesting at most. A bomb that is made of anchors is refused before it costs anything.
+pub fn yaml_options(max_events: usize, max_depth: usize) -> serde_saphyr::Options {
+    let mut options = serde_saphyr::Options::default();
+    options.strict_booleans = true;
+    options.merge_keys = serde_saphyr::MergeKeyPolicy::Error;
+    if let Some(budget) = &mut options.budget {
+        budget.max_aliases = 100;
+        budget.max_anchors = 100;
+        budget.max_events = max_events;
+        budget.max_depth = max_depth;
+    }
+    options
+}
+
 /// Parses one YAML document into `T`. Size, depth and anchors have limits that no honest document reaches.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], file: &str) -> Result<T, DocumentError> {
     if bytes.len() > MAX_DOCUMENT {
         return Err(DocumentError::rule(file, "", format!("larger than {MAX_DOCUMENT} bytes")));
     }
-    let mut options = serde_saphyr::Options::default();
-    options.strict_booleans = true;
-    options.merge_keys = serde_saphyr::MergeKeyPolicy::Error;
-    if let Some(budget) = &mut options.budget {
-        // A description needs few anchors; a bomb that is made of them is refused before it costs anything.
-        budget.max_aliases = 100;
-        budget.max_anchors = 100;
-        budget.max_events = 200_000;
-        budget.max_depth = 64;
-    }
+    let options = yaml_options(200_000, 64);
     let mut path = None;
     serde_saphyr::with_deserializer_from_slice_with_options(bytes, options, |deserializer| {
         serde_path_to_error::deserialize(deserializer).map_err(|error| {

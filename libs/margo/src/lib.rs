@@ -45,14 +45,15 @@ mod status;
 
 pub use data_type::DataType;
 pub use deployment::{
-    ApplicationDeployment, DeployedComponent, DeployedProfile, DeploymentMetadata, DeploymentSpec, FAILED_UPDATE, Lock,
-    LockedImage, LockedImages,
+    ApplicationDeployment, DeployedComponent, DeployedProfile, DeploymentMetadata, DeploymentSpec, Lock, LockedImage,
+    LockedImages,
 };
 pub use description::{
-    ApplicationDescription, ComponentProperties, DeploymentProfile, DescribedComponent, DescribedParameter, ProfileType,
+    ApplicationDescription, ComponentProperties, DeploymentProfile, DescribedComponent, DescribedParameter,
+    FAILED_UPDATE, ProfileType,
 };
 pub use digest::{Digest, InvalidDigest};
-pub use document::{DocumentError, Extensions, MAX_DOCUMENT};
+pub use document::{DocumentError, Extensions, MAX_DOCUMENT, yaml_options};
 pub use id::{DeploymentId, DeviceId, InvalidId, ManifestVersion, NodeId};
 pub use identity::{Identity, InvalidIdentity, InvalidNkey, UserNkey};
 pub use list::{InvalidNodeFolder, ManifestList, NamedDeployments, NodeEntry, NodeFolder, parse_folder, parse_top};

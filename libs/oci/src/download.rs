@@ -176,9 +176,7 @@ impl ContentStore {
 
     /// Returns how many bytes this process may still write to the disk that the store is on.
     fn free(&self) -> Result<u64, StoreError> {
-        let disk = rustix::fs::statvfs(self.partial()).map_err(io::Error::from);
-        let disk = disk.map_err(StoreError::io("asking for the free space of the disk"))?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        disk::free(&self.partial()).map_err(StoreError::io("asking for the free space of the disk"))
     }
 }
 
@@ -284,15 +282,8 @@ impl Drop for Download {
 
 #[cfg(test)]
 mod tests {
-    use tempfile::TempDir;
-
     use super::*;
-
-    async fn store() -> (TempDir, ContentStore) {
-        let folder = TempDir::new().unwrap();
-        let store = ContentStore::open(folder.path()).await.unwrap();
-        (folder, store)
-    }
+    use crate::store::testing::store;
 
     fn partial(store: &ContentStore) -> Vec<(String, u64)> {
         let entries = fs::read_dir(store.partial()).unwrap().map(Result::unwrap);

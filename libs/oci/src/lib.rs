@@ -34,6 +34,7 @@
 mod client;
 mod digest;
 mod download;
+mod image_name;
 pub mod layout;
 #[cfg(feature = "registry")]
 mod login;
@@ -53,6 +54,7 @@ mod store;
 #[cfg(feature = "client")]
 pub use client::{Client, Limits};
 pub use download::Download;
+pub use image_name::ImageName;
 pub use manifest::{AnyManifest, ArtifactManifest, Descriptor, Index, ManifestError, media};
 pub use name::{InvalidReference, Location, PLATFORM, Reference, Registry, RepositoryName};
 pub use platform::{InvalidPlatform, Platform};

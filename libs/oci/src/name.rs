@@ -33,6 +33,31 @@ pub enum InvalidReference {
     Location(String),
 }
 
+/// How a checked text is read from a document, written into one and shown.
+macro_rules! text {
+    ($type:ident) => {
+        impl TryFrom<String> for $type {
+            type Error = InvalidReference;
+
+            fn try_from(raw: String) -> Result<Self, InvalidReference> {
+                raw.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(checked: $type) -> String {
+                checked.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+
 /// The name of a repository, by the grammar of OCI Distribution. Each of its segments is a safe name for a folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -77,25 +102,7 @@ impl FromStr for RepositoryName {
     }
 }
 
-impl TryFrom<String> for RepositoryName {
-    type Error = InvalidReference;
-
-    fn try_from(raw: String) -> Result<Self, InvalidReference> {
-        raw.parse()
-    }
-}
-
-impl From<RepositoryName> for String {
-    fn from(name: RepositoryName) -> String {
-        name.0
-    }
-}
-
-impl fmt::Display for RepositoryName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
+text!(RepositoryName);
 
 /// A registry by its host name or IPv4 address, with its port where that is not the usual one of HTTPS.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -134,25 +141,7 @@ impl FromStr for Registry {
     }
 }
 
-impl TryFrom<String> for Registry {
-    type Error = InvalidReference;
-
-    fn try_from(raw: String) -> Result<Self, InvalidReference> {
-        raw.parse()
-    }
-}
-
-impl From<Registry> for String {
-    fn from(registry: Registry) -> String {
-        registry.0
-    }
-}
-
-impl fmt::Display for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
+text!(Registry);
 
 /// Where a repository is: in the platform's own store, or in another registry.
 ///

@@ -501,18 +501,25 @@ pub(crate) async fn blocking<T: Send + 'static>(
     done.map_err(|error| StoreError::Io { what: "working on the disk".to_owned(), source: io::Error::other(error) })?
 }
 
+/// What the tests of this module and of downloads begin with.
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use tempfile::TempDir;
 
-    use super::*;
-    use crate::{Descriptor, media};
+    use super::ContentStore;
 
-    async fn store() -> (TempDir, ContentStore) {
+    /// An empty store in a folder of its own.
+    pub async fn store() -> (TempDir, ContentStore) {
         let folder = TempDir::new().unwrap();
         let store = ContentStore::open(folder.path()).await.unwrap();
         (folder, store)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::store, *};
+    use crate::{Descriptor, media};
 
     /// How many files and folders are being written. One file is the lock.
     fn staged(store: &ContentStore) -> usize {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Read,
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use std::{
 use margo::Digest;
 use oci::{
     ArtifactManifest, ContentStore, Descriptor, Index,
-    layout::{LayoutError, PackError, Packed, StagedLayout, pack, unpack},
+    layout::{LayoutError, PackError, Packed, StagedLayout, missing_images, pack, pack_with, unpack, write_layout},
     media,
 };
 use tar::{Builder, EntryType, Header};
@@ -337,6 +338,22 @@ async fn app_04_a_compose_component_is_packed_with_its_images_for_every_platform
     assert_eq!(layer.annotations["org.margo.component.type"], "compose");
     let archive = compose::Archive::read(&layout.read(&layer.digest, LIMIT).unwrap()[..]).unwrap();
     assert_eq!(archive.compose, compose);
+
+    // Images that were brought from elsewhere make the same package.
+    assert_eq!(missing_images(app.path()).unwrap(), BTreeSet::new());
+    let (one, more) = (app.path().join("images/one"), TempDir::new().unwrap());
+    let top: Index = serde_json::from_slice(&fs::read(one.join("index.json")).unwrap()).unwrap();
+    let nested = one.join("blobs/sha256").join(top.manifests[0].digest.hex());
+    let manifests = serde_json::from_slice::<Index>(&fs::read(nested).unwrap()).unwrap().manifests;
+    for blob in fs::read_dir(one.join("blobs/sha256")).unwrap() {
+        store.put(&fs::read(blob.unwrap().path()).unwrap()).await.unwrap();
+    }
+    fs::remove_dir_all(&one).unwrap();
+    assert_eq!(missing_images(app.path()).unwrap(), BTreeSet::from(["web:1".to_owned()]));
+    write_layout(&more.path().join("0"), &store, "web:1", &manifests).unwrap();
+    let again = more.path().join("again.tar");
+    pack_with(app.path(), Some(more.path()), &again).unwrap();
+    assert_eq!(Digest::of(&fs::read(again).unwrap()), Digest::of(&tar));
 
     fs::write(app.path().join("hello/compose.yaml"), compose.replace("'web:1'", "'web:1', pid: host")).unwrap();
     let refused = refusal(app.path());

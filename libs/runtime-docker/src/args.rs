@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use runtime::ReservedPorts;
+use runtime::{Collector, ReservedPorts};
 
 use crate::DockerRuntimeConfig;
 
@@ -42,13 +42,14 @@ pub enum InvalidDockerArgs {
 
 impl DockerArgs {
     /// Checks the arguments. The runtime keeps what it has below `docker` in the agent's data folder, and its workloads
-    /// publish their ports on this address, none of them a reserved one. A node without Docker is no error: the runtime then
-    /// says that it cannot be used.
+    /// publish their ports on this address, none of them a reserved one, and are told of this collector. A node without Docker
+    /// is no error: the runtime then says that it cannot be used.
     pub fn config(
         self,
         data: &Path,
         address: IpAddr,
         reserved: ReservedPorts,
+        collector: Collector,
     ) -> Result<DockerRuntimeConfig, InvalidDockerArgs> {
         let compose = match self.docker_compose {
             Some(path) if path.is_file() => path,
@@ -56,6 +57,6 @@ impl DockerArgs {
             None => PLACES.iter().map(PathBuf::from).find(|path| path.is_file()).unwrap_or_else(|| PLACES[0].into()),
         };
         let folder = data.join("docker");
-        Ok(DockerRuntimeConfig { compose, socket: self.docker_socket, folder, address, reserved })
+        Ok(DockerRuntimeConfig { compose, socket: self.docker_socket, folder, address, reserved, collector })
     }
 }

@@ -1,6 +1,9 @@
 //! What the state of containers means for a workload. No engine and no clock.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as EngineState};
 use process::Backoff;
@@ -66,6 +69,8 @@ pub struct Container {
     pub revision: String,
     pub state: State,
     pub health: Health,
+    /// Whether it was started less than a second ago.
+    pub is_young: bool,
     /// How it ended last, when that is known.
     pub exit_code: Option<i64>,
     /// Where it answers on the host.
@@ -106,9 +111,16 @@ impl Container {
             revision: labels.get(REVISION).cloned().unwrap_or_default(),
             state,
             health,
+            // The engine's own words, so no clock has to agree with its.
+            is_young: status.starts_with("Up Less than a second"),
             exit_code,
             endpoint,
         })
+    }
+
+    /// Whether it runs, and did not end at once.
+    pub fn is_settled(&self) -> bool {
+        self.state == State::Running && !self.is_young
     }
 }
 
@@ -167,12 +179,14 @@ pub struct Judged {
     pub container: Option<String>,
 }
 
-/// Judges every container that the revision asks for. While the workload is being applied, what is not there yet is on its way;
+/// Judges every container that the revision asks for. One without a health check counts as up when it has run for a second, else a
+/// program that ends at once would pass for one that was installed. `settled` holds those that have, with their revisions. While the workload is being applied, what is not there yet is on its way;
 /// what ended with an error has failed at once (DEV-27). While it is being stopped, nothing has failed.
 pub fn judge(
     revision: &Revision,
     containers: &[Container],
     ends: &BTreeMap<String, Ends>,
+    settled: &BTreeSet<(String, String)>,
     change: Change,
     now: Instant,
 ) -> Vec<Judged> {
@@ -183,6 +197,7 @@ pub fn judge(
             let container = containers.iter().find(|it| it.name == name && it.revision == spec.revision);
             let known = ends.get(&name);
             let is_flapping = known.is_some_and(|known| known.is_flapping(now));
+            let was_up = settled.contains(&(name.clone(), spec.revision.clone()));
             let failed = |code: &str, message: String| Condition::Failed { code: code.to_owned(), message };
             let (condition, tells) = match container {
                 None if change == Change::Applying => (Condition::Starting, false),
@@ -196,6 +211,7 @@ pub fn judge(
                         (shown.unwrap_or(Condition::Starting), false)
                     }
                     (State::Running, Health::Starting) | (State::Created, _) => (Condition::Starting, false),
+                    (State::Running, Health::None) if container.is_young && !was_up => (Condition::Starting, false),
                     (State::Running, Health::None | Health::Healthy) => {
                         (Condition::Running { endpoint: container.endpoint.clone() }, false)
                     }
@@ -258,13 +274,14 @@ mod tests {
             revision: "r".to_owned(),
             state,
             health: Health::None,
+            is_young: false,
             exit_code: None,
             endpoint: None,
         }
     }
 
     fn conditions(revision: &Revision, containers: &[Container], change: Change) -> Vec<Condition> {
-        let judged = judge(revision, containers, &BTreeMap::new(), change, Instant::now());
+        let judged = judge(revision, containers, &BTreeMap::new(), &BTreeSet::new(), change, Instant::now());
         judged.into_iter().map(|judged| judged.part.condition).collect()
     }
 
@@ -287,6 +304,21 @@ mod tests {
         assert_eq!(code(&conditions(&shop, &[running()], Change::None)[1]), "removed");
         let old = Container { revision: "before".into(), ..running() };
         assert_eq!(conditions(&shop, &[old], Change::Applying), [Condition::Starting, Condition::Starting]);
+    }
+
+    #[test]
+    fn a_container_without_a_health_check_is_up_when_it_did_not_end_at_once() {
+        let shop = revision(&[("web", 1, false)]);
+        let young = Container { is_young: true, ..container("web-1", State::Running) };
+        let up = Condition::Running { endpoint: None };
+        assert_eq!(conditions(&shop, std::slice::from_ref(&young), Change::None), [Condition::Starting]);
+        assert_eq!(conditions(&shop, &[container("web-1", State::Running)], Change::None), [up.clone()]);
+        let checked = Container { health: Health::Healthy, ..young.clone() };
+        assert_eq!(conditions(&shop, &[checked], Change::None), [up.clone()]);
+        // One that comes back was up before.
+        let settled = BTreeSet::from([("web-1".to_owned(), "r".to_owned())]);
+        let back = judge(&shop, &[young], &BTreeMap::new(), &settled, Change::None, Instant::now());
+        assert_eq!(back[0].part.condition, up);
     }
 
     #[test]
@@ -325,8 +357,8 @@ mod tests {
         ends.shown = Some(failed.clone());
         let known = BTreeMap::from([("web-1".to_owned(), ends.clone())]);
         let running = [container("web-1", State::Running)];
-        assert_eq!(judge(&shop, &running, &known, Change::None, begin)[0].part.condition, failed);
-        let later = judge(&shop, &running, &known, Change::None, begin + STEADY);
+        assert_eq!(judge(&shop, &running, &known, &BTreeSet::new(), Change::None, begin)[0].part.condition, failed);
+        let later = judge(&shop, &running, &known, &BTreeSet::new(), Change::None, begin + STEADY);
         assert_eq!(later[0].part.condition, Condition::Running { endpoint: None });
         ends.ended(begin + 2 * STEADY);
         assert_eq!(ends.due, Some(begin + 2 * STEADY), "a steady run forgets what was before");
@@ -344,6 +376,7 @@ mod tests {
         };
         let read = |state, status| Container::read(&summary(state, status)).unwrap();
         assert_eq!(read(EngineState::RUNNING, "Up 2 seconds"), container("web-1", State::Running));
+        assert!(read(EngineState::RUNNING, "Up Less than a second").is_young);
         assert_eq!(read(EngineState::RUNNING, "Up 2 minutes (healthy)").health, Health::Healthy);
         assert_eq!(read(EngineState::RUNNING, "Up 1 second (health: starting)").health, Health::Starting);
         assert_eq!(read(EngineState::EXITED, "Exited (137) 3 seconds ago").exit_code, Some(137));

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bollard::query_parameters::StatsOptionsBuilder;
+use bollard::query_parameters::{RemoveVolumeOptions, StatsOptionsBuilder};
 use compose::Archive;
 use disk::blocking;
 use futures::{
@@ -36,9 +36,9 @@ use tracing::{error, info, warn};
 
 use crate::{
     condition::{Change, Container, judge},
-    engine::{AGENT, COMPONENT, DEPLOYMENT, Engine, failed},
+    engine::{AGENT, COMPONENT, DEPLOYMENT, Engine, failed, is_absent},
     folder::{Folder, InForce, Revision, ServiceSpec},
-    images::{self, local_name},
+    images::{self, Removal, local_name},
     revision::{self, Checked, Settings, Volumes},
     shared::{DockerRuntimeConfig, Shared, io_error, project_arguments},
     slot::Slot,
@@ -105,6 +105,8 @@ impl DockerRuntime {
             first: Notify::new(),
             changed: Arc::default(),
             ports: Mutex::default(),
+            used_images: Mutex::default(),
+            dropping: tokio::sync::Mutex::default(),
             checked: Mutex::default(),
             config,
         });
@@ -125,14 +127,22 @@ impl Shared {
         match blocking(move || found.in_force()).await {
             Ok(Some(in_force)) => {
                 let (old, digest) = (folder.clone(), in_force.revision.digest);
-                blocking(move || old.retain(&[digest])).await?;
+                let prepared = blocking(move || {
+                    let images = old.images()?;
+                    old.retain(&[digest]).map(|()| images)
+                });
+                self.forget_images(prepared.await?);
                 let slot = self.slot(&in_force.revision.workload);
                 slot.set_in_force(in_force);
                 slot.turn.lock().await.supervisor = Some(self.supervise(&slot));
             }
             Ok(None) => {
                 info!(folder = %folder.path().display(), "removing what is left of a workload");
-                blocking(move || folder.delete()).await?;
+                let images = blocking(move || {
+                    let images = folder.images()?;
+                    folder.delete().map(|()| images)
+                });
+                self.forget_images(images.await?);
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let error = &error as &dyn std::error::Error;
@@ -216,6 +226,10 @@ impl Shared {
         };
         let docker = self.engine.client().await?;
         let images: Vec<_> = unique(&checked).collect();
+        // Nobody drops from here on what the engine has of it.
+        let dropping = self.dropping.lock().await;
+        slot.view().preparing = revision.images.clone();
+        drop(dropping);
         for (at, image) in images.iter().enumerate() {
             if !images::is_loaded(&docker, &workload.content, image).await? {
                 call.progress.tell(format!("loading image {} of {}", at + 1, images.len()));
@@ -227,7 +241,7 @@ impl Shared {
     }
 
     async fn make(&self, slot: &Slot, workload: &Workload, checked: &Checked) -> Result<Revision, RuntimeError> {
-        let (text, revisions) = checked.render(workload, &self.agent, self.config.address);
+        let (text, revisions) = checked.render(workload, &self.agent, self.config.address, &self.config.collector);
         let service = |(name, service): (&String, &compose::Service)| {
             let revision = revisions[name].clone();
             (name.clone(), ServiceSpec { revision, replicas: service.replicas, is_job: service.is_job })
@@ -269,6 +283,7 @@ impl Shared {
         let Some(slot) = self.slot_of(&id) else { return };
         let _turn = slot.turn.lock().await;
         let Some(in_force) = slot.in_force() else { return };
+        slot.view().preparing.clear();
         let (folder, kept) = (slot.folder.clone(), in_force.revision.digest);
         let given_up = blocking(move || {
             let images = folder.images()?;
@@ -325,7 +340,9 @@ impl Shared {
             turn.supervisor = None;
             let in_force = slot.in_force();
             // One that was only prepared has no containers.
+            let mut volumes = Vec::new();
             if in_force.is_some() || slot.folder.has_in_force() {
+                volumes = shared.nameless_volumes(&id).await;
                 let _changing = slot.changing(Change::Stopping);
                 call.progress.tell("docker compose down");
                 let mut arguments = vec![OsString::from("--project-name"), OsString::from(&slot.project)];
@@ -347,6 +364,7 @@ impl Shared {
             turn.is_removed = true;
             shared.slots().remove(&id);
             shared.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            shared.drop_volumes(volumes).await;
             shared.drop_images(images).await;
             shared.changed.notify_one();
             Ok(())
@@ -354,15 +372,58 @@ impl Shared {
         .await
     }
 
-    /// Removes these images of ours as far as no workload needs them. What fails is tried with the next removal: an image that
-    /// stays costs room and nothing else.
-    async fn drop_images(&self, candidates: BTreeSet<String>) {
-        let kept: BTreeSet<String> =
-            self.all_slots().iter().filter_map(|slot| slot.in_force()).flat_map(|it| it.revision.images).collect();
+    /// Has these images of ours removed with the next ones, as far as no workload needs them.
+    fn forget_images(&self, images: BTreeSet<String>) {
+        self.used_images.lock().unwrap_or_else(PoisonError::into_inner).extend(images);
+    }
+
+    /// Removes these images of ours as far as no workload needs them. One that somebody else uses is tried again when others are
+    /// removed: an image that stays costs room and nothing else.
+    pub async fn drop_images(&self, mut candidates: BTreeSet<String>) {
+        let _dropping = self.dropping.lock().await;
+        candidates.append(&mut self.used_images.lock().unwrap_or_else(PoisonError::into_inner));
+        for slot in self.all_slots() {
+            let view = slot.view();
+            let in_force = view.in_force.iter().flat_map(|it| &it.revision.images);
+            for name in in_force.chain(&view.preparing) {
+                candidates.remove(name);
+            }
+        }
+        let Ok(docker) = self.engine.client().await else {
+            return self.forget_images(candidates);
+        };
+        let mut left = BTreeSet::new();
+        for name in candidates {
+            match images::remove(&docker, &name).await {
+                Ok(Removal::Gone) => {}
+                Ok(Removal::Used) => {
+                    left.insert(name);
+                }
+                Err(error) => {
+                    warn!(name, error = &error as &dyn std::error::Error, "an image stays");
+                    left.insert(name);
+                }
+            }
+        }
+        self.forget_images(left);
+    }
+
+    /// The volumes without a name of a workload's containers. Nobody could find them again when the containers are gone.
+    async fn nameless_volumes(&self, id: &WorkloadId) -> Vec<String> {
+        let listed = self.engine.containers(self.labels(id)).await.unwrap_or_default();
+        let mounts = listed.into_iter().flat_map(|container| container.mounts.unwrap_or_default());
+        let is_nameless = |name: &String| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        mounts.filter_map(|mount| mount.name).filter(is_nameless).collect()
+    }
+
+    async fn drop_volumes(&self, names: Vec<String>) {
         let Ok(docker) = self.engine.client().await else { return };
-        for name in candidates.difference(&kept) {
-            if let Err(error) = images::remove(&docker, name).await {
-                warn!(name, error = &error as &dyn std::error::Error, "an image stays");
+        for name in names {
+            match docker.remove_volume(&name, None::<RemoveVolumeOptions>).await {
+                Err(error) if !is_absent(&error) => {
+                    warn!(name, error = &error as &dyn std::error::Error, "a volume without a name stays");
+                }
+                _ => {}
             }
         }
     }
@@ -451,10 +512,12 @@ impl Shared {
     /// What is to be told about one workload.
     async fn look(&self, slot: &Slot, containers: &[Container]) -> Option<Observed> {
         let (revision, restarts, failure, judged) = {
-            let view = slot.view();
+            let mut view = slot.view();
+            let settled = containers.iter().filter(|container| container.is_settled());
+            view.settled.extend(settled.map(|container| (container.name.clone(), container.revision.clone())));
             let revision = view.in_force.as_ref()?.revision.clone();
             let failure = view.failure.clone().filter(|_| slot.change() == Change::None);
-            let judged = judge(&revision, containers, &view.ends, slot.change(), Instant::now());
+            let judged = judge(&revision, containers, &view.ends, &view.settled, slot.change(), Instant::now());
             (revision, view.restarts, failure, judged)
         };
         let mut parts = Vec::new();

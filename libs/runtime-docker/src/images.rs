@@ -142,11 +142,19 @@ pub async fn load(docker: &Docker, content: &ContentStore, image: &LockedImage) 
     Err(RuntimeError::Failed { code: "image".to_owned(), message })
 }
 
-/// Removes an image of ours, unless a container uses it.
-pub async fn remove(docker: &Docker, name: &str) -> Result<(), RuntimeError> {
+/// What became of an image that was to be removed.
+pub enum Removal {
+    Gone,
+    /// A container uses it.
+    Used,
+}
+
+/// Removes an image of ours, unless a container uses it. Where it has another name too, it loses ours.
+pub async fn remove(docker: &Docker, name: &str) -> Result<Removal, RuntimeError> {
     match docker.remove_image(name, None::<RemoveImageOptions>, None).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_absent(&error) || is_conflict(&error) => Ok(()),
+        Ok(_) => Ok(Removal::Gone),
+        Err(error) if is_absent(&error) => Ok(Removal::Gone),
+        Err(error) if is_conflict(&error) => Ok(Removal::Used),
         Err(error) => Err(failed(format!("removing image {name}"))(error)),
     }
 }
@@ -163,7 +171,7 @@ fn write_archive(
     let layers: Vec<_> = manifest.layers.iter().map(|layer| layer_name(&layer.digest)).collect();
     let config_name = format!("{}.json", image.id.hex());
     let list = json!([{ "Config": config_name, "RepoTags": [local_name(&image.id)], "Layers": layers }]).to_string();
-    archive.append(&header("manifest.json", list.len() as u64)?, list.as_bytes())?;
+    archive.append_data(&mut header(list.len() as u64), "manifest.json", list.as_bytes())?;
     let mut written = std::collections::BTreeSet::new();
     let files = std::iter::once((config_name, &manifest.config))
         .chain(manifest.layers.iter().map(|layer| (layer_name(&layer.digest), layer)));
@@ -172,23 +180,14 @@ fn write_archive(
         if written.insert(blob.digest) {
             let file = File::open(content.path(&blob.digest))?;
             let size = file.metadata()?.len();
-            archive.append(&header(&name, size)?, file)?;
+            archive.append_data(&mut header(size), name, file)?;
         }
     }
     archive.into_inner()?.flush()
 }
 
-fn header(path: &str, size: u64) -> io::Result<Header> {
-    let mut header = Header::new_ustar();
-    header.set_path(path)?;
-    header.set_size(size);
-    header.set_mode(0o644);
-    header.set_entry_type(EntryType::Regular);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_cksum();
-    Ok(header)
+fn header(size: u64) -> Header {
+    compose::plain_header(EntryType::Regular, 0o644, size)
 }
 
 /// Hands what is written to a request that is being sent.

@@ -9,7 +9,7 @@ use std::{
 use compose::{Archive, ArchiveError, ComposeFile, Ours, Project};
 use margo::LockedImage;
 use oci::{Descriptor, media};
-use runtime::{Artifact, ReservedPorts, RuntimeError, Workload};
+use runtime::{Artifact, Collector, ReservedPorts, RuntimeError, Workload};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -121,7 +121,13 @@ pub fn extracting(error: ArchiveError) -> RuntimeError {
 
 impl Checked {
     /// Writes the file for `docker compose`, and returns it with the revision of each service.
-    pub fn render(&self, workload: &Workload, agent: &str, address: IpAddr) -> (String, BTreeMap<String, String>) {
+    pub fn render(
+        &self,
+        workload: &Workload,
+        agent: &str,
+        address: IpAddr,
+        collector: &Collector,
+    ) -> (String, BTreeMap<String, String>) {
         let images = self.images.iter().map(|(name, image)| (name.clone(), local_name(&image.id))).collect();
         let labels = [
             (AGENT, agent.to_owned()),
@@ -129,7 +135,8 @@ impl Checked {
             (COMPONENT, workload.id.component.to_string()),
         ];
         let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let archive = workload.artifact.digest;
-        self.project.render(&Ours { images: &images, labels: &labels, revision: REVISION, address, archive })
+        let (archive, environment) = (workload.artifact.digest, collector.variables());
+        let (images, labels, environment) = (&images, &labels, &environment);
+        self.project.render(&Ours { images, labels, revision: REVISION, address, environment, archive })
     }
 }

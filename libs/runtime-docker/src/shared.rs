@@ -12,7 +12,7 @@ use std::{
 use disk::blocking;
 use margo::Digest;
 use process::chain;
-use runtime::{Condition, ReservedPorts, RuntimeError, WorkloadId};
+use runtime::{Collector, Condition, ReservedPorts, RuntimeError, WorkloadId};
 use tokio::{
     sync::{Notify, OwnedMutexGuard},
     time::Instant,
@@ -40,6 +40,8 @@ pub struct DockerRuntimeConfig {
     pub address: IpAddr,
     /// Ports that no workload may take.
     pub reserved: ReservedPorts,
+    /// Where containers send their telemetry.
+    pub collector: Collector,
 }
 
 /// What the runtime and its supervisors share.
@@ -57,6 +59,10 @@ pub struct Shared {
     pub changed: Arc<Notify>,
     /// The ports of workloads that were looked at before they have a slot.
     pub ports: Mutex<BTreeMap<WorkloadId, (Digest, BTreeSet<u16>)>>,
+    /// Images of ours that nobody needs and that somebody used when they were to go.
+    pub used_images: Mutex<BTreeSet<String>>,
+    /// Held by whoever decides which images are needed, until they are gone.
+    pub dropping: tokio::sync::Mutex<()>,
     /// Whether the program was found to be one that can be used.
     pub checked: Mutex<bool>,
 }
@@ -110,14 +116,18 @@ impl Shared {
         }
     }
 
-    /// Lists the containers of one workload.
-    pub async fn containers(&self, id: &WorkloadId) -> Result<Vec<Container>, RuntimeError> {
-        let labels = vec![
+    /// The labels of everything that belongs to one workload.
+    pub fn labels(&self, id: &WorkloadId) -> Vec<String> {
+        vec![
             format!("{AGENT}={}", self.agent),
             format!("{DEPLOYMENT}={}", id.deployment),
             format!("{COMPONENT}={}", id.component),
-        ];
-        Ok(self.engine.containers(labels).await?.iter().filter_map(Container::read).collect())
+        ]
+    }
+
+    /// Lists the containers of one workload.
+    pub async fn containers(&self, id: &WorkloadId) -> Result<Vec<Container>, RuntimeError> {
+        Ok(self.engine.containers(self.labels(id)).await?.iter().filter_map(Container::read).collect())
     }
 
     /// Has Compose make what is in force from what is there, and says so on the disk.

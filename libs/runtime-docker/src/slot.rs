@@ -1,7 +1,7 @@
 //! The place of one workload: what is in force, what was seen, and whose turn it is to change it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -50,6 +50,10 @@ pub struct View {
     pub failure: Option<Condition>,
     /// By the name of the container.
     pub ends: BTreeMap<String, Ends>,
+    /// Containers, with the revision of their service, that ran for a while.
+    pub settled: BTreeSet<(String, String)>,
+    /// The images of the revision that is being prepared, or was.
+    pub preparing: BTreeSet<String>,
 }
 
 /// As long as this lives, the workload is shown as being changed.

@@ -29,6 +29,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Between two attempts, at an engine that is away or with a file that cannot be applied.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// When a container that was just started has run long enough to count as up, which no event tells.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long the engine may take to note that a container has ended.
 const BARRIER: Duration = Duration::from_secs(2);
 /// For what is brought back: more than any start of a container takes on a loaded node.
@@ -118,6 +120,9 @@ fn what_is_due<'a>(
             wait(known.and_then(|known| known.steady_at()).filter(|at| *at > now));
             let pause = known.and_then(|known| known.due).filter(|due| *due > now);
             let found = containers.iter().find(|it| it.name == name && it.revision == spec.revision);
+            if found.is_some_and(|found| found.is_young) {
+                wait(Some(now + SETTLED));
+            }
             let is_wanted = match found.map(|found| found.state) {
                 None | Some(State::Created) => true,
                 Some(State::Exited) => !spec.is_job,
@@ -147,6 +152,8 @@ pub async fn listen(shared: Arc<Shared>) {
                 let mut events = std::pin::pin!(events);
                 // What happened before is found by looking.
                 shared.wake_all();
+                // What an earlier life prepared and did not start goes, and what was not removed when it should have been.
+                shared.drop_images(BTreeSet::new()).await;
                 while let Some(event) = events.next().await {
                     match event {
                         Ok(event) => {

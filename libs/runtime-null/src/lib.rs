@@ -43,6 +43,8 @@ pub struct Settings {
     pub start_delay: Duration,
     /// How long each stop takes before it is recorded.
     pub stop_delay: Duration,
+    /// How long each look takes before it tells anything.
+    pub look_delay: Duration,
     /// How many starts fail, from the first one on; the later ones succeed.
     pub failing_starts: usize,
 }
@@ -54,6 +56,7 @@ impl Default for Settings {
             prepare_delay: Duration::ZERO,
             start_delay: Duration::ZERO,
             stop_delay: Duration::ZERO,
+            look_delay: Duration::ZERO,
             failing_starts: 0,
         }
     }
@@ -339,6 +342,11 @@ impl Runtime for NullRuntime {
 
     fn observe(&self) -> BoxFuture<'_, Result<Vec<Observed>, RuntimeError>> {
         async {
+            let delay = self.settings().look_delay;
+            // A timer of no time takes a millisecond, which is much where a thousand of these are measured.
+            if !delay.is_zero() {
+                sleep(delay).await;
+            }
             let state = self.lock();
             if state.blind {
                 let source = io::Error::other("the test wants it so");

@@ -95,14 +95,12 @@ pub enum Holder {
 impl Folder {
     /// The folder of this workload.
     pub fn of(root: &Path, id: &WorkloadId) -> Self {
-        // Neither part may hold a dot.
-        Self(root.join(format!("{}.{}", id.deployment, id.component)))
+        Self(runtime::folder_of(root, id))
     }
 
     /// Returns all folders there are.
     pub fn list(root: &Path) -> io::Result<Vec<Self>> {
-        let entries = fs::read_dir(root)?.map(|entry| Ok(Self(entry?.path())));
-        entries.filter(|folder| folder.as_ref().map_or(true, |Self(path)| path.is_dir())).collect()
+        Ok(runtime::folders(root)?.into_iter().map(Self).collect())
     }
 
     /// Returns where the folder is.

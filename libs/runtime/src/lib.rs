@@ -124,7 +124,9 @@
 //! ```
 
 mod call;
+mod collector;
 mod condition;
+mod folders;
 mod ports;
 mod workload;
 
@@ -135,7 +137,9 @@ use margo::ProfileType;
 use tokio::sync::Notify;
 
 pub use call::{Call, Progress};
+pub use collector::Collector;
 pub use condition::{Condition, Observed, Part};
+pub use folders::{folder_of, folders};
 pub use ports::{InvalidPorts, ReservedPorts};
 pub use workload::{Artifact, ContentKind, Need, Workload, WorkloadId};
 

@@ -1,7 +1,8 @@
 //! A Docker Engine of a test's own, and an image to run on it.
 
 use std::{
-    fs,
+    fmt, fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -18,9 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Statically linked, so that it runs in an image that holds nothing else.
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Why a test that needs Docker was not run.
+/// Why a test or a measurement that needs Docker was not run.
 #[derive(Debug)]
 pub struct NotRun(pub String);
+
+impl fmt::Display for NotRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotRun {}
 
 /// Returns the program of Compose that `make setup` installed.
 pub fn docker_compose_binary() -> PathBuf {
@@ -56,6 +65,10 @@ impl DockerEngine {
             return Err(NotRun("docker-compose is missing (make setup installs it where Go is)".to_owned()));
         }
         let folder = tempfile::Builder::new().prefix("docker-").tempdir().expect("a folder for an engine");
+        // Where the command `docker` looks for its part `compose`.
+        let plugins = folder.path().join("cli-plugins");
+        fs::create_dir(&plugins).expect("making a folder");
+        symlink(docker_compose_binary(), plugins.join("docker-compose")).expect("linking a program");
         let mut engine = Self { daemon: None, folder };
         engine.launch().map_err(|reason| NotRun(format!("Docker Engine does not start here: {reason}")))?;
         Ok(engine)
@@ -92,11 +105,22 @@ impl DockerEngine {
         self.folder.path().join("docker.sock")
     }
 
-    /// Runs the command `docker` as a person would, and returns what it writes; `None` when it fails.
-    pub fn docker(&self, arguments: &[&str]) -> Option<String> {
+    /// Returns the command `docker`, with its part `compose`, as a person on this engine's host has it.
+    pub fn command(&self) -> Command {
         let mut command = Command::new("docker");
         command.env("DOCKER_CONFIG", self.folder.path()).arg("--host");
-        let output = command.arg(format!("unix://{}", self.socket().display())).args(arguments).output().ok()?;
+        command.arg(format!("unix://{}", self.socket().display()));
+        command
+    }
+
+    /// Returns the file of the network that this engine's host has: what a thread enters in order to be there.
+    pub fn network(&self) -> Option<PathBuf> {
+        Some(format!("/proc/{}/ns/net", self.daemon.as_ref()?.id()).into())
+    }
+
+    /// Runs the command `docker` as a person would, and returns what it writes; `None` when it fails.
+    pub fn docker(&self, arguments: &[&str]) -> Option<String> {
+        let output = self.command().args(arguments).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use api::{
     Accepted, AppRef, Assignment, AssignmentSpec, ByName, CreateAssignment, Order, Problem, RemoveRequest, Targets,
-    UpdateAssignment, UpdateRequest,
+    UpdateAssignment, UpdateRequest, Volumes,
 };
 use axum::{
     Json,
@@ -38,13 +38,14 @@ pub(crate) struct Body {
     #[serde(default)]
     parameters: BTreeMap<String, ParameterValue>,
     targets: Targets,
+    volumes: Option<Volumes>,
     reason: Option<String>,
 }
 
 impl Body {
     fn into_parts(self) -> (Option<AssignmentName>, AssignmentSpec, Option<String>) {
-        let Self { name, app, profile, parameters, targets, reason } = self;
-        (name, AssignmentSpec { app, profile, parameters, targets }, reason)
+        let Self { name, app, profile, parameters, targets, volumes, reason } = self;
+        (name, AssignmentSpec { app, profile, parameters, targets, volumes }, reason)
     }
 }
 

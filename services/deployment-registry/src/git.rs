@@ -102,6 +102,7 @@ fn assignment_file(assignment: &Assignment) -> AssignmentFile {
         parameters: spec.parameters.clone(),
         nodes: spec.targets.nodes.clone(),
         sites: spec.targets.sites.clone(),
+        volumes: spec.volumes,
     }
 }
 

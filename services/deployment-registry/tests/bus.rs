@@ -243,6 +243,7 @@ fn spec(nodes: &[&str], sites: &[&str]) -> AssignmentSpec {
             nodes: nodes.iter().map(|node| node.parse().unwrap()).collect(),
             sites: sites.iter().map(|site| site.parse().unwrap()).collect(),
         },
+        volumes: None,
     }
 }
 

@@ -90,6 +90,44 @@ fn app_06_a_target_names_a_component_that_exists() {
 }
 
 #[test]
+fn what_becomes_of_a_failed_update_is_one_of_two_words() {
+    let with = |what: &str| format!("      runtime: wasm\n      failedUpdate: {what}\n");
+    for good in ["leave", "restore"] {
+        let text = HELLO.replacen("      runtime: wasm\n", &with(good), 1);
+        ApplicationDescription::parse(text.as_bytes(), "margo.yaml").unwrap();
+    }
+    for bad in ["leaf", "Leave", "true", "[]"] {
+        let refused = refusal("      runtime: wasm\n", &with(bad));
+        let field = "margo.yaml: deploymentProfiles[0].x-edgewright-extensions.failedUpdate: must be restore or leave";
+        assert!(refused.starts_with(field), "{refused}");
+    }
+}
+
+#[test]
+fn what_an_application_needs_is_more_than_nothing() {
+    let with = |memory: &str, cores: &str, timeout: &str| {
+        let constraints = format!(
+            "    type: custom\n    deviceConstraints: {{ capacityRequirements: {{ memory: {memory}, cpu: {{ cores: {cores} }} }} }}\n"
+        );
+        let text = HELLO.replacen("    type: custom\n", &constraints, 1);
+        let text = text.replacen("revision: 1.0.0", &format!("revision: 1.0.0\n          timeout: {timeout}"), 1);
+        ApplicationDescription::parse(text.as_bytes(), "margo.yaml").map_err(|error| error.field)
+    };
+    assert!(with("512Mi", "0.5", "0m1s").is_ok());
+    let (capacities, properties) = (
+        "deploymentProfiles[0].deviceConstraints.capacityRequirements",
+        "deploymentProfiles[0].components[0].properties",
+    );
+    for memory in ["0Mi", "000Gi", "512", "512MB", "Mi", "-1Mi", "1.5Gi", "1234567890123Ki"] {
+        assert_eq!(with(memory, "1", "1m0s").unwrap_err(), format!("{capacities}.memory"), "{memory}");
+    }
+    for cores in ["0", "-1", ".nan", ".inf"] {
+        assert_eq!(with("1Ki", cores, "1m0s").unwrap_err(), format!("{capacities}.cpu.cores"), "{cores}");
+    }
+    assert_eq!(with("1Ki", "1", "0m0s").unwrap_err(), format!("{properties}.timeout"));
+}
+
+#[test]
 fn app_11_an_extension_has_the_name_of_one() {
     assert!(refusal("x-supplier-extensions", "x-supplier").contains("x-supplier"));
 }

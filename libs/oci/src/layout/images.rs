@@ -7,13 +7,13 @@ use std::{
 };
 
 use margo::Digest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    INDEX, MARKER,
+    INDEX, MARKER, Marker, VERSION,
     pack_error::{PackError, read, rule},
 };
-use crate::{ArtifactManifest, Descriptor, Index, MAX_MANIFEST, media};
+use crate::{ArtifactManifest, ContentStore, Descriptor, Index, MAX_MANIFEST, media};
 
 /// The folder in that of an application which holds image layouts, or is one.
 pub(super) const FOLDER: &str = "images";
@@ -22,6 +22,7 @@ pub(super) const FOLDER: &str = "images";
 const WHOLE_NAME: &str = "io.containerd.image.name";
 
 /// One image for one platform, in an image layout.
+#[derive(Clone)]
 pub(super) struct LayoutImage {
     /// The name of the image, as its layout has it.
     pub name: String,
@@ -60,15 +61,14 @@ pub fn platform_of(config: &[u8]) -> Option<String> {
     }
 }
 
-/// Finds every image in the image layouts of an application's folder.
-pub(super) fn find(folder: &Path) -> Result<Vec<LayoutImage>, PackError> {
-    let root = folder.join(FOLDER);
+/// Finds every image in the image layouts that this folder holds, or is.
+pub(super) fn find(root: &Path) -> Result<Vec<LayoutImage>, PackError> {
     if !root.is_dir() {
         return Ok(Vec::new());
     }
-    let mut layouts = vec![root.clone()];
-    for entry in fs::read_dir(&root).map_err(read(&root))? {
-        layouts.push(entry.map_err(read(&root))?.path());
+    let mut layouts = vec![root.to_owned()];
+    for entry in fs::read_dir(root).map_err(read(root))? {
+        layouts.push(entry.map_err(read(root))?.path());
     }
     layouts.sort();
     let mut found = Vec::new();
@@ -90,6 +90,33 @@ pub(super) fn find(folder: &Path) -> Result<Vec<LayoutImage>, PackError> {
         }
     }
     Ok(found)
+}
+
+/// Writes an image layout with one image, for each platform that these manifests are for. All content is in the store. Blocks.
+pub fn write_layout(layout: &Path, store: &ContentStore, name: &str, manifests: &[Descriptor]) -> io::Result<()> {
+    let blobs = layout.join("blobs/sha256");
+    fs::create_dir_all(&blobs)?;
+    let take = |digest: &Digest| match fs::hard_link(store.path(digest), blobs.join(digest.hex())) {
+        // Images share layers.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    };
+    let mut named = Vec::new();
+    for descriptor in manifests {
+        let manifest = ArtifactManifest::parse(&fs::read(store.path(&descriptor.digest))?).map_err(io::Error::other)?;
+        take(&descriptor.digest)?;
+        manifest.blobs().try_for_each(|blob| take(&blob.digest))?;
+        let Descriptor { digest, size, .. } = *descriptor;
+        named.push(Descriptor::new(media::MANIFEST, digest, size).annotated(media::REF_NAME, name));
+    }
+    let index = Index { schema_version: 2, media_type: Some(media::INDEX.to_owned()), manifests: named };
+    write(layout, INDEX, &index)?;
+    write(layout, MARKER, &Marker { version: VERSION.to_owned() })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the layout is a copy that can be pulled again")]
+fn write(layout: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    fs::write(layout.join(name), serde_json::to_vec(value)?)
 }
 
 fn index(path: &Path, bytes: &[u8]) -> Result<Index, PackError> {
@@ -128,37 +155,9 @@ fn wrong(path: &Path, message: String) -> PackError {
     rule(FOLDER, format!("{}: {message}", path.display()))
 }
 
-/// Tells whether two names mean the same image: Docker writes `docker.io/library/web:latest` for `web`.
-pub(super) fn is_same_name(one: &str, other: &str) -> bool {
-    whole(one) == whole(other)
-}
-
-fn whole(name: &str) -> String {
-    let (registry, rest) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
-        _ => ("docker.io", name),
-    };
-    let rest = if registry == "docker.io" && !rest.contains('/') { format!("library/{rest}") } else { rest.to_owned() };
-    let tagged = rest.contains('@') || rest.rsplit('/').next().is_some_and(|last| last.contains(':'));
-    if tagged { format!("{registry}/{rest}") } else { format!("{registry}/{rest}:latest") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_names_that_docker_writes_out_mean_the_same_image() {
-        for (short, long) in [
-            ("web", "docker.io/library/web:latest"),
-            ("web:1", "docker.io/library/web:1"),
-            ("team/web:1", "docker.io/team/web:1"),
-            ("localhost:5000/web", "localhost:5000/web:latest"),
-        ] {
-            assert!(is_same_name(short, long) && is_same_name(long, long), "{short}");
-        }
-        assert!(!is_same_name("web:1", "web:2") && !is_same_name("a.example/web:1", "web:1"));
-    }
 
     #[test]
     fn the_platform_is_that_of_the_config() {

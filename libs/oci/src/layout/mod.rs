@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use margo::{ApplicationDescription, ComponentName, DeploymentProfile, ProfileType};
 use serde::{Deserialize, Serialize};
 
-pub use images::platform_of;
-pub use pack::{Packed, pack};
+pub use images::{platform_of, write_layout};
+pub use pack::{Packed, missing_images, pack, pack_with};
 pub use pack_error::PackError;
 pub use unpack::{LayoutError, StagedLayout, unpack};
 

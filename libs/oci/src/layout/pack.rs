@@ -2,7 +2,7 @@
 //! time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, BufWriter, Read, Write},
     path::{Component, Path, PathBuf},
@@ -15,10 +15,12 @@ use margo::{
 use tar::{Builder, EntryType, Header};
 
 use super::{
-    INDEX, MARKER, Marker, VERSION, assumed_values, images, is_wasm,
+    INDEX, MARKER, Marker, VERSION, assumed_values,
+    images::{self, LayoutImage},
+    is_wasm,
     pack_error::{DESCRIPTION, PackError, read, rule},
 };
-use crate::{ArtifactManifest, Descriptor, Index, Reference, RepositoryName, digest::Digester, media};
+use crate::{ArtifactManifest, Descriptor, ImageName, Index, Reference, RepositoryName, digest::Digester, media};
 
 /// The application and the tar that [`pack`] made from a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +50,13 @@ struct Blob {
 /// `compose.yaml`, and the images that this file names, out of the image layouts in the folder `images`. It fails when the folder
 /// has a profile of another type. It blocks.
 pub fn pack(folder: &Path, tar: &Path) -> Result<Packed, PackError> {
+    pack_with(folder, None, tar)
+}
+
+/// The same with images out of the image layouts of one more folder.
+pub fn pack_with(folder: &Path, more_images: Option<&Path>, tar: &Path) -> Result<Packed, PackError> {
     let (blobs, manifests, images) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    let mut packing = Packing { folder, blobs, manifests, images };
+    let mut packing = Packing { folder, found: found_images(folder, more_images)?, blobs, manifests, images };
     let (description, digest) = packing.package()?;
     packing.components(&description)?;
     let size = packing.write(tar).inspect_err(|_| {
@@ -59,8 +66,49 @@ pub fn pack(folder: &Path, tar: &Path) -> Result<Packed, PackError> {
     Ok(Packed { app: description.id, version: description.metadata.version, digest, size })
 }
 
+/// Returns the names of the images that Compose files in the folder of an application name and that its image layouts do not have.
+/// A component that cannot be packed anyway is passed over: [`pack`] says why. It blocks.
+pub fn missing_images(folder: &Path) -> Result<BTreeSet<String>, PackError> {
+    let (description, _) = describe(folder)?;
+    let found = found_images(folder, None)?;
+    let composed = description.profiles.iter().filter(|profile| profile.kind == ProfileType::Compose);
+    let mut missing = BTreeSet::new();
+    for component in composed.flat_map(|profile| &profile.components) {
+        let Ok(archive) = Archive::pack(&folder.join(component.name.as_str()), component.name.as_str()) else {
+            continue;
+        };
+        let images = Archive::read(archive.as_slice())
+            .ok()
+            .and_then(|archive| ComposeFile::parse(&archive.compose).ok()?.images().ok());
+        missing.extend(images.into_iter().flatten());
+    }
+    missing.retain(|name| !found.iter().any(|image| ImageName::is_same(&image.name, name)));
+    Ok(missing)
+}
+
+fn found_images(folder: &Path, more: Option<&Path>) -> Result<Vec<LayoutImage>, PackError> {
+    let mut found = images::find(&folder.join(images::FOLDER))?;
+    if let Some(more) = more {
+        found.extend(images::find(more)?);
+    }
+    Ok(found)
+}
+
+/// Reads the description in the folder of an application.
+fn describe(folder: &Path) -> Result<(ApplicationDescription, Vec<u8>), PackError> {
+    let path = folder.join(DESCRIPTION);
+    let mut bytes = Vec::new();
+    // One byte more than allowed is enough for the document to be refused for its length.
+    File::open(&path)
+        .and_then(|file| file.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut bytes))
+        .map_err(read(&path))?;
+    Ok((ApplicationDescription::parse(&bytes, DESCRIPTION)?, bytes))
+}
+
 struct Packing<'a> {
     folder: &'a Path,
+    /// The images that there are.
+    found: Vec<LayoutImage>,
     blobs: BTreeMap<Digest, Blob>,
     /// Manifests by reference, and by whether they are the package, because a component may have the name of its
     /// application.
@@ -71,13 +119,7 @@ struct Packing<'a> {
 
 impl Packing<'_> {
     fn package(&mut self) -> Result<(ApplicationDescription, Digest), PackError> {
-        let path = self.folder.join(DESCRIPTION);
-        let mut bytes = Vec::new();
-        // One byte more than allowed is enough for the document to be refused for its length.
-        File::open(&path)
-            .and_then(|file| file.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut bytes))
-            .map_err(read(&path))?;
-        let description = ApplicationDescription::parse(&bytes, DESCRIPTION)?;
+        let (description, bytes) = describe(self.folder)?;
         let name: RepositoryName = description.id.as_str().parse().map_err(|error| rule("id", error))?;
         let layer = self.bytes(media::DESCRIPTION, bytes).annotated(media::TITLE, DESCRIPTION);
         let mut layers = vec![layer];
@@ -182,10 +224,13 @@ impl Packing<'_> {
 
     /// Takes an image into the upload, for every platform that there is of it.
     fn image(&mut self, name: &str) -> Result<(), PackError> {
-        let all = images::find(self.folder)?;
-        let found: Vec<_> = all.into_iter().filter(|image| images::is_same_name(&image.name, name)).collect();
+        let found: Vec<_> = self.found.iter().filter(|image| ImageName::is_same(&image.name, name)).cloned().collect();
         if found.is_empty() {
-            let wanted = format!("an image layout with {name:?} must be in the folder {}", images::FOLDER);
+            let wanted = format!(
+                "an image layout with {name:?} must be in the folder {}, or the Compose file must name the image by a registry and \
+                 a digest, such as ghcr.io/acme/web@sha256:…, and then it is pulled",
+                images::FOLDER
+            );
             return Err(rule(images::FOLDER, wanted));
         }
         for image in found {
@@ -253,18 +298,20 @@ impl Packing<'_> {
         let marker = serde_json::to_vec(&Marker { version: VERSION.to_owned() }).expect(json);
         let index = serde_json::to_vec(&index).expect(json);
         for (path, bytes) in [(MARKER, marker), (INDEX, index)] {
-            archive.append(&header(path, bytes.len() as u64), bytes.as_slice()).map_err(written)?;
+            archive.append_data(&mut header(bytes.len() as u64), path, bytes.as_slice()).map_err(written)?;
         }
         for (digest, blob) in &self.blobs {
-            let header = header(&format!("blobs/sha256/{}", digest.hex()), blob.size);
+            let (path, mut header) = (format!("blobs/sha256/{}", digest.hex()), header(blob.size));
             match &blob.content {
-                Content::Bytes(bytes) => archive.append(&header, bytes.as_slice()).map_err(written)?,
-                Content::File(path) => {
+                Content::Bytes(bytes) => {
+                    archive.append_data(&mut header, path, bytes.as_slice()).map_err(written)?;
+                }
+                Content::File(source) => {
                     let mut file =
-                        Digesting { file: File::open(path).map_err(read(path))?, digester: Digester::default() };
-                    archive.append(&header, (&mut file).take(blob.size)).map_err(written)?;
+                        Digesting { file: File::open(source).map_err(read(source))?, digester: Digester::default() };
+                    archive.append_data(&mut header, path, (&mut file).take(blob.size)).map_err(written)?;
                     if file.digester.finish() != *digest {
-                        return Err(PackError::Changed(path.clone()));
+                        return Err(PackError::Changed(source.clone()));
                     }
                 }
             }
@@ -275,17 +322,8 @@ impl Packing<'_> {
     }
 }
 
-fn header(path: &str, size: u64) -> Header {
-    let mut header = Header::new_ustar();
-    header.set_path(path).expect("the paths of an image layout are short");
-    header.set_size(size);
-    header.set_mode(0o644);
-    header.set_entry_type(EntryType::Regular);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_cksum();
-    header
+fn header(size: u64) -> Header {
+    compose::plain_header(EntryType::Regular, 0o644, size)
 }
 
 struct Digesting {

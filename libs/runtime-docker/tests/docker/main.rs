@@ -32,6 +32,7 @@ fn main() {
         lifecycle::logs_stats_and_restart_go_through_the_trait,
         others::two_workloads_with_the_same_services_run_side_by_side,
         others::what_is_not_ours_is_never_touched,
+        others::an_image_that_was_prepared_stays_when_another_workload_goes,
         others::images_are_never_pulled,
         supervised::a_container_that_is_killed_or_removed_comes_back_and_is_reported,
         supervised::a_crash_loop_is_not_shown_as_up,

@@ -10,7 +10,7 @@ use std::{
 use compose::Archive;
 use margo::{Digest, LockedImage, ParameterValue};
 use oci::{ArtifactManifest, ContentStore, Descriptor, media};
-use runtime::{Artifact, Call, Condition, ContentKind, Observed, Runtime, Workload, WorkloadId};
+use runtime::{Artifact, Call, Collector, Condition, ContentKind, Observed, Runtime, Workload, WorkloadId};
 use runtime_docker::{DockerRuntime, DockerRuntimeConfig};
 use tempfile::TempDir;
 use testkit::{BusyboxImage, DockerEngine, docker_compose_binary, wait_for};
@@ -66,6 +66,7 @@ impl Node {
             folder: folder.join("docker"),
             address: "127.0.0.1".parse().unwrap(),
             reserved: "4222".parse().unwrap(),
+            collector: Collector { http: Some("http://192.0.2.7:4318".to_owned()), grpc: None },
         };
         DockerRuntime::new(config).await.unwrap()
     }

@@ -61,14 +61,39 @@ pub async fn what_is_not_ours_is_never_touched(engine: &mut DockerEngine) {
     assert!(left(&["images", "--format", "{{.Repository}}"]).contains("theirs"));
     assert!(left(&["network", "ls", "--format", "{{.Name}}"]).lines().any(|name| name == "theirs"));
     assert_eq!(left(&["volume", "ls", "--quiet"]), "theirs");
-    for arguments in [
-        &["rm", "--force", "theirs"][..],
-        &["rmi", "--force", "theirs:1", &image],
-        &["network", "rm", "theirs"],
-        &["volume", "rm", "theirs"],
-    ] {
-        engine.docker(arguments);
+    for arguments in [&["rm", "--force", "theirs"][..], &["network", "rm", "theirs"], &["volume", "rm", "theirs"]] {
+        engine.docker(arguments).unwrap();
     }
+    // What they use of ours under our name alone goes with our next removal, when they use it no more. What they have named stays.
+    let named = || left(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    let other = "services: { web: { image: 'two:1', command: [sleep, '1000'], init: true } }";
+    let other = node.workload(&Wanted { compose: other, images: &["two"], ..Wanted::default() }).await;
+    node.apply(&other).await;
+    let used = named().lines().find(|name| *name != "theirs:1").unwrap().to_owned();
+    engine.docker(&["run", "--detach", "--init", "--name", "user", &used, "sleep", "1000"]).unwrap();
+    node.remove(&other.id).await;
+    assert!(named().contains(&used));
+    engine.docker(&["rm", "--force", "user"]).unwrap();
+    node.apply(&workload).await;
+    node.remove(&workload.id).await;
+    assert_eq!(named(), "theirs:1");
+    engine.docker(&["rmi", "theirs:1"]).unwrap();
+}
+
+/// A workload that is about to run is not robbed of its image by the end of another one.
+pub async fn an_image_that_was_prepared_stays_when_another_workload_goes(engine: &mut DockerEngine) {
+    let node = Node::new(engine).await;
+    let going = node.workload(&Wanted { compose: SLEEP, ..Wanted::default() }).await;
+    node.apply(&going).await;
+    let deployment = "9db79949-86fb-5e45-910d-8a83dd7391cd";
+    let coming = node.workload(&Wanted { deployment, compose: SLEEP, ..Wanted::default() }).await;
+    node.runtime.prepare(coming.clone(), call()).await.unwrap();
+    node.remove(&going.id).await;
+    assert_eq!(engine.docker(&["images", "--quiet"]).unwrap().lines().count(), 1);
+    node.runtime.apply(coming.clone(), call()).await.unwrap();
+    node.is_up(&coming).await;
+    node.remove(&coming.id).await;
+    assert_eq!(engine.docker(&["images", "--quiet"]).unwrap(), "");
 }
 
 /// The name in the file is one that a registry could serve; no registry is asked, and what the lock does not name never runs.

@@ -82,12 +82,15 @@ pub async fn the_next_life_of_the_agent_finishes_what_was_begun(engine: &mut Doc
     })
     .await;
     // What was only prepared is forgotten.
-    let other = node.workload(&Wanted { compose: SLEEP, values: &[("A", "b")], ..Wanted::default() }).await;
+    let compose = SLEEP.replace("one:1", "two:1");
+    let other = node.workload(&Wanted { compose: &compose, images: &["two"], ..Wanted::default() }).await;
     node.runtime.prepare(other, call()).await.unwrap();
     let revisions = in_force(&node).with_file_name("revisions");
-    assert_eq!(revisions.read_dir().unwrap().count(), 2);
+    let images = || engine.docker(&["images", "--quiet"]).unwrap().lines().count();
+    assert_eq!((revisions.read_dir().unwrap().count(), images()), (2, 2));
     node.begin_anew().await;
     assert_eq!(revisions.read_dir().unwrap().count(), 1);
+    wait_for("its image to go", async || if images() == 1 { Ok(()) } else { Err(images()) }).await;
     node.remove(&workload.id).await;
 }
 

@@ -1,4 +1,4 @@
-use api::{AppContent, Member, NodeState, Targets};
+use api::{AppContent, Member, NodeState, Targets, Volumes};
 use margo::{ApplicationDeployment, ParameterValue, TenantName};
 use outbox::OrderHeader;
 use proptest::prelude::*;
@@ -40,6 +40,7 @@ fn spec(nodes: &[&str], sites: &[&str]) -> AssignmentSpec {
             nodes: nodes.iter().map(|node| node.parse().unwrap()).collect(),
             sites: sites.iter().map(|site| site.parse().unwrap()).collect(),
         },
+        volumes: None,
     }
 }
 
@@ -87,6 +88,26 @@ fn names(nodes: impl IntoIterator<Item = NodeId>) -> Vec<String> {
 }
 
 use NodeState::{Active, Leaving, Retired};
+
+#[test]
+fn what_becomes_of_volumes_stands_in_the_document_and_only_containers_have_some() {
+    let wanted = AssignmentSpec { volumes: Some(Volumes::Delete), ..spec(&["plant/press"], &[]) };
+    let refused = Wish::new(wanted.clone(), app()).unwrap_err();
+    assert_eq!(refused.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), ["volumes"]);
+    let description = HELLO.replace("type: custom", "type: compose");
+    assert_ne!(description, HELLO);
+    let volumes = |volumes: Option<Volumes>| {
+        let app = AppContent { description: description.clone(), ..app() };
+        let wish = Wish::new(AssignmentSpec { volumes, ..wanted.clone() }, app).unwrap();
+        let node = "plant/press".parse().unwrap();
+        let document = wish.document(&tenant(), &name(), &node, (&node).into());
+        let document = ApplicationDeployment::parse(&document, "document").unwrap();
+        document.spec.profile.components[0].edgewright().and_then(|ours| ours.get("volumes")).cloned()
+    };
+    assert_eq!(volumes(None), None, "the package decides");
+    assert_eq!(volumes(Some(Volumes::Keep)), Some("keep".into()));
+    assert_eq!(volumes(Some(Volumes::Delete)), Some("delete".into()));
+}
 
 #[test]
 fn an_order_reaches_named_nodes_and_all_active_nodes_of_named_sites() {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use api::{AppContent, AssignmentSpec, FieldError};
+use api::{AppContent, AssignmentSpec, FieldError, Volumes};
 use margo::{
     ApplicationDeployment, ApplicationDescription, AssignmentName, DeviceId, Digest, Lock, NodeId, ParameterValue,
-    TenantName,
+    ProfileType, TenantName,
 };
 
 use super::broken;
@@ -68,7 +68,11 @@ impl Wish {
         let in_force = margo::check_parameters(&description, &spec.parameters).map_err(|wrong| {
             errors.extend(wrong.iter().map(|(name, why)| broken(format!("parameters.{name}"), why.to_string())));
         });
-        let (Ok(profile), Ok(in_force)) = (profile, in_force) else { return Err(errors) };
+        let has_volumes = |id: &String| description.profile(id).is_some_and(|it| it.kind == ProfileType::Compose);
+        if spec.volumes.is_some() && profile.as_ref().is_ok_and(|id| !has_volumes(id)) {
+            errors.push(broken("volumes", "only a profile of type compose has volumes"));
+        }
+        let (Ok(profile), Ok(in_force), true) = (profile, in_force, errors.is_empty()) else { return Err(errors) };
         spec.profile = Some(profile);
         spec.targets.nodes.sort();
         spec.targets.nodes.dedup();
@@ -95,7 +99,7 @@ impl Wish {
         node: &NodeId,
         device: DeviceId,
     ) -> Vec<u8> {
-        ApplicationDeployment::new(
+        let mut document = ApplicationDeployment::new(
             tenant,
             assignment,
             node,
@@ -105,8 +109,13 @@ impl Wish {
             &self.in_force,
             &self.lock,
         )
-        .expect("`new` chose a profile that the description has")
-        .to_yaml()
+        .expect("`new` chose a profile that the description has");
+        match self.spec.volumes {
+            None => {}
+            Some(Volumes::Keep) => document.set_on_components("volumes", "keep"),
+            Some(Volumes::Delete) => document.set_on_components("volumes", "delete"),
+        }
+        document.to_yaml()
     }
 }
 

@@ -57,6 +57,7 @@ fn change(name: &str, from: Option<u64>, document: &[u8]) -> Change {
         profile: Some("wasm".into()),
         parameters: BTreeMap::new(),
         targets: Targets { nodes: vec![node()], sites: vec![] },
+        volumes: None,
     };
     let deployments = BTreeMap::from([(node(), deployment)]);
     Change {

@@ -92,15 +92,17 @@ async fn refs(
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Response {
-    let answered = match asked.service.as_deref() {
-        Some(SERVICE) => match repositories.admit(&named, &headers).await {
-            Ok(admitted) => repositories.answer(admitted, &headers, Question::Refs).await,
-            Err(problem) => Err(problem),
-        },
-        Some("git-receive-pack") => Err(read_only()),
-        Some(_) | None => Err(Problem::new(403, "only git's smart protocol is spoken here: use git 2.18 or later")),
+    let answered = async {
+        match asked.service.as_deref() {
+            Some(SERVICE) => {
+                let admitted = repositories.admit(&named, &headers).await?;
+                repositories.answer(admitted, &headers, Question::Refs).await
+            }
+            Some("git-receive-pack") => Err(read_only()),
+            Some(_) | None => Err(Problem::new(403, "only git's smart protocol is spoken here: use git 2.18 or later")),
+        }
     };
-    counted(answered)
+    counted(answered.await)
 }
 
 async fn wants(
