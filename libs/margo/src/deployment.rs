@@ -14,7 +14,7 @@ use crate::{
 
 /// The name under which Edgewright's own data stands in a document; foreign readers keep and ignore it (APP-11,
 /// WFM-34).
-const EXTENSION: &str = "x-edgewright-extensions";
+pub(crate) const EXTENSION: &str = "x-edgewright-extensions";
 
 /// The setting of a profile, in Edgewright's own extension, that says what becomes of an update that fails: `restore`, as
 /// without it, puts the last installed revision back; `leave` leaves the failed one and goes on trying it.
