@@ -132,7 +132,10 @@ deploymentProfiles:
   - id: wasm
     type: custom
     x-edgewright-extensions: { runtime: wasm }
-    components: [{ name: hello, properties: { repository: "oci://edgewright.local/hello", revision: 1.0.0 } }]
+    components:
+      - name: hello
+        properties: { repository: "oci://edgewright.local/hello", revision: 1.0.0 }
+        x-edgewright-extensions: { http: { port: 8080 } }
 parameters:
   greeting: { value: "120", targets: [] }
   times: { value: 3, targets: [] }

@@ -4,21 +4,21 @@ use std::{
     fs::{self, Permissions},
     io,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use anyhow::Context;
 use margo::Digest;
 use runtime_wasm::{
-    ProcessId, socket_path,
+    ProcessId, port, socket_path,
     spec::{Command, RunnerState, Status},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest},
+    net::{TcpListener, UnixListener, UnixStream},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -36,8 +36,10 @@ pub struct Control {
     pub process: ProcessId,
     /// The document for which this runner was started.
     pub digest: Digest,
-    /// The address on which the workload answers.
-    pub listen: SocketAddr,
+    /// The address on which the workload answers, if it does.
+    pub listen: Option<SocketAddr>,
+    /// The listening socket, as long as the runner accepts at it.
+    pub port: Weak<TcpListener>,
     pub counters: Arc<Counters>,
     /// Cancelled when the runner is to end.
     pub stop: CancellationToken,
@@ -71,17 +73,19 @@ impl Control {
     }
 
     async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
-        let (read, mut write) = stream.split();
-        let mut lines = BufReader::new(read.take(MAX_CONVERSATION)).lines();
+        let mut lines = BufReader::new((&mut stream).take(MAX_CONVERSATION)).lines();
         while let Some(line) = lines.next_line().await? {
             let command: Command = serde_json::from_str(&line)?;
             if command == Command::Stop {
                 self.stop.cancel();
                 self.gave_way.cancelled().await;
             }
+            let port = self.port.upgrade().filter(|_| command == Command::Port);
             let mut status = serde_json::to_vec(&self.status())?;
             status.push(b'\n');
-            write.write_all(&status).await?;
+            let stream: &UnixStream = lines.get_ref().get_ref().get_ref();
+            let send = || port::send(stream, &status, port.as_ref().map(|port| port.as_fd()));
+            stream.async_io(Interest::WRITABLE, send).await?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The component: a fresh instance for every request, and what it may reach.
+//! A service: a fresh instance of the component for every request (`wasi:http/incoming-handler`).
 
 use std::{
     sync::{
@@ -15,13 +15,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use wasmtime::{
-    Engine, Store,
-    component::{Component, Linker, ResourceTable},
-};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime::{Engine, component::Component};
 use wasmtime_wasi_http::{
-    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+    WasiHttpView,
     p2::{
         bindings::{
             ProxyPre,
@@ -32,24 +28,19 @@ use wasmtime_wasi_http::{
 };
 
 use crate::{
-    limits::{Memory, Share},
+    host::{Host, State, linker},
     log::Log,
     start::StartError,
     ticker::Ticker,
 };
 
-/// What one request may hold of the runner's things at once: bodies, streams, lists of headers. They take the runner's own
-/// memory, which no limit of the component counts.
+/// What one request may hold of the runner's things at once: bodies, streams, lists of headers.
 const MAX_HANDLES: usize = 256;
-/// Bytes of one list of headers: as much as common servers accept.
-const MAX_FIELDS: usize = 16 << 10;
 
 /// A component that is ready to answer.
 pub struct Guest {
     prepared: ProxyPre<State>,
-    environment: Vec<(String, String)>,
-    memory: Memory,
-    log: Log,
+    host: Host,
     ticker: Ticker,
     request_timeout: Duration,
     instances: TaskTracker,
@@ -92,57 +83,15 @@ impl From<wasmtime::Error> for HandleError {
     }
 }
 
-/// What one instance of the component reaches.
-struct State {
-    table: ResourceTable,
-    wasi: WasiCtx,
-    http: WasiHttpCtx,
-    egress: NoEgress,
-    share: Share,
-}
-
-/// Requests to the outside are denied: nothing can allow them yet.
-struct NoEgress;
-
-type Sent = wasmtime_wasi_http::Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>)>;
-
-impl WasiHttpHooks for NoEgress {
-    fn send_request(
-        &mut self,
-        _request: Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _processed: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(async { Err(Error::HttpRequestDenied) })
-    }
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.egress }
-    }
-}
-
 impl Guest {
     /// Links the component; it does not run yet.
     pub fn new(engine: &Engine, component: &Component, spec: &Spec, log: Log) -> anyhow::Result<Self> {
-        let mut linker = Linker::new(engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-        let prepared = linker.instantiate_pre(component).and_then(ProxyPre::new).map_err(|error| {
+        let prepared = linker(engine)?.instantiate_pre(component).and_then(ProxyPre::new).map_err(|error| {
             StartError::Artifact(format!("the component cannot run as wasi:http/incoming-handler: {error:#}"))
         })?;
         Ok(Self {
             prepared,
-            environment: spec.environment.clone().into_iter().collect(),
-            memory: Memory::new(spec.memory_limit),
-            log,
+            host: Host::new(spec, log)?,
             ticker: Ticker::start(engine.clone())?,
             request_timeout: spec.request_timeout,
             instances: TaskTracker::new(),
@@ -196,20 +145,7 @@ impl Guest {
 
     async fn run(&self, request: Request<Incoming>, answer: oneshot::Sender<Answer>) -> Result<(), HandleError> {
         let _in_work = self.ticker.begin();
-        let (mut table, mut http) = (ResourceTable::new(), WasiHttpCtx::new());
-        table.set_max_capacity(MAX_HANDLES);
-        http.set_field_size_limit(MAX_FIELDS);
-        let state = State {
-            table,
-            wasi: WasiCtx::builder().envs(&self.environment).stdout(self.log.clone()).stderr(self.log.clone()).build(),
-            http,
-            egress: NoEgress,
-            share: self.memory.share(),
-        };
-        let mut store = Store::new(self.prepared.engine(), state);
-        store.limiter(|state| &mut state.share);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        let mut store = self.host.store(self.prepared.engine(), MAX_HANDLES)?;
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
         let answer = store.data_mut().http().new_response_outparam(answer)?;
         let instance = self.prepared.instantiate_async(&mut store).await?;
@@ -219,21 +155,6 @@ impl Guest {
 
     fn failed(&self, error: &HandleError) {
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        self.log.write(format!("wasm-runner: {error}\n").as_bytes());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::{BodyExt, Empty};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_component_sends_no_request_to_the_outside() {
-        let body = Empty::new().map_err(|never: std::convert::Infallible| match never {}).boxed_unsync();
-        let request = Request::builder().uri("http://127.0.0.1/").body(body).unwrap();
-        let sent = Box::into_pin(NoEgress.send_request(request, None, Box::new(async { Ok(()) }))).await;
-        assert!(matches!(sent.err(), Some(Error::HttpRequestDenied)));
+        self.host.log(&format!("wasm-runner: {error}\n"));
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    pin::pin,
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -14,50 +15,46 @@ use futures::FutureExt;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use runtime_wasm::spec::{GRACE, Spec};
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use crate::{
-    guest::{Counters, Guest, HandleError},
-    start::listen_error,
-};
+use crate::guest::{Counters, Guest, HandleError};
 
 /// Connections, idle ones included; more wait until one closes. Each holds a few KiB.
 const MAX_CONNECTIONS: usize = 256;
 /// The most of them that one address may have: whoever takes all it can leaves half to the others.
 const MAX_OF_A_CLIENT: usize = MAX_CONNECTIONS / 2;
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 256;
 /// A client that sends its headers so slowly does not want an answer.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// One that reads nothing for so long does not want it either.
 const STALLED: Duration = Duration::from_secs(15);
+/// A runner that gives way waits so long for the request of who has just connected: to close the connection would be to refuse
+/// it. Who sends nothing for so long holds it open for later.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// The most bytes that are kept of what a client has sent and nobody has taken yet, such as headers without an end.
 const MAX_KEPT: usize = 32 << 10;
 
 /// The workload's port and the component behind it.
 pub struct Server {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     guest: Arc<Guest>,
     requests: Arc<Semaphore>,
+    connections: TaskTracker,
 }
 
 impl Server {
-    /// Takes requests from now on; they wait until [`Server::run`] answers them.
-    pub fn listen(socket: TcpSocket, address: SocketAddr, guest: Arc<Guest>, spec: &Spec) -> anyhow::Result<Self> {
-        let listener = socket.listen(BACKLOG).map_err(|error| listen_error(address, error))?;
-        Ok(Self { listener, guest, requests: Arc::new(Semaphore::new(spec.max_requests)) })
+    /// Requests wait until [`Server::run`] answers them.
+    pub fn new(listener: TcpListener, guest: Arc<Guest>, spec: &Spec) -> Self {
+        let requests = Arc::new(Semaphore::new(spec.max_requests));
+        Self { listener: Arc::new(listener), guest, requests, connections: TaskTracker::new() }
     }
 
     /// Returns the address on which the workload answers.
@@ -69,12 +66,16 @@ impl Server {
         self.guest.counters().clone()
     }
 
-    /// Answers until `stop`; then gives the port up, calls `give_way`, and finishes the requests in work, within the grace
-    /// period.
+    /// The listening socket, as long as this runner accepts at it.
+    pub fn port(&self) -> &Arc<TcpListener> {
+        &self.listener
+    }
+
+    /// Answers until `stop`; then accepts no more, calls `give_way`, and finishes the requests in work, within the grace
+    /// period. The port closes with that, unless the agent has it too.
     pub async fn run(self, stop: &CancellationToken, give_way: impl FnOnce()) -> anyhow::Result<()> {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut seats = Seats::default();
-        let graceful = GracefulShutdown::new();
         loop {
             let next = async {
                 let connection = connections.clone().acquire_owned().await.context("counting connections")?;
@@ -92,21 +93,22 @@ impl Server {
             };
             // One that has too many is cut off.
             if let Some(seat) = seats.take(client.ip()) {
-                self.serve(stream, (connection, seat), &graceful);
+                self.serve(stream, (connection, seat), stop);
             }
         }
-        // Whoever has connected by now is answered by this runner: closing the port would cut them off.
+        // Whoever has connected by now is answered by this runner: if nobody else has the port, to close it would cut them off.
         while let Ok(connection) = connections.clone().try_acquire_owned()
             && let Some(Ok((stream, client))) = self.listener.accept().now_or_never()
         {
             if let Some(seat) = seats.take(client.ip()) {
-                self.serve(stream, (connection, seat), &graceful);
+                self.serve(stream, (connection, seat), stop);
             }
         }
         drop(self.listener);
         give_way();
         let finished = async {
-            graceful.shutdown().await;
+            self.connections.close();
+            self.connections.wait().await;
             self.guest.idle().await;
         };
         // What is not finished by then is cut.
@@ -114,11 +116,14 @@ impl Server {
         Ok(())
     }
 
-    fn serve(&self, stream: TcpStream, place: (OwnedSemaphorePermit, Seat), graceful: &GracefulShutdown) {
+    fn serve(&self, stream: TcpStream, place: (OwnedSemaphorePermit, Seat), stop: &CancellationToken) {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(STALLED));
         let (guest, requests) = (self.guest.clone(), self.requests.clone());
+        let (stop, asked) = (stop.clone(), CancellationToken::new());
+        let first_request = asked.clone();
         let service = service_fn(move |request| {
+            asked.cancel();
             let (guest, requests) = (guest.clone(), requests.clone());
             async move { Ok::<_, Infallible>(answer(&guest, requests, request).await) }
         });
@@ -127,10 +132,19 @@ impl Server {
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(MAX_KEPT)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
-        let served = graceful.watch(served);
-        tokio::spawn(async move {
+        self.connections.spawn(async move {
             let _place = place;
+            let mut served = pin!(served);
+            let last = async {
+                stop.cancelled().await;
+                // hyper closes a connection on which nothing has come yet.
+                let _nothing_comes = timeout(FIRST_REQUEST, first_request.cancelled()).await;
+            };
             // It fails when the client leaves or sends what is no HTTP: nobody is left to tell.
+            tokio::select! {
+                _ = served.as_mut() => return,
+                () = last => served.as_mut().graceful_shutdown(),
+            }
             let _ = served.await;
         });
     }

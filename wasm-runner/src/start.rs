@@ -3,10 +3,10 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Write},
+    io::{self, Write},
     net::SocketAddr,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{fs::OpenOptionsExt, net::UnixStream},
     },
     path::Path,
@@ -14,11 +14,13 @@ use std::{
 
 use anyhow::Context;
 use runtime_wasm::{
-    ProcessId,
+    ProcessId, port,
     spec::{ARTIFACT, GO, LISTENING, READY, RECORD, Record, STARTS, Spec},
 };
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 256;
 /// Hundreds of starts; older lines give way.
 const MAX_STARTS: u64 = 64 * 1024;
 
@@ -57,17 +59,19 @@ impl Channel {
         Ok(Self(socket.into()))
     }
 
-    /// Says that this runner could answer at once, and waits. Returns whether it is to go: if not, the agent has no use
-    /// for it any more or has died, which looks the same.
-    pub fn wait(&mut self) -> bool {
-        let mut line = String::new();
-        let told = self.say(READY).and_then(|()| BufReader::new(&self.0).read_line(&mut line));
-        told.is_ok() && line.trim_end() == GO
+    /// Says that this runner could answer at once, and waits.
+    pub fn wait(&mut self) -> Told {
+        let told = self.say(READY, None).and_then(|()| self.hear());
+        match told {
+            Ok((line, port)) if line.strip_suffix(b"\n") == Some(GO.as_bytes()) => Told::Go(port),
+            _ => Told::Nothing,
+        }
     }
 
-    /// Says that this runner takes requests. An agent that has died meanwhile finds it by its record.
-    pub fn listening(&mut self) {
-        let _nobody_listens = self.say(LISTENING);
+    /// Says that this runner takes requests, or that its command runs, and gives the agent the port. An agent that has died
+    /// meanwhile finds the runner by its record.
+    pub fn listening(&mut self, port: Option<BorrowedFd<'_>>) {
+        let _nobody_listens = self.say(LISTENING, port);
     }
 
     /// The socket, for whoever wants to know whether the agent is still there.
@@ -75,9 +79,26 @@ impl Channel {
         self.0.as_fd()
     }
 
-    fn say(&mut self, word: &str) -> io::Result<()> {
-        self.0.write_all(format!("{word}\n").as_bytes())
+    fn say(&self, word: &str, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        port::send(&self.0, format!("{word}\n").as_bytes(), file)
     }
+
+    fn hear(&self) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+        loop {
+            match port::receive(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                heard => return heard,
+            }
+        }
+    }
+}
+
+/// What the agent said to a runner that waits.
+pub enum Told {
+    /// To take over, on this port if the agent has it.
+    Go(Option<OwnedFd>),
+    /// Nothing: the agent has no use for the runner any more or has died, which looks the same.
+    Nothing,
 }
 
 /// Gives up what only one runner of a workload may have, so that the next one takes over while this one finishes the
@@ -107,18 +128,43 @@ pub fn record(spec: &Spec) -> anyhow::Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// A socket with the workload's address that does not listen yet.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
-    let socket =
-        if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.context("making a socket")?;
-    // Or connections of the runner before this one would hold the port for a minute.
-    socket.set_reuseaddr(true).context("preparing a socket")?;
-    socket.bind(address).map_err(|error| listen_error(address, error))?;
-    Ok(socket)
+/// The port of the workload, before this runner accepts at it.
+pub enum Port {
+    /// One that listens already: those who connected while nobody accepted wait in it.
+    Handed(OwnedFd),
+    /// A socket with the workload's address that does not listen yet.
+    Bound(TcpSocket),
+}
+
+impl Port {
+    /// Takes the socket that was handed over or, when none was, makes one. Fails when somebody else has the address.
+    pub fn take(address: SocketAddr, handed: Option<OwnedFd>) -> anyhow::Result<Self> {
+        if let Some(handed) = handed.filter(|handed| port::listens_on(handed, address)) {
+            return Ok(Self::Handed(handed));
+        }
+        let socket =
+            if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.context("making a socket")?;
+        // Or connections of the runner before this one would hold the port for a minute.
+        socket.set_reuseaddr(true).context("preparing a socket")?;
+        socket.bind(address).map_err(|error| listen_error(address, error))?;
+        Ok(Self::Bound(socket))
+    }
+
+    /// Takes requests from now on; they wait until somebody accepts them.
+    pub fn listen(self, address: SocketAddr) -> anyhow::Result<TcpListener> {
+        match self {
+            Self::Bound(socket) => socket.listen(BACKLOG).map_err(|error| listen_error(address, error)),
+            Self::Handed(socket) => {
+                let listener = std::net::TcpListener::from(socket);
+                let prepared = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+                prepared.context("taking the port that was handed over")
+            }
+        }
+    }
 }
 
 /// Turns the usual reasons why a port cannot be taken into errors with a word of their own.
-pub fn listen_error(address: SocketAddr, error: io::Error) -> anyhow::Error {
+fn listen_error(address: SocketAddr, error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::AddrInUse => StartError::AddressInUse(address).into(),
         io::ErrorKind::AddrNotAvailable => StartError::AddressUnknown(address).into(),

@@ -14,12 +14,14 @@
 //! # }
 //! ```
 
+mod deep;
 mod lock;
 mod private;
 mod write;
 
 use std::{fs, io, path::Path};
 
+pub use deep::remove_deep_folder_if_there;
 pub use lock::FolderLock;
 pub use private::{keep_files_private, take_data_folder};
 pub use write::{

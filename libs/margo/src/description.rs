@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppId, AppVersion, ComponentName, DataType, DocumentError, ParameterValue, Target,
+    AppId, AppVersion, ComponentName, DataType, DocumentError, ParameterValue, Target, WasmSettings,
     document::{EXTENSION, extensible, ours, parse},
 };
 
@@ -449,8 +449,21 @@ impl DeploymentProfile {
                 return Err((format!("{field}.name"), format!("{:?} is used twice", component.name.as_str())));
             }
             component.properties.check(&format!("{field}.properties"))?;
+            if self.runtime() == Some("wasm") {
+                let settings = component.extensions.get(EXTENSION).unwrap_or(&serde_json::Value::Null);
+                WasmSettings::parse(settings).map_err(|refused| {
+                    let dot = if refused.field.is_empty() { "" } else { "." };
+                    (format!("{field}.{EXTENSION}{dot}{}", refused.field), refused.rule)
+                })?;
+            }
         }
         Ok(())
+    }
+
+    /// Returns the runtime that an extension of a `custom` profile names, such as `wasm`.
+    pub fn runtime(&self) -> Option<&str> {
+        let named = self.extensions.get(EXTENSION)?.get("runtime")?.as_str();
+        named.filter(|_| self.kind == ProfileType::Custom)
     }
 }
 

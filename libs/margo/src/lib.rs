@@ -42,6 +42,7 @@ mod parameter;
 mod parameter_check;
 mod repository;
 mod status;
+mod wasm;
 
 pub use data_type::DataType;
 pub use deployment::{
@@ -68,3 +69,6 @@ pub use parameter::{ParameterValue, Target};
 pub use parameter_check::{ParameterError, check_parameters};
 pub use repository::{InvalidRepositoryName, RepositoryName};
 pub use status::{InvalidState, State};
+pub use wasm::{
+    Destination, Host, InvalidDestination, InvalidSize, InvalidWasmSettings, Restart, Size, WasmRole, WasmSettings,
+};

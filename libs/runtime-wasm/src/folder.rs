@@ -7,6 +7,7 @@
 //! next.json    what is prepared, or gone   runner.json  who that is
 //! starts.log   a line for each start       control      its socket
 //! log, log.1   the component's output      stderr       its last words (stderr.next: of the one that is prepared)
+//! data/        what the component keeps    done         which revision's command has done its work
 //! ```
 //!
 //! **Two runners of one workload never take requests at once**, wherever the agent is killed, because the kernel keeps
@@ -19,13 +20,16 @@
 //! - killed between the lock and "go": the same, and the lock ends with the runner;
 //! - killed after "go": the runner holds the lock. The next agent cannot take it, waits for the record that every runner
 //!   writes first, and takes the runner up (or stops it, when it was started for another document);
-//! - a runner that is told to stop closes its port, removes its record and gives the lock up before it finishes the
+//! - a runner that is told to stop accepts no more, removes its record and gives the lock up before it finishes the
 //!   requests in work: its successor need not wait for them. It ends by itself within [`GRACE`].
 //!
 //! **Updates.** `next.json` is on the disk, synced, before the revision counts as prepared (its runner is loading
 //! meanwhile); it becomes `spec.json` by a rename before the old runner is stopped, so no kill brings an old document
 //! back to life. The rename itself is synced beside the switch and not before it. A folder is deleted beginning with
 //! `spec.json`.
+//!
+//! **Data.** `data` is made by the first runner whose component asks for it. No update touches it; it goes with the folder,
+//! when the workload is removed.
 //!
 //! **After a crash.** A folder with `next.json` has a revision that was being prepared: its runner ended with the
 //! agent, and the file is forgotten. A folder without `spec.json` is a leftover and goes. Should the power fail between
@@ -41,7 +45,7 @@ use std::{
     time::Duration,
 };
 
-use disk::{blocking, read_optional, remove_folder_if_there, remove_if_there};
+use disk::{blocking, read_optional, remove_deep_folder_if_there, remove_folder_if_there, remove_if_there};
 use margo::Digest;
 use runtime::WorkloadId;
 use rustix::process::Signal;
@@ -50,13 +54,15 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     ask,
     process_id::Process,
-    spec::{self, FULL_LOG, GRACE, LOG, LastWords, NEXT, RECORD, Record, SPEC, Spec},
+    spec::{self, DATA, DONE, FULL_LOG, GRACE, LOG, LastWords, NEXT, RECORD, Record, SPEC, Spec},
     tail,
 };
 
 const LOCK: &str = "lock";
 const STDERR: &str = "stderr";
 const NEXT_STDERR: &str = "stderr.next";
+/// Where the data folder is taken apart.
+const GONE: &str = "data.gone";
 /// A runner records itself within milliseconds after it was told to go; a loaded node may take seconds.
 const RECORD_PATIENCE: Duration = Duration::from_secs(20);
 /// More than a runner takes for the requests in work.
@@ -132,7 +138,9 @@ impl Folder {
     /// Puts the prepared specification in force. It may be lost with the next power cut until [`Folder::sync_spec`] has
     /// returned; then the agent, whose desired state is on the disk, applies it again.
     pub fn enforce_next(&self) -> io::Result<()> {
-        fs::rename(self.0.join(NEXT), self.0.join(SPEC))
+        fs::rename(self.0.join(NEXT), self.0.join(SPEC))?;
+        // A revision that is applied runs, also one that had done its work before another one took its place.
+        self.forget_done()
     }
 
     /// Waits until the specification in force, and the folder itself, are on the disk.
@@ -146,6 +154,16 @@ impl Folder {
     pub fn forget_next(&self) -> io::Result<()> {
         remove_if_there(&self.0.join(NEXT))?;
         remove_if_there(&self.0.join(NEXT_STDERR))
+    }
+
+    /// Whether the command of the revision with this digest has done what it was to do.
+    pub fn is_done(&self, digest: Digest) -> io::Result<bool> {
+        Ok(read_optional(&self.0.join(DONE))?.is_some_and(|done| done == digest.to_string().as_bytes()))
+    }
+
+    /// Has a command that has done its work run again.
+    pub fn forget_done(&self) -> io::Result<()> {
+        remove_if_there(&self.0.join(DONE))
     }
 
     /// Opens the file of the lock for a runner, without taking the lock.
@@ -230,6 +248,8 @@ impl Folder {
             if path.exists() {
                 disk::sync(&path)?;
             }
+            // Whoever could make the folders in it could make them as deep as they liked.
+            remove_deep_folder_if_there(&path.join(DATA), &path.join(GONE))?;
             remove_folder_if_there(&path)
         })
         .await

@@ -5,6 +5,7 @@
 //!
 //! - [`spec`]: what the two programs say to each other, in files, over the channel of a start and the control socket.
 //! - `folder`: the folder of one workload, and why two runners of it never take requests at once.
+//! - [`port`]: the listening socket of a workload, which outlives every runner of it.
 //! - `start`: a runner that is started, gets ready beside the one that answers, and takes over when it is told to.
 //! - `supervisor`: keeps one workload running, with growing pauses between deaths in quick succession.
 //! - `wasm`: the runtime itself; `args`: what the operator may set.
@@ -22,8 +23,10 @@
 //!     runner: "/usr/bin/wasm-runner".into(),
 //!     folder: data.path().join("workloads"),
 //!     cache: data.path().join("cache"),
+//!     cache_key: data.path().join("cache.key"),
 //!     address: "127.0.0.1".parse()?,
 //!     reserved: "4222,4323-4325".parse()?,
+//!     allowed: Default::default(),
 //! };
 //! let wasm = WasmRuntime::new(config).await?;
 //! assert!(wasm.observe().await?.is_empty());
@@ -34,15 +37,15 @@
 mod args;
 mod control;
 mod folder;
+pub mod port;
 mod process_id;
-mod settings;
 pub mod spec;
 mod start;
 mod supervisor;
 mod tail;
 mod wasm;
 
-pub use args::{InvalidWasmArgs, WasmArgs};
-pub use control::{ask, socket_path};
+pub use args::{Allowed, Egress, InvalidWasmArgs, WasmArgs};
+pub use control::{ask, ask_port, socket_path};
 pub use process_id::ProcessId;
 pub use wasm::{WasmRuntime, WasmRuntimeConfig};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use margo::Digest;
+use margo::{Destination, Digest, Restart, Size};
 use runtime::WorkloadId;
 use serde::{Deserialize, Serialize};
 
@@ -22,13 +22,21 @@ pub const STARTS: &str = "starts.log";
 pub const LOG: &str = "log";
 /// The file that [`LOG`] became when it was full.
 pub const FULL_LOG: &str = "log.1";
+/// The folder in the folder of a workload that a component sees as [`DATA_IN_COMPONENT`], if its package asks for it.
+pub const DATA: &str = "data";
+/// The path by which a component knows its data folder.
+pub const DATA_IN_COMPONENT: &str = "/data";
+/// The file in the folder of a workload with the digest of the revision whose command has done what it was to do. The
+/// runner writes it before it ends, so it does not matter whether an agent sees the end.
+pub const DONE: &str = "done";
 
 /// What a runner that was started with `--wait` writes to its stdout, which is a socket, when it could answer at once.
 pub const READY: &str = "ready";
-/// What the agent then sends to have the runner take over. A runner whose socket ends before that ends too, so that none
+/// What the agent then sends to have the runner take over, with the listening socket of the workload's port when the agent
+/// has it. A runner whose socket ends before that ends too, so that none
 /// is left behind when the agent dies.
 pub const GO: &str = "go";
-/// What the runner writes when it takes requests.
+/// What the runner writes when it takes requests or its command runs. With it goes the listening socket, if there is one.
 pub const LISTENING: &str = "listening";
 
 /// The code of the [`LastWords`] of a runner whose component is not the one that was ordered, or no component at all.
@@ -50,8 +58,14 @@ pub struct Spec {
     pub artifact_digest: Digest,
     /// The component's environment: all that it gets from outside.
     pub environment: BTreeMap<String, String>,
-    /// The address on which the workload answers.
-    pub listen: SocketAddr,
+    /// The address on which the workload answers. `None` when it is a command, which answers nothing.
+    pub listen: Option<SocketAddr>,
+    /// What becomes of a command that has ended.
+    pub restart: Restart,
+    /// The size of the data folder. `None` when the component has none.
+    pub data: Option<Size>,
+    /// Where the component may connect to.
+    pub egress: Vec<Destination>,
     /// Bytes of linear memory and of tables that all requests in work may hold together.
     pub memory_limit: u64,
     /// How long one request may take.
@@ -63,6 +77,8 @@ pub struct Spec {
     pub compiling: CompileLimits,
     /// Where this node keeps compiled components.
     pub cache: PathBuf,
+    /// The file with the key by which this node knows what it compiled itself.
+    pub cache_key: PathBuf,
     /// The folder of the workload.
     pub folder: PathBuf,
 }
@@ -101,6 +117,8 @@ pub struct Record {
 pub enum Command {
     /// Asks how the runner is.
     Status,
+    /// Asks for the listening socket, which goes with the answer as long as the runner has it.
+    Port,
     /// Tells the runner to take no more requests, to finish those in work and to end. It answers when the port and the
     /// lock are free for the next one.
     Stop,
@@ -116,8 +134,8 @@ pub struct Status {
     pub process: ProcessId,
     /// The digest in the specification that the runner has read.
     pub digest: Digest,
-    /// The address on which the workload answers.
-    pub listen: SocketAddr,
+    /// The address on which the workload answers, if it does.
+    pub listen: Option<SocketAddr>,
     /// Requests that the runner took since it started.
     pub requests: u64,
     /// Those among them that the component failed to answer.

@@ -2,20 +2,36 @@
 //!
 //! The runner's stdin is the file of the workload's lock, its stdout one end of a socket whose other end the agent has.
 //! Over it the runner says `ready` when it has loaded its component, the agent says `go`, and the runner says `listening`.
+//! With the last two goes the listening socket of the workload's port (`port`).
 //! Nothing is polled, and a runner that was never told to go ends when the agent's end of the socket does.
 
-use std::{fs::TryLockError, io, os::unix::net::UnixStream as StdUnixStream, path::Path, process::Stdio};
+use std::{
+    fs::TryLockError,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as StdUnixStream,
+    },
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+};
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    io::Interest,
     net::UnixStream,
     process::{Child, Command},
 };
 
 use crate::{
+    control::read_line,
     folder::Folder,
+    port,
     spec::{GO, LISTENING, LastWords, READY},
 };
+
+/// The words of a runner on its way are short.
+const MAX_WORD: usize = 64;
 
 /// A runner that does not take requests yet. It is killed with this value.
 pub struct Starting {
@@ -37,7 +53,7 @@ pub struct Gone {
 }
 
 /// The agent's end of a runner's stdout.
-pub struct Channel(Lines<BufReader<UnixStream>>);
+pub struct Channel(UnixStream);
 
 /// Why a runner did not get ready.
 #[derive(Debug, thiserror::Error)]
@@ -69,13 +85,13 @@ impl Starting {
             .stdout(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
             .stderr(folder.open_next_stderr()?)
             .spawn()?;
-        let channel = Channel(BufReader::new(UnixStream::from_std(ours)?).lines());
+        let channel = Channel(UnixStream::from_std(ours)?);
         Ok(Self { folder: folder.clone(), child: KilledOnDrop(Some(child)), channel, lock })
     }
 
     /// Returns when the runner could answer at once.
     pub async fn ready(&mut self) -> Result<(), StartError> {
-        if self.channel.says(READY).await {
+        if self.channel.hears(READY).await.is_some() {
             return Ok(());
         }
         let Some(child) = &mut self.child.0 else { return Err(io::Error::other("the runner was told to go").into()) };
@@ -88,16 +104,19 @@ impl Starting {
         self.child.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Takes the lock for the runner, and has it take over. Fails when somebody else has the lock.
-    pub async fn go(self) -> io::Result<Gone> {
-        let Self { folder, mut child, mut channel, lock } = self;
+    /// Takes the lock for the runner, and has it take over, on this port if there is one. Fails when somebody else has the
+    /// lock.
+    pub async fn go(self, port: Option<Arc<OwnedFd>>) -> io::Result<Gone> {
+        let Self { folder, mut child, channel, lock } = self;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(io::Error::other("another runner has the lock")),
             Err(TryLockError::Error(error)) => return Err(error),
         }
         folder.make_way()?;
-        channel.0.get_mut().get_mut().write_all(format!("{GO}\n").as_bytes()).await?;
+        let go = format!("{GO}\n");
+        let port = port.as_ref().map(|port| port.as_fd());
+        channel.0.async_io(Interest::WRITABLE, || port::send(&channel.0, go.as_bytes(), port)).await?;
         let child = child.0.take().ok_or_else(|| io::Error::other("the runner was told to go before"))?;
         // The runner has the open file of the lock; closing ours does not give it up.
         drop(lock);
@@ -115,16 +134,18 @@ impl Drop for KilledOnDrop {
 }
 
 impl Channel {
-    /// Waits for the next line, and tells whether it is this one. The end of the channel is not.
-    async fn says(&mut self, wanted: &str) -> bool {
-        matches!(self.0.next_line().await, Ok(Some(line)) if line == wanted)
+    /// Waits for the next line. Returns what came with it when it is this one; the end of the channel is not.
+    async fn hears(&self, wanted: &str) -> Option<Option<OwnedFd>> {
+        let (line, file) = read_line(&self.0, MAX_WORD).await.ok()?;
+        (line.strip_suffix(b"\n") == Some(wanted.as_bytes())).then_some(file)
     }
 
-    /// Returns when the runner takes requests, and closes the channel, of which no more is heard. Never returns when the
-    /// runner ends before: that is seen at the process.
-    pub async fn listening(mut self) {
-        if !self.says(LISTENING).await {
-            std::future::pending().await
+    /// Returns when the runner takes requests or its command runs, with the listening socket if there is one, and closes the
+    /// channel, of which no more is heard. Never returns when the runner ends before: that is seen at the process.
+    pub async fn listening(self) -> Option<OwnedFd> {
+        match self.hears(LISTENING).await {
+            Some(port) => port,
+            None => std::future::pending().await,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     path::PathBuf,
     process::ExitStatus,
     sync::{Arc, Mutex, PoisonError},
@@ -22,8 +23,9 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    ask,
+    ask, ask_port,
     folder::{Folder, Holder, see_off},
+    port::HeldPort,
     process_id::Process,
     spec::{Command, LastWords, Spec},
     start::{Channel, Gone, StartError, Starting},
@@ -50,14 +52,15 @@ pub struct View {
     pub condition: Condition,
     /// How often it was started again since it was applied.
     pub restarts: u32,
-    /// The port that it has.
-    pub port: u16,
+    /// The port that it has; a command has none.
+    pub port: Option<u16>,
 }
 
 impl View {
     /// A workload of this specification that is on its way up.
     pub fn starting(spec: &Spec) -> Self {
-        Self { digest: spec.digest, condition: Condition::Starting, restarts: 0, port: spec.listen.port() }
+        let port = spec.listen.map(|listen| listen.port());
+        Self { digest: spec.digest, condition: Condition::Starting, restarts: 0, port }
     }
 }
 
@@ -117,6 +120,8 @@ pub struct Supervisor {
     /// The folder of the workload.
     pub folder: Folder,
     pub runner: PathBuf,
+    /// The port of the workload, as far as the agent has it.
+    pub port: HeldPort,
     /// Where the workload's condition is shown.
     pub shown: Shown,
     /// A runner that was just told to go.
@@ -129,6 +134,14 @@ enum Runner {
     TakenUp(Process),
 }
 
+/// What became of one life of a runner.
+enum Outcome {
+    /// Its command has done what it was to do.
+    Done,
+    /// It ended, and is to be started again.
+    Ended(End),
+}
+
 /// How one life of a runner ended.
 struct End {
     words: LastWords,
@@ -137,29 +150,38 @@ struct End {
 }
 
 impl Supervisor {
-    /// Supervises the workload for ever.
+    /// Supervises the workload for ever, also one that is not to be started again.
     pub async fn run(mut self) {
         let mut deaths = Deaths::default();
         loop {
             let gone = self.gone.take();
-            let end = self.run_once(gone, &deaths).await.unwrap_or_else(|error| match error {
-                StartError::Ended(words) => End { words, was_up: None },
-                StartError::Io(error) => {
+            let end = match self.run_once(gone, &deaths).await {
+                Ok(Outcome::Done) => {
+                    self.shown.set_condition(Condition::Completed);
+                    return std::future::pending().await;
+                }
+                Ok(Outcome::Ended(end)) => end,
+                Err(StartError::Ended(words)) => End { words, was_up: None },
+                Err(StartError::Io(error)) => {
                     let words = LastWords { code: "not-started".to_owned(), message: process::chain(&error) };
                     End { words, was_up: None }
                 }
-            });
+            };
             let pause = deaths.died(end.was_up);
             let LastWords { code, message } = end.words;
             warn!(folder = %self.folder.path().display(), code, message, ?pause, "the runner ended");
             self.shown.set_condition(Condition::Failed { code, message });
+            if !pause.is_zero() {
+                // Nobody answers for a while: a client that is refused knows it at once.
+                self.port.close();
+            }
             sleep(pause).await;
             self.shown.count_restart();
         }
     }
 
     /// Takes the runner up or starts one; returns when it has ended.
-    async fn run_once(&self, gone: Option<Gone>, deaths: &Deaths) -> Result<End, StartError> {
+    async fn run_once(&self, gone: Option<Gone>, deaths: &Deaths) -> Result<Outcome, StartError> {
         if let Some(Gone { child, channel }) = gone {
             return self.watch(Runner::Child(Box::new(child), channel), deaths).await;
         }
@@ -174,18 +196,19 @@ impl Supervisor {
                     tokio::spawn(see_off(leaving));
                 }
             }
+            Holder::Nobody(_) if self.folder.is_done(spec.digest)? => return Ok(Outcome::Done),
             Holder::Nobody(_) => {}
         }
         let mut starting = Starting::spawn(&self.folder, &self.runner, &self.folder.spec_file())?;
         starting.ready().await?;
-        let Gone { child, channel } = starting.go().await?;
+        let Gone { child, channel } = starting.go(spec.listen.and_then(|listen| self.port.get(listen))).await?;
         info!(workload = %spec.workload, pid = child.id(), "started a runner");
         self.watch(Runner::Child(Box::new(child), channel), deaths).await
     }
 
-    async fn watch(&self, runner: Runner, deaths: &Deaths) -> Result<End, StartError> {
+    async fn watch(&self, runner: Runner, deaths: &Deaths) -> Result<Outcome, StartError> {
         let spec = self.folder.spec()?.ok_or_else(|| io::Error::other("the specification is gone"))?;
-        let running = Condition::Running { endpoint: Some(format!("http://{}/", spec.listen)) };
+        let running = Condition::Running { endpoint: spec.listen.map(|listen| format!("http://{listen}/")) };
         let mut up_since = None;
         let shown = async {
             sleep(deaths.proof()).await;
@@ -197,7 +220,10 @@ impl Supervisor {
                 let status: ExitStatus = tokio::select! {
                     status = child.wait() => status?,
                     () = async {
-                        channel.listening().await;
+                        let port = channel.listening().await;
+                        if let (Some(port), Some(listen)) = (port, spec.listen) {
+                            self.port.hold(port, listen);
+                        }
                         up_since = Some(Instant::now());
                         debug!(workload = %spec.workload, "the runner takes requests");
                         shown.await;
@@ -210,6 +236,9 @@ impl Supervisor {
                     ended = process.ended() => ended?,
                     () = async {
                         self.answers().await;
+                        if let Some(listen) = spec.listen {
+                            learn_port(&self.folder, &self.port, listen).await;
+                        }
                         up_since = Some(Instant::now());
                         shown.await;
                     } => process.ended().await?,
@@ -217,8 +246,12 @@ impl Supervisor {
                 ("it ended".to_owned(), up_since)
             }
         };
+        if self.folder.is_done(spec.digest)? {
+            info!(workload = %spec.workload, "the command has done its work");
+            return Ok(Outcome::Done);
+        }
         let words = self.folder.last_words(status).await?;
-        Ok(End { words, was_up: was_up.map(|since| since.elapsed()) })
+        Ok(Outcome::Ended(End { words, was_up: was_up.map(|since| since.elapsed()) }))
     }
 
     /// Returns when a runner that was taken up answers: it does at once, unless it has only just begun or hangs.
@@ -227,6 +260,19 @@ impl Supervisor {
         while ask(self.folder.path(), Command::Status).await.is_err() {
             sleep(backoff.pause()).await;
         }
+    }
+}
+
+/// Has the agent hold the port of a runner that an earlier life of it started, unless it does. A runner that does not give it
+/// goes on answering; then the port is closed for a moment when the next one takes over.
+pub async fn learn_port(folder: &Folder, port: &HeldPort, listen: SocketAddr) {
+    if port.get(listen).is_some() {
+        return;
+    }
+    match ask_port(folder.path()).await {
+        Ok(Some(socket)) => port.hold(socket, listen),
+        Ok(None) => {}
+        Err(error) => debug!(folder = %folder.path().display(), %error, "the runner does not give its port"),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,7 +21,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, join_all},
 };
-use margo::{Digest, ProfileType};
+use margo::{Digest, ProfileType, Restart, WasmRole, WasmSettings};
 use oci::{Descriptor, media};
 use process::chain;
 use runtime::{
@@ -36,18 +36,18 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    ask,
+    Allowed, ask,
     folder::{Folder, see_off},
-    settings::Settings,
+    port::HeldPort,
     spec::{self, CompileLimits, Spec},
     start::{Gone, StartError, Starting},
-    supervisor::{Shown, Supervisor, View},
+    supervisor::{Shown, Supervisor, View, learn_port},
 };
 
-/// How long one request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Each request in work is an instance with memory of its own.
 const MAX_REQUESTS: usize = 32;
+/// As long as what is made with it (HMAC-SHA256).
+const KEY_LENGTH: usize = 32;
 /// `wasm-runner --version` answers within milliseconds, unless the node is in trouble.
 const DETECT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,13 +60,18 @@ pub struct WasmRuntimeConfig {
     pub folder: PathBuf,
     /// Where this node keeps compiled components. What is in it is run as native code: it belongs to this node alone.
     pub cache: PathBuf,
+    /// The file with the key by which this node knows what it compiled itself. It is made when it is missing, and lies outside
+    /// the cache, so that whoever can only put files into the cache has none.
+    pub cache_key: PathBuf,
     /// The address on which workloads listen.
     pub address: IpAddr,
     /// Ports that no workload may take.
     pub reserved: ReservedPorts,
+    /// What components may ask for.
+    pub allowed: Allowed,
 }
 
-/// Runs WebAssembly components that export `wasi:http/incoming-handler`.
+/// Runs WebAssembly components that export `wasi:http/incoming-handler` or `wasi:cli/run`.
 ///
 /// Dropping it leaves the runners alone; [`Runtime::suspend`] ends them.
 pub struct WasmRuntime {
@@ -82,6 +87,7 @@ struct Slots(Mutex<BTreeMap<WorkloadId, Arc<Slot>>>);
 struct Slot {
     folder: Folder,
     shown: Shown,
+    port: HeldPort,
     /// Held by whoever changes the workload, so that two calls for it come one after the other.
     turn: Arc<tokio::sync::Mutex<Turn>>,
 }
@@ -120,6 +126,8 @@ impl WasmRuntime {
             runner: if config.runner.components().count() > 1 { absolute(&config.runner)? } else { config.runner },
             folder: absolute(&config.folder)?,
             cache: absolute(&config.cache)?,
+            cache_key: absolute(&config.cache_key)?,
+            allowed: config.allowed,
             address: config.address,
             reserved: config.reserved,
         };
@@ -127,6 +135,7 @@ impl WasmRuntime {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
             made.map_err(io_error(format!("making the folder {}", folder.display())))?;
         }
+        make_key(&config.cache_key).map_err(io_error(format!("making {}", config.cache_key.display())))?;
         let runtime = Self { slots: Arc::default(), changed: Arc::default(), config };
         let reading = || format!("reading {}", runtime.config.folder.display());
         for folder in Folder::list(&runtime.config.folder).map_err(io_error(reading()))? {
@@ -162,6 +171,7 @@ impl WasmRuntime {
             Arc::new(Slot {
                 folder: Folder::of(&self.config.folder, id),
                 shown: Shown::nothing(self.changed.clone()),
+                port: HeldPort::default(),
                 turn: Arc::default(),
             })
         };
@@ -184,12 +194,15 @@ impl WasmRuntime {
     }
 
     fn spec(&self, workload: &Workload) -> Result<Spec, RuntimeError> {
-        let settings = Settings::parse(&workload.settings)?;
-        let port = settings.port.get();
-        if self.config.reserved.contains(port) {
-            let rule = format!("http.port: {port} is reserved for the platform's own servers; choose another one");
-            return Err(RuntimeError::Invalid(rule));
-        }
+        let refused = |error: margo::InvalidWasmSettings| RuntimeError::Invalid(error.to_string());
+        let settings = WasmSettings::parse(&workload.settings).map_err(refused)?;
+        self.config.allowed.check(&settings, self.config.address, &self.config.reserved).map_err(refused)?;
+        let (listen, request_timeout, restart) = match settings.role {
+            WasmRole::Service { port, timeout } => {
+                (Some(SocketAddr::new(self.config.address, port.get())), timeout, Restart::Always)
+            }
+            WasmRole::Command { restart } => (None, Duration::MAX, restart),
+        };
         let component = component(&workload.artifact)?;
         let artifact = std::path::absolute(workload.content.path(&component.digest));
         Ok(Spec {
@@ -198,12 +211,16 @@ impl WasmRuntime {
             artifact: artifact.map_err(io_error("finding the artifact"))?,
             artifact_digest: component.digest,
             environment: workload.environment(),
-            listen: SocketAddr::new(self.config.address, port),
-            memory_limit: settings.memory,
-            request_timeout: REQUEST_TIMEOUT,
+            listen,
+            restart,
+            data: settings.data,
+            egress: settings.egress,
+            memory_limit: settings.memory.bytes(),
+            request_timeout,
             max_requests: MAX_REQUESTS,
             compiling: CompileLimits::default(),
             cache: self.config.cache.clone(),
+            cache_key: self.config.cache_key.clone(),
             folder: Folder::of(&self.config.folder, &workload.id).path().to_owned(),
         })
     }
@@ -272,6 +289,7 @@ impl WasmRuntime {
         to_its_end(async move {
             turn.prepared = None;
             end(turn.supervisor.take()).await;
+            slot.port.close();
             // Shown until it is gone.
             let removed = delete(&slot.folder).await;
             match &removed {
@@ -306,7 +324,10 @@ impl WasmRuntime {
         let runner = self.config.runner.clone();
         let restarted = to_its_end(async move {
             end(turn.supervisor.take()).await;
-            let gone = hand_over(&slot, starting).await;
+            let gone = match slot.folder.forget_done() {
+                Ok(()) => hand_over(&slot, starting).await,
+                Err(error) => Err(error),
+            };
             let (gone, result) = match gone {
                 Ok(gone) => (Some(gone), Ok(())),
                 Err(error) => (None, Err(error)),
@@ -324,6 +345,7 @@ impl WasmRuntime {
             turn.is_removed = true;
             turn.prepared = None;
             end(turn.supervisor.take()).await;
+            slot.port.close();
             let stopped = async {
                 match slot.folder.stop().await? {
                     (_, Some(leaving)) => see_off(leaving).await,
@@ -357,7 +379,7 @@ impl WasmRuntime {
         let observed = |(id, slot): (&WorkloadId, &Arc<Slot>)| {
             let View { digest, condition, restarts, port } = slot.shown.get()?;
             let whole = Observed::whole(id.clone(), digest, condition);
-            Some(Observed { restarts, ports: BTreeSet::from([port]), ..whole })
+            Some(Observed { restarts, ports: port.into_iter().collect(), ..whole })
         };
         self.slots.lock().iter().filter_map(observed).collect()
     }
@@ -406,13 +428,22 @@ async fn replace(slot: &Slot, turn: &mut Turn, prepared: Prepared, runner: PathB
     result
 }
 
-/// Has the runner that runs give up port and lock, and the new one take over. The old one may go on with the requests in
+/// Has the runner that runs give up port and lock, and the new one, whose specification is in force, take over. The old one may go on with the requests in
 /// work for a while; it is seen off in the background.
 async fn hand_over(slot: &Slot, starting: Starting) -> io::Result<Gone> {
+    let spec = slot.folder.spec()?.ok_or_else(|| io::Error::other("the specification is gone"))?;
+    if let Some(listen) = spec.listen {
+        learn_port(&slot.folder, &slot.port, listen).await;
+    }
     let (lock, leaving) = slot.folder.stop().await?;
     drop(lock);
     process::stop_point("runtime-wasm.port-free");
-    let gone = starting.go().await;
+    let port = spec.listen.and_then(|listen| slot.port.get(listen));
+    if port.is_none() {
+        // The revision of before had another one, or the new one is a command.
+        slot.port.close();
+    }
+    let gone = starting.go(port).await;
     process::stop_point("runtime-wasm.gone");
     if let Some(leaving) = leaving {
         tokio::spawn(async move {
@@ -425,7 +456,8 @@ async fn hand_over(slot: &Slot, starting: Starting) -> io::Result<Gone> {
 }
 
 fn supervise(slot: &Slot, runner: PathBuf, gone: Option<Gone>) -> AbortOnDropHandle<()> {
-    let supervisor = Supervisor { folder: slot.folder.clone(), runner, shown: slot.shown.clone(), gone };
+    let (folder, port, shown) = (slot.folder.clone(), slot.port.clone(), slot.shown.clone());
+    let supervisor = Supervisor { folder, runner, port, shown, gone };
     AbortOnDropHandle::new(tokio::spawn(supervisor.run()))
 }
 
@@ -467,7 +499,7 @@ impl Runtime for WasmRuntime {
     }
 
     fn ports(&self, workload: &Workload) -> BTreeSet<u16> {
-        Settings::parse(&workload.settings).map(|settings| settings.port.get()).into_iter().collect()
+        WasmSettings::parse(&workload.settings).ok().and_then(|settings| settings.port()).into_iter().collect()
     }
 
     fn prepare(&self, workload: Workload, call: Call) -> BoxFuture<'_, Result<(), RuntimeError>> {
@@ -510,6 +542,16 @@ impl Runtime for WasmRuntime {
     fn suspend(&self) -> BoxFuture<'_, Result<(), RuntimeError>> {
         self.suspend().boxed()
     }
+}
+
+/// Makes the key, unless there is one. One that is not whole would be refused by every runner, so it is made anew.
+fn make_key(path: &Path) -> io::Result<()> {
+    if disk::read_optional(path)?.is_some_and(|key| key.len() == KEY_LENGTH) {
+        return Ok(());
+    }
+    let mut key = [0; KEY_LENGTH];
+    getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
+    disk::write_private(path, &key)
 }
 
 /// Stops the runner, if there is one, and removes the folder.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use margo::Digest;
+use margo::{Digest, Restart};
 use runtime::WorkloadId;
 use runtime_wasm::{
     ProcessId, ask,
@@ -42,6 +42,7 @@ impl Workload {
             fs::create_dir(path(name)).unwrap();
         }
         fs::write(path("component.wasm"), component).unwrap();
+        fs::write(path("cache.key"), [7; 32]).unwrap();
         let spec = Spec {
             workload: WorkloadId {
                 deployment: "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap(),
@@ -51,12 +52,16 @@ impl Workload {
             artifact: path("component.wasm"),
             artifact_digest: Digest::of(component),
             environment: BTreeMap::new(),
-            listen: SocketAddr::new(own_address().into(), 8080),
+            listen: Some(SocketAddr::new(own_address().into(), 8080)),
+            restart: Restart::OnFailure,
+            data: None,
+            egress: Vec::new(),
             memory_limit: 64 << 20,
             request_timeout: Duration::from_secs(30),
             max_requests: 8,
             compiling: CompileLimits::default(),
             cache: path("cache"),
+            cache_key: path("cache.key"),
             folder: path("workload"),
         };
         Self { _folder: folder, spec }
@@ -71,7 +76,11 @@ impl Workload {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}/", self.spec.listen)
+        format!("http://{}/", self.listen())
+    }
+
+    pub fn listen(&self) -> SocketAddr {
+        self.spec.listen.unwrap()
     }
 
     pub fn spawn(&self) -> Child {
@@ -177,32 +186,11 @@ async fn what_is_no_component_is_refused() {
 #[tokio::test]
 async fn an_address_in_use_is_said_plainly() {
     let hello = Workload::hello();
-    let _taken = std::net::TcpListener::bind(hello.spec.listen).unwrap();
+    let _taken = std::net::TcpListener::bind(hello.listen()).unwrap();
     let words = hello.refused().await;
     assert_eq!(words.code, "address-in-use");
-    assert!(words.message.contains(&hello.spec.listen.to_string()), "{}", words.message);
+    assert!(words.message.contains(&hello.listen().to_string()), "{}", words.message);
     assert!(!hello.file(STARTS).exists());
-}
-
-#[tokio::test]
-async fn a_component_is_compiled_once_and_again_when_the_cache_is_damaged() {
-    let hello = Workload::hello();
-    let cached = || {
-        let entries = fs::read_dir(&hello.spec.cache).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.extension().is_some_and(|e| e == "cwasm")).collect::<Vec<_>>()
-    };
-    let made = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap();
-
-    hello.start().await.kill().await.unwrap();
-    let [compiled] = &cached()[..] else { panic!("{:?}", cached()) };
-    let first = made(compiled);
-    hello.start().await.kill().await.unwrap();
-    assert_eq!(made(compiled), first);
-
-    // As a power cut may leave it.
-    fs::write(compiled, b"half").unwrap();
-    let _child = hello.start().await;
-    assert_eq!(get(&hello.url()).await.unwrap().0, 200);
 }
 
 #[tokio::test]

@@ -30,17 +30,37 @@ pub fn long_to_compile() -> Vec<u8> {
 }
 
 fn componentize_text(wat: &str) -> Vec<u8> {
+    componentize_for(wat, &example("hello/wit/hello.wit"), "hello")
+}
+
+fn componentize_for(wat: &str, wit: &Path, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(wat).unwrap();
     let mut resolve = Resolve::default();
-    let package = resolve.push_file(example("hello/wit/hello.wit")).unwrap();
-    let world = resolve.select_world(&[package], Some("hello")).unwrap();
+    let package = resolve.push_file(wit).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
 }
 
+fn guests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/runner/guests")
+}
+
+/// Makes the component of a command in `guests/`, which has the world of its name in `guests.wit`, with these words in the place
+/// of others.
+pub fn command(name: &str, words: &[(&str, &str)]) -> Vec<u8> {
+    let text = fs::read_to_string(guests().join(name).with_extension("wat")).unwrap();
+    let replace = |text: String, (word, with): &(&str, &str)| {
+        assert!(text.contains(word), "{name} has no {word}");
+        text.replace(word, with)
+    };
+    let text = words.iter().fold(text, replace);
+    componentize_for(&text, &guests().join("guests.wit"), name)
+}
+
 /// Makes the component of a text in `guests/`, which is named without its ending.
 pub fn guest(name: &str) -> Vec<u8> {
-    componentize(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/runner/guests").join(name).with_extension("wat"))
+    componentize(&guests().join(name).with_extension("wat"))
 }
 
 #[test]

@@ -3,10 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod alone;
+mod cache;
+mod commands;
 mod compiling;
 mod component;
+mod data;
+mod egress;
 mod peers;
+mod program;
 mod supervised;
+mod takeover;
 
 use std::{
     net::Ipv4Addr,

@@ -16,7 +16,7 @@ async fn connect(workload: &Workload, from: Ipv4Addr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
     socket.bind((from, 0).into()).unwrap();
-    socket.connect(workload.spec.listen).await.unwrap()
+    socket.connect(workload.listen()).await.unwrap()
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use margo::{Digest, ParameterValue};
 use oci::{ArtifactManifest, ContentStore, Descriptor, media};
 use runtime::{Artifact, Call, Condition, Observed, ReservedPorts, Runtime, RuntimeError, Workload, WorkloadId};
 use runtime_wasm::{
-    ProcessId, WasmRuntime, WasmRuntimeConfig, ask,
+    Allowed, ProcessId, WasmRuntime, WasmRuntimeConfig, ask,
     spec::{Command, LOG, SPEC, STARTS},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,39 +27,41 @@ use crate::{
 };
 
 /// A node with one workload. Its runners end with this value.
-struct Node {
-    folder: TempDir,
+pub struct Node {
+    pub folder: TempDir,
     address: IpAddr,
     content: ContentStore,
-    component: Vec<u8>,
+    pub component: Vec<u8>,
 }
 
 impl Node {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with(fs::read(example("hello/hello.wasm")).unwrap()).await
     }
 
-    async fn with(component: Vec<u8>) -> Self {
+    pub async fn with(component: Vec<u8>) -> Self {
         let folder = TempDir::new().unwrap();
         let content = ContentStore::open(folder.path().join("store")).await.unwrap();
         content.put(&component).await.unwrap();
         Self { folder, address: own_address().into(), content, component }
     }
 
-    async fn agent(&self) -> WasmRuntime {
+    pub async fn agent(&self) -> WasmRuntime {
         let folder = self.folder.path();
         let config = WasmRuntimeConfig {
             runner: RUNNER.into(),
             folder: folder.join("workloads"),
             cache: folder.join("cache"),
+            cache_key: folder.join("cache.key"),
             address: self.address,
             reserved: "4323-4325".parse().unwrap(),
+            allowed: Allowed::default(),
         };
         WasmRuntime::new(config).await.unwrap()
     }
 
     /// The workload at a revision; the greeting says which.
-    fn workload(&self, revision: &str) -> Workload {
+    pub fn workload(&self, revision: &str) -> Workload {
         let manifest =
             ArtifactManifest::artifact(media::WASM_ARTIFACT, vec![Descriptor::of(media::WASM, &self.component)]);
         Workload {
@@ -77,16 +79,24 @@ impl Node {
         }
     }
 
-    fn workload_folder(&self) -> PathBuf {
+    /// The workload made of this component with these settings.
+    pub async fn made_of(&self, revision: &str, component: &[u8], settings: serde_json::Value) -> Workload {
+        self.content.put(component).await.unwrap();
+        let mut workload = self.workload(revision);
+        workload.artifact.manifest.layers = vec![Descriptor::of(media::WASM, component)];
+        Workload { settings, ..workload }
+    }
+
+    pub fn workload_folder(&self) -> PathBuf {
         self.folder.path().join("workloads").join(format!("{}.{}", id().deployment, id().component))
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}:8080/", self.address)
     }
 
     /// What the runners wrote before they listened.
-    fn starts(&self) -> Vec<(ProcessId, Digest)> {
+    pub fn starts(&self) -> Vec<(ProcessId, Digest)> {
         let text = fs::read_to_string(self.workload_folder().join(STARTS)).unwrap_or_default();
         let start = |line: &str| {
             let fields: Vec<_> = line.split(' ').collect();
@@ -96,7 +106,7 @@ impl Node {
         text.lines().map(start).collect()
     }
 
-    async fn answers(&self, revision: &str) {
+    pub async fn answers(&self, revision: &str) {
         let wanted = (200, format!("{revision} from Edgewright\n"));
         wait_for("the workload to answer", async || match get(&self.url()).await {
             Ok(answer) if answer == wanted => Ok(()),
@@ -116,22 +126,22 @@ impl Drop for Node {
     }
 }
 
-fn id() -> WorkloadId {
+pub fn id() -> WorkloadId {
     WorkloadId {
         deployment: "9db79949-86fb-5e45-910d-8a83dd7391cc".parse().unwrap(),
         component: "hello".parse().unwrap(),
     }
 }
 
-fn call() -> Call {
+pub fn call() -> Call {
     Call::within(Duration::from_secs(60))
 }
 
-fn kill(process: ProcessId) {
+pub fn kill(process: ProcessId) {
     kill_process(Pid::from_raw(process.pid as i32).unwrap(), Signal::KILL).unwrap();
 }
 
-async fn observed(agent: &WasmRuntime, what: &str, wanted: impl Fn(&Condition) -> bool) -> Observed {
+pub async fn observed(agent: &WasmRuntime, what: &str, wanted: impl Fn(&Condition) -> bool) -> Observed {
     wait_for(what, async || {
         let all = agent.observe().await.unwrap();
         all.iter().find(|one| wanted(&one.condition)).cloned().ok_or(all)
@@ -139,7 +149,7 @@ async fn observed(agent: &WasmRuntime, what: &str, wanted: impl Fn(&Condition) -
     .await
 }
 
-async fn running(agent: &WasmRuntime) -> Observed {
+pub async fn running(agent: &WasmRuntime) -> Observed {
     observed(agent, "the workload to run", |condition| matches!(condition, Condition::Running { .. })).await
 }
 
@@ -395,7 +405,7 @@ async fn a_specification_of_another_version_is_no_leftover() {
     ended(node.starts()[0].0).await;
 }
 
-async fn ended(process: ProcessId) {
+pub async fn ended(process: ProcessId) {
     wait_for("a runner to end", async || if process.is_alive() { Err(process) } else { Ok(()) }).await;
 }
 
@@ -512,9 +522,11 @@ async fn a_node_without_the_runner_does_not_offer_wasm() {
         let config = WasmRuntimeConfig {
             runner: runner.into(),
             folder: folder.clone(),
+            cache_key: folder.join("cache.key"),
             cache: folder,
             address: node.address,
             reserved: ReservedPorts::default(),
+            allowed: Allowed::default(),
         };
         let error = WasmRuntime::new(config).await.unwrap().detect().await.unwrap_err();
         assert!(error.contains(why), "{error}");

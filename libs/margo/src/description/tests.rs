@@ -133,6 +133,19 @@ fn app_11_an_extension_has_the_name_of_one() {
 }
 
 #[test]
+fn a_setting_of_a_wasm_component_that_is_misspelt_or_wrong_is_refused_with_its_field() {
+    let error = refusal("            port: 8080", "            prot: 8080");
+    assert!(error.contains("deploymentProfiles[0].components[0].x-edgewright-extensions.http.prot: "), "{error}");
+    let error = refusal("          http:\n", "          memory: 64MB\n          http:\n");
+    assert!(error.contains("x-edgewright-extensions.memory: \"64MB\" must be"), "{error}");
+    let error = refusal("        x-edgewright-extensions:\n          http:\n            port: 8080\n", "");
+    assert!(error.contains("components[0].x-edgewright-extensions: a wasm component needs http.port"), "{error}");
+    // Settings of a runtime that is not ours are passed on as they are.
+    let other = HELLO.replace("runtime: wasm", "runtime: other").replace("port: 8080", "prot: 8080");
+    ApplicationDescription::parse(other.as_bytes(), "margo.yaml").unwrap();
+}
+
+#[test]
 fn a_key_written_twice_is_refused() {
     assert!(refusal("id: hello\n", "id: hello\nid: other\n").contains(":3:"));
 }

@@ -7,7 +7,7 @@ mod unpack;
 
 use std::collections::BTreeMap;
 
-use margo::{ApplicationDescription, ComponentName, DeploymentProfile, ProfileType};
+use margo::{ApplicationDescription, ComponentName, DeploymentProfile};
 use serde::{Deserialize, Serialize};
 
 pub use images::{platform_of, write_layout};
@@ -28,8 +28,7 @@ struct Marker {
 
 /// Tells whether the components of this profile are WebAssembly, as an extension of the profile says.
 pub fn is_wasm(profile: &DeploymentProfile) -> bool {
-    let runtime = profile.extensions.get("x-edgewright-extensions").and_then(|ours| ours.get("runtime"));
-    profile.kind == ProfileType::Custom && runtime.is_some_and(|runtime| runtime == "wasm")
+    profile.runtime() == Some("wasm")
 }
 
 /// Returns the values with which a component's Compose file is checked before anybody has chosen any: the default of each
