@@ -181,7 +181,8 @@ async fn forged_desired_state_is_refused_and_the_last_good_state_stays() {
     let (press, mut list) = ("press".parse().unwrap(), forger.list.clone());
     let mut entry = NodeEntry::clone(list.get(&press).unwrap());
     entry.version = Head::parse(&forger.head.head).unwrap().version.next().unwrap();
-    entry.deployments.values_mut().for_each(|digest| *digest = Digest::of(b"id: signed"));
+    let signed = Digest::of(b"id: signed");
+    entry.deployments = entry.deployments.iter().map(|(id, _)| (*id, signed)).collect();
     list.put(press, entry);
     let head = forger.signed(&writer, |head| head.list = list.digest());
     let head = proto::DesiredHead { list: list.top_text().to_owned().into(), ..head };
