@@ -74,7 +74,7 @@ async fn a_command_that_returns_is_done_and_the_next_revision_runs() {
 
 #[tokio::test]
 async fn a_command_that_fails_says_why_and_is_started_again() {
-    for (step, why) in [(Step::Exit(3), "the exit code 3"), (Step::Trap, "unreachable")] {
+    for (step, why) in [(Step::Exit(3), "ended with a failure"), (Step::Trap, "unreachable")] {
         let node = Node::new().await;
         let agent = node.agent().await;
         start(&node, &agent, &[Step::Say("trying"), step]).await;
