@@ -265,7 +265,11 @@ impl Folder {
     /// and a record that is there would be another one's.
     pub fn make_way(&self) -> io::Result<()> {
         remove_if_there(&self.0.join(RECORD))?;
-        fs::rename(self.0.join(NEXT_STDERR), self.0.join(STDERR))
+        match fs::rename(self.0.join(NEXT_STDERR), self.0.join(STDERR)) {
+            // Another runner took over after this one had been started, and both write into the same file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed,
+        }
     }
 
     /// Returns why the last runner that took over ended: what it said or, when it died without a word, how it ended and

@@ -324,6 +324,10 @@ impl WasmRuntime {
         let runner = self.config.runner.clone();
         let restarted = to_its_end(async move {
             end(turn.supervisor.take()).await;
+            if slot.shown.get().is_some_and(|view| view.condition == Condition::Completed) {
+                // What it did before says nothing about this time.
+                slot.shown.set_condition(Condition::Starting);
+            }
             let gone = match slot.folder.forget_done() {
                 Ok(()) => hand_over(&slot, starting).await,
                 Err(error) => Err(error),

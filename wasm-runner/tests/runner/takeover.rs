@@ -113,7 +113,7 @@ async fn whoever_connects_after_a_runner_was_killed_waits_for_the_next_one() {
         ended(first).await;
         let address = address(&node);
         let answer = tokio::task::spawn_blocking(move || connect(address).and_then(ask)).await.unwrap();
-        assert!(answer.as_ref().is_ok_and(|answer| answer.contains("first from")), "{answer:?}");
+        assert!(answer.as_ref().is_ok_and(|answer| answer.contains("first\r\n")), "{answer:?}");
         assert_eq!(node.starts().len(), 2);
         drop(agent);
     }
@@ -130,7 +130,7 @@ async fn who_connected_before_an_update_and_asks_after_it_is_answered() {
     node.answers("first").await;
     agent.apply(node.workload("second"), call()).await.unwrap();
     let answer = ask(early).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("first from"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("first\r\n"), "{answer}");
     node.answers("second").await;
 }
 

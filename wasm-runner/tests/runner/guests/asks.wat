@@ -5,12 +5,15 @@
   (import "wasi:http/types@0.2.0" "[constructor]outgoing-request" (func $request (param i32) (result i32)))
   (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-authority"
     (func $set-authority (param i32 i32 i32 i32) (result i32)))
+  (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-path-with-query"
+    (func $set-path (param i32 i32 i32 i32) (result i32)))
   (import "wasi:http/types@0.2.0" "[method]future-incoming-response.subscribe"
     (func $subscribe (param i32) (result i32)))
   (import "wasi:http/types@0.2.0" "[method]future-incoming-response.get" (func $get (param i32 i32)))
   (import "wasi:http/outgoing-handler@0.2.0" "handle" (func $handle (param i32 i32 i32 i32)))
   (memory (export "memory") 1)
   (global $free (mut i32) (i32.const 4096))
+  (data (i32.const 1000) "/")
   (data (i32.const 1024) "NAME")
   ;; Errors may hold texts.
   (func (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32)
@@ -23,6 +26,7 @@
     (local $answer i32)
     (local.set $request (call $request (call $fields)))
     (drop (call $set-authority (local.get $request) (i32.const 1) (i32.const 1024) (i32.const LENGTH)))
+    (drop (call $set-path (local.get $request) (i32.const 1) (i32.const 1000) (i32.const 1)))
     ;; The result: whether it failed, and 8 bytes on what it is.
     (call $handle (local.get $request) (i32.const 0) (i32.const 0) (i32.const 0))
     (if (i32.load8_u (i32.const 0)) (then (return (i32.const 1))))
