@@ -325,7 +325,9 @@ mod tests {
         assert!(world.packs().is_empty());
         let (begin, _second, replaced) = world.write("two", Epoch::default());
         assert_eq!((begin, replaced), (Mark::BEGIN, None));
-        for damage in [|bytes: &mut Vec<u8>| bytes[20] ^= 1, |bytes| bytes.truncate(30), |bytes| bytes[0] = b'Q'] {
+        let damages: [fn(&mut Vec<u8>); 3] =
+            [|bytes| bytes[20] ^= 1, |bytes| bytes.truncate(30), |bytes| bytes[0] = b'Q'];
+        for damage in damages {
             let (_, mut hidden, _) = world.write("before", Epoch::default());
             hidden.show().unwrap();
             let written = world.memory.pack.as_ref().unwrap().name;
