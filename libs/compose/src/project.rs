@@ -186,11 +186,11 @@ impl Project {
                 value.insert("ports".to_owned(), service.ports.iter().map(port).collect());
             }
             // Without any, nothing is added: a service has another revision when anything is.
-            if !ours.environment.is_empty() {
-                if let Value::Object(set) = value.entry("environment").or_insert_with(|| json!({})) {
-                    for (name, text) in ours.environment {
-                        set.entry(name.clone()).or_insert_with(|| json!(text));
-                    }
+            if !ours.environment.is_empty()
+                && let Value::Object(set) = value.entry("environment").or_insert_with(|| json!({}))
+            {
+                for (name, text) in ours.environment {
+                    set.entry(name.clone()).or_insert_with(|| json!(text));
                 }
             }
             // Without the agent, and after a reboot, the engine keeps up what is to run for ever.

@@ -125,7 +125,13 @@ pub async fn load(docker: &Docker, content: &ContentStore, image: &LockedImage) 
                     Ok(Err(source)) if source.kind() != io::ErrorKind::BrokenPipe => {
                         RuntimeError::Io { attempt, source }
                     }
-                    _ => failed(attempt)(error),
+                    // Read as a word of the engine it would be tried again for ever, as if the engine could not be reached.
+                    _ => match error {
+                        bollard::errors::Error::DockerStreamError { error: message } => {
+                            RuntimeError::Failed { code: "image".to_owned(), message }
+                        }
+                        error => failed(attempt)(error),
+                    },
                 });
             }
         }

@@ -63,7 +63,10 @@ pub fn listens_on(socket: impl AsFd, address: SocketAddr) -> bool {
 
 /// What the agent holds of the port of one workload. Clones are the same one.
 #[derive(Clone, Debug, Default)]
-pub struct HeldPort(Arc<Mutex<Option<(SocketAddr, Arc<OwnedFd>)>>>);
+pub struct HeldPort(Arc<Mutex<Option<Held>>>);
+
+/// The address on which a socket listens, and the socket.
+type Held = (SocketAddr, Arc<OwnedFd>);
 
 impl HeldPort {
     /// Holds this socket from now on, if it listens on this address.
@@ -84,7 +87,7 @@ impl HeldPort {
         self.set(None);
     }
 
-    fn set(&self, held: Option<(SocketAddr, Arc<OwnedFd>)>) {
+    fn set(&self, held: Option<Held>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 }

@@ -1,6 +1,10 @@
 //! The cache of compiled code: what is in it runs outside the sandbox, so only what this node made is loaded.
 
-use std::{fs, path::PathBuf, time::SystemTime};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use crate::{alone::Workload, component::guest, get};
 
@@ -13,11 +17,11 @@ fn code(workload: &Workload) -> PathBuf {
     found
 }
 
-fn mac(code: &PathBuf) -> PathBuf {
+fn mac(code: &Path) -> PathBuf {
     code.with_added_extension("mac")
 }
 
-fn made(path: &PathBuf) -> SystemTime {
+fn made(path: &Path) -> SystemTime {
     fs::metadata(path).unwrap().modified().unwrap()
 }
 
@@ -60,7 +64,7 @@ async fn code_that_this_node_did_not_make_for_this_component_is_not_loaded() {
     other.spec.cache_key = hello.spec.cache_key.clone();
     let renamed = compiled(&other).await;
 
-    let plant = |from: &PathBuf| {
+    let plant = |from: &Path| {
         fs::copy(from, &own).unwrap();
         fs::copy(mac(from), mac(&own)).unwrap();
     };

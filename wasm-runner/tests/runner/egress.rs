@@ -81,7 +81,7 @@ async fn a_request_goes_to_what_the_package_names_and_to_nothing_else() {
         stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
         String::from_utf8_lossy(&request[..length]).into_owned()
     });
-    assert!(succeeds(&asks, &[to.clone()]).await);
+    assert!(succeeds(&asks, std::slice::from_ref(&to)).await);
     let request = asked.join().unwrap().to_lowercase();
     assert!(request.starts_with("get / http/1.1\r\n") && request.contains(&format!("host: {to}")), "{request}");
 }
