@@ -34,6 +34,7 @@
 //! # }
 //! ```
 
+mod allowed;
 mod args;
 mod control;
 mod folder;
@@ -45,7 +46,8 @@ mod supervisor;
 mod tail;
 mod wasm;
 
-pub use args::{Allowed, Egress, InvalidWasmArgs, WasmArgs};
+pub use allowed::{Allowed, Egress};
+pub use args::{InvalidWasmArgs, WasmArgs};
 pub use control::{ask, ask_port, socket_path};
 pub use process_id::ProcessId;
 pub use wasm::{WasmRuntime, WasmRuntimeConfig};
