@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What was seen at the last look at one runtime.
 #[derive(Clone)]
 pub struct View {
-    /// When that look began; `None` before the first one has ended, which is soon also where nothing answers. Only what was done before then is in it.
+    /// When that look began; `None` before the first one has ended, which is soon also where nothing answers. Only what was done
+    /// before then is in it.
     pub began: Option<Instant>,
     /// Why nothing was seen, if so.
     pub blindness: Option<Blindness>,

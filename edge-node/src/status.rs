@@ -145,6 +145,13 @@ fn is_false(value: &bool) -> bool {
 /// All deployments that there is something to say about.
 pub type Statuses = BTreeMap<DeploymentId, DeploymentStatus>;
 
+impl ComponentStatus {
+    /// The status of a component of which nothing but its state is to be told.
+    fn bare(name: &ComponentName, state: State) -> Self {
+        Self { name: name.clone(), state, failure: None, endpoint: None, restarts: 0, parts: Vec::new(), runtime: None }
+    }
+}
+
 impl DeploymentStatus {
     /// Returns the state of the most severe component (DEV-20).
     pub fn state(&self) -> State {
@@ -176,15 +183,8 @@ impl DeploymentStatus {
                 None => (State::Removed, None),
             };
             let failure = obstacle.map(|it| Failure::new(it.code.clone(), component.name.as_str(), &it.message));
-            ComponentStatus {
-                name: component.name.clone(),
-                state,
-                failure,
-                endpoint: None,
-                restarts: 0,
-                parts: Vec::new(),
-                runtime: component.runtime.clone(),
-            }
+            let runtime = component.runtime.clone();
+            ComponentStatus { failure, runtime, ..ComponentStatus::bare(&component.name, state) }
         });
         // Once it is leaving, a later version does not change with which one that was ordered.
         let was_leaving = matches!(self.state(), State::Removing | State::Removed);
@@ -202,15 +202,10 @@ impl DeploymentStatus {
         match shown {
             Some(component) => (component.state, component.failure) = (State::Failed, Some(failure.clone())),
             // The revision before does not have it.
-            None => self.components.push(ComponentStatus {
-                name,
-                state: State::Failed,
-                failure: Some(failure.clone()),
-                endpoint: None,
-                restarts: 0,
-                parts: Vec::new(),
-                runtime: None,
-            }),
+            None => {
+                let failure = Some(failure.clone());
+                self.components.push(ComponentStatus { failure, ..ComponentStatus::bare(&name, State::Failed) });
+            }
         }
     }
 }
@@ -265,16 +260,7 @@ pub fn judge(name: &ComponentName, facts: &Facts<'_>) -> ComponentStatus {
 /// Returns the status of a component of which nothing can be said now: how it was, or that it is on its way.
 pub fn last_known(name: &ComponentName, facts: &Facts<'_>) -> ComponentStatus {
     let state = if facts.turn { State::Installing } else { State::Pending };
-    let new = || ComponentStatus {
-        name: name.clone(),
-        state,
-        failure: None,
-        endpoint: None,
-        restarts: 0,
-        parts: Vec::new(),
-        runtime: None,
-    };
-    facts.was.cloned().unwrap_or_else(new)
+    facts.was.cloned().unwrap_or_else(|| ComponentStatus::bare(name, state))
 }
 
 fn part(part: &Part) -> PartStatus {

@@ -180,8 +180,9 @@ pub struct Judged {
 }
 
 /// Judges every container that the revision asks for. One without a health check counts as up when it has run for a second, else a
-/// program that ends at once would pass for one that was installed. `settled` holds those that have, with their revisions. While the workload is being applied, what is not there yet is on its way;
-/// what ended with an error has failed at once (DEV-27). While it is being stopped, nothing has failed.
+/// program that ends at once would pass for one that was installed. `settled` holds those that have, with their revisions. While the
+/// workload is being applied, what is not there yet is on its way; what ended with an error has failed at once (DEV-27). While it is
+/// being stopped, nothing has failed.
 pub fn judge(
     revision: &Revision,
     containers: &[Container],
