@@ -139,6 +139,15 @@ pub struct HistoryEntry {
     pub at: String,
 }
 
+/// Body of `svc.status-collector.status`: a question for what a node last said of its deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusAsked {
+    /// The deployment's id.
+    pub id: DeploymentId,
+    /// The node that has the deployment. What others say of it does not count.
+    pub node: NodeId,
+}
+
 /// Body of `svc.status-collector.history`: a question for what was said of one deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryAsked {

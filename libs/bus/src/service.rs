@@ -184,6 +184,7 @@ pub static SERVICES: [Service; 10] = [
             (ServiceName::AppRegistry, "list"),
             (ServiceName::AppRegistry, "upload"),
             (ServiceName::DeploymentRegistry, "create"),
+            (ServiceName::DeploymentRegistry, "deployment"),
             (ServiceName::DeploymentRegistry, "deployments"),
             (ServiceName::DeploymentRegistry, "get"),
             (ServiceName::DeploymentRegistry, "list"),
@@ -208,6 +209,7 @@ pub static SERVICES: [Service; 10] = [
             (ServiceName::StatusCollector, "history"),
             (ServiceName::StatusCollector, "list"),
             (ServiceName::StatusCollector, "refusals"),
+            (ServiceName::StatusCollector, "status"),
         ],
         // It finds out which services answer.
         publishes: &[Pattern::ServiceStats],

@@ -88,7 +88,7 @@ pub(crate) async fn get_logs(
     if !(1..=1_000).contains(&lines) {
         return Err(Problem::bad_request("lines: must be 1 to 1000").into());
     }
-    let deployment = find(&gateway, id, &caller).await?;
+    let deployment = deployments::find(&gateway, id, &caller).await?;
     let component = component(&deployment, asked.component)?;
     let about = About { lines, ..about(id, Some(component), &caller) };
     let text = call(&gateway, &deployment.desired.node, CallVerb::Logs, about, WORK_PATIENCE).await?;
@@ -135,7 +135,7 @@ async fn operate(
     component: Option<ComponentName>,
     caller: &Caller,
 ) -> Result<Json<Done>, ProblemResponse> {
-    let node = find(gateway, id, caller).await?.desired.node;
+    let node = deployments::find(gateway, id, caller).await?.desired.node;
     let begun = Instant::now();
     let done = call(gateway, &node, verb, about(id, component, caller), WORK_PATIENCE).await;
     info!(deployment = %id, %node, %verb, actor = %caller.name, done = done.is_ok(), "called");
@@ -145,11 +145,6 @@ async fn operate(
 
 fn about(id: DeploymentId, component: Option<ComponentName>, caller: &Caller) -> About {
     About { deployment: Some(id), component, lines: 0, actor: caller.name.to_string() }
-}
-
-async fn find(gateway: &Gateway, id: DeploymentId, caller: &Caller) -> Result<Deployment, ProblemResponse> {
-    let found = deployments::load(gateway, caller).await?.into_iter().find(|deployment| deployment.desired.id == id);
-    found.ok_or_else(|| Problem::not_found(format!("there is no deployment {id}")).into())
 }
 
 /// The component that is meant: the one that is named, or the only one that the node has reported.

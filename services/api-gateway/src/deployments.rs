@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{ActualDeployment, Deployment, DesiredDeployment, HistoryAsked, HistoryEntry, Problem};
+use api::{ActualDeployment, ByName, Deployment, DesiredDeployment, HistoryAsked, HistoryEntry, Problem, StatusAsked};
 use axum::{Json, extract::State};
 use bus::ServiceName::{DeploymentRegistry, StatusCollector};
 use margo::{AssignmentName, DeploymentId, NodeId, SiteName};
@@ -26,6 +26,29 @@ pub(crate) async fn load(gateway: &Gateway, caller: &bus::Caller) -> Result<Vec<
     let actual = gateway.ask::<_, Vec<ActualDeployment>>(StatusCollector, "list", &(), caller);
     let (desired, actual) = tokio::try_join!(desired, actual)?;
     Ok(merge(desired, actual))
+}
+
+/// Asks for one deployment, whose row alone the two services read. Fails when nobody ever ordered it.
+pub(crate) async fn find(
+    gateway: &Gateway,
+    id: DeploymentId,
+    caller: &bus::Caller,
+) -> Result<Deployment, ProblemResponse> {
+    let unknown = || Problem::not_found(format!("there is no deployment {id}"));
+    let desired = desired(gateway, id, caller).await?.ok_or_else(unknown)?;
+    let asked = StatusAsked { id, node: desired.node.clone() };
+    let actual: Option<ActualDeployment> = gateway.ask(StatusCollector, "status", &asked, caller).await?;
+    let merged = merge(vec![desired], actual.into_iter().collect()).into_iter().next();
+    Ok(merged.ok_or_else(unknown)?)
+}
+
+/// Asks for what is wanted of one deployment.
+async fn desired(
+    gateway: &Gateway,
+    id: DeploymentId,
+    caller: &bus::Caller,
+) -> Result<Option<DesiredDeployment>, ProblemResponse> {
+    gateway.ask(DeploymentRegistry, "deployment", &ByName { name: id }, caller).await
 }
 
 /// Which deployments are listed: those that fit all that is given, so without anything all.
@@ -79,8 +102,7 @@ pub(crate) async fn get_deployment(
     Authenticated(caller): Authenticated,
     FromPath(id): FromPath<DeploymentId>,
 ) -> Result<Json<Deployment>, ProblemResponse> {
-    let found = load(&gateway, &caller).await?.into_iter().find(|deployment| deployment.desired.id == id);
-    found.map(Json).ok_or_else(|| Problem::not_found(format!("there is no deployment {id}")).into())
+    find(&gateway, id, &caller).await.map(Json)
 }
 
 /// What a node said of a deployment, oldest first
@@ -94,7 +116,6 @@ pub(crate) async fn get_history(
     Authenticated(caller): Authenticated,
     FromPath(id): FromPath<DeploymentId>,
 ) -> Result<Json<Vec<HistoryEntry>>, ProblemResponse> {
-    let desired: Vec<DesiredDeployment> = gateway.ask(DeploymentRegistry, "deployments", &(), &caller).await?;
-    let node = desired.into_iter().find(|desired| desired.id == id).map(|desired| desired.node);
+    let node = desired(&gateway, id, &caller).await?.map(|desired| desired.node);
     gateway.ask(StatusCollector, "history", &HistoryAsked { id, node }, &caller).await.map(Json)
 }

@@ -12,7 +12,7 @@ use api::{
     Accepted, App, AppContent, AppRef, Assignment, AssignmentState, ByName, CreateAssignment, CreateNode, CreateSite,
     HistoryAsked, HistoryEntry, KeyRevoked, Member, Members, Node, NodeAdmitted, NodeState, Order, PlatformStatus,
     Problem, Reachability, Refusal, RemoveRequest, ReplaceKeyRequest, ReplaceNodeKey, ReplaceSiteKey, RevokeKeyRequest,
-    Site, SiteAdmitted, SiteLogin, Targets, UpdateRequest, UploadTicket,
+    Site, SiteAdmitted, SiteLogin, StatusAsked, Targets, UpdateRequest, UploadTicket,
 };
 use api_gateway::{Config, tokens};
 use axum::{Router, body::Body, extract::State, routing::put};
@@ -23,7 +23,7 @@ use bus::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header};
-use margo::{AssignmentName, Identity, NodeId, SiteName};
+use margo::{AssignmentName, DeploymentId, Identity, NodeId, SiteName};
 use prost::Message as _;
 use reqwest::{Response, Url};
 use tempfile::TempDir;
@@ -150,10 +150,12 @@ impl World {
             desired(PRESS, "plant/press", Some("sha256:a")),
             desired(OVEN, "bakery/oven", Some("sha256:b")),
         ])));
-        answer!(StatusCollector, "list", (), |()| Ok::<_, Problem>(serde_json::json!([{
-            "id": PRESS, "node": "plant/press", "digest": "sha256:a", "state": "installed", "components": [],
-            "adoptedManifestVersion": 1, "reportedAt": "2026-11-21T10:00:00Z",
-        }])));
+        answer!(DeploymentRegistry, "deployment", ByName<DeploymentId>, |by: ByName<DeploymentId>| {
+            let one = (by.name.to_string() == PRESS).then(|| desired(PRESS, "plant/press", Some("sha256:a")));
+            Ok::<_, Problem>(one)
+        });
+        answer!(StatusCollector, "list", (), |()| Ok::<_, Problem>(vec![actual()]));
+        answer!(StatusCollector, "status", StatusAsked, |_| Ok::<_, Problem>(Some(actual())));
         answer!(StatusCollector, "history", HistoryAsked, |_| Ok::<Vec<HistoryEntry>, Problem>(Vec::new()));
         answer!(StatusCollector, "dead-letters", (), |()| Ok::<_, Problem>(3));
         answer!(StatusCollector, "refusals", (), |()| Ok::<_, Problem>(vec![refusal("2026-11-21T10:00:01Z")]));
@@ -271,6 +273,14 @@ fn desired(id: &str, node: &str, digest: Option<&str>) -> serde_json::Value {
     serde_json::json!({
         "id": id, "assignment": "hello", "node": node, "app": "hello", "version": "1.0.0", "profile": "wasm",
         "digest": digest, "revision": 1,
+    })
+}
+
+/// What the node `plant/press` says of its deployment.
+fn actual() -> serde_json::Value {
+    serde_json::json!({
+        "id": PRESS, "node": "plant/press", "digest": "sha256:a", "state": "installed", "components": [],
+        "adoptedManifestVersion": 1, "reportedAt": "2026-11-21T10:00:00Z",
     })
 }
 
@@ -613,7 +623,7 @@ async fn a_bad_request_is_told_what_is_wrong_where() {
 #[tokio::test]
 async fn deployments_are_listed_as_wanted_and_as_they_are() {
     let world = World::start().await;
-    let _services = world.services().await;
+    let services = world.services().await;
     let list = async |query: &str| -> Vec<(String, String)> {
         let response = world.as_admin(Method::GET, &format!("deployments{query}")).send().await.unwrap();
         let list: Vec<serde_json::Value> = response.json().await.unwrap();
@@ -626,10 +636,22 @@ async fn deployments_are_listed_as_wanted_and_as_they_are() {
     assert_eq!(list("?site=bakery").await, [oven]);
     assert_eq!(list("?node=plant/press&assignment=hello").await, [press]);
     assert_eq!(list("?assignment=other").await, []);
+    // Whoever asks for one, or calls for its log, has nobody read all of them.
+    services.asked.lock().unwrap().clear();
     let one = world.as_admin(Method::GET, &format!("deployments/{PRESS}")).send().await.unwrap();
     assert_eq!(one.json::<serde_json::Value>().await.unwrap()["actual"]["state"], "installed");
-    let none = world.as_admin(Method::GET, "deployments/00000000-0000-0000-0000-000000000000").send().await.unwrap();
-    problem(none, StatusCode::NOT_FOUND).await;
+    let absent = "00000000-0000-0000-0000-000000000000";
+    for (method, call) in
+        [(Method::GET, ""), (Method::GET, "/logs"), (Method::POST, "/restart"), (Method::POST, "/retry")]
+    {
+        let request = world.as_admin(method.clone(), &format!("deployments/{absent}{call}"));
+        let request = if call == "/restart" { request.json(&serde_json::json!({})) } else { request };
+        problem(request.send().await.unwrap(), StatusCode::NOT_FOUND).await;
+    }
+    let asked = services.asked.lock().unwrap().clone();
+    let verbs: Vec<_> = asked.iter().map(|(subject, _)| subject.split(' ').next().unwrap()).collect();
+    let one = "svc.deployment-registry.deployment";
+    assert_eq!(verbs, [one, "svc.status-collector.status", one, one, one, one]);
     world.stop().await;
 }
 

@@ -11,7 +11,7 @@ use api::{
     DesiredDeployment, FieldError, Placed, Problem, RemoveRequest, UpdateRequest,
 };
 use bus::{Call, CallerName, ServiceName, proto, trace};
-use margo::{AssignmentName, NodeId, Revision, TenantName};
+use margo::{AssignmentName, DeploymentId, NodeId, Revision, TenantName};
 use outbox::{OrderHeader, Outbox};
 use prost::Message;
 use tokio::sync::{Mutex, MutexGuard, watch};
@@ -122,6 +122,14 @@ impl Registry {
     /// Answers `deployments` with all of them, as they are wanted.
     pub async fn deployments(self: Arc<Self>, _: Call<()>) -> Result<Vec<DesiredDeployment>, Problem> {
         Ok(self.store.deployments().await.map_err(OrderError::from)?)
+    }
+
+    /// Answers `deployment` with one of them; with nothing when nobody ever ordered it.
+    pub async fn deployment(
+        self: Arc<Self>,
+        call: Call<ByName<DeploymentId>>,
+    ) -> Result<Option<DesiredDeployment>, Problem> {
+        Ok(self.store.deployment(call.body.name).await.map_err(OrderError::from)?)
     }
 
     /// Answers `evaluate`, the signal of node-capabilities that nodes have changed. The look happens afterwards.

@@ -72,6 +72,7 @@ async fn serve(bus: &Bus, registry: &Arc<Registry>) -> anyhow::Result<ServiceEnd
     endpoints.verb("get", Registry::get).await?;
     endpoints.verb("list", Registry::list).await?;
     endpoints.verb("orders", Registry::orders).await?;
+    endpoints.verb("deployment", Registry::deployment).await?;
     endpoints.verb("deployments", Registry::deployments).await?;
     endpoints.verb("evaluate", Registry::evaluate).await?;
     Ok(endpoints)

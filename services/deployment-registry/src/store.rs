@@ -108,20 +108,13 @@ impl Store {
     /// All deployments, by node and assignment.
     pub async fn deployments(&self) -> Result<Vec<DesiredDeployment>, StoreError> {
         let query = deployments!("ORDER BY node, assignment").bind(self.tenant.as_str());
-        let read = |row: &Row| {
-            let (assignment, node, deployment) = read_deployment(row)?;
-            Ok(DesiredDeployment {
-                id: deployment.id,
-                assignment,
-                node,
-                app: deployment.app.id,
-                version: deployment.app.version,
-                profile: deployment.profile,
-                digest: deployment.digest.map(|digest| digest.to_string()),
-                revision: deployment.revision.get(),
-            })
-        };
-        query.fetch_all(&self.database).await?.iter().map(read).collect()
+        query.fetch_all(&self.database).await?.iter().map(read_desired).collect()
+    }
+
+    /// One deployment. Reads its row and no other.
+    pub async fn deployment(&self, id: DeploymentId) -> Result<Option<DesiredDeployment>, StoreError> {
+        let query = deployments!("AND id = $2").bind(self.tenant.as_str()).bind(id.to_string());
+        query.fetch_optional(&self.database).await?.as_ref().map(read_desired).transpose()
     }
 
     /// The newest orders, newest first.
@@ -284,6 +277,20 @@ fn word(state: AssignmentState) -> &'static str {
         AssignmentState::Active => "active",
         AssignmentState::Removed => "removed",
     }
+}
+
+fn read_desired(row: &Row) -> Result<DesiredDeployment, StoreError> {
+    let (assignment, node, deployment) = read_deployment(row)?;
+    Ok(DesiredDeployment {
+        id: deployment.id,
+        assignment,
+        node,
+        app: deployment.app.id,
+        version: deployment.app.version,
+        profile: deployment.profile,
+        digest: deployment.digest.map(|digest| digest.to_string()),
+        revision: deployment.revision.get(),
+    })
 }
 
 fn read_assignment(row: &Row) -> Result<Assignment, StoreError> {

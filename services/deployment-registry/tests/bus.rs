@@ -331,6 +331,11 @@ async fn an_order_becomes_writes_of_fleet_and_of_each_client_it_touches() {
     let desired: Vec<DesiredDeployment> = world.ask("deployments", &()).await.unwrap();
     assert_eq!(desired.len(), 3);
     assert_eq!((desired[0].id, &desired[0].digest), (placed.deployment, &placed.digest));
+    let one = async |id: DeploymentId| -> Option<DesiredDeployment> {
+        world.ask("deployment", &ByName { name: id }).await.unwrap()
+    };
+    assert_eq!(one(placed.deployment).await.as_ref(), Some(&desired[0]));
+    assert_eq!(one("00000000-0000-0000-0000-000000000000".parse().unwrap()).await, None);
     let listed: Vec<Assignment> = world.ask("list", &()).await.unwrap();
     assert_eq!(listed, [accepted.assignment]);
     running.stop().await;

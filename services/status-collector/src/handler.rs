@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{ActualDeployment, HistoryAsked, HistoryEntry, Problem, Refusal};
+use api::{ActualDeployment, HistoryAsked, HistoryEntry, Problem, Refusal, StatusAsked};
 use bus::{Bus, Call, streams};
 use tracing::warn;
 
@@ -18,6 +18,11 @@ impl Answers {
     /// Answers `list` with the last status of every deployment.
     pub async fn list(self: Arc<Self>, _: Call<()>) -> Result<Vec<ActualDeployment>, Problem> {
         self.store.list().await.map_err(|error| store_problem(&error))
+    }
+
+    /// Answers `status` with the last status of one deployment; with nothing when its node has said nothing of it.
+    pub async fn status(self: Arc<Self>, call: Call<StatusAsked>) -> Result<Option<ActualDeployment>, Problem> {
+        self.store.status(&call.body).await.map_err(|error| store_problem(&error))
     }
 
     /// Answers `history` with the transitions of one deployment.

@@ -69,6 +69,7 @@ async fn answer(bus: &Bus, store: &Store) -> anyhow::Result<ServiceEndpoints<Ans
     let answers = Arc::new(Answers { bus: bus.clone(), store: store.clone() });
     let mut endpoints = bus.register(ServiceName::StatusCollector, answers).await?;
     endpoints.verb("list", Answers::list).await?;
+    endpoints.verb("status", Answers::status).await?;
     endpoints.verb("history", Answers::history).await?;
     endpoints.verb("refusals", Answers::refusals).await?;
     endpoints.verb("dead-letters", Answers::dead_letters).await?;

@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ::store::{Database, MAX_ROWS, Migrations, Row, StoreError, Table, Transaction, json};
-use api::{ActualDeployment, HistoryAsked, HistoryEntry, Refusal};
+use api::{ActualDeployment, HistoryAsked, HistoryEntry, Refusal, StatusAsked};
 use bus::report::{Events, Position, Status, Transition};
 use margo::{ClientName, NodeId, TenantName};
 use service::fair_share;
@@ -385,6 +385,13 @@ impl Store {
             .push(" ORDER BY CASE WHEN state = 'removed' THEN 1 ELSE 0 END, node, id LIMIT ")
             .push_bind(i64::try_from(most).unwrap_or(i64::MAX));
         query.fetch_all(snapshot).await?.iter().map(read_deployment).collect()
+    }
+
+    /// What a node last said of its deployment, whole. Reads that row and no other.
+    pub async fn status(&self, asked: &StatusAsked) -> Result<Option<ActualDeployment>, StoreError> {
+        let query = DEPLOYMENTS.query("SELECT * FROM deployments WHERE tenant = $1 AND node = $2 AND id = $3");
+        let query = query.bind(self.tenant.as_str()).bind(asked.node.to_string()).bind(asked.id.to_string());
+        query.fetch_optional(&self.database).await?.as_ref().map(read_deployment).transpose()
     }
 
     /// The transitions of one deployment, newest last.

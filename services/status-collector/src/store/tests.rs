@@ -298,3 +298,20 @@ async fn the_history_of_a_deployment_is_what_its_own_node_said() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_status_of_a_deployment_is_what_its_own_node_said() {
+    on_each_database(async |location| {
+        let (_, store) = open(&location).await;
+        store.record(vec![report("press", 1, [1, 2]), report("saw", 2, [1])], &[], &[]).await.unwrap();
+        let status = async |node: &str, number| {
+            let asked = StatusAsked { id: id(number), node: node.parse().unwrap() };
+            store.status(&asked).await.unwrap()
+        };
+        let listed = store.list().await.unwrap();
+        assert_eq!(status("plant/press", 1).await.as_ref(), Some(&listed[0]));
+        assert_eq!(status("plant/saw", 1).await.unwrap().reported_at, "1970-01-01T00:00:02Z");
+        assert_eq!((status("plant/saw", 2).await, status("plant/press", 3).await), (None, None));
+    })
+    .await;
+}
