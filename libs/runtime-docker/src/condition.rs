@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     engine::{NUMBER, REVISION, SERVICE},
-    folder::Revision,
+    folder::{Revision, ServiceSpec},
 };
 
 /// The pause after the second end in quick succession; the first is followed by a start at once.
@@ -179,67 +179,80 @@ pub struct Judged {
     pub container: Option<String>,
 }
 
+/// The names of all containers that a revision asks for, each with what is to be seen of its service.
+fn expected(revision: &Revision) -> impl Iterator<Item = (String, &ServiceSpec)> {
+    revision
+        .services
+        .iter()
+        .flat_map(|(service, spec)| (1..=spec.replicas).map(move |number| (format!("{service}-{number}"), spec)))
+}
+
+/// The one of these containers that was made for this part of a revision.
+fn made_for<'a>(containers: &'a [Container], name: &str, spec: &ServiceSpec) -> Option<&'a Container> {
+    containers.iter().find(|it| it.name == name && it.revision == spec.revision)
+}
+
+/// The names of those containers of a revision that run for a while already.
+pub fn settled(revision: &Revision, containers: &[Container]) -> impl Iterator<Item = String> {
+    let runs =
+        move |name: &str, spec: &ServiceSpec| made_for(containers, name, spec).is_some_and(Container::is_settled);
+    expected(revision).filter(move |(name, spec)| runs(name, spec)).map(|(name, _)| name)
+}
+
 /// Judges every container that the revision asks for. One without a health check counts as up when it has run for a second, else a
-/// program that ends at once would pass for one that was installed. `settled` holds those that have, with their revisions. While the
-/// workload is being applied, what is not there yet is on its way; what ended with an error has failed at once (DEV-27). While it is
+/// program that ends at once would pass for one that was installed. `settled` holds the names of those that have. While the workload
+/// is being applied, what is not there yet is on its way; what ended with an error has failed at once (DEV-27). While it is
 /// being stopped, nothing has failed.
 pub fn judge(
     revision: &Revision,
     containers: &[Container],
     ends: &BTreeMap<String, Ends>,
-    settled: &BTreeSet<(String, String)>,
+    settled: &BTreeSet<String>,
     change: Change,
     now: Instant,
 ) -> Vec<Judged> {
     let mut judged = Vec::new();
-    for (service, spec) in &revision.services {
-        for number in 1..=spec.replicas {
-            let name = format!("{service}-{number}");
-            let container = containers.iter().find(|it| it.name == name && it.revision == spec.revision);
-            let known = ends.get(&name);
-            let is_flapping = known.is_some_and(|known| known.is_flapping(now));
-            let was_up = settled.contains(&(name.clone(), spec.revision.clone()));
-            let failed = |code: &str, message: String| Condition::Failed { code: code.to_owned(), message };
-            let (condition, tells) = match container {
-                None if change == Change::Applying => (Condition::Starting, false),
-                None => (failed("removed", "its container was removed".to_owned()), false),
-                Some(container) => match (container.state, container.health) {
-                    (State::Running, Health::Unhealthy) => {
-                        (failed("unhealthy", "its health check fails".to_owned()), true)
-                    }
-                    (State::Running, _) if is_flapping => {
-                        let shown = known.and_then(|known| known.shown.clone());
-                        (shown.unwrap_or(Condition::Starting), false)
-                    }
-                    (State::Running, Health::Starting) | (State::Created, _) => (Condition::Starting, false),
-                    (State::Running, Health::None) if container.is_young && !was_up => (Condition::Starting, false),
-                    (State::Running, Health::None | Health::Healthy) => {
-                        (Condition::Running { endpoint: container.endpoint.clone() }, false)
-                    }
-                    (State::Exited, _) if spec.is_job && container.exit_code == Some(0) => {
-                        (Condition::Completed, false)
-                    }
-                    (State::Exited | State::Restarting, _) => {
-                        let code = container.exit_code.map_or_else(|| "unknown".to_owned(), |code| code.to_string());
-                        let message = format!("it ended with exit code {code}");
-                        // Another round of the same is no news, whatever its last lines are.
-                        let shown = known.and_then(|known| known.shown.clone()).filter(|_| is_flapping);
-                        match shown {
-                            Some(Condition::Failed { message: before, code }) if before.starts_with(&message) => {
-                                (Condition::Failed { code, message: before }, false)
-                            }
-                            _ => (failed("exited", message), true),
+    for (name, spec) in expected(revision) {
+        let container = made_for(containers, &name, spec);
+        let known = ends.get(&name);
+        let is_flapping = known.is_some_and(|known| known.is_flapping(now));
+        let was_up = settled.contains(&name);
+        let failed = |code: &str, message: String| Condition::Failed { code: code.to_owned(), message };
+        let (condition, tells) = match container {
+            None if change == Change::Applying => (Condition::Starting, false),
+            None => (failed("removed", "its container was removed".to_owned()), false),
+            Some(container) => match (container.state, container.health) {
+                (State::Running, Health::Unhealthy) => (failed("unhealthy", "its health check fails".to_owned()), true),
+                (State::Running, _) if is_flapping => {
+                    let shown = known.and_then(|known| known.shown.clone());
+                    (shown.unwrap_or(Condition::Starting), false)
+                }
+                (State::Running, Health::Starting) | (State::Created, _) => (Condition::Starting, false),
+                (State::Running, Health::None) if container.is_young && !was_up => (Condition::Starting, false),
+                (State::Running, Health::None | Health::Healthy) => {
+                    (Condition::Running { endpoint: container.endpoint.clone() }, false)
+                }
+                (State::Exited, _) if spec.is_job && container.exit_code == Some(0) => (Condition::Completed, false),
+                (State::Exited | State::Restarting, _) => {
+                    let code = container.exit_code.map_or_else(|| "unknown".to_owned(), |code| code.to_string());
+                    let message = format!("it ended with exit code {code}");
+                    // Another round of the same is no news, whatever its last lines are.
+                    let shown = known.and_then(|known| known.shown.clone()).filter(|_| is_flapping);
+                    match shown {
+                        Some(Condition::Failed { message: before, code }) if before.starts_with(&message) => {
+                            (Condition::Failed { code, message: before }, false)
                         }
+                        _ => (failed("exited", message), true),
                     }
-                    (State::Paused, _) => (failed("paused", "somebody has paused it".to_owned()), false),
-                    (State::Gone, _) => (failed("removed", "its container is being removed".to_owned()), false),
-                },
-            };
-            let stops = change == Change::Stopping && matches!(condition, Condition::Failed { .. });
-            let condition = if stops { Condition::Starting } else { condition };
-            let container = container.filter(|_| tells && !stops).map(|container| container.id.clone());
-            judged.push(Judged { part: Part { name, condition }, container });
-        }
+                }
+                (State::Paused, _) => (failed("paused", "somebody has paused it".to_owned()), false),
+                (State::Gone, _) => (failed("removed", "its container is being removed".to_owned()), false),
+            },
+        };
+        let stops = change == Change::Stopping && matches!(condition, Condition::Failed { .. });
+        let condition = if stops { Condition::Starting } else { condition };
+        let container = container.filter(|_| tells && !stops).map(|container| container.id.clone());
+        judged.push(Judged { part: Part { name, condition }, container });
     }
     judged
 }
@@ -250,7 +263,6 @@ mod tests {
     use runtime::WorkloadId;
 
     use super::*;
-    use crate::folder::ServiceSpec;
 
     fn revision(services: &[(&str, u32, bool)]) -> Revision {
         let spec = |is_job: bool, replicas: u32| ServiceSpec { revision: "r".to_owned(), replicas, is_job };
@@ -317,9 +329,24 @@ mod tests {
         let checked = Container { health: Health::Healthy, ..young.clone() };
         assert_eq!(conditions(&shop, &[checked], Change::None), std::slice::from_ref(&up));
         // One that comes back was up before.
-        let settled = BTreeSet::from([("web-1".to_owned(), "r".to_owned())]);
+        let settled = BTreeSet::from(["web-1".to_owned()]);
         let back = judge(&shop, &[young], &BTreeMap::new(), &settled, Change::None, Instant::now());
         assert_eq!(back[0].part.condition, up);
+    }
+
+    #[test]
+    fn what_has_settled_is_no_more_than_the_revision_has() {
+        let shop = revision(&[("web", 2, false)]);
+        let running = container("web-1", State::Running);
+        let others = [
+            Container { revision: "before".to_owned(), ..running.clone() },
+            Container { name: "web-3".to_owned(), ..running.clone() },
+            Container { name: "side-1".to_owned(), ..running.clone() },
+            Container { name: "web-2".to_owned(), is_young: true, ..running.clone() },
+        ];
+        assert_eq!(settled(&shop, &others).count(), 0);
+        let all = [others.as_slice(), &[running]].concat();
+        assert_eq!(settled(&shop, &all).collect::<Vec<_>>(), ["web-1"]);
     }
 
     #[test]

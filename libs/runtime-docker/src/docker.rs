@@ -35,7 +35,7 @@ use tokio_util::{
 use tracing::{error, info, warn};
 
 use crate::{
-    condition::{Change, Container, judge},
+    condition::{Change, Container, judge, settled},
     engine::{AGENT, COMPONENT, DEPLOYMENT, Engine, failed, is_absent},
     folder::{Folder, InForce, Revision, ServiceSpec},
     images::{self, Removal, local_name},
@@ -513,9 +513,8 @@ impl Shared {
     async fn look(&self, slot: &Slot, containers: &[Container]) -> Option<Observed> {
         let (revision, restarts, failure, judged) = {
             let mut view = slot.view();
-            let settled = containers.iter().filter(|container| container.is_settled());
-            view.settled.extend(settled.map(|container| (container.name.clone(), container.revision.clone())));
             let revision = view.in_force.as_ref()?.revision.clone();
+            view.settled.extend(settled(&revision, containers));
             let failure = view.failure.clone().filter(|_| slot.change() == Change::None);
             let judged = judge(&revision, containers, &view.ends, &view.settled, slot.change(), Instant::now());
             (revision, view.restarts, failure, judged)

@@ -50,8 +50,8 @@ pub struct View {
     pub failure: Option<Condition>,
     /// By the name of the container.
     pub ends: BTreeMap<String, Ends>,
-    /// Containers, with the revision of their service, that ran for a while.
-    pub settled: BTreeSet<(String, String)>,
+    /// The names of containers of the revision in force that ran for a while: no more than it has containers.
+    pub settled: BTreeSet<String>,
     /// The images of the revision that is being prepared, or was.
     pub preparing: BTreeSet<String>,
 }
