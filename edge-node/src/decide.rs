@@ -207,7 +207,8 @@ pub fn statuses<'a>(
             adopted: deployment.adopted,
             components: components.collect(),
             refused: None,
-            was_installed: was.is_some_and(|was| was.was_installed),
+            // An agent from before there were ways back recorded no more than the state.
+            was_installed: was.is_some_and(|was| was.was_installed || was.state() == State::Installed),
         };
         match (deployment.refused(), in_force) {
             (Some(failure), _) => {

@@ -348,6 +348,23 @@ fn an_update_that_fails_takes_its_way_back_and_one_that_is_installed_needs_none(
 }
 
 #[test]
+fn what_an_older_agent_recorded_as_installed_was_installed_whatever_is_seen_now() {
+    let document = document("hello");
+    let mut world = World::wanting(std::slice::from_ref(&document));
+    world.show(&id(&document), UP);
+    let recorded = |world: &World| -> Statuses {
+        let forget = |(id, status)| (id, DeploymentStatus { was_installed: false, ..status });
+        world.statuses(&Statuses::new()).into_iter().map(forget).collect()
+    };
+    let before = recorded(&world);
+    // What it had started cannot be read.
+    world.actual.clear();
+    assert!(world.statuses(&before)[&document.id].was_installed);
+    let before = recorded(&world);
+    assert!(!world.statuses(&before)[&document.id].was_installed, "it was on its way");
+}
+
+#[test]
 fn a_document_that_cannot_be_read_leaves_what_runs_alone_and_fails() {
     let document = document("hello");
     let mut world = World::wanting(std::slice::from_ref(&document));
