@@ -1,5 +1,8 @@
+use bus::proto::ReportAnswer;
+use runtime_null::NullRuntime;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::time::sleep;
 
 use super::*;
 
@@ -85,4 +88,35 @@ fn this_machine_has_memory() {
     let look = Look { root: "/".into(), data: "/".into(), has_collector: true };
     assert_ne!(manifest(&look, &[WASM])["properties"]["memory"], "0Mi");
     assert_eq!(manifest(&look, &[WASM])["properties"]["otelCollector"], true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dev_09_capabilities_are_told_again_whenever_a_runtime_goes_or_comes_and_not_without_a_change() {
+    let (folder, look) = root(&[]);
+    let journal = Arc::new(Journal::open(&folder.path().join("journal")).unwrap());
+    let runtime = Arc::new(NullRuntime::default());
+    let (describes, mut device) = watch::channel(None);
+    let (shutdown, runtimes) = (CancellationToken::new(), vec![runtime.clone() as Arc<dyn Runtime>]);
+    let running = run(look, "plant/press".parse().unwrap(), runtimes, journal.clone(), describes, shutdown.clone());
+    let running = tokio::spawn(running);
+    // The types of deployments that the next report to the site tells of, if it tells of capabilities.
+    let told = || {
+        let draft = journal.draft("stream").unwrap();
+        let stored = ReportAnswer { stored: true, state_stream: "stream".to_owned(), ..ReportAnswer::default() };
+        journal.settle(&draft, &stored);
+        let manifest = draft.request.capabilities?.document;
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        Some(manifest["properties"]["supportedDeploymentTypes"].clone())
+    };
+    device.changed().await.unwrap();
+    assert_eq!(told(), Some(json!(["custom"])));
+    for (reason, types) in [(Some("its engine is away"), Value::Null), (None, json!(["custom"]))] {
+        sleep(5 * LOOK_AGAIN).await;
+        assert_eq!(told(), None, "nothing has changed");
+        runtime.set_unusable(reason);
+        device.changed().await.unwrap();
+        assert_eq!(told(), Some(types));
+    }
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }

@@ -94,6 +94,8 @@ struct State {
     next_of: BTreeMap<Digest, Result<Condition, String>>,
     unpreparable: BTreeMap<Digest, String>,
     blind: bool,
+    /// Why nothing can be run here, if so.
+    unusable: Option<String>,
 }
 
 impl State {
@@ -135,6 +137,7 @@ impl NullRuntime {
                 next_of: BTreeMap::new(),
                 unpreparable: BTreeMap::new(),
                 blind: false,
+                unusable: None,
             }),
             starts: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
@@ -181,6 +184,11 @@ impl NullRuntime {
     pub fn set_blind(&self, blind: bool) {
         self.lock().blind = blind;
         self.changed.notify_one();
+    }
+
+    /// Says from now on that nothing can be run here, for this reason, or that it can.
+    pub fn set_unusable(&self, reason: Option<&str>) {
+        self.lock().unusable = reason.map(str::to_owned);
     }
 
     /// Everything that it did so far.
@@ -266,7 +274,7 @@ impl Runtime for NullRuntime {
     }
 
     fn detect(&self) -> BoxFuture<'_, Result<(), String>> {
-        async { Ok(()) }.boxed()
+        async { self.lock().unusable.clone().map_or(Ok(()), Err) }.boxed()
     }
 
     fn needs<'a>(&'a self, workload: &'a Workload) -> BoxFuture<'a, Result<Vec<Need>, RuntimeError>> {
