@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use api::AppRef;
+use api::{AppRef, Volumes};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use identity::{
     plaintext::{Plaintext, speaks_tls},
@@ -328,8 +328,19 @@ pub(crate) struct Update {
     // Nodes and sites together are one thing: those given take the place of all that there were.
     #[command(flatten)]
     pub(crate) targets: TargetArgs,
+    /// What becomes of the application's volumes when it is removed from a node.
+    #[arg(long, value_name = "keep|delete", value_parser = volumes)]
+    pub(crate) volumes: Option<Volumes>,
     #[command(flatten)]
     pub(crate) order: OrderArgs,
+}
+
+fn volumes(text: &str) -> Result<Volumes, &'static str> {
+    match text {
+        "keep" => Ok(Volumes::Keep),
+        "delete" => Ok(Volumes::Delete),
+        _ => Err("must be keep or delete"),
+    }
 }
 
 #[derive(Debug, ClapArgs)]

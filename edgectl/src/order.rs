@@ -37,16 +37,17 @@ pub(crate) async fn deploy(client: &Client, deploy: Deploy, format: Format) -> R
 
 /// Orders a change of an assignment, on the condition that it is still at the revision that was read.
 pub(crate) async fn update(client: &Client, update: Update, format: Format) -> Result<(), Failure> {
-    let Update { name, app, set, targets: target_args, order } = update;
+    let Update { name, app, set, targets: target_args, volumes, order } = update;
     let targets = targets(target_args);
-    if app.is_none() && set.is_empty() && targets.is_none() {
-        return Err(Failure::Usage("nothing to change\n  next: give --app, --set, --to or --to-site".to_owned()));
+    if app.is_none() && set.is_empty() && targets.is_none() && volumes.is_none() {
+        let next = "give --app, --set, --to, --to-site or --volumes";
+        return Err(Failure::Usage(format!("nothing to change\n  next: {next}")));
     }
     let attempt = format!("updating {name}");
     let held = get(client, &attempt, &name).await?;
     let app = app.map(|app| app.0);
     let parameters = typed(client, &attempt, app.as_ref().unwrap_or(&held.spec.app), &set).await?;
-    let spec = merged(held.spec, Replacements { app, parameters, targets });
+    let spec = merged(held.spec, Replacements { app, parameters, targets, volumes });
     let accepted = put(client, &attempt, &name, held.revision, spec, order.reason.clone()).await?;
     follow(client, accepted, &order, format).await
 }
@@ -76,12 +77,28 @@ pub(crate) async fn remove(client: &Client, remove: Remove, format: Format) -> R
         held = put(client, &attempt, &name, held.revision, spec, order.reason.clone()).await?.body.assignment;
     }
     if delete_volumes {
-        wait::until_reached(client, &name, &wait::goals(&held), order.timeout).await?;
+        let told = wait::until_reached(client, &name, &wait::goals(&held), order.timeout).await;
+        told.map_err(|failure| not_removed(&name, failure))?;
     }
     let request = client.request(Method::DELETE, &format!("assignments/{name}"));
     let request = request.header(header::IF_MATCH, etag(held.revision)).query(&[("reason", &order.reason)]);
     let accepted = client.order(&attempt, request).await?;
     follow(client, accepted, &order, format).await
+}
+
+/// What is to be said when a node has not been told that its volumes are to go: nothing was removed, and nothing will be by itself.
+fn not_removed(name: &AssignmentName, failure: Failure) -> Failure {
+    let said = match failure {
+        Failure::TimedOut(said) | Failure::Failed(said) => said,
+        other => return other,
+    };
+    // What it says of the next step is that of a wait for something else.
+    let why = said.split("\n  next: ").next().unwrap_or_default();
+    Failure::Failed(format!(
+        "{name} was not removed, because not every node knows yet that its volumes are to go: {why}\n  \
+         next: repeat it when the node can be reached, or remove it without --delete-volumes: then the volumes of nodes that \
+         do not know stay; `edgectl co update {name} --volumes keep` takes the wish back"
+    ))
 }
 
 async fn get(client: &Client, attempt: &str, name: &AssignmentName) -> Result<Assignment, Failure> {
@@ -119,6 +136,7 @@ struct Replacements {
     app: Option<AppRef>,
     parameters: BTreeMap<String, ParameterValue>,
     targets: Option<Targets>,
+    volumes: Option<Volumes>,
 }
 
 /// The held assignment with the replacements in their places. A parameter replaces the one of its name; targets are one
@@ -131,7 +149,7 @@ fn merged(held: AssignmentSpec, replacements: Replacements) -> AssignmentSpec {
         profile: held.profile,
         parameters,
         targets: replacements.targets.unwrap_or(held.targets),
-        volumes: held.volumes,
+        volumes: replacements.volumes.or(held.volumes),
     }
 }
 
@@ -165,7 +183,7 @@ mod tests {
     }
 
     fn nothing() -> Replacements {
-        Replacements { app: None, parameters: BTreeMap::new(), targets: None }
+        Replacements { app: None, parameters: BTreeMap::new(), targets: None, volumes: None }
     }
 
     #[test]
@@ -190,5 +208,27 @@ mod tests {
         let spec = merged(held(), Replacements { targets: targets(to), ..nothing() });
         assert_eq!(spec.targets, Targets { nodes: vec!["plant/oven".parse().unwrap()], sites: Vec::new() });
         assert_eq!(targets(TargetArgs { to: Vec::new(), to_site: Vec::new() }), None);
+    }
+
+    #[test]
+    fn the_wish_to_delete_volumes_can_be_taken_back() {
+        let wished = AssignmentSpec { volumes: Some(Volumes::Delete), ..held() };
+        assert_eq!(merged(wished.clone(), nothing()), wished);
+        assert_eq!(merged(wished, Replacements { volumes: Some(Volumes::Keep), ..nothing() }), held());
+    }
+
+    #[test]
+    fn a_removal_that_waited_in_vain_says_that_nothing_was_removed() {
+        let name = "shop".parse().unwrap();
+        for failure in [
+            Failure::TimedOut("shop is not done after 120 s: plant/press is pending".to_owned()),
+            Failure::Failed("shop: plant/press is pending\n  next: look".to_owned()),
+        ] {
+            let told = not_removed(&name, failure).to_string();
+            assert!(told.starts_with("shop was not removed") && told.contains("plant/press is pending\n"), "{told}");
+            assert!(!told.contains("goes on without you") && told.matches("next:").count() == 1, "{told}");
+        }
+        let lost = Failure::Unreachable { attempt: String::new(), url: String::new(), reason: String::new() };
+        assert_eq!(not_removed(&name, lost).exit_code(), 3);
     }
 }
