@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, ensure};
 use end_to_end::{Platform, SiteLayout};
 use tempfile::TempDir;
-use testkit::{BusyboxImage, DockerEngine, wait_for};
+use testkit::{DockerEngine, wait_for};
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
@@ -76,7 +76,7 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
     let nodes = running.nodes();
     let wish =
         |greeting: String| Wish { app: "hello-compose".to_owned(), greeting, targets: Targets::Nodes(nodes.clone()) };
-    add_application(&running)?;
+    running.add_compose_version("1.0.0", &compose(IMAGE, &PORT.to_string()), "nothing yet");
     wait_for("the node to tell that it runs Compose", async || {
         let nodes = rest.list("/nodes").await.map_err(|error| error.to_string())?;
         let known = format!("{nodes:?}");
@@ -132,19 +132,6 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
     }
     samples.retain(|samples| !samples.values.is_empty());
     Ok(samples)
-}
-
-/// Adds the example with another Compose file, whose image is made here.
-fn add_application(running: &Platform) -> anyhow::Result<()> {
-    let folder = TempDir::new().context("a folder for an application")?;
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/hello-compose/margo.yaml");
-    fs::copy(&example, folder.path().join("margo.yaml")).with_context(|| format!("copying {}", example.display()))?;
-    let pages = folder.path().join("pages");
-    fs::create_dir(&pages).context("a folder for an application")?;
-    fs::write(pages.join("compose.yaml"), compose(IMAGE, &PORT.to_string())).context("writing a Compose file")?;
-    BusyboxImage::new("nothing yet").write_layout(&folder.path().join("images/hello-compose"), IMAGE);
-    running.edgectl_ok(&["co", "add", "app", &folder.path().display().to_string()]);
-    Ok(())
 }
 
 /// A container whose port is published on an address of the engine's host.

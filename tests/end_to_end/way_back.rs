@@ -2,10 +2,11 @@
 
 use std::{fs, net::TcpListener, path::Path};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use testkit::wait_for;
 
-use end_to_end::{Platform, answers, edgectl, falls_silent, sample, starts};
+use end_to_end::{Platform, answers, falls_silent, starts};
 
 /// Where the agent of one node is killed on the way to an update that fails, or back.
 const CUTS: [&str; 7] = [
@@ -24,42 +25,31 @@ const PORT: u16 = 8089;
 /// The bytes of a component that exports nothing.
 const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
 
-/// Adds the sample application at another version, on another port or with another component.
-fn add_version(platform: &Platform, version: &str, port: u16, component: Option<&[u8]>) {
-    let folder = platform.folder().join(version);
-    fs::create_dir(&folder).unwrap();
-    let description = fs::read_to_string(sample().join("margo.yaml")).unwrap();
-    let description = description
-        .replace("version: 1.0.0", &format!("version: {version}"))
-        .replace("revision: 1.0.0", &format!("revision: {version}"))
-        .replace("port: 8080", &format!("port: {port}"));
-    fs::write(folder.join("margo.yaml"), description).unwrap();
-    match component {
-        Some(bytes) => fs::write(folder.join("hello.wasm"), bytes).unwrap(),
-        None => drop(fs::copy(sample().join("hello.wasm"), folder.join("hello.wasm")).unwrap()),
-    }
-    platform.edgectl_ok(&["co", "add", "app", &folder.display().to_string()]);
-}
-
-fn deployments(platform: &Platform) -> Result<Vec<Value>, String> {
-    let listed = edgectl(&platform.context(), &["co", "list", "deployments", "-o", "json"]);
-    serde_json::from_slice(&listed.stdout).map_err(|_| String::from_utf8_lossy(&listed.stderr).into_owned())
-}
-
-/// The deployment of a node, as the hub shows it.
-fn on(deployments: &[Value], node: &str) -> Value {
-    deployments.iter().find(|it| it["node"] == node).cloned().unwrap_or_default()
-}
-
-/// Waits until the node says that the wanted revision failed for this reason, and that another one runs again.
-async fn undone(platform: &Platform, digest_before: &Value, code: &str) {
-    wait_for("the update to be undone", async || {
-        let press = on(&deployments(platform).map_err(Value::from)?, "plant/press");
-        let failure = &press["actual"]["failure"];
-        let is_undone = press["state"] == "failed" && failure["code"] == code && failure["runs"] == *digest_before;
-        if is_undone && press["digest"] != *digest_before { Ok(()) } else { Err(press) }
-    })
-    .await;
+/// Makes what an agent keeps into what the one before ways back and outgoing connections kept: its specifications lack fields, they
+/// name whole documents, and no status says whether it was installed once.
+fn make_older(node: &Path) {
+    let change = |path: &Path, change: &dyn Fn(&mut Value)| {
+        let mut content: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        change(&mut content);
+        fs::write(path, content.to_string()).unwrap();
+    };
+    let desired: Value = serde_json::from_slice(&fs::read(node.join("desired.json")).unwrap()).unwrap();
+    let document = &desired["deployments"][0]["digest"];
+    let [workload] = &kept(node)[..] else { panic!("one workload was expected") };
+    let workload = node.join("wasm/workloads").join(workload);
+    change(&workload.join("runner.json"), &|record| record["digest"] = document.clone());
+    change(&workload.join("spec.json"), &|spec| {
+        spec["digest"] = document.clone();
+        let fields = spec.as_object_mut().unwrap();
+        for later in ["restart", "data", "egress", "cache_key"] {
+            assert!(fields.remove(later).is_some(), "{later} of {fields:?}");
+        }
+    });
+    change(&node.join("journal/status.json"), &|status| {
+        for (_, deployment) in status["deployments"].as_object_mut().unwrap() {
+            assert_eq!(deployment.as_object_mut().unwrap().remove("was_installed"), Some(true.into()));
+        }
+    });
 }
 
 /// Everything that the agent keeps of workloads.
@@ -68,15 +58,34 @@ fn kept(node: &Path) -> Vec<String> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
+/// Waits until no runner is left on a node but one.
+async fn one_runner(platform: &Platform, node: &str, what: &str) {
+    wait_for("one runner to be left", async || {
+        let alive: Vec<_> = starts(&platform.node(node)).into_iter().filter(|start| start.is_alive()).collect();
+        if alive.len() == 1 { Ok(()) } else { Err((what.to_owned(), alive)) }
+    })
+    .await;
+}
+
 #[tokio::test]
-async fn a_failed_update_goes_back_through_every_kill_of_the_agent() {
+async fn a_failed_update_goes_back_through_an_upgrade_and_every_kill_of_the_agent() {
     let mut platform = Platform::with_sample(None).await;
     platform.all_installed().await;
     let press = platform.node_address("press");
     let _taken = TcpListener::bind((press, PORT)).unwrap();
-    add_version(&platform, "2.0.0", PORT, None);
-    add_version(&platform, "3.0.0", 8080, Some(EMPTY));
-    let before = on(&deployments(&platform).unwrap(), "plant/press")["digest"].clone();
+    platform.add_sample_version("2.0.0", PORT, None);
+    platform.add_sample_version("3.0.0", 8080, Some(EMPTY));
+    let before = platform.deployment_on("plant/press").unwrap()["digest"].clone();
+
+    // The order comes while the agent is replaced by a newer one.
+    platform.process("plant.press").signal(Signal::TERM);
+    platform.process("plant.press").ended().await;
+    make_older(&platform.node("press"));
+    platform.edgectl_ok(&["co", "update", "hello", "--app", "hello@2.0.0", "--set", "greeting=Newer"]);
+    platform.run("plant.press");
+    platform.undone("plant/press", &before, "address-in-use").await;
+    answers(press, "First").await;
+    one_runner(&platform, "press", "after an upgrade").await;
 
     for (number, point) in CUTS.into_iter().enumerate() {
         platform.kill("plant.press");
@@ -86,19 +95,15 @@ async fn a_failed_update_goes_back_through_every_kill_of_the_agent() {
         platform.process("plant.press").stopped().await;
         platform.kill("plant.press");
         platform.run("plant.press");
-        undone(&platform, &before, "address-in-use").await;
+        platform.undone("plant/press", &before, "address-in-use").await;
         answers(press, "First").await;
-        wait_for("one runner to be left", async || {
-            let alive: Vec<_> = starts(&platform.node("press")).into_iter().filter(|start| start.is_alive()).collect();
-            if alive.len() == 1 { Ok(()) } else { Err((point, alive)) }
-        })
-        .await;
+        one_runner(&platform, "press", point).await;
     }
 
     // What cannot be loaded never stops what runs.
     let begun = starts(&platform.node("press")).len();
     platform.edgectl_ok(&["co", "update", "hello", "--app", "hello@3.0.0"]);
-    undone(&platform, &before, "invalid").await;
+    platform.undone("plant/press", &before, "invalid").await;
     answers(press, "First").await;
     assert_eq!(starts(&platform.node("press")).len(), begun);
 

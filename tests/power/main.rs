@@ -1,4 +1,5 @@
-//! Power cuts: what git-writer has promised is there afterwards, stock git finds nothing wrong, and the writer goes on.
+//! Power cuts: what git-writer has promised is there afterwards, stock git finds nothing wrong, and the writer goes on. On a node,
+//! an update that was failing when the power went is undone when it is back ([`node`]).
 //!
 //! A disk that forgets stands below a file system on which a process commits ([`volatile`], [`fuse`], [`stage`], [`writer`]). At a
 //! moment of its life ([`plan`]) the power is cut ([`cut`]); then the file system that is left is mounted, the writer started, and
@@ -12,6 +13,7 @@
 mod cut;
 mod fuse;
 mod look;
+mod node;
 mod plan;
 mod stage;
 mod syncs;
@@ -35,11 +37,13 @@ const TRIES: u64 = 40;
 
 type Test = fn() -> Result<(), NotRun>;
 
-const TESTS: [(&str, Test); 4] = [
+const TESTS: [(&str, Test); 6] = [
     ("what_was_promised_survives_power_cuts_on_ext4", || power_cuts(FileSystem::Ext4)),
     ("what_was_promised_survives_power_cuts_on_btrfs", || power_cuts(FileSystem::Btrfs)),
     ("a_sync_that_is_missing_is_found_on_ext4", || missing_syncs(FileSystem::Ext4)),
     ("a_sync_that_is_missing_is_found_on_btrfs", || missing_syncs(FileSystem::Btrfs)),
+    ("a_failed_update_of_wasm_goes_back_through_power_cuts", || wait(node::wasm_goes_back())),
+    ("a_failed_update_of_containers_goes_back_through_power_cuts", || wait(node::containers_go_back())),
 ];
 
 fn main() {
@@ -66,6 +70,11 @@ fn main() {
             Err(NotRun(reason)) => println!("test {name} ... not run: {reason}"),
         }
     }
+}
+
+/// Runs a test that waits.
+fn wait(test: impl Future<Output = Result<(), NotRun>>) -> Result<(), NotRun> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(test)
 }
 
 fn power_cuts(file_system: FileSystem) -> Result<(), NotRun> {

@@ -7,6 +7,7 @@ pub mod campaign;
 mod platform;
 mod process;
 pub mod random;
+mod updates;
 
 pub use platform::{
     Application, Platform, SiteLayout, after, answers, central, edgectl, edgectl_json, edgectl_ok, falls_silent, sample,

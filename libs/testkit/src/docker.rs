@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -12,6 +12,8 @@ use margo::Digest;
 use serde_json::json;
 use tar::{Builder, Header};
 use tempfile::TempDir;
+
+use crate::kill_programs_of;
 
 /// What a start takes on a loaded machine; usually it is a second.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,6 +67,8 @@ impl DockerEngine {
             return Err(NotRun("docker-compose is missing (make setup installs it where Go is)".to_owned()));
         }
         let folder = tempfile::Builder::new().prefix("docker-").tempdir().expect("a folder for an engine");
+        // The socket is for a group. What else lies here is closed to others by itself.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("opening a folder");
         // Where the command `docker` looks for its part `compose`.
         let plugins = folder.path().join("cli-plugins");
         fs::create_dir(&plugins).expect("making a folder");
@@ -105,6 +109,11 @@ impl DockerEngine {
         self.folder.path().join("docker.sock")
     }
 
+    /// The group that may use the engine.
+    pub fn group(&self) -> u32 {
+        fs::metadata(self.socket()).expect("an engine that runs has a socket").gid()
+    }
+
     /// Returns the command `docker`, with its part `compose`, as a person on this engine's host has it.
     pub fn command(&self) -> Command {
         let mut command = Command::new("docker");
@@ -143,6 +152,31 @@ impl DockerEngine {
             let _ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         let _status = daemon.wait();
+    }
+
+    /// Ends the engine and its containers all at once, as a host that loses its power does: nobody is told before.
+    pub async fn cut_power(&mut self) {
+        let containers = self.docker(&["ps", "--quiet"]).unwrap_or_default();
+        let processes: Vec<_> = containers.lines().filter_map(|container| self.process(container)).collect();
+        // The daemon first, or it would start again what ends.
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ended = daemon.kill();
+            let _status = daemon.wait();
+        }
+        for process in processes {
+            // It may have ended since.
+            let _ended = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        }
+        // The daemon's own daemon, and what that has started for each container.
+        kill_programs_of(self.folder.path()).await;
+        // The next daemon would take another process of this number for the one that wrote it.
+        let _absent = fs::remove_file(self.folder.path().join("pid"));
+    }
+
+    /// The process of a container that runs.
+    fn process(&self, container: &str) -> Option<rustix::process::Pid> {
+        let pid = self.docker(&["inspect", "--format", "{{.State.Pid}}", container])?;
+        rustix::process::Pid::from_raw(pid.parse().ok()?)
     }
 
     /// Starts the engine again with what it had.
