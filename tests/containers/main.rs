@@ -1,5 +1,7 @@
 //! Containers as users run them: from the folder of an application to an answering container on a node, and back.
 //!
+//! The agent runs as a user of the engine's group, who has no rights besides.
+//!
 //! The Docker Engine is started by the test, which needs root and the programs that `make setup` installs; without them it says
 //! that it was not run.
 
@@ -7,6 +9,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::chown,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -39,6 +42,37 @@ fn main() {
             runtime.block_on(containers(&mut engine));
             println!("test {NAME} ... ok");
         }
+    }
+}
+
+/// Nobody else's number. The user need not have a name.
+const USER: u32 = 61_234;
+
+/// A user without rights who is in the group of the engine, with a folder that is the user's.
+struct User(TempDir);
+
+impl User {
+    fn with_folder() -> Self {
+        let folder = TempDir::new().unwrap();
+        chown(folder.path(), Some(USER), Some(USER)).unwrap();
+        Self(folder)
+    }
+
+    /// Copies a file into the folder: where it comes from, the user need not be let in.
+    fn give(&self, file: &Path) -> PathBuf {
+        let given = self.0.path().join(file.file_name().unwrap());
+        fs::copy(file, &given).unwrap();
+        chown(&given, Some(USER), Some(USER)).unwrap();
+        given
+    }
+
+    /// The command that runs a program as this user.
+    fn command(&self, engine: &DockerEngine, program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--reuid={USER}")).arg(format!("--regid={USER}"));
+        command.arg(format!("--groups={}", engine.group())).arg("--no-new-privs").arg("--").arg(program);
+        command.current_dir(self.0.path());
+        command
     }
 }
 
@@ -83,10 +117,14 @@ async fn containers(engine: &mut DockerEngine) {
     let server = format!("tls://{here}:4323");
     edgectl_ok(&context, &["co", "add", "node", "plant/dock", "--credentials", &credentials, "--server", &server]);
     let address = after(here, 3);
-    let mut command = Command::new(program("edge-node"));
-    command.args(["--credentials", &credentials, "--workload-address", &address.to_string(), "--data"]);
-    command.arg(folder.0.path().join("dock")).arg("--docker-socket").arg(engine.socket());
-    command.arg("--docker-compose").arg(docker_compose_binary());
+    let user = User::with_folder();
+    let mut command = user.command(engine, &user.give(&program("edge-node")));
+    // Beside the agent, where it looks for it.
+    user.give(&program("wasm-runner"));
+    command.arg("--credentials").arg(user.give(Path::new(&credentials)));
+    command.args(["--workload-address", &address.to_string(), "--data"]).arg(user.0.path().join("data"));
+    command.arg("--docker-socket").arg(engine.socket());
+    command.arg("--docker-compose").arg(user.give(&docker_compose_binary()));
     let dock = Process::start("dock", folder.0.path(), &mut command);
     let types = || {
         let nodes = edgectl_json(&context, &["co", "list", "nodes"]);
@@ -120,6 +158,9 @@ async fn containers(engine: &mut DockerEngine) {
         if types.contains("compose") || types.contains("docker") { Ok(()) } else { Err(types) }
     })
     .await;
+    let status = fs::read_to_string(format!("/proc/{}/status", dock.id())).unwrap();
+    assert!(status.contains(&format!("\nUid:\t{USER}\t{USER}\t{USER}\t{USER}\n")), "{status}");
+    assert!(status.contains("\nCapEff:\t0000000000000000\n"), "{status}");
     edgectl_ok(&context, &deploy.split(' ').collect::<Vec<_>>());
     says("Hello, it is").await;
     edgectl_ok(&context, &["co", "update", "pages", "--set", "greeting=Moin", "--wait"]);
