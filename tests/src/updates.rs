@@ -11,7 +11,8 @@ impl Platform {
     /// Adds the sample application at another version, on another port or with another component.
     pub fn add_sample_version(&self, version: &str, port: u16, component: Option<&[u8]>) {
         let folder = self.folder().join(format!("hello-{version}"));
-        write_description(&sample().join("margo.yaml"), &folder, version, &[("port: 8080", &format!("port: {port}"))]);
+        let port = format!("port: {port}");
+        write_description(&sample().join("margo.yaml"), &folder, version, &[("port: 8080", port.as_str())]);
         match component {
             Some(bytes) => fs::write(folder.join("hello.wasm"), bytes).expect("writing a component"),
             None => {
