@@ -2,9 +2,6 @@
 
 export EDGEWRIGHT_NATS_SERVER := $(CURDIR)/.tools/bin/nats-server
 
-# Crates that serve tests and measurements only: the rules in clippy.toml do not bind them.
-NOT_SHIPPED := --exclude testkit --exclude end-to-end --exclude bench
-
 .PHONY: help setup build up demo test chaos chaos-power check bench bench-long bench-build
 
 # Campaigns of `test` follow from this one, so that a failure can be had again.
@@ -37,9 +34,10 @@ chaos-power: build ## Cut the power a hundred times under git-writer's commits, 
 check: setup     ## Format, lints, documentation, one TLS provider, a small edge-node, no circles among crates or modules
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- --deny warnings
-	@cargo clippy --workspace $(NOT_SHIPPED) --lib --bins -- --deny warnings --deny clippy::disallowed_methods
+	@cargo clippy --workspace --lib --bins -- --deny warnings --deny clippy::disallowed_methods
 	@RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
 	@scripts/check-tls.sh
+	@scripts/check-features.sh
 	@scripts/check-graph.sh
 	@scripts/check-edge-node.sh
 
