@@ -2,10 +2,7 @@
 
 export EDGEWRIGHT_NATS_SERVER := $(CURDIR)/.tools/bin/nats-server
 
-# Crates that serve tests and measurements only: the rules in clippy.toml do not bind them.
-NOT_SHIPPED := --exclude testkit --exclude end-to-end --exclude bench
-
-.PHONY: help setup build up demo test chaos chaos-power check bench bench-long bench-build
+.PHONY: help setup programs compose build up demo test chaos chaos-power check bench bench-long bench-build
 
 # Campaigns of `test` follow from this one, so that a failure can be had again.
 CHAOS_SEED := 1
@@ -13,10 +10,16 @@ CHAOS_SEED := 1
 help:            ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup:           ## Install what is missing: nats-server, git, ssh-keygen, a C compiler; for tests PostgreSQL, docker-registry and Docker
+setup: programs compose ## Install what is missing: nats-server, git, ssh-keygen, a C compiler; for tests PostgreSQL, docker-registry and Docker
+
+programs:
 	@scripts/setup.sh
 
-build: setup     ## Build every program
+# Takes minutes, and only tests and measurements need it: what needs it not does not wait for it.
+compose: programs
+	@scripts/compose.sh
+
+build: programs  ## Build every program
 	@cargo build --workspace
 
 up: build        ## Start the whole platform here; Ctrl-C ends it
@@ -25,8 +28,8 @@ up: build        ## Start the whole platform here; Ctrl-C ends it
 demo: build      ## From nothing to an answering application and its audit trail; ends by itself
 	@scripts/demo.sh
 
-test: build      ## Run every test; the end-to-end tests run the programs that `build` made
-	@EDGEWRIGHT_CHAOS_SEED=$(CHAOS_SEED) cargo test --workspace
+test: build compose ## Run every test; the end-to-end tests run the programs that `build` made
+	@EDGEWRIGHT_CHAOS_SEED=$(CHAOS_SEED) scripts/test.sh
 
 chaos: build     ## Kill everything at random under orders, and check what is left: SEED=7 SECONDS=600
 	@EDGEWRIGHT_CHAOS_SEED=$(SEED) EDGEWRIGHT_CHAOS_SECONDS=$(SECONDS) cargo test --workspace --test chaos -- --nocapture every_promise_is_kept
@@ -34,12 +37,13 @@ chaos: build     ## Kill everything at random under orders, and check what is le
 chaos-power: build ## Cut the power a hundred times under git-writer's commits, and check what is left: SEED=7 CUTS=100
 	@EDGEWRIGHT_CHAOS_SEED=$(SEED) EDGEWRIGHT_POWER_CUTS=$(or $(CUTS),100) cargo test --workspace --test power
 
-check: setup     ## Format, lints, documentation, one TLS provider, a small edge-node, no circles among crates or modules
+check: programs  ## Format, lints, documentation, one TLS provider, a small edge-node, no circles among crates or modules
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- --deny warnings
-	@cargo clippy --workspace $(NOT_SHIPPED) --lib --bins -- --deny warnings --deny clippy::disallowed_methods
+	@cargo clippy --workspace --lib --bins -- --deny warnings --deny clippy::disallowed_methods
 	@RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --quiet
 	@scripts/check-tls.sh
+	@scripts/check-features.sh
 	@scripts/check-graph.sh
 	@scripts/check-edge-node.sh
 

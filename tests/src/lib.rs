@@ -3,6 +3,8 @@
 //! [`Platform`] starts each service, NATS server and agent as a process of its own, on loopback addresses of its own, and
 //! ends them when it is dropped. The programs are those that `cargo build --workspace` made in the same target folder.
 
+#![allow(clippy::disallowed_methods, reason = "it serves tests and measurements only")]
+
 pub mod campaign;
 mod platform;
 mod process;

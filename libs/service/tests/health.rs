@@ -2,18 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use bus::{ServiceName, User};
 use service::{Health, health};
 use testkit::{NatsServer, wait_for};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-/// Returns a port that was free a moment ago.
-async fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
-}
 
 /// Waits until `/readyz` answers with this status, and returns the body.
 async fn readyz(listen: SocketAddr, status: u16) -> String {
@@ -30,7 +24,8 @@ async fn a_service_is_ready_while_it_says_so_and_has_its_connection() {
     let role = User::Central(ServiceName::GitWriter);
     let mut server = NatsServer::start(std::slice::from_ref(&role)).await;
     let bus = server.connect(&role).await;
-    let (health, shutdown, listen) = (Health::default(), CancellationToken::new(), free_port().await);
+    let (health, shutdown) = (Health::default(), CancellationToken::new());
+    let listen = SocketAddr::from((server.address(), 8080));
     let readiness = health.service(ServiceName::GitWriter);
     let served = tokio::spawn(health::serve(listen, None, health.clone(), shutdown.clone()));
 

@@ -149,18 +149,22 @@ impl<'q> Query<'q> {
     where
         DB::Arguments: sqlx::IntoArguments<DB>,
     {
-        let mut arguments = DB::Arguments::default();
-        let values = self.values.len();
-        for value in self.values {
-            DB::add(&mut arguments, value).map_err(sqlx::Error::Encode)?;
-        }
         // A text that was put together differs with its number of rows. Those of a few rows come again and again; the
         // others, kept prepared, would push all out of the connection's memory.
-        let comes_again = matches!(self.sql, Cow::Borrowed(_)) || values <= MAX_KEPT_VALUES;
-        let sql: SqlStr = match self.sql {
-            Cow::Borrowed(text) => SqlStr::from_static(text),
-            Cow::Owned(text) => AssertSqlSafe(text).into_sql_str(),
+        let comes_again = matches!(self.sql, Cow::Borrowed(_)) || self.values.len() <= MAX_KEPT_VALUES;
+        let in_order = || (0..self.values.len()).collect();
+        let (sql, order): (SqlStr, Vec<usize>) = match self.sql {
+            Cow::Borrowed(text) => (SqlStr::from_static(text), in_order()),
+            Cow::Owned(text) if DB::LOOKS_FOR_NAMES => {
+                let (text, order) = without_names(&text);
+                (AssertSqlSafe(text).into_sql_str(), order)
+            }
+            Cow::Owned(text) => (AssertSqlSafe(text).into_sql_str(), in_order()),
         };
+        let mut arguments = DB::Arguments::default();
+        for value in order {
+            DB::add(&mut arguments, &self.values[value]).map_err(sqlx::Error::Encode)?;
+        }
         Ok(sqlx::query_with(sql, arguments).persistent(comes_again))
     }
 }
@@ -231,22 +235,30 @@ pub fn json(value: &impl Serialize) -> String {
 
 /// What a query needs of a driver.
 trait Backend: sqlx::Database + HasStatementCache {
-    fn add(arguments: &mut Self::Arguments, value: Value<'_>) -> Result<(), BoxDynError>;
+    /// Whether it looks for each name of a value (`$1`) among all names of the statement, more than once. In a statement of
+    /// thousands of values that takes longer than all the rest of it.
+    const LOOKS_FOR_NAMES: bool;
+
+    fn add(arguments: &mut Self::Arguments, value: &Value<'_>) -> Result<(), BoxDynError>;
 }
 
 impl Backend for Sqlite {
-    fn add(arguments: &mut SqliteArguments, value: Value<'_>) -> Result<(), BoxDynError> {
+    const LOOKS_FOR_NAMES: bool = true;
+
+    fn add(arguments: &mut SqliteArguments, value: &Value<'_>) -> Result<(), BoxDynError> {
         add(arguments, value)
     }
 }
 
 impl Backend for Postgres {
-    fn add(arguments: &mut PgArguments, value: Value<'_>) -> Result<(), BoxDynError> {
+    const LOOKS_FOR_NAMES: bool = false;
+
+    fn add(arguments: &mut PgArguments, value: &Value<'_>) -> Result<(), BoxDynError> {
         add(arguments, value)
     }
 }
 
-fn add<A: Arguments>(arguments: &mut A, value: Value<'_>) -> Result<(), BoxDynError>
+fn add<A: Arguments>(arguments: &mut A, value: &Value<'_>) -> Result<(), BoxDynError>
 where
     Option<i64>: for<'t> Encode<'t, A::Database> + Type<A::Database>,
     for<'t> Option<&'t str>: Encode<'t, A::Database> + Type<A::Database>,
@@ -254,9 +266,29 @@ where
 {
     match value {
         Value::Text(text) => arguments.add(text.as_deref()),
-        Value::Integer(number) => arguments.add(number.map(i64::try_from).transpose()?),
+        Value::Integer(number) => arguments.add((*number).map(i64::try_from).transpose()?),
         Value::Bytes(bytes) => arguments.add(bytes.as_deref()),
     }
+}
+
+/// Returns the text with `?` in the place of every `$1`, and the place of each one's value among the values: one that stands
+/// in the text twice is given twice.
+fn without_names(sql: &str) -> (String, Vec<usize>) {
+    let (mut text, mut order) = (String::with_capacity(sql.len()), Vec::new());
+    let mut pieces = sql.split('$');
+    text.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let rest = piece.trim_start_matches(|c: char| c.is_ascii_digit());
+        match piece[..piece.len() - rest.len()].parse::<usize>() {
+            Ok(number) => {
+                order.push(number - 1);
+                text.push('?');
+            }
+            Err(_) => text.push('$'),
+        }
+        text.push_str(rest);
+    }
+    (text, order)
 }
 
 fn sqlite_rows(rows: Vec<sqlx::sqlite::SqliteRow>) -> Vec<AnyRow> {
@@ -265,4 +297,17 @@ fn sqlite_rows(rows: Vec<sqlx::sqlite::SqliteRow>) -> Vec<AnyRow> {
 
 fn postgres_rows(rows: Vec<sqlx::postgres::PgRow>) -> Vec<AnyRow> {
     rows.into_iter().map(AnyRow::Postgres).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_stands_twice_in_the_text_is_given_twice() {
+        let sql = "SELECT $2 FROM a WHERE b = $1 AND c IN ($3, $12) OR d = $1";
+        let text = "SELECT ? FROM a WHERE b = ? AND c IN (?, ?) OR d = ?";
+        assert_eq!(without_names(sql), (text.to_owned(), vec![1, 0, 2, 11, 0]));
+        assert_eq!(without_names("SELECT '$'"), ("SELECT '$'".to_owned(), vec![]));
+    }
 }

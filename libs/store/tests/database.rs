@@ -131,6 +131,28 @@ async fn every_type_is_read_as_it_was_written_and_absent_values_are_absent() {
 }
 
 #[tokio::test]
+async fn values_of_a_text_that_was_put_together_go_where_their_numbers_stand() {
+    on_each_database(async |location| {
+        let database = open(&location).await;
+        let all: Vec<_> = (0..store::MAX_ROWS as u64).map(|at| (format!("word-{at:03}"), at)).collect();
+        let mut tx = database.begin().await.unwrap();
+        let query = WORDS.query("INSERT INTO words (word, uses) ");
+        let query = query.push_rows(&all, |values, (word, uses)| values.bind(word).bind(*uses));
+        assert_eq!(query.execute(&mut tx).await.unwrap(), all.len() as u64);
+        tx.commit().await.unwrap();
+        // The second value comes first in the text, and the first one comes twice.
+        let query =
+            WORDS.query("SELECT word FROM words WHERE uses > $2 AND uses <> $1 AND uses <> $1 + 1 AND uses IN ");
+        let query = query.bind(4u64).bind(2u64).push_list(1..8u64).push(" ORDER BY word");
+        let found = query.fetch_all(&database).await.unwrap();
+        let found: Vec<_> = found.iter().map(|row| row.string("word").unwrap()).collect();
+        assert_eq!(found, ["word-003", "word-006", "word-007"]);
+        database.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn text_is_ordered_by_bytes_and_a_nul_in_it_stops_nobody() {
     on_each_database(async |location| {
         let database = open(&location).await;

@@ -17,6 +17,8 @@
 //! # }
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "it serves tests only")]
+
 mod address;
 mod certificates;
 mod docker;

@@ -45,7 +45,7 @@ impl World {
         let mut writer = Writer::new(folder.path(), &TenantName::default(), &keys, key).unwrap();
         let fleet = writer.open_or_create(&RepositoryName::Fleet).unwrap();
         let git_writer = server.connect_central(ServiceName::GitWriter).await;
-        let (writer, address) = (Mutex::new(writer), ([127, 0, 0, 1], 0).into());
+        let (writer, address) = (Mutex::new(writer), (server.address(), 8083).into());
         let mut world = Self { server, folder, writer, fleet, git_writer, address, running: None };
         world.run().await;
         world
@@ -53,7 +53,6 @@ impl World {
 
     async fn run(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
-        self.address = listener.local_addr().unwrap();
         let login = self.server.login(&User::Central(ServiceName::Identity));
         let running = Running::start(ServiceName::Identity, login, |base, shutdown| {
             let config = Config {

@@ -85,7 +85,6 @@ pub struct World {
     pub otlp_endpoint: Option<String>,
     /// Makes the roads at each start; `None` stands for the road of the bus.
     pub roads: Option<MakeRoads>,
-    address: Option<SocketAddr>,
     running: Option<Running>,
     /// status-collector, which stores what the site reports.
     _storing: Running,
@@ -131,7 +130,6 @@ impl World {
             unreachable_after: Duration::from_secs(15),
             otlp_endpoint: None,
             roads: None,
-            address: None,
             running: None,
             _storing: storing,
             _members: members,
@@ -159,7 +157,7 @@ impl World {
             site: "plant".parse().unwrap(),
             data: self.data_folder(),
             root_key: self.fleet.root.public().to_string(),
-            listen: ([127, 0, 0, 1], 0).into(),
+            listen: self.address(),
             tls: None,
             status_token: TOKEN.to_owned(),
             artifacts_url: "http://artifacts".to_owned(),
@@ -169,12 +167,14 @@ impl World {
         }
     }
 
+    /// Where the local orchestrator listens. Nodes know the address, so it stays.
+    fn address(&self) -> SocketAddr {
+        (self.site.address(), 8083).into()
+    }
+
     /// Starts the local orchestrator and waits until it is ready.
     pub async fn start(&mut self) {
-        // Nodes know the address, so it stays.
-        let address = self.address.unwrap_or(([127, 0, 0, 1], 0).into());
-        let listener = TcpListener::bind(address).await.unwrap();
-        self.address = Some(listener.local_addr().unwrap());
+        let listener = TcpListener::bind(self.address()).await.unwrap();
         let login = self.site.login(&User::LocalOrchestrator(plant()));
         let front = self.site.login(&User::LocalFront(plant()));
         let running = Running::start_with_front(ServiceName::LocalOrchestrator, login, front, |base, stop| {
@@ -295,7 +295,7 @@ impl World {
 
     /// Where the nodes of the site get their logins.
     pub fn minter_url(&self) -> String {
-        format!("http://{}", self.address.expect("it was started"))
+        format!("http://{}", self.address())
     }
 
     /// An admitted, connected and registered node.
