@@ -28,7 +28,7 @@ const OFS_DELTA: u8 = 6;
 
 /// A pack is replaced by a longer one only up to this length in bytes, however large the groups are: each group writes it
 /// anew.
-const ROLL: usize = 1 << 20;
+const ROLL: usize = 2 << 20;
 
 /// A pack of this length in bytes is replaced by a longer one, however small the groups are.
 const ROLL_ALWAYS: usize = 64 << 10;

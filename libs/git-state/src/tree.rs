@@ -15,6 +15,9 @@ use crate::{
 const FILE: &[u8] = b"100644";
 const FOLDER: &[u8] = b"40000";
 
+/// So many splices are carried out one by one, each at the cost of moving what follows; more, all at once in other memory.
+const IN_PLACE: usize = 4;
+
 /// The length of an id in a tree.
 const ID: usize = 20;
 
@@ -282,19 +285,15 @@ impl Tree {
         splices.sort_by(|a, b| a.at.cmp(&b.at).then(a.remove.cmp(&b.remove)).then_with(|| inserted_order(a, b)));
         let added: usize = splices.iter().map(|splice| splice.insert.len()).sum();
         let removed: usize = splices.iter().map(|splice| splice.remove).sum();
-        let mut bytes = Vec::with_capacity(self.bytes.len() + added - removed);
-        let mut delta = Delta::new(self.bytes.len(), bytes.capacity());
+        let mut delta = Delta::new(self.bytes.len(), self.bytes.len() + added - removed);
         let mut done = 0;
         for splice in &splices {
             delta.copy(done, splice.at - done);
             delta.insert(&splice.insert);
-            bytes.extend_from_slice(&self.bytes[done..splice.at]);
-            bytes.extend_from_slice(&splice.insert);
             done = splice.at + splice.remove;
         }
         delta.copy(done, self.bytes.len() - done);
-        bytes.extend_from_slice(&self.bytes[done..]);
-        self.bytes = bytes;
+        self.carry_out(&splices, added);
         if self.bytes.is_empty() {
             self.place = None;
             return Ok(Edited::Empty);
@@ -308,6 +307,37 @@ impl Tree {
             (None, _) => pack.add(Kind::Tree, id, &self.bytes),
         });
         Ok(Edited::Changed(id))
+    }
+
+    /// Has room for so many bytes more. Thousands of trees grow by an entry at a time, and lengths of all kinds would leave holes in
+    /// memory that fit none of them; so there are eight lengths for each power of two.
+    fn make_room(&mut self, added: usize) {
+        let wanted = self.bytes.len() + added;
+        if self.bytes.capacity() < wanted {
+            let step = (wanted.next_power_of_two() / 16).max(64);
+            self.bytes.reserve_exact(wanted.next_multiple_of(step) - self.bytes.len());
+        }
+    }
+
+    /// Puts what is inserted into the bytes, in the place of what is removed. `added` is the length of all that is inserted.
+    fn carry_out(&mut self, splices: &[Splice], added: usize) {
+        self.make_room(added);
+        if splices.len() <= IN_PLACE {
+            // From the end on, so that the places of the others stay.
+            for Splice { at, remove, insert } in splices.iter().rev() {
+                self.bytes.splice(*at..at + remove, insert.iter().copied());
+            }
+            return;
+        }
+        let mut bytes = Vec::with_capacity(self.bytes.capacity());
+        let mut done = 0;
+        for Splice { at, remove, insert } in splices {
+            bytes.extend_from_slice(&self.bytes[done..*at]);
+            bytes.extend_from_slice(insert);
+            done = at + remove;
+        }
+        bytes.extend_from_slice(&self.bytes[done..]);
+        self.bytes = bytes;
     }
 }
 

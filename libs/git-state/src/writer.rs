@@ -141,7 +141,6 @@ impl Writer {
     /// no repository among them may be opened, and from here on series may be drafted that stand on these; where their
     /// commits do not come about, neither do those on top.
     pub fn prepare(&mut self, series: Vec<Series>) -> Prepared {
-        self.disk.replaced.remove_old();
         let without_doubt = self.disk.without_doubt();
         let epoch = self.disk.journal.epoch();
         self.drafter.journal_is_at(epoch);
@@ -304,6 +303,7 @@ impl Disk {
                 }
             }));
         }
+        self.replaced.remove_old();
         self.journal.turn_over();
         drafter.journal_is_at(self.journal.epoch());
         ended
