@@ -13,11 +13,10 @@ impl Platform {
         let folder = self.folder().join(format!("hello-{version}"));
         let port = format!("port: {port}");
         write_description(&sample().join("margo.yaml"), &folder, version, &[("port: 8080", port.as_str())]);
+        let to = folder.join("hello.wasm");
         match component {
-            Some(bytes) => fs::write(folder.join("hello.wasm"), bytes).expect("writing a component"),
-            None => {
-                drop(fs::copy(sample().join("hello.wasm"), folder.join("hello.wasm")).expect("copying a component"))
-            }
+            Some(bytes) => fs::write(to, bytes).expect("writing a component"),
+            None => drop(fs::copy(sample().join("hello.wasm"), to).expect("copying a component")),
         }
         self.add_app(&folder);
     }
