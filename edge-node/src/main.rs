@@ -35,9 +35,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
         info!("traces ride on reports, and the site exports them: the OTLP endpoint given here is not used");
     }
     let shutdown = process::shutdown_token()?;
-    let Program { agent, workload_address, reserved_ports, collector, on_exit } = args.agent.try_into()?;
+    let Program { agent, workload_address, reserved_ports, collector, collector_certificate, on_exit } =
+        args.agent.try_into()?;
 
     let _lock = edge_node::lock(&agent.data)?;
+    if let (Some(file), Some(folder)) = (&collector_certificate, &collector.certificate) {
+        edge_node::keep_certificate(file, folder)?;
+    }
     let runtimes = runtimes::start(args.runtimes, &agent.data, workload_address, reserved_ports, collector).await?;
     let run = edge_node::run(agent, runtimes.clone(), spans, shutdown.clone());
     let ended = tokio::select! {
