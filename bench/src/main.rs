@@ -22,6 +22,7 @@ mod figure;
 mod fleet;
 mod folder;
 mod idle;
+mod instances;
 mod machine;
 mod memory;
 mod mirror;
@@ -138,7 +139,7 @@ const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
-const GROUPS: [Group; 16] = [
+const GROUPS: [Group; 17] = [
     Group {
         figures: &["order_to_wasm_ms", "accepted_ms"],
         limit: minutes(3),
@@ -168,6 +169,12 @@ const GROUPS: [Group; 16] = [
         limit: minutes(4),
         long: false,
         measure: |effort, _| Box::pin(dead::measure(effort)),
+    },
+    Group {
+        figures: &["wasm_instantiate_us"],
+        limit: minutes(3),
+        long: false,
+        measure: |effort, _| Box::pin(instances::measure(effort)),
     },
     Group {
         figures: &["edge_node_pss_mib", "edge_node_pss_100_mib", "wasm_workload_pss_mib"],

@@ -27,8 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 const NODE: &str = "plant/press";
 
-/// The ports of the workloads begin here.
-const FIRST_PORT: usize = 8_080;
+/// The port of the first workload, which is asked.
+const PORT: usize = 8_080;
+
+/// The ports of the others begin here, beyond those that a node reserves for the platform.
+const FIRST_PORT: usize = 9_000;
 
 pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let count = effort.of(5, 100, 100);
@@ -110,7 +113,7 @@ fn package(folder: &Path, number: usize) -> anyhow::Result<String> {
     let description = description
         .replacen("id: hello", &format!("id: {app}"), 1)
         .replace("edgewright.local/hello", &format!("edgewright.local/{app}"))
-        .replace("port: 8080", &format!("port: {}", FIRST_PORT + number));
+        .replace("port: 8080", &format!("port: {}", if number == 0 { PORT } else { FIRST_PORT + number }));
     fs::write(package.join("margo.yaml"), description)?;
     fs::copy(sample().join("hello.wasm"), package.join("hello.wasm"))?;
     Ok(app)

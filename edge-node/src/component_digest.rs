@@ -39,9 +39,9 @@ pub fn known_as(deployment: Option<&Deployment>, id: &WorkloadId, digest: Digest
     let Some(deployment) = deployment else { return digest };
     let before = deployment.way_back.as_ref().map(|way_back| &way_back.installed);
     let revision = [Some(&deployment.wanted), before].into_iter().flatten().find(|revision| revision.digest == digest);
-    let Some(Ok(content)) = revision.map(|revision| &revision.content) else { return digest };
+    let Some(content) = revision.and_then(|revision| revision.read()) else { return digest };
     let component = content.spec.profile.components.iter().find(|component| component.name == id.component);
-    component.map_or(digest, |component| of(content, component))
+    component.map_or(digest, |component| of(&content, component))
 }
 
 /// Returns the value with all names in order, whatever order maps of JSON keep in this build.

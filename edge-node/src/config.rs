@@ -1,6 +1,10 @@
 //! What the operator wrote, and what follows from it once it is checked.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::{PathBuf, absolute},
+    sync::Arc,
+};
 
 use anyhow::{bail, ensure};
 use bus::{Jwt, Login, User};
@@ -12,7 +16,9 @@ use identity::{
 };
 use margo::NodeId;
 use process::args::TelemetryArgs;
-use runtime::{Collector, ReservedPorts};
+use runtime::{Collector, ReservedPorts, destination_of};
+
+use crate::collector;
 
 /// Arguments of the agent itself. The program adds those of its runtimes.
 #[derive(Debug, clap::Args)]
@@ -36,8 +42,8 @@ pub struct AgentArgs {
     )]
     pub reserved_ports: ReservedPorts,
     /// Base URL of a collector to which workloads may send OTLP over HTTP, as they reach it: a container does not reach the
-    /// loopback of its host. Each container gets it as HTTP_OTEL_EXPORTER_OTLP_ENDPOINT when it is made. Without it, the node
-    /// offers no collector.
+    /// loopback of its host. Each container and each WebAssembly component gets it as HTTP_OTEL_EXPORTER_OTLP_ENDPOINT when it is
+    /// made, and components may connect to it. Without it, the node offers no collector.
     #[arg(long, env = "EDGEWRIGHT_NODE_WORKLOAD_OTLP_HTTP", value_name = "URL", value_parser = collector_url)]
     pub workload_otlp_http: Option<String>,
     /// The same over gRPC, as GRPC_OTEL_EXPORTER_OTLP_ENDPOINT.
@@ -49,6 +55,15 @@ pub struct AgentArgs {
         requires = "workload_otlp_http"
     )]
     pub workload_otlp_grpc: Option<String>,
+    /// PEM file with the certificate by which workloads know that collector, or that of its authority. Workloads get the path of a
+    /// copy as OTEL_EXPORTER_OTLP_CERTIFICATE.
+    #[arg(
+        long,
+        env = "EDGEWRIGHT_NODE_WORKLOAD_OTLP_CERTIFICATE",
+        value_name = "FILE",
+        requires = "workload_otlp_http"
+    )]
+    pub workload_otlp_certificate: Option<PathBuf>,
     /// Let tokens and documents cross a network in clear, where the site has no certificates.
     #[arg(long, env = "EDGEWRIGHT_ALLOW_PLAINTEXT")]
     pub allow_plaintext: bool,
@@ -87,12 +102,10 @@ pub struct Config {
 
 /// Takes the URL of a collector.
 fn collector_url(text: &str) -> Result<String, String> {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let is_host = |rest: &str| !rest.is_empty() && rest.len() <= 255 && rest.bytes().all(|b| b.is_ascii_graphic());
-    if rest.is_some_and(is_host) {
-        Ok(text.to_owned())
-    } else {
-        Err("must be http:// or https:// and a host".to_owned())
+    let is_short = text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic());
+    match destination_of(text).filter(|_| is_short) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("must be http:// or https:// and a host, and a port where it is another one".to_owned()),
     }
 }
 
@@ -106,6 +119,8 @@ pub struct Program {
     pub reserved_ports: ReservedPorts,
     /// Where workloads send their telemetry.
     pub collector: Collector,
+    /// The operator's file with the certificate of the collector.
+    pub collector_certificate: Option<PathBuf>,
     /// What becomes of workloads at the end.
     pub on_exit: OnExit,
 }
@@ -140,11 +155,16 @@ impl TryFrom<AgentArgs> for Program {
         }
         let jwt = Jwt::File(args.data.join("login.jwt"));
         let bus = Login { url: server, tls: server_tls, seed, jwt, user: User::Node(node.clone()) };
-        let collector = Collector { http: args.workload_otlp_http, grpc: args.workload_otlp_grpc };
+        // Only its path: the file is read when the data folder is this agent's.
+        let certificate = args.workload_otlp_certificate.is_some();
+        let certificate = certificate.then(|| absolute(args.data.join(collector::FOLDER))).transpose()?;
+        let collector = Collector { http: args.workload_otlp_http, grpc: args.workload_otlp_grpc, certificate };
         let has_collector = collector.http.is_some();
         let agent = Config { node, bus, minter, minter_tls, data: args.data, has_collector };
         let workload_address = args.workload_address;
-        Ok(Self { agent, workload_address, reserved_ports, collector, on_exit: args.on_exit })
+        let collector_certificate = args.workload_otlp_certificate;
+        let on_exit = args.on_exit;
+        Ok(Self { agent, workload_address, reserved_ports, collector, collector_certificate, on_exit })
     }
 }
 
@@ -180,7 +200,9 @@ mod tests {
         for wrong in [
             &["--reserved-ports", "all"][..],
             &["--workload-otlp-http", "192.0.2.7:4318"],
+            &["--workload-otlp-http", "http://192.0.2.7:port"],
             &["--workload-otlp-grpc", "http://192.0.2.7:4317"],
+            &["--workload-otlp-certificate", "/etc/collector.pem"],
         ] {
             assert!(Arguments::try_parse_from(line.iter().chain(wrong)).is_err(), "{wrong:?}");
         }

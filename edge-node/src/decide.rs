@@ -11,7 +11,7 @@ use crate::{
     attempt::Attempts,
     desired::{Deployment, Desired},
     plan::{Found, Placed, Step, Wishes, may_start, plan},
-    resolve::{Launch, Resolution, Resolved, find},
+    resolve::{Launch, Resolution, Resolved, each, find},
     status::{ComponentStatus, DeploymentStatus, Facts, Failure, Obstacle, Statuses, UNREADABLE, judge, last_known},
 };
 
@@ -67,7 +67,7 @@ impl Look<'_> {
     fn turn(&self, id: &WorkloadId) -> bool {
         let Some(deployment) = self.desired.deployments.get(&id.deployment) else { return false };
         let Ok(content) = &deployment.in_force().content else { return false };
-        may_start(&content.spec.profile.components, &id.component, |name| {
+        may_start(&content.components, &id.component, |name| {
             let other = WorkloadId { deployment: id.deployment, component: name.clone() };
             let digest = find(self.resolution, &other)?.digest;
             let seen = self.anywhere(&other).find(|observed| observed.digest == digest);
@@ -98,7 +98,7 @@ pub fn due(look: &Look<'_>, busy: impl Fn(&DeploymentId) -> bool) -> Vec<Step> {
         let placed = |launch: &Launch| Placed { runtime: launch.runtime, digest: resolved.digest };
         (resolved.id.clone(), resolved.launch.as_ref().ok().map(placed))
     };
-    let wishes: Wishes = look.resolution.values().flatten().map(wish).collect();
+    let wishes: Wishes = each(look.resolution).map(wish).collect();
     let known = |(id, _): &(WorkloadId, &'static str)| wishes.contains_key(id) || look.is_leaving(id);
     let found = look.actual.iter().filter(|(key, _)| known(key));
     let found: Found = found.map(|(key, observed)| (key.clone(), observed.digest)).collect();
@@ -188,7 +188,7 @@ pub fn statuses<'a>(
         let was = before.get(id).filter(|was| was.digest == deployment.wanted.digest);
         // How components were while another revision was in force says nothing of this one.
         let same = was.filter(|was| was.refused.is_some() == deployment.refused().is_some());
-        let components = look.resolution.get(id).into_iter().flatten().map(|resolved| {
+        let components = look.resolution.get(id).into_iter().flat_map(|it| it.iter()).map(|resolved| {
             let was = same.and_then(|was| was.components.iter().find(|it| it.name == resolved.id.component));
             let status = component(look, resolved, was, fetching(&resolved.id));
             let runtime = resolved.launch.as_ref().ok().map(|launch| launch.runtime.to_owned());
@@ -197,7 +197,7 @@ pub fn statuses<'a>(
         });
         let in_force = &deployment.in_force().content;
         let name = match (in_force, before.get(id)) {
-            (Ok(content), _) => content.metadata.name.clone(),
+            (Ok(content), _) => content.name.clone(),
             (Err(_), Some(before)) => before.name.clone(),
             (Err(_), None) => id.to_string(),
         };
@@ -276,7 +276,7 @@ fn component(
 /// Returns when to look again though nobody calls: at the next retry or deadline after the last look, since what was due
 /// then has been tried, and at the latest at `latest`.
 pub fn wake(look: &Look<'_>, retries: impl Iterator<Item = Instant>, latest: Instant) -> Instant {
-    let deadlines = look.resolution.values().flatten().filter_map(|resolved| {
+    let deadlines = each(look.resolution).filter_map(|resolved| {
         let launch = resolved.launch.as_ref().ok()?;
         look.attempts.deadline(&resolved.id, launch.timeout?)
     });

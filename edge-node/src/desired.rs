@@ -14,13 +14,17 @@
 //! counts.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
+    sync::Arc,
 };
 
 use bus::{DecodeError, Subject, proto};
-use margo::{ApplicationDeployment, DeploymentId, DeviceId, Digest, ManifestVersion, NodeId};
+use margo::{
+    ApplicationDeployment, ComponentName, DeployedComponent, DeploymentId, DeviceId, Digest, ManifestVersion, NodeId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::status::Failure;
@@ -38,7 +42,7 @@ pub struct Desired {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deployment {
     /// The revision that the site wants.
-    pub wanted: Revision,
+    pub wanted: Arc<Revision>,
     /// The version with which the wanted revision was adopted (DEV-21).
     pub adopted: ManifestVersion,
     /// Where to go back to when the wanted revision fails. There is none once it is installed, nor when nothing was
@@ -46,22 +50,71 @@ pub struct Deployment {
     pub way_back: Option<WayBack>,
 }
 
-/// One revision of a deployment.
+/// One revision of a deployment. It never changes, so all desired states that have it share it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Revision {
     /// The sha256 of the document.
     pub digest: Digest,
     /// The exact text, whose digest was verified.
     pub document: String,
-    /// What the document says, or why this version of the agent cannot read it. That fails the deployment and nothing else.
-    pub content: Result<ApplicationDeployment, String>,
+    /// What the document says, as far as every look needs it, or why this version of the agent cannot read it. That fails the
+    /// deployment and nothing else.
+    pub content: Result<Content, String>,
+}
+
+/// What has to be known of a document all the time. The whole of it takes ten times as much memory, so whoever needs more has it
+/// read again ([`Revision::read`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The name by which people know the deployment.
+    pub name: String,
+    /// The components in their order.
+    pub components: Vec<Place>,
+    /// Whether an update to this revision that fails is left as it is.
+    pub leaves_failed_update: bool,
+}
+
+/// The place of a component in the order of its deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The component.
+    pub name: ComponentName,
+    /// Whether those behind it wait until it is up.
+    pub is_awaited: bool,
+}
+
+impl Content {
+    /// Takes from a document what has to be known.
+    pub fn of(document: &ApplicationDeployment) -> Self {
+        let profile = &document.spec.profile;
+        Self {
+            name: document.metadata.name.clone(),
+            components: profile.components.iter().map(Place::of).collect(),
+            leaves_failed_update: profile.leaves_failed_update(),
+        }
+    }
+}
+
+impl Place {
+    /// Takes from a component what has to be known. It is awaited unless the document says otherwise.
+    pub fn of(component: &DeployedComponent) -> Self {
+        Self { name: component.name.clone(), is_awaited: component.properties.wait != Some(false) }
+    }
+}
+
+impl Revision {
+    /// Reads the whole document; `None` when this version of the agent cannot.
+    pub fn read(&self) -> Option<ApplicationDeployment> {
+        self.content.as_ref().ok()?;
+        ApplicationDeployment::parse(self.document.as_bytes(), "the document").ok()
+    }
 }
 
 /// The way back from an update that is not installed yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WayBack {
     /// The revision that was installed last.
-    pub installed: Revision,
+    pub installed: Arc<Revision>,
     /// Why the wanted revision was refused after it had failed. While it is, the installed one is in force.
     pub refused: Option<Failure>,
 }
@@ -85,9 +138,16 @@ impl Deployment {
         self.way_back.as_ref().is_some_and(|way_back| way_back.refused.is_none())
     }
 
+    /// Returns the revision that has this digest and this text, if it is at hand. It was verified when it came.
+    fn revision(&self, digest: Digest, document: &[u8]) -> Option<&Arc<Revision>> {
+        let way_back = self.way_back.as_ref().map(|way_back| &way_back.installed);
+        let is_same = |revision: &&Arc<Revision>| revision.digest == digest && revision.document.as_bytes() == document;
+        [Some(&self.wanted), way_back].into_iter().flatten().find(is_same)
+    }
+
     /// Returns the way back for a revision that shall take the place of the wanted one. `is_installed` says whether the
     /// wanted one was.
-    fn way_back_from(&self, next: &Revision, is_installed: bool) -> Option<WayBack> {
+    fn way_back_from(&self, next: &Arc<Revision>, is_installed: bool) -> Option<WayBack> {
         if next.digest == self.wanted.digest {
             return self.way_back.clone();
         }
@@ -96,7 +156,7 @@ impl Deployment {
             Some(way_back) => &way_back.installed,
             None => return None,
         };
-        let leaves = next.content.as_ref().is_ok_and(|content| content.spec.profile.leaves_failed_update());
+        let leaves = next.content.as_ref().is_ok_and(|content| content.leaves_failed_update);
         if before.digest == next.digest || before.content.is_err() || leaves {
             return None;
         }
@@ -211,10 +271,15 @@ pub fn decide(
         let wrong = |reason: String| DesiredError::Entry { id: entry.id.chars().take(64).collect(), reason };
         let id = entry.id.parse().map_err(|error: margo::InvalidId| wrong(error.to_string()))?;
         let digest = entry.digest.parse().map_err(|error: margo::InvalidDigest| wrong(error.to_string()))?;
-        let content = verify(node, id, digest, &entry.document)?;
-        let document = String::from_utf8(entry.document.to_vec()).map_err(|error| wrong(error.to_string()))?;
-        let wanted = Revision { digest, document, content };
         let before = held.and_then(|held| held.deployments.get(&id));
+        let wanted = match before.and_then(|before| before.revision(digest, &entry.document)) {
+            Some(at_hand) => at_hand.clone(),
+            None => {
+                let content = verify(node, id, digest, &entry.document)?;
+                let document = String::from_utf8(entry.document.to_vec()).map_err(|error| wrong(error.to_string()))?;
+                Arc::new(Revision { digest, document, content })
+            }
+        };
         let same = before.filter(|before| before.wanted.digest == digest);
         let adopted = same.map_or(version, |before| before.adopted);
         let way_back = before.and_then(|before| before.way_back_from(&wanted, installed.contains(&id)));
@@ -237,7 +302,7 @@ fn verify(
     id: DeploymentId,
     digest: Digest,
     document: &[u8],
-) -> Result<Result<ApplicationDeployment, String>, DesiredError> {
+) -> Result<Result<Content, String>, DesiredError> {
     let found = Digest::of(document);
     if found != digest {
         return Err(DesiredError::Digest { id, wanted: digest, found });
@@ -253,29 +318,29 @@ fn verify(
     if content.metadata.device_id != DeviceId::from(node) {
         return Err(DesiredError::OtherDevice { id, device: content.metadata.device_id });
     }
-    Ok(Ok(content))
+    Ok(Ok(Content::of(&content)))
 }
 
 #[derive(Serialize, Deserialize)]
-struct OnDisk {
+struct OnDisk<'a> {
     version: ManifestVersion,
-    deployments: Vec<DeploymentOnDisk>,
+    deployments: Vec<DeploymentOnDisk<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct DeploymentOnDisk {
+struct DeploymentOnDisk<'a> {
     id: DeploymentId,
     digest: Digest,
     adopted: ManifestVersion,
-    document: String,
+    document: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    way_back: Option<WayBackOnDisk>,
+    way_back: Option<WayBackOnDisk<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct WayBackOnDisk {
+struct WayBackOnDisk<'a> {
     digest: Digest,
-    document: String,
+    document: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<Failure>,
 }
@@ -286,10 +351,10 @@ pub fn save(path: &Path, desired: &Desired) -> io::Result<()> {
         id: *id,
         digest: deployment.wanted.digest,
         adopted: deployment.adopted,
-        document: deployment.wanted.document.clone(),
+        document: Cow::Borrowed(&deployment.wanted.document),
         way_back: deployment.way_back.as_ref().map(|WayBack { installed, refused }| WayBackOnDisk {
             digest: installed.digest,
-            document: installed.document.clone(),
+            document: Cow::Borrowed(&installed.document),
             refused: refused.clone(),
         }),
     });
@@ -313,10 +378,10 @@ pub fn load(path: &Path, node: &NodeId) -> Result<Option<Desired>, LoadError> {
     let read = |source| LoadError::Read { path: path.display().to_string(), source };
     let Some(bytes) = disk::read_optional(path).map_err(read)? else { return Ok(None) };
     let damaged = |reason: String| LoadError::Damaged { path: path.display().to_string(), reason };
-    let file: OnDisk = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    let revision = |id: DeploymentId, digest: Digest, document: String| {
+    let file: OnDisk<'_> = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let revision = |id: DeploymentId, digest: Digest, document: Cow<'_, str>| {
         let content = verify(node, id, digest, document.as_bytes()).map_err(|error| damaged(error.to_string()))?;
-        Ok(Revision { digest, document, content })
+        Ok(Arc::new(Revision { digest, document: document.into_owned(), content }))
     };
     let mut deployments = BTreeMap::new();
     for DeploymentOnDisk { id, digest, adopted, document, way_back } in file.deployments {

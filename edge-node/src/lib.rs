@@ -21,6 +21,7 @@ mod artifacts;
 mod attempt;
 mod calls;
 mod capabilities;
+mod collector;
 mod component_digest;
 mod config;
 mod decide;
@@ -60,6 +61,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+pub use collector::keep_certificate;
 pub use config::{AgentArgs, Config, OnExit, Program};
 pub use telemetry::{SpanBuffer, Spans};
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use margo::{ComponentName, DeployedComponent, Digest};
+use margo::{ComponentName, Digest};
 use runtime::WorkloadId;
+
+use crate::desired::Place;
 
 /// Where a workload shall run, and for which document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,21 +89,16 @@ pub fn plan(wishes: &Wishes, found: &Found, blind: &BTreeSet<&'static str>) -> V
 
 /// Whether a component's turn has come (DEV-26): each one before it has been started, and is up unless the document says
 /// not to wait for it. `is_up` is none for one that has not been started.
-pub fn may_start(
-    components: &[DeployedComponent],
-    name: &ComponentName,
-    is_up: impl Fn(&ComponentName) -> Option<bool>,
-) -> bool {
-    let waits = |component: &DeployedComponent| component.properties.wait != Some(false);
+pub fn may_start(components: &[Place], name: &ComponentName, is_up: impl Fn(&ComponentName) -> Option<bool>) -> bool {
     components
         .iter()
         .take_while(|component| component.name != *name)
-        .all(|component| is_up(&component.name).is_some_and(|is_up| is_up || !waits(component)))
+        .all(|component| is_up(&component.name).is_some_and(|is_up| is_up || !component.is_awaited))
 }
 
 #[cfg(test)]
 mod tests {
-    use margo::{ComponentProperties, DeploymentId};
+    use margo::{ComponentProperties, DeployedComponent, DeploymentId};
     use proptest::prelude::*;
 
     use super::*;
@@ -209,8 +206,8 @@ mod tests {
         }
     }
 
-    fn component(name: &str, wait: Option<bool>) -> DeployedComponent {
-        DeployedComponent {
+    fn component(name: &str, wait: Option<bool>) -> Place {
+        Place::of(&DeployedComponent {
             name: name.parse().unwrap(),
             properties: ComponentProperties {
                 repository: format!("oci://edgewright.local/{name}"),
@@ -219,7 +216,7 @@ mod tests {
                 timeout: None,
             },
             extensions: BTreeMap::new(),
-        }
+        })
     }
 
     #[test]

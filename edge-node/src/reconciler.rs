@@ -92,6 +92,8 @@ pub struct Parts {
 struct Force {
     desired: Arc<Desired>,
     resolution: Arc<Resolution>,
+    /// What the node was when they were resolved.
+    device: Option<Arc<Value>>,
 }
 
 /// Why a deployment gets no new worker.
@@ -172,12 +174,14 @@ impl Reconciler {
         let offered: Vec<Offered> =
             self.runtimes.values().map(|runtime| (runtime.name(), runtime.deployment_type())).collect();
         let device = self.device.borrow().clone();
-        let resolution = Arc::new(resolve::resolve(&desired, &offered, device.as_deref()));
-        Force { desired, resolution }
+        let before = self.force.as_ref().filter(|before| is_same(before.device.as_ref(), device.as_ref()));
+        let before = before.map(|before| (&*before.desired, &*before.resolution));
+        let resolution = Arc::new(resolve::resolve(&desired, &offered, device.as_deref(), before));
+        Force { desired, resolution, device }
     }
 
     fn put_in_force(&mut self, force: Force) {
-        let wanted = force.resolution.values().flatten().map(|resolved| (&resolved.id, &resolved.digest)).collect();
+        let wanted = resolve::each(&force.resolution).map(|resolved| (&resolved.id, &resolved.digest)).collect();
         self.artifacts.retain(&wanted);
         let digest = |desired: &Desired, id: &DeploymentId| Some(desired.deployments.get(id)?.in_force().digest);
         let before = self.force.as_ref().map(|before| before.desired.clone());
@@ -301,7 +305,7 @@ impl Reconciler {
         // What an older desired state had begun is done by the workers, where it is still wanted.
         self.early.abort_all();
         let foreseen = std::mem::take(&mut self.foreseen);
-        for resolved in force.resolution.values().flatten() {
+        for resolved in resolve::each(&force.resolution) {
             let Ok(launch) = &resolved.launch else { continue };
             let Some(running) = self.actual.get(&(resolved.id.clone(), launch.runtime)) else { continue };
             let runtime = self.runtimes.get(launch.runtime).filter(|_| !self.blind.contains_key(launch.runtime));
@@ -530,7 +534,7 @@ impl Reconciler {
 
     /// Has runtimes give up what they have prepared of revisions that are in force no more, where what runs stays.
     fn give_up(&mut self, before: &Force, next: &Force) {
-        for resolved in before.resolution.values().flatten() {
+        for resolved in resolve::each(&before.resolution) {
             let Ok(launch) = &resolved.launch else { continue };
             let Some(running) = self.actual.get(&(resolved.id.clone(), launch.runtime)) else { continue };
             let stays = resolve::find(&next.resolution, &resolved.id).is_some_and(|it| it.digest == running.digest);
@@ -626,6 +630,13 @@ impl Reconciler {
         let Some(force) = &self.force else { return latest };
         let take_up = [self.begun + TAKE_UP].into_iter();
         decide::wake(&self.view(force), self.artifacts.retries().chain(take_up), latest)
+    }
+}
+
+fn is_same(one: Option<&Arc<Value>>, other: Option<&Arc<Value>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }
 

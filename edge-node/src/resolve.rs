@@ -1,6 +1,6 @@
 //! From documents to launches: which runtime, which artifact, which values. Pure.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use margo::{
     ApplicationDeployment, DeployedComponent, DeploymentId, Digest, LockedImages, ParameterValue, ProfileType,
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     component_digest,
-    desired::{Deployment, Desired},
+    desired::{Deployment, Desired, Revision},
     status::Obstacle,
 };
 
@@ -51,26 +51,51 @@ pub struct Resolved {
 }
 
 /// The components of every deployment, in the order of the document in force. There are none where that cannot be read.
-pub type Resolution = BTreeMap<DeploymentId, Vec<Resolved>>;
+pub type Resolution = BTreeMap<DeploymentId, Arc<[Resolved]>>;
 
 /// The name of a runtime, and the deployment type that it serves.
 pub type Offered = (&'static str, ProfileType);
 
 /// Resolves every component of a desired state against the runtimes of this node, and against what the node is, as soon as that
-/// is known (DEV-24).
-pub fn resolve(desired: &Desired, offered: &[Offered], device: Option<&Value>) -> Resolution {
-    let resolved = |id: &DeploymentId, deployment: &Deployment| {
-        let content = deployment.in_force().content.as_ref();
-        let resolved = content.into_iter().flat_map(|content| {
-            content.spec.profile.components.iter().map(move |component| Resolved {
-                id: WorkloadId { deployment: *id, component: component.name.clone() },
-                digest: component_digest::of(content, component),
-                launch: eligible(content, device).and_then(|()| launch(content, component, offered)),
-            })
-        });
-        (*id, resolved.collect())
+/// is known (DEV-24). `before` is a desired state that was resolved against the same: what both have is not resolved again.
+pub fn resolve(
+    desired: &Desired,
+    offered: &[Offered],
+    device: Option<&Value>,
+    before: Option<(&Desired, &Resolution)>,
+) -> Resolution {
+    let at_hand = |id: &DeploymentId, revision: &Revision| {
+        let (before, resolution) = before?;
+        let is_same = std::ptr::eq(before.deployments.get(id)?.in_force(), revision);
+        resolution.get(id).filter(|_| is_same).cloned()
     };
-    desired.deployments.iter().map(|(id, deployment)| resolved(id, deployment)).collect()
+    let resolved = |(id, deployment): (&DeploymentId, &Deployment)| {
+        let revision = deployment.in_force();
+        (*id, at_hand(id, revision).unwrap_or_else(|| components(*id, revision, offered, device)))
+    };
+    desired.deployments.iter().map(resolved).collect()
+}
+
+fn components(
+    deployment: DeploymentId,
+    revision: &Revision,
+    offered: &[Offered],
+    device: Option<&Value>,
+) -> Arc<[Resolved]> {
+    let document = revision.read();
+    let components = document.iter().flat_map(|document| {
+        document.spec.profile.components.iter().map(move |component| Resolved {
+            id: WorkloadId { deployment, component: component.name.clone() },
+            digest: component_digest::of(document, component),
+            launch: eligible(document, device).and_then(|()| launch(document, component, offered)),
+        })
+    });
+    components.collect()
+}
+
+/// Returns the components of all deployments.
+pub fn each(resolution: &Resolution) -> impl Iterator<Item = &Resolved> {
+    resolution.values().flat_map(|components| components.iter())
 }
 
 /// Finds one component in a resolution.

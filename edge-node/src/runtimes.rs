@@ -18,7 +18,7 @@ pub struct RuntimeArgs {
 }
 
 /// Starts every runtime. Each keeps what it has in a folder of its own below `data`, and its workloads listen on `address`,
-/// on no reserved port. Containers are told of this collector.
+/// on no reserved port, and are told of this collector.
 pub async fn start(
     args: RuntimeArgs,
     data: &Path,
@@ -26,9 +26,9 @@ pub async fn start(
     reserved: ReservedPorts,
     collector: Collector,
 ) -> anyhow::Result<Vec<Arc<dyn Runtime>>> {
-    let config = args.docker.config(data, address, reserved.clone(), collector)?;
+    let config = args.docker.config(data, address, reserved.clone(), collector.clone())?;
     let docker = DockerRuntime::new(config).await.context("starting the Docker runtime")?;
-    let config = args.wasm.config(data, address, reserved)?;
+    let config = args.wasm.config(data, address, reserved, collector)?;
     let wasm = WasmRuntime::new(config).await.context("starting the wasm runtime")?;
     Ok(vec![Arc::new(docker), Arc::new(wasm)])
 }

@@ -21,8 +21,8 @@ use tokio::{sync::Notify, time::sleep};
 /// Some hundred orders' worth; in a longer outage the oldest go. They explain, nothing depends on them.
 const LIMIT: usize = 1_000;
 
-/// Spans that are alone wait a little for a report that goes anyway.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Spans that are alone wait a little for others, and for a report that goes anyway.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Spans that no report has carried yet. Cheap to clone.
 #[derive(Clone, Default)]
@@ -67,7 +67,8 @@ impl SpanBuffer {
 
     /// Takes the oldest spans that wait, as many as fit into so many bytes, and returns them and their encoding.
     pub fn take_at_most(&self, bytes: usize) -> (Spans, Vec<u8>) {
-        let mut spans = Spans(self.lock().drain(..).collect());
+        // Whole, so that the room that they took is given back.
+        let mut spans = Spans(std::mem::take(&mut *self.lock()).into());
         loop {
             let encoded = spans.encode();
             if encoded.len() <= bytes {

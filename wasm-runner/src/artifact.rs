@@ -4,7 +4,7 @@
 //! covers wasmtime's version, its settings and the processor. What is in such a file runs as native code, outside the sandbox,
 //! so it is loaded only when this node made it: beside it lies a MAC over its name and its bytes, under a key that lies outside
 //! the cache. A file that somebody put there, changed, or took from another name is compiled anew. A component is
-//! compiled in a child process (see `compile`).
+//! compiled in a child process (see `compile`). What no workload needs any more the agent removes (`libs/runtime-wasm`).
 
 use std::{
     fs,
@@ -59,7 +59,7 @@ pub fn compile(spec: &Spec) -> anyhow::Result<()> {
     let code = engine.precompile_component(&component).map_err(|error| {
         StartError::Artifact(format!("{} is no valid component: {error:#}", spec.artifact.display()))
     })?;
-    Cached::of(&engine, spec)?.store(&code)
+    Cached::of(&engine, spec)?.store(&code, spec)
 }
 
 fn verify(found: Digest, spec: &Spec) -> Result<(), StartError> {
@@ -117,14 +117,30 @@ impl Cached {
     }
 
     /// Writes both files. Other runners of the node may compile the same component and write the same files now.
-    fn store(&self, code: &[u8]) -> anyhow::Result<()> {
+    fn store(&self, code: &[u8], spec: &Spec) -> anyhow::Result<()> {
         let write = |path: &Path, content: &[u8]| {
             disk::write_private_shared(path, content).with_context(|| format!("writing {}", path.display()))
         };
         let mut mac = self.begin()?;
         mac.update(code);
         write(&self.code, code)?;
-        write(&self.mac, mac.finalize().into_bytes().as_slice())
+        write(&self.mac, mac.finalize().into_bytes().as_slice())?;
+        self.remove_older(&spec.cache).with_context(|| format!("removing old code from {}", spec.cache.display()))
+    }
+
+    /// Removes what another version of this program, or another processor, had compiled of the same component. A runner that has
+    /// loaded it keeps it until it ends.
+    fn remove_older(&self, cache: &Path) -> io::Result<()> {
+        let (component, _) = self.name.split_once('-').unwrap_or_default();
+        for entry in fs::read_dir(cache)? {
+            let name = entry?.file_name();
+            let text = name.to_str().unwrap_or_default();
+            let is_of_component = text.split_once('-').is_some_and(|(of, _)| of == component);
+            if is_of_component && !text.starts_with(&self.name) {
+                disk::remove_if_there(&cache.join(&name))?;
+            }
+        }
+        Ok(())
     }
 }
 

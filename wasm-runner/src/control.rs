@@ -16,6 +16,7 @@ use runtime_wasm::{
     ProcessId, port, socket_path,
     spec::{Command, RunnerState, Status},
 };
+use rustix::net::{Shutdown, shutdown};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader, Interest},
     net::{TcpListener, UnixListener, UnixStream},
@@ -49,9 +50,12 @@ pub struct Control {
     pub conversations: TaskTracker,
 }
 
-impl Control {
-    /// Opens the socket in this folder; the future answers it.
-    pub fn listen(self, folder: &Path) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+/// The open control socket.
+pub struct ControlSocket(UnixListener);
+
+impl ControlSocket {
+    /// Opens the socket in this folder, in the place of the one before.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
         let opening = || format!("opening the control socket in {}", folder.display());
         let (path, _folder) = socket_path(folder).with_context(opening)?;
         if let Err(error) = fs::remove_file(&path)
@@ -61,15 +65,45 @@ impl Control {
         }
         let listener = UnixListener::bind(&path).with_context(opening)?;
         fs::set_permissions(&path, Permissions::from_mode(0o600)).with_context(opening)?;
-        Ok(async move {
-            loop {
-                let (stream, _) = listener.accept().await.context("accepting at the control socket")?;
-                let control = self.clone();
-                // It ends with the conversation, at the latest when patience ends.
-                let conversation = async move { timeout(PATIENCE, control.converse(stream)).await };
-                self.conversations.spawn(conversation);
-            }
-        })
+        Ok(Self(listener))
+    }
+
+    /// Answers whoever connects. It returns only when the socket fails.
+    pub async fn answer(&self, control: &Control) -> anyhow::Result<()> {
+        loop {
+            let (stream, _) = self.0.accept().await.context("accepting at the control socket")?;
+            control.begin(stream);
+        }
+    }
+
+    /// Answers those who have connected by now; from here on nobody else can. The runner ends, so it has given way: whoever tells
+    /// it to stop now is told that it did.
+    pub fn answer_the_last(self, control: &Control) -> io::Result<()> {
+        control.stop.cancel();
+        control.gave_way.cancel();
+        // Those who wait to be accepted stay in the queue, and whoever comes later is refused.
+        shutdown(&self.0, Shutdown::Read)?;
+        // Not by tokio, which may not have heard of the last one yet.
+        let socket = self.0.into_std()?;
+        while let Ok((stream, _)) = socket.accept() {
+            stream.set_nonblocking(true)?;
+            control.begin(UnixStream::from_std(stream)?);
+        }
+        Ok(())
+    }
+}
+
+impl Control {
+    /// Talks to whoever has connected. The conversation ends when patience does, at the latest.
+    fn begin(&self, stream: UnixStream) {
+        let control = self.clone();
+        self.conversations.spawn(async move { timeout(PATIENCE, control.converse(stream)).await });
+    }
+
+    /// Returns when no conversation is under way any more.
+    pub async fn ended(&self) {
+        self.conversations.close();
+        self.conversations.wait().await;
     }
 
     async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
@@ -100,6 +134,7 @@ impl Control {
             requests: self.counters.requests.load(Ordering::Relaxed),
             failures: self.counters.failures.load(Ordering::Relaxed),
             refused: self.counters.refused.load(Ordering::Relaxed),
+            instantiating: Duration::from_nanos(self.counters.instantiating.load(Ordering::Relaxed)),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Where a component connects to: to what its package names, and nowhere else, by `wasi:sockets` (TCP) and by
-//! `wasi:http/outgoing-handler`.
+//! Where a component connects to: to what its package names and to the node's collector, and nowhere else, by `wasi:sockets`
+//! (TCP) and by `wasi:http/outgoing-handler`.
 //!
 //! A name that the package gives stands for the addresses that DNS gives for it, with the exception of addresses of this host
 //! itself and of its link: whoever answers for a name elsewhere must not choose a server of this node. A package that means
@@ -21,11 +21,13 @@ use http_body_util::BodyExt;
 use hyper::{Request, Response, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use margo::{Destination, Host};
+use runtime::CERTIFICATE;
+use runtime_wasm::spec::CollectorSpec;
 use tokio::{
     net::{TcpStream, lookup_host},
     time::timeout,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{either::Either, task::AbortOnDropHandle};
 use wasmtime::component::{HasData, Resource};
 use wasmtime_wasi::{
     WasiCtxBuilder,
@@ -40,6 +42,8 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use crate::tls::{Authorities, Believed};
+
 /// How long the addresses of a name are believed.
 const FRESH: Duration = Duration::from_secs(60);
 /// Of one name; more than a server has.
@@ -52,15 +56,33 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Egress(Arc<Inner>);
 
 struct Inner {
+    /// Those of the package and of the collector.
     destinations: Vec<Destination>,
+    /// What everybody is known by who is reached over HTTPS.
+    system: Believed,
+    /// The destinations that are known by a certificate of their own.
+    collector: Option<(Vec<Destination>, Believed)>,
     /// What DNS said of the names, and when.
     resolved: Mutex<BTreeMap<String, (Instant, Vec<IpAddr>)>>,
 }
 
 impl Egress {
-    /// Allows these and nothing else.
-    pub fn new(destinations: Vec<Destination>) -> Self {
-        Self(Arc::new(Inner { destinations, resolved: Mutex::default() }))
+    /// Allows these, the collector, and nothing else.
+    pub fn new(mut destinations: Vec<Destination>, collector: Option<CollectorSpec>) -> Self {
+        destinations.extend(collector.iter().flat_map(|collector| collector.destinations.clone()));
+        let collector = collector.and_then(|collector| {
+            let file = collector.certificate?.join(CERTIFICATE);
+            Some((collector.destinations, Believed::new(Authorities::File(file))))
+        });
+        let system = Believed::new(Authorities::System);
+        Self(Arc::new(Inner { destinations, system, collector, resolved: Mutex::default() }))
+    }
+
+    /// Whom to believe who claims to be this host.
+    fn believed(&self, host: &Host, port: u16) -> &Believed {
+        let is_there = |to: &Destination| to.host == *host && to.port.get() == port;
+        let own = self.0.collector.as_ref().filter(|(destinations, _)| destinations.iter().any(is_there));
+        own.map_or(&self.0.system, |(_, believed)| believed)
     }
 
     /// Allows an instance what the component may do with sockets: to connect. It listens nowhere and sends no UDP.
@@ -127,13 +149,13 @@ impl Egress {
         self.0.resolved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn connect(&self, host: Host, port: u16) -> Result<TcpStream, Error> {
-        if !self.is_named(&host, port) {
+    async fn connect(&self, host: &Host, port: u16) -> Result<TcpStream, Error> {
+        if !self.is_named(host, port) {
             return Err(Error::HttpRequestDenied);
         }
         let addresses = match host {
-            Host::Address(address) => vec![address],
-            Host::Name(name) => self.resolve(&name).await.map_err(Error::Connect)?,
+            Host::Address(address) => vec![*address],
+            Host::Name(name) => self.resolve(name).await.map_err(Error::Connect)?,
         };
         let mut last = Error::DestinationIpProhibited;
         for address in addresses {
@@ -225,8 +247,7 @@ type Sent = wasmtime_wasi_http::Result<(Response<WasiBody>, Transmitted)>;
 
 impl WasiHttpHooks for Egress {
     fn is_supported_scheme(&mut self, scheme: &Scheme) -> bool {
-        // A component that needs TLS has it in itself, over a socket.
-        *scheme == Scheme::HTTP
+        *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS
     }
 
     fn default_scheme(&mut self) -> Option<Scheme> {
@@ -248,10 +269,19 @@ impl Egress {
     async fn send(&self, mut request: Request<WasiBody>, options: Option<RequestOptions>) -> Sent {
         let authority = request.uri().authority().ok_or(Error::HttpRequestUriInvalid)?;
         let host = Host::parse(authority.host()).ok_or(Error::HttpRequestDenied)?;
-        let port = authority.port_u16().unwrap_or(80);
+        let is_https = request.uri().scheme() == Some(&Scheme::HTTPS);
+        let port = authority.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let limit = |of: fn(&RequestOptions) -> Option<Duration>| options.as_ref().and_then(of).unwrap_or(PATIENCE);
-        let stream = timeout(limit(|options| options.connect_timeout), self.connect(host, port)).await;
-        let stream = stream.map_err(|_elapsed| Error::ConnectionTimeout)??;
+        let connected = async {
+            let stream = self.connect(&host, port).await?;
+            Ok::<_, Error>(if is_https {
+                Either::Right(self.believed(&host, port).connect(&host, stream).await?)
+            } else {
+                Either::Left(stream)
+            })
+        };
+        let connected = timeout(limit(|options| options.connect_timeout), connected).await;
+        let stream = connected.map_err(|_elapsed| Error::ConnectionTimeout)??;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = AbortOnDropHandle::new(tokio::spawn(connection));
         // Scheme and host stand in the request line of a proxy only.
@@ -277,7 +307,7 @@ mod tests {
     use super::*;
 
     fn egress(destinations: &[&str]) -> Egress {
-        Egress::new(destinations.iter().map(|to| to.parse().unwrap()).collect())
+        Egress::new(destinations.iter().map(|to| to.parse().unwrap()).collect(), None)
     }
 
     async fn send(egress: &Egress, uri: &str) -> Sent {
@@ -302,7 +332,7 @@ mod tests {
             assert_eq!(egress.may_connect(address).await, allowed, "{destinations:?}");
             let mapped = format!("[::ffff:127.0.0.1]:{}", address.port()).parse().unwrap();
             assert_eq!(egress.may_connect(mapped).await, allowed, "{destinations:?}, as IPv6");
-            let connected = egress.connect(Host::Address(address.ip()), address.port()).await;
+            let connected = egress.connect(&Host::Address(address.ip()), address.port()).await;
             assert_eq!(connected.is_ok(), allowed, "{destinations:?}");
         }
     }

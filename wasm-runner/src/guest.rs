@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper::{Request, Response, body::Incoming};
@@ -56,6 +56,8 @@ pub struct Counters {
     pub failures: AtomicU64,
     /// Those it refused because too many were in work.
     pub refused: AtomicU64,
+    /// Nanoseconds in which it made instances.
+    pub instantiating: AtomicU64,
 }
 
 type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
@@ -145,10 +147,13 @@ impl Guest {
 
     async fn run(&self, request: Request<Incoming>, answer: oneshot::Sender<Answer>) -> Result<(), HandleError> {
         let _in_work = self.ticker.begin();
+        let begin = Instant::now();
         let mut store = self.host.store(self.prepared.engine(), MAX_HANDLES)?;
+        let instance = self.prepared.instantiate_async(&mut store).await?;
+        let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.counters.instantiating.fetch_add(took, Ordering::Relaxed);
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
         let answer = store.data_mut().http().new_response_outparam(answer)?;
-        let instance = self.prepared.instantiate_async(&mut store).await?;
         instance.wasi_http_incoming_handler().call_handle(&mut store, request, answer).await?;
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! What an instance of the component reaches: its environment, its log, the clock, and what its package asks for, which is
-//! a data folder and destinations. Everything else of WASI 0.2 is there and refuses.
+//! a data folder and destinations, and the node's collector of telemetry. Everything else of WASI 0.2 is there and refuses.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
+use runtime::CERTIFICATE_FOLDER;
 use runtime_wasm::spec::{DATA, DATA_IN_COMPONENT, Spec};
 use wasmtime::{
     Engine, Store,
@@ -30,6 +31,7 @@ pub struct Host {
     memory: Memory,
     log: Log,
     data: Option<Arc<DataFolder>>,
+    certificate: Option<PathBuf>,
     egress: Egress,
 }
 
@@ -87,7 +89,8 @@ impl Host {
             memory: Memory::new(spec.memory_limit),
             log,
             data: data.transpose()?.map(Arc::new),
-            egress: Egress::new(spec.egress.clone()),
+            certificate: spec.collector.as_ref().and_then(|collector| collector.certificate.clone()),
+            egress: Egress::new(spec.egress.clone(), spec.collector.clone()),
         })
     }
 
@@ -107,6 +110,9 @@ impl Host {
         self.egress.allow(&mut wasi);
         if let Some(data) = &self.data {
             wasi.preopened_dir(data.path(), DATA_IN_COMPONENT, FsPerms::ReadWrite)?;
+        }
+        if let Some(folder) = &self.certificate {
+            wasi.preopened_dir(folder, CERTIFICATE_FOLDER, FsPerms::ReadOnly)?;
         }
         let state = State {
             table,

@@ -22,6 +22,7 @@ mod log;
 mod server;
 mod start;
 mod ticker;
+mod tls;
 
 use std::{
     fs,
@@ -48,15 +49,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     command::{Command, CommandError},
-    control::Control,
+    control::{Control, ControlSocket},
     guest::Guest,
     log::Log,
     server::Server,
     start::{Channel, Port, StartError, Told},
 };
 
-/// An answer at the control socket takes well below a millisecond; nobody waits longer for who does not read it.
-const LAST_ANSWER: Duration = Duration::from_millis(100);
+/// Whoever has connected to the control socket gets an answer, which takes well below a millisecond; nobody waits longer for who
+/// does not ask or does not leave. It is less than what an agent waits beyond [`GRACE`](runtime_wasm::spec::GRACE).
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+
+/// After so many tasks the runtime looks for events and timers: after each. A computing request is a task that is always ready and
+/// takes a whole tick of the `ticker`; with tokio's own 61 everybody else, the request's timeout included, would wait for 61 ticks.
+const EVENT_INTERVAL: u32 = 1;
 
 /// Threads for files and names, which block. A component that keeps all of them busy holds up itself.
 const BLOCKING_THREADS: usize = 8;
@@ -124,6 +130,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .event_interval(EVENT_INTERVAL)
         .build()
         .context("starting the async runtime")?;
     let mut handed = None;
@@ -145,7 +152,6 @@ async fn go(spec: &Spec, work: Work, channel: Option<Channel>, handed: Option<Ow
     let (stop, gave_way) = (CancellationToken::new(), CancellationToken::new());
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let conversations = TaskTracker::new();
     let mut control = Control {
         process: ProcessId::own().context("reading /proc/self/stat")?,
         digest: spec.digest,
@@ -154,7 +160,7 @@ async fn go(spec: &Spec, work: Work, channel: Option<Channel>, handed: Option<Ow
         counters: Arc::default(),
         stop: stop.clone(),
         gave_way: gave_way.clone(),
-        conversations: conversations.clone(),
+        conversations: TaskTracker::new(),
     };
     let running = match work {
         Work::Service(guest, address) => {
@@ -171,7 +177,7 @@ async fn go(spec: &Spec, work: Work, channel: Option<Channel>, handed: Option<Ow
             Running::Command(command)
         }
     };
-    let control = control.listen(&spec.folder)?;
+    let socket = ControlSocket::open(&spec.folder)?;
     if let Some(mut channel) = channel {
         channel.listening(running.port());
     }
@@ -189,12 +195,13 @@ async fn go(spec: &Spec, work: Work, channel: Option<Channel>, handed: Option<Ow
     };
     let ended = tokio::select! {
         ended = running.run(spec, &stop, give_way) => ended,
-        ended = control => ended,
+        ended = socket.answer(&control) => ended,
         () = signalled => Ok(()),
     };
-    // An agent that asked this runner to stop has its answer by then.
-    conversations.close();
-    let _in_time = timeout(LAST_ANSWER, conversations.wait()).await;
+    // A socket that fails here has nobody left to tell.
+    if socket.answer_the_last(&control).is_ok() {
+        let _in_time = timeout(LAST_ANSWER, control.ended()).await;
+    }
     ended
 }
 

@@ -1,4 +1,4 @@
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use margo::{ApplicationDeployment, Digest, State};
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use runtime::{Condition, RuntimeError};
 use super::*;
 use crate::{
     attempt::StepError,
-    desired::{Deployment, Revision, WayBack},
+    desired::{Content, Deployment, Revision, WayBack},
     resolve::{Offered, resolve},
     status::UNKNOWN,
     testing,
@@ -36,7 +36,7 @@ impl World {
         let desired =
             Desired { version: ManifestVersion::FIRST, deployments: documents.iter().map(deployment).collect() };
         Self {
-            resolution: resolve(&desired, OFFERED, None),
+            resolution: resolve(&desired, OFFERED, None, None),
             desired,
             actual: Actual::new(),
             blind: Blind::new(),
@@ -79,7 +79,7 @@ impl World {
     fn give_way_back(&mut self, installed: &ApplicationDeployment, refused: Option<Failure>) {
         let way_back = WayBack { installed: revision(installed), refused };
         self.desired.deployments.get_mut(&installed.id).unwrap().way_back = Some(way_back);
-        self.resolution = resolve(&self.desired, OFFERED, None);
+        self.resolution = resolve(&self.desired, OFFERED, None, None);
     }
 
     /// Shows a component as it is wanted.
@@ -94,10 +94,10 @@ impl World {
     }
 }
 
-fn revision(content: &ApplicationDeployment) -> Revision {
+fn revision(content: &ApplicationDeployment) -> Arc<Revision> {
     let document = content.to_yaml();
     let digest = Digest::of(&document);
-    Revision { digest, document: String::from_utf8(document).unwrap(), content: Ok(content.clone()) }
+    Arc::new(Revision { digest, document: String::from_utf8(document).unwrap(), content: Ok(Content::of(content)) })
 }
 
 fn document(name: &str) -> ApplicationDeployment {
@@ -171,7 +171,7 @@ fn a_component_that_cannot_be_resolved_leaves_what_runs_alone_and_says_why() {
     let document = document("hello");
     let mut world = World::wanting(std::slice::from_ref(&document));
     world.actual.insert((id(&document), "null"), Observed::whole(id(&document), Digest::of(b"before"), UP));
-    world.resolution = resolve(&world.desired, &[], None);
+    world.resolution = resolve(&world.desired, &[], None, None);
     assert_eq!(world.due(), []);
     let status = world.only(&Statuses::new());
     assert_eq!((status.state, status.failure.unwrap().code.as_str()), (State::Failed, "unsupported"));
@@ -185,7 +185,7 @@ fn dev_24_a_node_that_satisfies_no_rule_runs_nothing_of_the_document_and_says_wh
     choosy.spec.profile.device_constraints = Some(serde_json::from_value(rules).unwrap());
     let mut world = World::wanting(std::slice::from_ref(&choosy));
     let mut seen_as = |device: Option<serde_json::Value>| {
-        world.resolution = resolve(&world.desired, OFFERED, device.as_ref());
+        world.resolution = resolve(&world.desired, OFFERED, device.as_ref(), None);
         let status = world.only(&Statuses::new());
         (world.due().len(), status.state, status.failure.map(|failure| failure.code))
     };
@@ -369,8 +369,9 @@ fn a_document_that_cannot_be_read_leaves_what_runs_alone_and_fails() {
     let document = document("hello");
     let mut world = World::wanting(std::slice::from_ref(&document));
     world.show(&id(&document), UP);
-    world.desired.deployments.get_mut(&document.id).unwrap().wanted.content = Err("spec: missing".to_owned());
-    world.resolution = resolve(&world.desired, OFFERED, None);
+    let wanted = &mut world.desired.deployments.get_mut(&document.id).unwrap().wanted;
+    Arc::make_mut(wanted).content = Err("spec: missing".to_owned());
+    world.resolution = resolve(&world.desired, OFFERED, None, None);
     assert_eq!(world.due(), []);
     assert!(!waits_for_ports(&world.look(), &BTreeSet::from([8080])));
     let status = world.statuses(&Statuses::new()).remove(&document.id).unwrap();

@@ -46,6 +46,21 @@ fn dev_14_an_older_version_is_refused_and_the_same_one_changes_nothing() {
 }
 
 #[test]
+fn a_revision_that_is_at_hand_is_shared_and_one_with_other_bytes_is_not() {
+    let held = held(5, &["hello", "other"]);
+    let (hello, other) = (deployment("hello").id, deployment("other").id);
+    let entries = vec![entry(&deployment("hello")), entry(&testing::deployment("other", Digest::of(b"new")))];
+    let next = adopt(Some(&held), &[], 6, entries.clone());
+    let shares = |id| Arc::ptr_eq(&held.deployments[id].wanted, &next.deployments[id].wanted);
+    assert_eq!((shares(&hello), shares(&other)), (true, false));
+    // The digest of what is at hand does not vouch for other bytes.
+    let mut forged = entries;
+    forged[0].document = [forged[0].document.as_ref(), b"\n"].concat().into();
+    let refused = refusal(Some(&held), &message(6, forged));
+    assert!(matches!(refused, DesiredError::Digest { .. }), "{refused}");
+}
+
+#[test]
 fn dev_15_one_wrong_digest_refuses_everything() {
     let mut wrong = entry(&deployment("other"));
     wrong.digest = Digest::of(b"something else").to_string();

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::Path,
 };
 
 use margo::Digest;
@@ -43,6 +44,8 @@ pub struct Ours<'a> {
     pub address: IpAddr,
     /// Variables that every container gets, unless the file sets one of that name.
     pub environment: &'a BTreeMap<String, String>,
+    /// A folder of the host that every container sees without being able to change it, and where the containers see it.
+    pub folder: Option<(&'a Path, &'a str)>,
     /// The digest of the archive, for services that read its files.
     pub archive: Digest,
 }
@@ -192,6 +195,14 @@ impl Project {
                 for (name, text) in ours.environment {
                     set.entry(name.clone()).or_insert_with(|| json!(text));
                 }
+            }
+            if let Some((folder, place)) = ours.folder
+                && let Value::Array(volumes) = value.entry("volumes").or_insert_with(|| json!([]))
+            {
+                volumes.push(json!({
+                    "type": "bind", "source": folder.display().to_string(), "target": place, "read_only": true,
+                    "bind": { "create_host_path": false },
+                }));
             }
             // Without the agent, and after a reboot, the engine keeps up what is to run for ever.
             let restart = if service.is_job { "no" } else { "unless-stopped" };

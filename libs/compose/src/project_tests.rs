@@ -21,14 +21,30 @@ fn render(project: &Project, archive: &[u8]) -> (Value, BTreeMap<String, String>
 /// The same where the node gives these variables to every container.
 fn render_with(project: &Project, archive: &[u8], environment: &[(&str, &str)]) -> (Value, BTreeMap<String, String>) {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let environment = &environment.iter().map(own).collect();
+    let environment: &BTreeMap<_, _> = &environment.iter().map(own).collect();
     let images = BTreeMap::from([("web:1".to_owned(), "local:1".to_owned())]);
     let labels = BTreeMap::from([("dev.edgewright.agent".to_owned(), "a".to_owned())]);
     let (address, archive) = ("127.0.0.1".parse().unwrap(), Digest::of(archive));
     let (images, labels, revision) = (&images, &labels, "dev.edgewright.revision");
-    let ours = Ours { images, labels, revision, address, environment, archive };
+    let folder = environment.contains_key("FOLDER").then(|| (Path::new("/data/$x"), "/etc/ours"));
+    let ours = Ours { images, labels, revision, address, environment, folder, archive };
     let (text, revisions) = project.render(&ours);
     (serde_json::from_str(&text).unwrap(), revisions)
+}
+
+#[test]
+fn dev_33_a_folder_of_the_node_is_seen_beside_the_volumes_of_the_file() {
+    let ours = json!({
+        "type": "bind", "source": "/data/$$x", "target": "/etc/ours", "read_only": true,
+        "bind": { "create_host_path": false },
+    });
+    let with_folder = |rest: &str| {
+        let project = ComposeFile::parse(&format!("{}\nvolumes: {{ v: {{}} }}", web(rest))).unwrap();
+        let project = project.resolve(&BTreeMap::new(), &files()).unwrap();
+        render_with(&project, b"a", &[("FOLDER", "")]).0["services"]["web"]["volumes"].clone()
+    };
+    assert_eq!(with_folder("volumes: ['v:/v']"), json!(["v:/v", ours]));
+    assert_eq!(with_folder("command: [a]"), json!([ours]));
 }
 
 #[test]

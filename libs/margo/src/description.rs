@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppId, AppVersion, ComponentName, DataType, DocumentError, ParameterValue, Target, WasmSettings,
+    AppId, AppVersion, ComponentName, DataType, DocumentError, ParameterValue, Size, Target, WasmSettings,
     document::{EXTENSION, extensible, ours, parse},
 };
 
@@ -203,9 +203,9 @@ pub struct CapacityRequirements {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<CpuRequirement>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<String>,
+    pub memory: Option<Size>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub storage: Option<String>,
+    pub storage: Option<Size>,
 }
 
 /// The number of cores, and the architectures that the artifact can run on.
@@ -473,23 +473,13 @@ impl CapacityRequirements {
         if !self.cpu.as_ref().is_none_or(is_above_zero) {
             return Err((format!("{field}.cpu.cores"), "must be a number above zero".into()));
         }
-        for (name, amount) in [("memory", &self.memory), ("storage", &self.storage)] {
-            if !amount.as_deref().is_none_or(is_amount) {
-                let rule = "must be a whole number above zero and Ki, Mi or Gi, such as 512Mi";
-                return Err((format!("{field}.{name}"), rule.into()));
+        for (name, size) in [("memory", self.memory), ("storage", self.storage)] {
+            if size.is_some_and(|size| size.bytes() == 0) {
+                return Err((format!("{field}.{name}"), "must be above zero, or it would demand nothing".into()));
             }
         }
         Ok(())
     }
-}
-
-/// Tells whether this is an amount of memory: `^[0-9]+(Mi|Gi|Ki)$` by the specification, and not zero, which would demand
-/// nothing. So many digits that nobody overflows with them.
-fn is_amount(text: &str) -> bool {
-    let number = ["Ki", "Mi", "Gi"].iter().find_map(|unit| text.strip_suffix(unit)).unwrap_or_default();
-    (1..=12).contains(&number.len())
-        && number.bytes().all(|b| b.is_ascii_digit())
-        && number.bytes().any(|digit| digit != b'0')
 }
 
 impl ComponentProperties {

@@ -41,6 +41,7 @@ mod order;
 mod parameter;
 mod parameter_check;
 mod repository;
+mod size;
 mod status;
 mod wasm;
 
@@ -68,7 +69,6 @@ pub use order::{InvalidOrderId, OrderId, Revision};
 pub use parameter::{ParameterValue, Target};
 pub use parameter_check::{ParameterError, check_parameters};
 pub use repository::{InvalidRepositoryName, RepositoryName};
+pub use size::{InvalidSize, Size};
 pub use status::{InvalidState, State};
-pub use wasm::{
-    Destination, Host, InvalidDestination, InvalidSize, InvalidWasmSettings, Restart, Size, WasmRole, WasmSettings,
-};
+pub use wasm::{Destination, Host, InvalidDestination, InvalidWasmSettings, Restart, WasmRole, WasmSettings};

@@ -4,15 +4,15 @@
 //! The settings are checked where packages are made and taken, and again by the node that starts the component.
 
 mod destination;
-mod size;
 
 use std::{fmt, num::NonZeroU16, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Size;
+
 pub use destination::{Destination, Host, InvalidDestination};
-pub use size::{InvalidSize, Size};
 
 /// Enough for most services, and small enough that a leak is noticed before the node suffers.
 const DEFAULT_MEMORY: Size = Size::mebibytes(64);

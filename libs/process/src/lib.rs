@@ -19,15 +19,17 @@ mod chain;
 mod due;
 mod escaped;
 mod one_line;
+mod program;
 mod shutdown;
 mod stop_point;
 pub mod telemetry;
 
-pub use allocator::{keep_little_memory, keep_little_memory_of_a_service};
+pub use allocator::{give_back_at_rest, give_back_free_memory, keep_little_memory, keep_little_memory_of_a_service};
 pub use backoff::{Backoff, jittered};
 pub use budget::{Account, Allowance};
 pub use chain::chain;
 pub use due::due;
 pub use escaped::{escaped, steers};
+pub use program::give_back_pages_of_the_program;
 pub use shutdown::{GRACE, shutdown_token, within_grace};
 pub use stop_point::stop_point;

@@ -9,7 +9,7 @@ use std::{
 use compose::{Archive, ArchiveError, ComposeFile, Ours, Project};
 use margo::LockedImage;
 use oci::{Descriptor, media};
-use runtime::{Artifact, Collector, ReservedPorts, RuntimeError, Workload};
+use runtime::{Artifact, CERTIFICATE_FOLDER, Collector, ReservedPorts, RuntimeError, Workload};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -137,6 +137,7 @@ impl Checked {
         let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let (archive, environment) = (workload.artifact.digest, collector.variables());
         let (images, labels, environment) = (&images, &labels, &environment);
-        self.project.render(&Ours { images, labels, revision: REVISION, address, environment, archive })
+        let folder = collector.certificate.as_deref().map(|folder| (folder, CERTIFICATE_FOLDER));
+        self.project.render(&Ours { images, labels, revision: REVISION, address, environment, folder, archive })
     }
 }

@@ -112,6 +112,7 @@ pub struct NullRuntime {
     state: Mutex<State>,
     starts: AtomicUsize,
     begun: AtomicUsize,
+    looks: AtomicUsize,
     changed: Arc<Notify>,
 }
 
@@ -141,6 +142,7 @@ impl NullRuntime {
             }),
             starts: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
+            looks: AtomicUsize::new(0),
             changed: Arc::default(),
         }
     }
@@ -199,6 +201,11 @@ impl NullRuntime {
     /// How many starts succeeded so far. This counts without a lock, because measurements ask a thousand runtimes often.
     pub fn starts(&self) -> usize {
         self.starts.load(Ordering::Relaxed)
+    }
+
+    /// How many looks at its workloads have begun so far.
+    pub fn looks(&self) -> usize {
+        self.looks.load(Ordering::Relaxed)
     }
 
     /// How many starts have begun so far, whatever became of them. The delay of each was read before it was counted.
@@ -350,6 +357,7 @@ impl Runtime for NullRuntime {
 
     fn observe(&self) -> BoxFuture<'_, Result<Vec<Observed>, RuntimeError>> {
         async {
+            self.looks.fetch_add(1, Ordering::Relaxed);
             let delay = self.settings().look_delay;
             // A timer of no time takes a millisecond, which is much where a thousand of these are measured.
             if !delay.is_zero() {

@@ -28,9 +28,10 @@ pub struct Allowed {
 /// Where the components of a node may connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Egress {
-    /// Each to what its package names, but to none of the platform's own servers on this node.
+    /// Each to what its package names, but to none of the platform's own servers on this node, and to the node's collector of
+    /// telemetry.
     Declared,
-    /// Nowhere: a component whose package names something is refused.
+    /// Nowhere: a component whose package names something is refused, and none is told of a collector.
     None,
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use runtime::ReservedPorts;
+use runtime::{Collector, ReservedPorts};
 
 use crate::{Allowed, WasmRuntimeConfig};
 
@@ -34,12 +34,13 @@ pub enum InvalidWasmArgs {
 
 impl WasmArgs {
     /// Checks the arguments. The runtime keeps what it has below `wasm` in the agent's data folder, and its workloads
-    /// listen on this address, on no reserved port.
+    /// listen on this address, on no reserved port, and are told of this collector.
     pub fn config(
         self,
         data: &Path,
         address: IpAddr,
         reserved: ReservedPorts,
+        collector: Collector,
     ) -> Result<WasmRuntimeConfig, InvalidWasmArgs> {
         let runner = match self.wasm_runner {
             Some(path) => path,
@@ -50,6 +51,7 @@ impl WasmArgs {
         }
         let (folder, cache) = (data.join("wasm/workloads"), data.join("wasm/cache"));
         let cache_key = data.join("wasm/cache.key");
-        Ok(WasmRuntimeConfig { runner, folder, cache, cache_key, address, reserved, allowed: self.allowed })
+        let allowed = self.allowed;
+        Ok(WasmRuntimeConfig { runner, folder, cache, cache_key, address, reserved, allowed, collector })
     }
 }

@@ -119,6 +119,11 @@ impl Folder {
         read_json(&self.0.join(SPEC))
     }
 
+    /// Returns what is prepared, which may be half written.
+    pub fn next_spec(&self) -> io::Result<Option<Spec>> {
+        read_json(&self.0.join(NEXT))
+    }
+
     /// Returns the file of the specification in force.
     pub fn spec_file(&self) -> PathBuf {
         self.0.join(SPEC)

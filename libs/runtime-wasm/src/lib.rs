@@ -8,6 +8,7 @@
 //! - [`port`]: the listening socket of a workload, which outlives every runner of it.
 //! - `start`: a runner that is started, gets ready beside the one that answers, and takes over when it is told to.
 //! - `supervisor`: keeps one workload running, with growing pauses between deaths in quick succession.
+//! - `cache`: which compiled code is still needed.
 //! - `wasm`: the runtime itself; `args`: what the operator may set.
 //!
 //! The tests with real runners are those of the program `wasm-runner`.
@@ -27,6 +28,7 @@
 //!     address: "127.0.0.1".parse()?,
 //!     reserved: "4222,4323-4325".parse()?,
 //!     allowed: Default::default(),
+//!     collector: Default::default(),
 //! };
 //! let wasm = WasmRuntime::new(config).await?;
 //! assert!(wasm.observe().await?.is_empty());
@@ -36,6 +38,7 @@
 
 mod allowed;
 mod args;
+mod cache;
 mod control;
 mod folder;
 pub mod port;

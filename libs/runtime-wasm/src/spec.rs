@@ -56,6 +56,9 @@ pub struct Spec {
     pub artifact: PathBuf,
     /// The sha256 of that file, which the runner compares before it loads the file.
     pub artifact_digest: Digest,
+    /// The sha256 of the component that ran before this one, to which a failed update goes back.
+    #[serde(default)]
+    pub before: Option<Digest>,
     /// The component's environment: all that it gets from outside.
     pub environment: BTreeMap<String, String>,
     /// The address on which the workload answers. `None` when it is a command, which answers nothing.
@@ -66,6 +69,9 @@ pub struct Spec {
     pub data: Option<Size>,
     /// Where the component may connect to.
     pub egress: Vec<Destination>,
+    /// The collector of telemetry that the component is told of in its environment.
+    #[serde(default)]
+    pub collector: Option<CollectorSpec>,
     /// Bytes of linear memory and of tables that all requests in work may hold together.
     pub memory_limit: u64,
     /// How long one request may take.
@@ -81,6 +87,23 @@ pub struct Spec {
     pub cache_key: PathBuf,
     /// The folder of the workload.
     pub folder: PathBuf,
+}
+
+impl Spec {
+    /// Returns the component to which an update from this revision to that component goes back when it fails.
+    pub fn way_back(&self, next: Digest) -> Option<Digest> {
+        if next == self.artifact_digest { self.before } else { Some(self.artifact_digest) }
+    }
+}
+
+/// The collector of telemetry of this node, as far as a runner has to do with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectorSpec {
+    /// Where the component may connect to beside what its package names.
+    pub destinations: Vec<Destination>,
+    /// The folder with the certificate by which the collector is known. The component sees it as
+    /// [`runtime::CERTIFICATE_FOLDER`]. Without it, the collector is known as every other server is.
+    pub certificate: Option<PathBuf>,
 }
 
 /// What compiling one component may take. A component that needs more is refused.
@@ -142,6 +165,9 @@ pub struct Status {
     pub failures: u64,
     /// Requests that the runner refused because too many were in work.
     pub refused: u64,
+    /// How long it took to make the instances for the requests, one for each.
+    #[serde(default)]
+    pub instantiating: Duration,
 }
 
 /// Whether a runner takes requests. One that is not so far has no control socket yet.

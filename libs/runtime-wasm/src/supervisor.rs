@@ -14,7 +14,7 @@ use std::{
 
 use margo::Digest;
 use process::Backoff;
-use runtime::Condition;
+use runtime::{Condition, WorkloadId};
 use tokio::{
     process::Child,
     sync::Notify,
@@ -142,6 +142,13 @@ enum Outcome {
     Ended(End),
 }
 
+/// What has to be known of a workload while it runs.
+struct Known {
+    workload: WorkloadId,
+    digest: Digest,
+    listen: Option<SocketAddr>,
+}
+
 /// How one life of a runner ended.
 struct End {
     words: LastWords,
@@ -185,30 +192,44 @@ impl Supervisor {
         if let Some(Gone { child, channel }) = gone {
             return self.watch(Runner::Child(Box::new(child), channel), deaths).await;
         }
-        let spec = self.folder.spec()?.ok_or_else(|| io::Error::other("the specification is gone"))?;
-        match self.folder.holder().await? {
-            Holder::Runner(process, digest) if digest == spec.digest => {
-                info!(workload = %spec.workload, "taking up a runner that lives");
+        let Known { workload, digest, listen } = self.known()?;
+        // In boxes, here and below: what is awaited once would take its place as long as the workload runs.
+        let holder = Box::pin(self.folder.holder()).await?;
+        match holder {
+            Holder::Runner(process, of) if of == digest => {
+                info!(%workload, "taking up a runner that lives");
                 return self.watch(Runner::TakenUp(process), deaths).await;
             }
             Holder::Runner(..) => {
-                if let (_, Some(leaving)) = self.folder.stop().await? {
+                if let (_, Some(leaving)) = Box::pin(self.folder.stop()).await? {
                     tokio::spawn(see_off(leaving));
                 }
             }
-            Holder::Nobody(_) if self.folder.is_done(spec.digest)? => return Ok(Outcome::Done),
-            Holder::Nobody(_) => {}
+            Holder::Nobody(lock) => {
+                // The runner takes it.
+                drop(lock);
+                if self.folder.is_done(digest)? {
+                    return Ok(Outcome::Done);
+                }
+            }
         }
         let mut starting = Starting::spawn(&self.folder, &self.runner, &self.folder.spec_file())?;
-        starting.ready().await?;
-        let Gone { child, channel } = starting.go(spec.listen.and_then(|listen| self.port.get(listen))).await?;
-        info!(workload = %spec.workload, pid = child.id(), "started a runner");
+        Box::pin(starting.ready()).await?;
+        let port = listen.and_then(|listen| self.port.get(listen));
+        let Gone { child, channel } = Box::pin(starting.go(port)).await?;
+        info!(%workload, pid = child.id(), "started a runner");
         self.watch(Runner::Child(Box::new(child), channel), deaths).await
     }
 
-    async fn watch(&self, runner: Runner, deaths: &Deaths) -> Result<Outcome, StartError> {
+    /// Reads what has to be known of the specification while its workload runs. All of it would take its place as long.
+    fn known(&self) -> io::Result<Known> {
         let spec = self.folder.spec()?.ok_or_else(|| io::Error::other("the specification is gone"))?;
-        let running = Condition::Running { endpoint: spec.listen.map(|listen| format!("http://{listen}/")) };
+        Ok(Known { workload: spec.workload, digest: spec.digest, listen: spec.listen })
+    }
+
+    async fn watch(&self, runner: Runner, deaths: &Deaths) -> Result<Outcome, StartError> {
+        let Known { workload, digest, listen } = self.known()?;
+        let running = Condition::Running { endpoint: listen.map(|listen| format!("http://{listen}/")) };
         let mut up_since = None;
         let shown = async {
             sleep(deaths.proof()).await;
@@ -220,12 +241,12 @@ impl Supervisor {
                 let status: ExitStatus = tokio::select! {
                     status = child.wait() => status?,
                     () = async {
-                        let port = channel.listening().await;
-                        if let (Some(port), Some(listen)) = (port, spec.listen) {
+                        let port = Box::pin(channel.listening()).await;
+                        if let (Some(port), Some(listen)) = (port, listen) {
                             self.port.hold(port, listen);
                         }
                         up_since = Some(Instant::now());
-                        debug!(workload = %spec.workload, "the runner takes requests");
+                        debug!(%workload, "the runner takes requests");
                         shown.await;
                     } => child.wait().await?,
                 };
@@ -235,9 +256,9 @@ impl Supervisor {
                 tokio::select! {
                     ended = process.ended() => ended?,
                     () = async {
-                        self.answers().await;
-                        if let Some(listen) = spec.listen {
-                            learn_port(&self.folder, &self.port, listen).await;
+                        Box::pin(self.answers()).await;
+                        if let Some(listen) = listen {
+                            Box::pin(learn_port(&self.folder, &self.port, listen)).await;
                         }
                         up_since = Some(Instant::now());
                         shown.await;
@@ -246,11 +267,11 @@ impl Supervisor {
                 ("it ended".to_owned(), up_since)
             }
         };
-        if self.folder.is_done(spec.digest)? {
-            info!(workload = %spec.workload, "the command has done its work");
+        if self.folder.is_done(digest)? {
+            info!(%workload, "the command has done its work");
             return Ok(Outcome::Done);
         }
-        let words = self.folder.last_words(status).await?;
+        let words = Box::pin(self.folder.last_words(status)).await?;
         Ok(Outcome::Ended(End { words, was_up: was_up.map(|since| since.elapsed()) }))
     }
 

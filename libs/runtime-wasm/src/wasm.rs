@@ -25,21 +25,22 @@ use margo::{Digest, ProfileType, Restart, WasmRole, WasmSettings};
 use oci::{Descriptor, media};
 use process::chain;
 use runtime::{
-    Artifact, Call, Condition, Need, Observed, ReservedPorts, Runtime, RuntimeError, Stats, Workload, WorkloadId,
+    Artifact, Call, Collector, Condition, Need, Observed, ReservedPorts, Runtime, RuntimeError, Stats, Workload,
+    WorkloadId,
 };
 use tokio::{
     process::Command,
-    sync::{Notify, OwnedMutexGuard},
+    sync::{Notify, OwnedMutexGuard, RwLock},
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    Allowed, ask,
+    Allowed, Egress, ask, cache,
     folder::{Folder, see_off},
     port::HeldPort,
-    spec::{self, CompileLimits, Spec},
+    spec::{self, CollectorSpec, CompileLimits, Spec},
     start::{Gone, StartError, Starting},
     supervisor::{Shown, Supervisor, View, learn_port},
 };
@@ -69,6 +70,8 @@ pub struct WasmRuntimeConfig {
     pub reserved: ReservedPorts,
     /// What components may ask for.
     pub allowed: Allowed,
+    /// Where components send their telemetry.
+    pub collector: Collector,
 }
 
 /// Runs WebAssembly components that export `wasi:http/incoming-handler` or `wasi:cli/run`.
@@ -78,6 +81,8 @@ pub struct WasmRuntime {
     config: WasmRuntimeConfig,
     slots: Arc<Slots>,
     changed: Arc<Notify>,
+    /// Held for reading by whoever prepares a revision, whose code nobody removes then.
+    preparing: Arc<RwLock<()>>,
 }
 
 #[derive(Default)]
@@ -128,6 +133,7 @@ impl WasmRuntime {
             cache: absolute(&config.cache)?,
             cache_key: absolute(&config.cache_key)?,
             allowed: config.allowed,
+            collector: config.collector,
             address: config.address,
             reserved: config.reserved,
         };
@@ -136,11 +142,12 @@ impl WasmRuntime {
             made.map_err(io_error(format!("making the folder {}", folder.display())))?;
         }
         make_key(&config.cache_key).map_err(io_error(format!("making {}", config.cache_key.display())))?;
-        let runtime = Self { slots: Arc::default(), changed: Arc::default(), config };
+        let runtime = Self { slots: Arc::default(), changed: Arc::default(), preparing: Arc::default(), config };
         let reading = || format!("reading {}", runtime.config.folder.display());
         for folder in Folder::list(&runtime.config.folder).map_err(io_error(reading()))? {
             runtime.find(folder).await.map_err(io_error(reading()))?;
         }
+        runtime.pruner().prune().await;
         Ok(runtime)
     }
 
@@ -164,6 +171,11 @@ impl WasmRuntime {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn pruner(&self) -> Pruner {
+        let WasmRuntimeConfig { cache, folder, .. } = self.config.clone();
+        Pruner { cache, workloads: folder, preparing: self.preparing.clone() }
     }
 
     fn slot(&self, id: &WorkloadId) -> Arc<Slot> {
@@ -203,6 +215,13 @@ impl WasmRuntime {
             }
             WasmRole::Command { restart } => (None, Duration::MAX, restart),
         };
+        let mut environment = workload.environment();
+        let collector = self.offered_collector();
+        if collector.is_some() {
+            for (name, value) in self.config.collector.variables() {
+                environment.entry(name).or_insert(value);
+            }
+        }
         let component = component(&workload.artifact)?;
         let artifact = std::path::absolute(workload.content.path(&component.digest));
         Ok(Spec {
@@ -210,11 +229,13 @@ impl WasmRuntime {
             digest: workload.digest,
             artifact: artifact.map_err(io_error("finding the artifact"))?,
             artifact_digest: component.digest,
-            environment: workload.environment(),
+            before: None,
+            environment,
             listen,
             restart,
             data: settings.data,
             egress: settings.egress,
+            collector,
             memory_limit: settings.memory.bytes(),
             request_timeout,
             max_requests: MAX_REQUESTS,
@@ -223,6 +244,14 @@ impl WasmRuntime {
             cache_key: self.config.cache_key.clone(),
             folder: Folder::of(&self.config.folder, &workload.id).path().to_owned(),
         })
+    }
+
+    /// The collector that components are told of: none where the node lets them connect to nothing.
+    fn offered_collector(&self) -> Option<CollectorSpec> {
+        let Collector { certificate, .. } = &self.config.collector;
+        let destinations = self.config.collector.destinations();
+        let is_offered = !destinations.is_empty() && self.config.allowed.wasm_egress != Egress::None;
+        is_offered.then(|| CollectorSpec { destinations, certificate: certificate.clone() })
     }
 
     /// Prepares the workload unless it is prepared or runs already.
@@ -240,7 +269,11 @@ impl WasmRuntime {
         if turn.prepared.as_mut().is_some_and(is_ready) {
             return Ok(());
         }
-        let spec = self.spec(workload)?;
+        let _preparing = self.preparing.read().await;
+        let mut spec = self.spec(workload)?;
+        // One that does not read is nothing to go back to.
+        let in_force = slot.folder.spec().ok().flatten();
+        spec.before = in_force.and_then(|in_force| in_force.way_back(spec.artifact_digest));
         // One that is prepared for another document reads the file that is written next.
         turn.prepared = None;
         let writing = || format!("writing the specification of {}", spec.workload);
@@ -271,9 +304,10 @@ impl WasmRuntime {
         self.prepare_in(&slot, &mut turn, &workload, &call).await?;
         let Some(prepared) = turn.prepared.take() else { return Ok(()) };
         call.progress.tell("replacing the runner");
-        let runner = self.config.runner.clone();
+        let (runner, pruner) = (self.config.runner.clone(), self.pruner());
         let replaced = to_its_end(async move {
             let replaced = replace(&slot, &mut turn, prepared, runner).await;
+            tokio::spawn(pruner.prune());
             replaced.map_err(io_error(format!("replacing the runner in {}", slot.folder.path().display())))
         });
         replaced.await
@@ -285,7 +319,7 @@ impl WasmRuntime {
             return Ok(());
         }
         let (slot, mut turn) = self.turn(&id).await;
-        let (slots, changed) = (self.slots.clone(), self.changed.clone());
+        let (slots, changed, pruner) = (self.slots.clone(), self.changed.clone(), self.pruner());
         to_its_end(async move {
             turn.prepared = None;
             end(turn.supervisor.take()).await;
@@ -296,6 +330,7 @@ impl WasmRuntime {
                 Ok(()) => {
                     turn.is_removed = true;
                     slots.lock().remove(&id);
+                    tokio::spawn(pruner.prune());
                 }
                 Err(error) => {
                     warn!(workload = %id, error = error as &dyn std::error::Error, "not removed");
@@ -400,6 +435,32 @@ impl WasmRuntime {
     async fn logs(&self, id: WorkloadId, lines: usize) -> Result<Vec<String>, RuntimeError> {
         let slot = self.slots.get(&id).ok_or_else(|| RuntimeError::Absent(id.clone()))?;
         slot.folder.logs(lines).await.map_err(io_error(format!("reading the log of {id}")))
+    }
+}
+
+/// What removes compiled code that no workload may start any more.
+struct Pruner {
+    cache: PathBuf,
+    workloads: PathBuf,
+    preparing: Arc<RwLock<()>>,
+}
+
+impl Pruner {
+    /// Does so, unless a revision is being prepared; the next change does it then. What stays costs disk and nothing else.
+    async fn prune(self) {
+        let Self { cache, workloads, preparing } = self;
+        let Ok(alone) = preparing.try_write_owned() else { return };
+        let pruned = blocking(move || {
+            let _nobody_prepares = alone;
+            cache::prune(&cache, &workloads)
+        });
+        match pruned.await {
+            Ok(0) => {}
+            Ok(files) => debug!(files, "removed compiled code that no workload needs"),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "compiled code that nobody needs may still be there");
+            }
+        }
     }
 }
 

@@ -137,7 +137,7 @@ use margo::ProfileType;
 use tokio::sync::Notify;
 
 pub use call::{Call, Progress};
-pub use collector::Collector;
+pub use collector::{CERTIFICATE, CERTIFICATE_FOLDER, Collector, destination_of};
 pub use condition::{Condition, Observed, Part};
 pub use folders::{folder_of, folders};
 pub use ports::{InvalidPorts, ReservedPorts};

@@ -51,11 +51,13 @@ impl Workload {
             digest: Digest::of(b"a document"),
             artifact: path("component.wasm"),
             artifact_digest: Digest::of(component),
+            before: None,
             environment: BTreeMap::new(),
             listen: Some(SocketAddr::new(own_address().into(), 8080)),
             restart: Restart::OnFailure,
             data: None,
             egress: Vec::new(),
+            collector: None,
             memory_limit: 64 << 20,
             request_timeout: Duration::from_secs(30),
             max_requests: 8,
@@ -257,6 +259,11 @@ async fn a_request_that_computes_for_ever_is_stopped_and_holds_up_nobody() {
     .await;
 
     assert_eq!(get(&spin.url()).await.unwrap(), (503, "too many requests are in work\n".into()));
+    // Each question takes the runner several turns between those of the request. A turn is a hundredth of a second.
+    for _ in 0..20 {
+        assert_eq!(spin.status().await.unwrap().requests, 1);
+    }
+    assert!(!spinning.is_finished(), "the questions were answered while the request was computing");
 
     assert_eq!(spinning.await.unwrap(), (504, "the application took too long\n".into()));
     let status = spin.status().await.unwrap();
@@ -295,6 +302,28 @@ async fn a_runner_that_is_told_to_stop_finishes_what_it_has() {
 enum Ending {
     Command,
     Signal,
+}
+
+#[tokio::test]
+async fn whoever_says_stop_is_answered_also_when_somebody_else_said_it_before() {
+    let hello = Workload::hello();
+    for _ in 0..20 {
+        let mut child = hello.start().await;
+        let stops = futures::future::join_all((0..8).map(async |_| ask(&hello.spec.folder, Command::Stop).await)).await;
+        let answered = stops.iter().filter(|stop| match stop {
+            Ok(status) => {
+                assert_eq!(status.state, RunnerState::Stopping);
+                true
+            }
+            // The runner had ended before this one connected.
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+                false
+            }
+        });
+        assert!(answered.count() > 0);
+        assert!(child.wait().await.unwrap().success());
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,17 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{alone::Workload, component::guest, get};
+use margo::Digest;
+use runtime::Runtime;
+use serde_json::json;
+use testkit::wait_for;
+
+use crate::{
+    alone::Workload,
+    component::guest,
+    get,
+    supervised::{Node, call, id},
+};
 
 /// The code in the cache of this workload.
 fn code(workload: &Workload) -> PathBuf {
@@ -96,4 +106,61 @@ async fn without_the_key_nothing_is_loaded_or_made() {
     }
     fs::remove_file(&hello.spec.cache_key).unwrap();
     assert!(hello.refused().await.message.contains("cache.key"));
+}
+
+#[tokio::test]
+async fn what_another_version_of_the_runner_compiled_goes_when_this_one_has_compiled() {
+    let hello = Workload::hello();
+    let code = compiled(&hello).await;
+    let component = hello.spec.artifact_digest.hex();
+    for name in [format!("{component}-0123456789abcdef.cwasm"), format!("{component}-0123456789abcdef.cwasm.mac")] {
+        fs::write(hello.spec.cache.join(name), "of another version").unwrap();
+    }
+    fs::remove_file(&code).unwrap();
+    assert_eq!(compiled(&hello).await, code);
+    let names: Vec<_> = fs::read_dir(&hello.spec.cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+}
+
+#[tokio::test]
+async fn code_that_no_workload_needs_any_more_goes_and_that_of_the_way_back_stays() {
+    let node = Node::new().await;
+    let cache = node.folder.path().join("cache");
+    let (hello, trap, spin) = (node.component.clone(), guest("trap"), guest("spin"));
+    let held = || -> Vec<String> {
+        let names = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut code: Vec<_> = names.filter(|name| name.ends_with(".cwasm")).collect();
+        code.sort();
+        code
+    };
+    let wanted = |components: &[&Vec<u8>]| -> Vec<String> {
+        let mut digests: Vec<_> = components.iter().map(|component| Digest::of(component).hex()).collect();
+        digests.sort();
+        digests
+    };
+    let holds = async |components: &[&Vec<u8>]| {
+        let wanted = wanted(components);
+        wait_for("the cache to hold what is needed", async || {
+            let held = held();
+            let is_it = held.len() == wanted.len() && held.iter().zip(&wanted).all(|(name, hex)| name.starts_with(hex));
+            if is_it { Ok(()) } else { Err((held, wanted.clone())) }
+        })
+        .await;
+    };
+    let settings = json!({ "http": { "port": 8080 } });
+    let agent = node.agent().await;
+    fs::write(cache.join("not-ours"), "").unwrap();
+    agent.apply(node.workload("first"), call()).await.unwrap();
+    holds(&[&hello]).await;
+    agent.apply(node.made_of("second", &trap, settings.clone()).await, call()).await.unwrap();
+    holds(&[&hello, &trap]).await;
+    // The next life of the agent looks before anything else.
+    drop(agent);
+    let agent = node.agent().await;
+    assert_eq!(held().len(), 2, "the way back to the first one needs no compiler");
+    agent.apply(node.made_of("third", &spin, settings).await, call()).await.unwrap();
+    holds(&[&trap, &spin]).await;
+    agent.remove(id(), call()).await.unwrap();
+    holds(&[]).await;
+    assert!(cache.join("not-ours").exists() && fs::read_dir(&cache).unwrap().count() == 1);
 }

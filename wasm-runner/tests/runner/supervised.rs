@@ -10,9 +10,11 @@ use std::{
 
 use margo::{Digest, ParameterValue};
 use oci::{ArtifactManifest, ContentStore, Descriptor, media};
-use runtime::{Artifact, Call, Condition, Observed, ReservedPorts, Runtime, RuntimeError, Workload, WorkloadId};
+use runtime::{
+    Artifact, Call, Collector, Condition, Observed, ReservedPorts, Runtime, RuntimeError, Workload, WorkloadId,
+};
 use runtime_wasm::{
-    Allowed, ProcessId, WasmRuntime, WasmRuntimeConfig, ask,
+    Allowed, Egress, ProcessId, WasmRuntime, WasmRuntimeConfig, ask,
     spec::{Command, LOG, SPEC, STARTS},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +34,8 @@ pub struct Node {
     address: IpAddr,
     content: ContentStore,
     pub component: Vec<u8>,
+    pub collector: Collector,
+    pub egress: Egress,
 }
 
 impl Node {
@@ -43,7 +47,8 @@ impl Node {
         let folder = TempDir::new().unwrap();
         let content = ContentStore::open(folder.path().join("store")).await.unwrap();
         content.put(&component).await.unwrap();
-        Self { folder, address: own_address().into(), content, component }
+        let (address, collector) = (own_address().into(), Collector::default());
+        Self { folder, address, content, component, collector, egress: Egress::Declared }
     }
 
     pub async fn agent(&self) -> WasmRuntime {
@@ -55,7 +60,8 @@ impl Node {
             cache_key: folder.join("cache.key"),
             address: self.address,
             reserved: "4323-4325".parse().unwrap(),
-            allowed: Allowed::default(),
+            allowed: Allowed { wasm_egress: self.egress, ..Allowed::default() },
+            collector: self.collector.clone(),
         };
         WasmRuntime::new(config).await.unwrap()
     }
@@ -527,6 +533,7 @@ async fn a_node_without_the_runner_does_not_offer_wasm() {
             address: node.address,
             reserved: ReservedPorts::default(),
             allowed: Allowed::default(),
+            collector: Collector::default(),
         };
         let error = WasmRuntime::new(config).await.unwrap().detect().await.unwrap_err();
         assert!(error.contains(why), "{error}");

@@ -59,6 +59,8 @@ pub async fn a_workload_is_applied_updated_and_removed_and_leaves_nothing(engine
     for variable in ["GREETING=it's $me", "PLAIN=a$b", "FROM_FILE=yes", collector] {
         assert!(set.contains(variable), "{variable}: {set}");
     }
+    let shown = engine.docker(&["exec", &ids(&before, "-web-1"), "sh", "-c", "cat $OTEL_EXPORTER_OTLP_CERTIFICATE"]);
+    assert_eq!(shown.as_deref(), Some("a certificate"));
 
     // The same again changes nothing.
     node.apply(&first).await;

@@ -60,13 +60,17 @@ impl Node {
     }
 
     async fn runtime(folder: &Path, socket: &Path) -> DockerRuntime {
+        let certificate = folder.join("collector");
+        fs::create_dir_all(&certificate).unwrap();
+        fs::write(certificate.join("collector.pem"), "a certificate").unwrap();
+        let http = Some("http://192.0.2.7:4318".to_owned());
         let config = DockerRuntimeConfig {
             compose: docker_compose_binary(),
             socket: socket.to_owned(),
             folder: folder.join("docker"),
             address: "127.0.0.1".parse().unwrap(),
             reserved: "4222".parse().unwrap(),
-            collector: Collector { http: Some("http://192.0.2.7:4318".to_owned()), grpc: None },
+            collector: Collector { http, grpc: None, certificate: Some(certificate) },
         };
         DockerRuntime::new(config).await.unwrap()
     }

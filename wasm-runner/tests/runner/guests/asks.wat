@@ -1,8 +1,11 @@
-;; Sends a request to the host and port NAME, and ends with success when it is answered.
+;; Sends a request to the host and port NAME, over HTTP when SCHEME is 0 and over HTTPS when it is 1, and ends with success when
+;; it is answered.
 (module
   (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
   (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
   (import "wasi:http/types@0.2.0" "[constructor]outgoing-request" (func $request (param i32) (result i32)))
+  (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-scheme"
+    (func $set-scheme (param i32 i32 i32 i32 i32) (result i32)))
   (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-authority"
     (func $set-authority (param i32 i32 i32 i32) (result i32)))
   (import "wasi:http/types@0.2.0" "[method]outgoing-request.set-path-with-query"
@@ -25,6 +28,7 @@
     (local $request i32)
     (local $answer i32)
     (local.set $request (call $request (call $fields)))
+    (drop (call $set-scheme (local.get $request) (i32.const 1) (i32.const SCHEME) (i32.const 0) (i32.const 0)))
     (drop (call $set-authority (local.get $request) (i32.const 1) (i32.const 1024) (i32.const LENGTH)))
     (drop (call $set-path (local.get $request) (i32.const 1) (i32.const 1000) (i32.const 1)))
     ;; The result: whether it failed, and 8 bytes on what it is.
