@@ -62,7 +62,7 @@ pub struct Revision {
     pub content: Result<Content, String>,
 }
 
-/// What has to be known of a document all the time. The whole of it takes ten times as much memory, so whoever needs more has it
+/// What has to be known of a document all the time. The whole of it takes several times as much memory, so whoever needs more has it
 /// read again ([`Revision::read`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {

@@ -63,8 +63,7 @@ fn set_reserve() {
     }
 }
 
-/// Gives every page in which nothing lies any more back to the kernel, wherever it is. It takes a millisecond for each ten MiB or
-/// so, and until it ends nobody gets memory.
+/// Gives every page in which nothing lies any more back to the kernel, wherever it is. Until it ends nobody gets memory.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "the standard library has no word for it")]
 pub fn give_back_free_memory() {

@@ -51,7 +51,7 @@ pub fn init(program: &'static str, args: &TelemetryArgs) -> anyhow::Result<Telem
 }
 
 /// Does the same as [`init`] with another way out for spans, which takes each as it ends and must not wait for anything; those of
-/// edge-node travel with its reports. It has neither a thread nor a queue, for which the batches of [`init`] take 0.8 MiB.
+/// edge-node travel with its reports. It has neither a thread nor a queue; the batches of [`init`] have a queue of 2,048 places.
 pub fn init_with<E: ExportSpans + 'static>(
     program: &'static str,
     args: &TelemetryArgs,
