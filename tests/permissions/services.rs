@@ -14,13 +14,14 @@ use testkit::{NatsServer, wait_for};
 use crate::{client::Client, users::press};
 
 /// Every verb that some service of the hub answers, and one that none does.
-const VERBS: [&str; 31] = [
+const VERBS: [&str; 33] = [
     "access",
     "token",
     "get",
     "list",
     "upload",
     "create",
+    "deployment",
     "deployments",
     "orders",
     "remove",
@@ -38,6 +39,7 @@ const VERBS: [&str; 31] = [
     "revoke-site-key",
     "dead-letters",
     "history",
+    "status",
     "evaluate",
     "handled",
     "streams",

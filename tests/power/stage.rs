@@ -80,7 +80,11 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // What was not mounted is not unmounted, and there is nothing to be done about either.
-        let _ = Command::new("umount").arg(&self.folder).output();
+        let unmounted = Command::new("umount").arg(&self.folder).output();
+        if !unmounted.is_ok_and(|output| output.status.success()) {
+            // A test that failed has left a program there. Its disk must not stay in the way of other tests.
+            let _ = Command::new("umount").arg("--lazy").arg(&self.folder).output();
+        }
         let _ = Command::new("losetup").args(["--detach", &self.device]).output();
     }
 }

@@ -161,7 +161,7 @@ impl<'a> World<'a> {
     pub async fn upgrade_agent(self) -> Self {
         let Self { engine, site, data, agent } = self;
         agent.stop().await;
-        let collector = Collector { http: Some("http://192.0.2.7:4318".to_owned()), grpc: None };
+        let collector = Collector { http: Some("http://192.0.2.7:4318".to_owned()), grpc: None, certificate: None };
         let agent = Agent::start(engine, &site, data.path(), collector).await;
         Self { engine, site, data, agent }
     }

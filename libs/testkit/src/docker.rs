@@ -169,8 +169,10 @@ impl DockerEngine {
         }
         // The daemon's own daemon, and what that has started for each container.
         kill_programs_of(self.folder.path()).await;
-        // The next daemon would take another process of this number for the one that wrote it.
+        // What a host keeps in memory. The next daemons would take other processes of these numbers, or dead ones that nobody has
+        // waited for, for those that wrote them.
         let _absent = fs::remove_file(self.folder.path().join("pid"));
+        let _absent = fs::remove_dir_all(self.folder.path().join("exec"));
     }
 
     /// The process of a container that runs.
