@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit, setpriority_process},
+    process::{Pid, Signal, kill_process_group},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy, sink},
@@ -56,10 +56,24 @@ pub enum Failed {
     Io(#[from] io::Error),
 }
 
-/// A command of git that knows of the machine only where its programs are, and what is named in `inherited`: neither the machine's
-/// nor anybody's own configuration counts.
-pub fn command(settings: &[&str], inherited: &[&str]) -> Command {
-    let mut command = Command::new("git");
+/// Sets the limits of what it becomes: bytes in KiB for memory, in pieces of 512 for a file, as POSIX has it. Nothing runs before
+/// they hold. One that cannot be set is lower already.
+const LIMITED: &str = r#"ulimit -d "$1"; [ -z "$2" ] || ulimit -f "$2"; nice=$3; shift 3; exec nice -n "$nice" "$@""#;
+
+/// A command of git within limits that knows of the machine only where its programs are, and what is named in `inherited`: neither
+/// the machine's nor anybody's own configuration counts.
+pub fn command(settings: &[&str], inherited: &[&str], limits: Limits) -> Command {
+    let mut command = Command::new("sh");
+    let file = limits.file.map(|bytes| (bytes / 512).to_string()).unwrap_or_default();
+    command.args([
+        "-c",
+        LIMITED,
+        "sh",
+        &(limits.memory / 1024).to_string(),
+        &file,
+        &limits.niceness.to_string(),
+        "git",
+    ]);
     command.env_clear().env("LC_ALL", "C").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
     command.env("GIT_TERMINAL_PROMPT", "0");
     for name in ["PATH"].iter().chain(inherited) {
@@ -74,19 +88,15 @@ pub fn command(settings: &[&str], inherited: &[&str]) -> Command {
 
 /// Runs a command to its end, with this on its standard input. All of its processes are ended when the command ends, when it takes
 /// too long, and when this is dropped.
-pub async fn run(mut command: Command, limits: Limits, input: &[u8]) -> Result<Ended, Failed> {
+pub async fn run(mut command: Command, patience: Duration, input: &[u8]) -> Result<Ended, Failed> {
     command.process_group(0).kill_on_drop(true);
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() }).stderr(Stdio::piped());
-    timeout(limits.patience, ended(command, limits, input)).await.map_err(|_| Failed::TooLong(limits.patience))?
+    timeout(patience, ended(command, input)).await.map_err(|_| Failed::TooLong(patience))?
 }
 
-async fn ended(mut command: Command, limits: Limits, input: &[u8]) -> Result<Ended, Failed> {
+async fn ended(mut command: Command, input: &[u8]) -> Result<Ended, Failed> {
     let mut child = command.spawn()?;
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).map(Group);
-    // What it starts from now on has the same limits.
-    if let Some(group) = &group {
-        group.limit(limits);
-    }
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let written = async {
         if let Some(mut stdin) = stdin {
@@ -118,19 +128,6 @@ async fn begin(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
 /// The processes of one command. They are ended when this is dropped.
 struct Group(Pid);
 
-impl Group {
-    fn limit(&self, limits: Limits) {
-        let at_most = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
-        let memory = prlimit(Some(self.0), Resource::Data, at_most(limits.memory)).map(drop);
-        let file = limits.file.map_or(Ok(()), |bytes| prlimit(Some(self.0), Resource::Fsize, at_most(bytes)).map(drop));
-        let nice = setpriority_process(Some(self.0), limits.niceness);
-        for error in [memory, file, nice].into_iter().filter_map(Result::err) {
-            // One that has ended already needs none.
-            debug!(%error, "git runs without one of its limits");
-        }
-    }
-}
-
 impl Drop for Group {
     fn drop(&mut self) {
         match kill_process_group(self.0, Signal::KILL) {
@@ -152,8 +149,8 @@ mod tests {
     const LIMITS: Limits = Limits { patience: Duration::from_secs(60), memory: 1 << 30, file: None, niceness: 0 };
 
     /// A command that runs a script, as git runs its helpers.
-    fn script(text: &str) -> Command {
-        let mut command = command(&[], &[]);
+    fn script(text: &str, limits: Limits) -> Command {
+        let mut command = command(&[], &[], limits);
         command.args(["-c", &format!("alias.run=!{text}"), "run"]);
         command.stdout(Stdio::piped());
         command
@@ -186,7 +183,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("id");
         let text = format!("sleep 1000 & echo $! >{}; wait", file.display());
-        let running = tokio::spawn(async move { run(script(&text), LIMITS, b"").await });
+        let running = tokio::spawn(async move { run(script(&text, LIMITS), LIMITS.patience, b"").await });
         let process = tokio::task::spawn_blocking(move || process(&file)).await.unwrap();
         running.abort();
         tokio::task::spawn_blocking(move || gone(process)).await.unwrap();
@@ -194,15 +191,16 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_command_leaves_behind_ends_with_it_and_one_that_takes_too_long_is_ended() {
-        let ended = run(script("echo told; sleep 1000 & exit 3"), LIMITS, b"").await.unwrap();
+        let ended = run(script("echo told; sleep 1000 & exit 3", LIMITS), LIMITS.patience, b"").await.unwrap();
         assert_eq!((ended.status.code(), &*ended.told), (Some(3), &b"told\n"[..]));
-        let short = Limits { patience: Duration::from_millis(1), ..LIMITS };
-        assert!(matches!(run(script("sleep 1000"), short, b"").await, Err(Failed::TooLong(_))));
+        let short = Duration::from_millis(1);
+        assert!(matches!(run(script("sleep 1000", LIMITS), short, b"").await, Err(Failed::TooLong(_))));
     }
 
     #[tokio::test]
     async fn of_endless_words_the_begin_is_kept() {
-        let ended = run(script("head -c 1000000 /dev/zero | tee /dev/stderr"), LIMITS, b"").await.unwrap();
+        let ended =
+            run(script("head -c 1000000 /dev/zero | tee /dev/stderr", LIMITS), LIMITS.patience, b"").await.unwrap();
         assert!(ended.status.success());
         assert_eq!((ended.told.len() as u64, ended.words.len() as u64), (KEPT, KEPT));
     }
@@ -210,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_has_limits_of_its_own() {
         let limits = Limits { memory: 32 << 20, file: Some(1 << 20), niceness: 5, ..LIMITS };
-        let ended = run(script("read go; ulimit -d; ulimit -f; nice"), limits, b"go\n").await.unwrap();
+        let ended = run(script("ulimit -d; ulimit -f; nice", limits), limits.patience, b"").await.unwrap();
         // In KiB and, as POSIX has it, in pieces of 512 bytes.
         assert_eq!(String::from_utf8_lossy(&ended.told), "32768\n2048\n5\n", "{}", ended.words);
     }

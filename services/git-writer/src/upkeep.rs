@@ -162,9 +162,9 @@ pub async fn gather(repository: &Path) -> Result<(), Failed> {
 }
 
 async fn run(repository: &Path, name: &'static str, arguments: &[&str]) -> Result<(), Failed> {
-    let mut command = git::command(&SETTINGS, &[]);
+    let mut command = git::command(&SETTINGS, &[], LIMITS);
     command.arg("-C").arg(repository).arg(name).args(arguments).stdout(Stdio::null());
-    let ended = git::run(command, LIMITS, b"").await.map_err(|why| Failed::NotRun { command: name, why })?;
+    let ended = git::run(command, LIMITS.patience, b"").await.map_err(|why| Failed::NotRun { command: name, why })?;
     if ended.status.success() {
         return Ok(());
     }

@@ -66,7 +66,7 @@ pub async fn push(
     let Some((first, _)) = open.first() else { return Ok(vec![Pushed::There; repositories.len()]) };
     let refspecs: Vec<_> =
         open.iter().map(|(name, tip)| format!("{tip}:refs/heads/{}", mirror.place(name).1)).collect();
-    let mut command = git::command(&SETTINGS, &["HOME", "SSH_AUTH_SOCK"]);
+    let mut command = git::command(&SETTINGS, &["HOME", "SSH_AUTH_SOCK"], LIMITS);
     // One repository pushes, and finds the objects of the others where they lie.
     let others = open.iter().skip(1).map(|(name, _)| layout::repository(folder, tenant, name).join("objects"));
     let others: Vec<OsString> = others.map(Into::into).collect();
@@ -84,7 +84,7 @@ pub async fn push(
     command.arg("-C").arg(layout::repository(folder, tenant, first));
     command.args(["push", "--porcelain", "--no-progress", "--no-verify", &mirror.place(first).0]).args(&refspecs);
     command.stdout(Stdio::piped());
-    let ended = git::run(command, LIMITS, b"").await?;
+    let ended = git::run(command, LIMITS.patience, b"").await?;
     let (told, words) = (String::from_utf8_lossy(&ended.told), &ended.words);
     let mut verdicts = refspecs.iter().map(|refspec| verdict(refspec, &told));
     if !ended.status.success() && verdicts.clone().all(|verdict| verdict.is_none()) {

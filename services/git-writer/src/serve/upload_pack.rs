@@ -102,7 +102,7 @@ async fn run(repository: &Path, version_2: bool, question: Question) -> Result<F
     let (free, mut spool) = spool.await?;
     // The others that write answers now leave as much as this one does.
     let room = free.checked_sub(KEPT_FREE).ok_or(Failed::NoRoom)? / PROCESSES as u64;
-    let mut command = git::command(&SETTINGS, &[]);
+    let mut command = git::command(&SETTINGS, &[], Limits { file: Some(room), ..LIMITS });
     if version_2 {
         command.env("GIT_PROTOCOL", "version=2");
     }
@@ -119,7 +119,7 @@ async fn run(repository: &Path, version_2: bool, question: Question) -> Result<F
     };
     command.arg(repository);
     command.stdout(spool.try_clone()?);
-    let ended = git::run(command, Limits { file: Some(room), ..LIMITS }, &body).await?;
+    let ended = git::run(command, LIMITS.patience, &body).await?;
     match ended.status.signal() {
         None if ended.status.success() => {
             spool.rewind()?;
