@@ -12,7 +12,7 @@ trap 'rm -rf "$root"' EXIT
 mkdir -p "$blobs" "$root/bin"
 
 install -m 755 "$busybox" "$root/bin/busybox"
-for applet in sh date echo httpd sleep true wget; do ln -s busybox "$root/bin/$applet"; done
+for applet in sh date echo httpd mv sleep true wget; do ln -s busybox "$root/bin/$applet"; done
 layer=$root/layer.tar
 tar --create --file "$layer" --directory "$root" --sort name --mtime @0 --owner 0 --group 0 --numeric-owner bin
 

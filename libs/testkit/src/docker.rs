@@ -223,7 +223,7 @@ impl BusyboxImage {
         };
         put(&mut layer, "bin/busybox", 0o755, &fs::read(BUSYBOX).expect("busybox is installed"));
         put(&mut layer, "www/index.html", 0o644, words.as_bytes());
-        for applet in ["sh", "cat", "date", "echo", "httpd", "sleep", "true", "wget"] {
+        for applet in ["sh", "cat", "date", "echo", "httpd", "mv", "sleep", "true", "wget"] {
             let mut header = Header::new_ustar();
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_mode(0o777);
