@@ -174,7 +174,10 @@ impl Reconciler {
         let offered: Vec<Offered> =
             self.runtimes.values().map(|runtime| (runtime.name(), runtime.deployment_type())).collect();
         let device = self.device.borrow().clone();
-        let before = self.force.as_ref().filter(|before| is_same(before.device.as_ref(), device.as_ref()));
+        let before = self
+            .force
+            .as_ref()
+            .filter(|before| before.device.as_ref().map(Arc::as_ptr) == device.as_ref().map(Arc::as_ptr));
         let before = before.map(|before| (&*before.desired, &*before.resolution));
         let resolution = Arc::new(resolve::resolve(&desired, &offered, device.as_deref(), before));
         Force { desired, resolution, device }
@@ -630,13 +633,6 @@ impl Reconciler {
         let Some(force) = &self.force else { return latest };
         let take_up = [self.begun + TAKE_UP].into_iter();
         decide::wake(&self.view(force), self.artifacts.retries().chain(take_up), latest)
-    }
-}
-
-fn is_same(one: Option<&Arc<Value>>, other: Option<&Arc<Value>>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        (one, other) => one.is_none() && other.is_none(),
     }
 }
 

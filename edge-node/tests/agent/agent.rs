@@ -23,6 +23,11 @@ impl Agent {
     }
 
     pub fn with(site: &Site, data: &Path, runtimes: &[&Arc<NullRuntime>], spans: SpanBuffer) -> Self {
+        Self::run(site, data, runtimes.iter().map(|runtime| (*runtime).clone() as Arc<dyn Runtime>).collect(), spans)
+    }
+
+    /// With runtimes of any kind.
+    pub fn run(site: &Site, data: &Path, runtimes: Vec<Arc<dyn Runtime>>, spans: SpanBuffer) -> Self {
         let config = Config {
             node: node(),
             bus: site.nats.login(&User::Node(node())),
@@ -32,7 +37,6 @@ impl Agent {
             has_collector: false,
         };
         let shutdown = CancellationToken::new();
-        let runtimes = runtimes.iter().map(|runtime| (*runtime).clone() as Arc<dyn Runtime>).collect();
         let run = edge_node::run(config, runtimes, spans, shutdown.clone());
         Self { shutdown, task: tokio::spawn(run) }
     }

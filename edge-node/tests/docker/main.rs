@@ -7,6 +7,9 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 #[allow(dead_code, reason = "the tests of the agent alone ask more of it")]
+#[path = "../agent/agent.rs"]
+mod agent;
+#[allow(dead_code, reason = "the tests of the agent alone ask more of it")]
 #[path = "../agent/site.rs"]
 mod site;
 #[allow(dead_code, reason = "the tests of the agent alone ask more of it")]

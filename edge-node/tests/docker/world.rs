@@ -3,19 +3,18 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use axum::{Router, extract::Path as UrlPath, http::StatusCode, routing::get};
-use bus::{User, proto};
+use bus::proto;
 use compose::Archive;
-use edge_node::{Config, SpanBuffer};
+use edge_node::SpanBuffer;
 use margo::{ApplicationDeployment, ApplicationDescription, Digest, Lock, LockedImage, TenantName};
 use oci::{ArtifactManifest, Descriptor, media};
-use runtime::{Collector, Runtime};
+use runtime::Collector;
 use runtime_docker::{DockerRuntime, DockerRuntimeConfig};
 use tempfile::TempDir;
 use testkit::{BusyboxImage, DockerEngine, docker_compose_binary, wait_for};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
+    agent::Agent,
     site::Site,
     testing::{entry, message, node},
 };
@@ -95,40 +94,18 @@ pub struct World<'a> {
     agent: Agent,
 }
 
-/// The agent of this crate as a task, with Docker.
-struct Agent {
-    shutdown: CancellationToken,
-    task: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Agent {
-    async fn start(engine: &DockerEngine, site: &Site, data: &Path, collector: Collector) -> Self {
-        let docker = DockerRuntimeConfig {
-            compose: docker_compose_binary(),
-            socket: engine.socket(),
-            folder: data.join("docker"),
-            address: "127.0.0.1".parse().unwrap(),
-            reserved: "4222".parse().unwrap(),
-            collector,
-        };
-        let runtime: Arc<dyn Runtime> = Arc::new(DockerRuntime::new(docker).await.unwrap());
-        let config = Config {
-            node: node(),
-            bus: site.nats.login(&User::Node(node())),
-            minter: "http://site".to_owned(),
-            minter_tls: None,
-            data: data.to_owned(),
-            has_collector: false,
-        };
-        let shutdown = CancellationToken::new();
-        let run = edge_node::run(config, vec![runtime], SpanBuffer::default(), shutdown.clone());
-        Self { shutdown, task: tokio::spawn(run) }
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
-    }
+/// Starts the agent with Docker.
+async fn start(engine: &DockerEngine, site: &Site, data: &Path, collector: Collector) -> Agent {
+    let docker = DockerRuntimeConfig {
+        compose: docker_compose_binary(),
+        socket: engine.socket(),
+        folder: data.join("docker"),
+        address: "127.0.0.1".parse().unwrap(),
+        reserved: "4222".parse().unwrap(),
+        collector,
+    };
+    let runtime = Arc::new(DockerRuntime::new(docker).await.unwrap());
+    Agent::run(site, data, vec![runtime], SpanBuffer::default())
 }
 
 impl<'a> World<'a> {
@@ -152,7 +129,7 @@ impl<'a> World<'a> {
 
     async fn with(engine: &'a DockerEngine, site: Site) -> Self {
         let data = TempDir::new().unwrap();
-        let agent = Agent::start(engine, &site, data.path(), Collector::default()).await;
+        let agent = start(engine, &site, data.path(), Collector::default()).await;
         Self { engine, site, data, agent }
     }
 
@@ -160,9 +137,9 @@ impl<'a> World<'a> {
     /// collector.
     pub async fn upgrade_agent(self) -> Self {
         let Self { engine, site, data, agent } = self;
-        agent.stop().await;
+        agent.stop().await.unwrap();
         let collector = Collector { http: Some("http://192.0.2.7:4318".to_owned()), grpc: None, certificate: None };
-        let agent = Agent::start(engine, &site, data.path(), collector).await;
+        let agent = start(engine, &site, data.path(), collector).await;
         Self { engine, site, data, agent }
     }
 
@@ -258,7 +235,7 @@ impl<'a> World<'a> {
     }
 
     pub async fn stop(self) {
-        self.agent.stop().await;
+        self.agent.stop().await.unwrap();
     }
 }
 

@@ -174,8 +174,8 @@ impl WasmRuntime {
     }
 
     fn pruner(&self) -> Pruner {
-        let WasmRuntimeConfig { cache, folder, .. } = self.config.clone();
-        Pruner { cache, workloads: folder, preparing: self.preparing.clone() }
+        let WasmRuntimeConfig { cache, folder, .. } = &self.config;
+        Pruner { cache: cache.clone(), workloads: folder.clone(), preparing: self.preparing.clone() }
     }
 
     fn slot(&self, id: &WorkloadId) -> Arc<Slot> {

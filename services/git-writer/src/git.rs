@@ -56,8 +56,8 @@ pub enum Failed {
     Io(#[from] io::Error),
 }
 
-/// Sets the limits of what it becomes: bytes in KiB for memory, in pieces of 512 for a file, as POSIX has it. Nothing runs before
-/// they hold. One that cannot be set is lower already.
+/// Sets the limits and becomes the command, so that nothing of it runs before they hold: memory in KiB, the length of a file in
+/// pieces of 512 bytes, as POSIX has it, or nothing, and the niceness. A limit that cannot be set is lower already.
 const LIMITED: &str = r#"ulimit -d "$1"; [ -z "$2" ] || ulimit -f "$2"; nice=$3; shift 3; exec nice -n "$nice" "$@""#;
 
 /// A command of git within limits that knows of the machine only where its programs are, and what is named in `inherited`: neither
