@@ -61,7 +61,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let processes = platform::all_processes(&mut running);
     let mut samples = Samples::new("deployments_per_second");
     for run in 0..effort.of(2, 5, 15) {
-        machine::rest(&processes).await?;
+        machine::rest_beside(&processes, count).await?;
         wish.greeting = format!("Order {run}");
         let (etag, _) = rest.etag(APP).await?;
         let begin = Instant::now();
@@ -69,7 +69,7 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
         rest.update(APP, &etag, &wish).await?;
         fleet.carried_out(&rest, APP, started + count).await?;
         samples.values.push(count as f64 / begin.elapsed().as_secs_f64());
-        machine::rest(&processes).await?;
+        machine::rest_beside(&processes, count).await?;
         samples.references.push(count as f64 / write_durably(folder.path(), count).await?.as_secs_f64());
     }
     fleet.stop().await?;

@@ -297,7 +297,7 @@ async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<
     // What a build has left to write would be written while the first figures wait for the disk.
     machine::sync().await?;
     let is_named = only.iter().any(|name| !name.is_empty());
-    let (mut measured, mut failed) = (Vec::new(), Vec::new());
+    let mut failed = Vec::new();
     for group in &GROUPS {
         let names: BTreeSet<_> = group.figures.iter().copied().filter(|name| wanted.contains(name)).collect();
         if names.is_empty() || (group.long && effort == Effort::Usual && !is_named) {
@@ -308,12 +308,14 @@ async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<
         let begin = Instant::now();
         match attempt(group, effort, &names, &shutdown).await {
             Ok(samples) => {
-                let figures = samples.iter().filter(|samples| names.contains(samples.name)).filter_map(|samples| {
+                let figures = samples.iter().filter_map(|samples| {
                     Figure::new(catalogue::find(samples.name)?, &samples.values, &samples.references)
                 });
                 let figures: Vec<_> = figures.collect();
                 print!("{}in {:.0} s\n\n", report::table(&figures), begin.elapsed().as_secs_f64());
-                measured.extend(figures);
+                if effort != Effort::Trial {
+                    store(project, figures)?;
+                }
             }
             // What this machine cannot run is no failure of what is measured.
             Err(error) if error.is::<NotRun>() => println!("not run: {list}: {error:#}\n"),
@@ -323,16 +325,18 @@ async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<
             }
         }
         if shutdown.is_cancelled() {
-            bail!("ended by a signal; nothing was written");
+            bail!("ended by a signal; what was measured before is kept");
         }
     }
-    if effort != Effort::Trial {
-        let path = results(project);
-        let held = if path.exists() { read(&path)? } else { Vec::new() };
-        write(&path, &merge(held, measured))?;
-        report(project)?;
-    }
     if failed.is_empty() { Ok(()) } else { bail!("not measured: {}", failed.join(", ")) }
+}
+
+/// Keeps what one group has given, so that the end of a later one costs nothing but that one.
+fn store(project: &Path, measured: Vec<Figure>) -> anyhow::Result<()> {
+    let path = results(project);
+    let held = if path.exists() { read(&path)? } else { Vec::new() };
+    write(&path, &merge(held, measured))?;
+    report(project)
 }
 
 /// Measures a group: within its limit, and so that its end, whatever the reason, ends its processes.

@@ -73,7 +73,7 @@ pub async fn of_nodes(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let mut samples = Samples::new("storm_nodes_s");
     for run in 0..effort.of(1, 3, 5) {
         for calm in [true, false] {
-            machine::rest(&platform::all_processes(&mut running)).await?;
+            machine::rest_beside(&platform::all_processes(&mut running), count).await?;
             let started = fleet.starts();
             wish.greeting = format!("Order {run}, {}", if calm { "calm" } else { "storm" });
             let (etag, _) = rest.etag(APP).await?;
