@@ -25,7 +25,7 @@ pub use deep::remove_deep_folder_if_there;
 pub use lock::FolderLock;
 pub use private::{keep_files_private, take_data_folder};
 pub use write::{
-    make_private_folder, names, sync, sync_together, write_all_private, write_private, write_private_shared,
+    make_private_folder, names, sync, sync_together, sync_tree, write_all_private, write_private, write_private_shared,
 };
 
 /// Reads a file, and returns `None` when the file does not exist.

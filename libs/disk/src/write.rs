@@ -101,6 +101,25 @@ pub fn sync_together<P: AsRef<Path> + Sync>(paths: &[P]) -> io::Result<()> {
     })
 }
 
+/// Waits until a folder and everything in it is on the disk. No link in it is followed; links themselves are entries of their
+/// folder. It is for a small folder that nobody else writes into meanwhile: all its paths are in memory.
+pub fn sync_tree(folder: &Path) -> io::Result<()> {
+    let mut paths = vec![folder.to_owned()];
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let (entry, kind) = entry.and_then(|entry| entry.file_type().map(|kind| (entry, kind)))?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            }
+            if kind.is_dir() || kind.is_file() {
+                paths.push(entry.path());
+            }
+        }
+    }
+    sync_together(&paths)
+}
+
 /// Returns the names in a folder, sorted, without those of files that are being written.
 pub fn names(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
@@ -149,6 +168,17 @@ mod tests {
         write_private(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+    }
+
+    #[test]
+    fn a_tree_is_synced_whatever_its_links_lead_to() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        fs::write(folder.path().join("a/b/file"), "one").unwrap();
+        std::os::unix::fs::symlink("../nowhere", folder.path().join("a/link")).unwrap();
+        std::os::unix::fs::symlink("..", folder.path().join("a/up")).unwrap();
+        sync_tree(folder.path()).unwrap();
+        assert_eq!(sync_tree(&folder.path().join("b")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

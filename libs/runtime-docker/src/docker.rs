@@ -263,7 +263,10 @@ impl Shared {
             folder.retain(&in_force.into_iter().collect::<Vec<_>>()).map_err(io_error(writing()))?;
             folder.begin(&made.digest).map_err(io_error(writing()))?;
             let archive = File::open(&archive).map_err(io_error(format!("opening {}", archive.display())))?;
-            Archive::extract(archive, &folder.files(&made.digest)).map_err(revision::extracting)?;
+            let files = folder.files(&made.digest);
+            Archive::extract(archive, &files).map_err(revision::extracting)?;
+            // Before anything says that they are there.
+            disk::sync_tree(&files).map_err(io_error(writing()))?;
             folder.finish(&made, &text).map_err(io_error(writing()))
         };
         let making = tokio::task::spawn_blocking(making).await;
