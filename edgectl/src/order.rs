@@ -126,7 +126,7 @@ async fn typed(
         return Ok(BTreeMap::new());
     }
     let content = client.get::<AppContent>(attempt, &format!("apps/{}/{}", app.id, app.version)).await?.body;
-    let description = ApplicationDescription::parse(content.description.as_bytes(), "margo.yaml");
+    let description = ApplicationDescription::parse_accepted(content.description.as_bytes(), "margo.yaml");
     let description = description.map_err(|error| Failure::Failed(format!("{attempt}: {error}")))?;
     parameters::typed(&description, settings).map_err(|problem| Failure::refused(attempt, problem))
 }

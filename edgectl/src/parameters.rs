@@ -68,11 +68,11 @@ deploymentProfiles:
     type: custom
     components: [{ name: hello, properties: { repository: "oci://edgewright.local/hello", revision: 1.0.0 } }]
 parameters:
-  greeting: { value: "120", targets: [] }
-  times: { value: 3, targets: [] }
-  names: { value: [a], targets: [] }
-  version: { targets: [] }
-  ratio: { value: 1, targets: [] }
+  greeting: { value: "120", targets: [{ pointer: A, components: [hello] }] }
+  times: { value: 3, targets: [{ pointer: A, components: [hello] }] }
+  names: { value: [a], targets: [{ pointer: A, components: [hello] }] }
+  version: { targets: [{ pointer: A, components: [hello] }] }
+  ratio: { value: 1, targets: [{ pointer: A, components: [hello] }] }
 configuration:
   sections:
     - name: all

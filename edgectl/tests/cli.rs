@@ -137,8 +137,8 @@ deploymentProfiles:
         properties: { repository: "oci://edgewright.local/hello", revision: 1.0.0 }
         x-edgewright-extensions: { http: { port: 8080 } }
 parameters:
-  greeting: { value: "120", targets: [] }
-  times: { value: 3, targets: [] }
+  greeting: { value: "120", targets: [{ pointer: A, components: [hello] }] }
+  times: { value: 3, targets: [{ pointer: A, components: [hello] }] }
 "#;
 
 fn app() -> Value {

@@ -141,11 +141,6 @@ pub fn summary(node: &NodeName, deployment: &DeploymentId) -> String {
     format!("nodes/{}/{node}/{deployment}.json", NodeFolder::of(node))
 }
 
-/// Returns the YAML bytes of a document of `fleet.git`.
-pub fn to_yaml(document: &impl Serialize) -> Vec<u8> {
-    serde_saphyr::to_string(document).expect("strings, numbers, lists and maps always have a YAML form").into_bytes()
-}
-
 /// `apps/<app>/<version>/origin.yaml`: where an application came from, and the artifacts that it consists of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -280,7 +275,7 @@ mod tests {
     use super::*;
 
     fn word(value: &impl Serialize) -> String {
-        String::from_utf8(to_yaml(value)).unwrap().trim_end().to_owned()
+        String::from_utf8(margo::to_yaml(value)).unwrap().trim_end().to_owned()
     }
 
     #[test]

@@ -33,6 +33,30 @@ pub enum DataType {
     BooleanList,
 }
 
+impl DataType {
+    /// Returns the type of one item of a list; of a type that is no list, the type itself.
+    pub fn item(self) -> Self {
+        match self {
+            Self::TextList => Self::Text,
+            Self::IntegerList => Self::Integer,
+            Self::DoubleList => Self::Double,
+            Self::BooleanList => Self::Boolean,
+            one => one,
+        }
+    }
+
+    /// Returns the type of a list of this; of a type that is a list, the type itself.
+    pub fn list(self) -> Self {
+        match self {
+            Self::Text => Self::TextList,
+            Self::Integer => Self::IntegerList,
+            Self::Double => Self::DoubleList,
+            Self::Boolean => Self::BooleanList,
+            list => list,
+        }
+    }
+}
+
 impl fmt::Display for DataType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

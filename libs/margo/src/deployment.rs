@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use crate::{
     AppId, ApplicationDescription, AssignmentName, ComponentName, ComponentProperties, DeploymentId, DeviceId, Digest,
     DocumentError, NodeId, ParameterValue, ProfileType, Target, TenantName,
-    description::{DeviceConstraints, FAILED_UPDATE, LEAVE},
-    document::{DocumentError as Error, EXTENSION, extensible, ours, parse},
+    constraints::DeviceConstraints,
+    description::{FAILED_UPDATE, LEAVE},
+    document::{EXTENSION, extensible, ours, parse},
+    yaml::to_yaml,
 };
 
 extensible! {
@@ -188,15 +190,15 @@ impl ApplicationDeployment {
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, DocumentError> {
         let deployment: Self = parse(bytes, file)?;
         if deployment.spec.profile.components.is_empty() {
-            return Err(Error::rule(file, "spec.deploymentProfile.components", "at least one component"));
+            return Err(DocumentError::rule(file, "spec.deploymentProfile.components", "at least one component"));
         }
-        deployment.lock().map_err(|rule| Error::rule(file, format!("spec.{EXTENSION}.lock"), rule))?;
+        deployment.lock().map_err(|rule| DocumentError::rule(file, format!("spec.{EXTENSION}.lock"), rule))?;
         Ok(deployment)
     }
 
     /// Returns the exact bytes that every road carries and that the digest is computed from.
     pub fn to_yaml(&self) -> Vec<u8> {
-        serde_saphyr::to_string(self).expect("strings, numbers, lists and maps always have a YAML form").into_bytes()
+        to_yaml(self)
     }
 
     /// Returns the digests of the components. They are empty when a foreign fleet manager wrote the document, and an

@@ -6,11 +6,13 @@ use std::{
     fmt,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{
-    AppId, AppVersion, ComponentName, DataType, DocumentError, ParameterValue, Size, Target, WasmSettings,
-    document::{EXTENSION, extensible, ours, parse},
+    AppId, AppVersion, ComponentName, DataType, DocumentError, DocumentErrors, ParameterValue, SettingSchema, Target,
+    WasmSettings,
+    constraints::DeviceConstraints,
+    document::{Broken, EXTENSION, extensible, ours, parse, parse_checked},
 };
 
 /// The setting of a profile, in Edgewright's own extension, that says what becomes of an update that fails: `restore`, as
@@ -20,6 +22,11 @@ pub const FAILED_UPDATE: &str = "failedUpdate";
 /// Both words that [`FAILED_UPDATE`] may have.
 const RESTORE: &str = "restore";
 pub(crate) const LEAVE: &str = "leave";
+
+/// The most rules for values that a description may have, and the most settings that may show one parameter. Each may have a
+/// pattern, and a service that checks many of them works for nobody else meanwhile.
+const MAX_SCHEMAS: usize = 200;
+const MAX_SHOWN: usize = 8;
 
 extensible! {
     /// An application as its supplier offers it: metadata, the profiles it can be deployed in, and its parameters.
@@ -66,11 +73,27 @@ extensible! {
 }
 
 /// The version of the form in which the document is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ApiVersion {
     /// The only version of the specification 1.0.0-rc.3. An unknown one is refused.
     #[serde(rename = "v1")]
     V1,
+}
+
+/// The version before, whose documents people still have.
+const OLDER: &str = "margo.org/v1-alpha1";
+
+impl<'de> Deserialize<'de> for ApiVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "v1" => Ok(Self::V1),
+            OLDER => Err(de::Error::custom(
+                "this is the older form of the document: apiVersion is v1 now, kind is gone, and id stands at the top instead of \
+                 in metadata",
+            )),
+            other => Err(de::Error::unknown_variant(other, &["v1"])),
+        }
+    }
 }
 
 /// The kind of runtime that the components of a profile need.
@@ -182,105 +205,12 @@ pub struct Organization {
     pub site: Option<String>,
 }
 
-/// What a device must have to be eligible. A node evaluates the rules before it runs anything (DEV-24); capacities are kept and
-/// passed on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct DeviceConstraints {
-    /// The processor, memory and storage that the application needs at least.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub capacity_requirements: Option<CapacityRequirements>,
-    /// Rules about properties and labels of the device.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eligibility_rules: Option<Vec<EligibilityRule>>,
-}
-
-/// The processor, memory and storage that an application needs at least, in the specification's units.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names are the specification's and say it")]
-pub struct CapacityRequirements {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<CpuRequirement>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Size>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub storage: Option<Size>,
-}
-
-/// The number of cores, and the architectures that the artifact can run on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names are the specification's and say it")]
-pub struct CpuRequirement {
-    pub cores: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub architectures: Option<Vec<Architecture>>,
-}
-
-/// A processor architecture, by the name that constraints use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names are the specification's and say it")]
-pub enum Architecture {
-    Amd64,
-    Arm64,
-    Arm,
-    Riscv64,
-    Other,
-}
-
-/// A rule about the device's properties and labels. When both selectors are given, both must match.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs, reason = "the names are the specification's and say it")]
-pub struct EligibilityRule {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub property_selector: Option<Selector>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label_selector: Option<Selector>,
-}
-
-/// A set of expressions, all of which must match.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs, reason = "the names are the specification's and say it")]
-pub struct Selector {
-    pub match_expressions: Vec<MatchExpression>,
-}
-
-/// One comparison of a property or a label with values (APP-07).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs, reason = "the names are the specification's and say it")]
-pub struct MatchExpression {
-    pub key: String,
-    pub operator: SelectorOperator,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub values: Option<Vec<ParameterValue>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub item_selector: Option<Selector>,
-}
-
-/// How an expression compares the value that the device has with the values that are given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names are the specification's and say it")]
-pub enum SelectorOperator {
-    In,
-    NotIn,
-    Exists,
-    DoesNotExist,
-    Gt,
-    Lt,
-    ContainsAll,
-    ContainsAny,
-}
-
 /// A parameter as the supplier describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DescribedParameter {
-    /// The default. A parameter without one must be set in every assignment.
+    /// The default. A parameter without one must be set in every assignment whose profile it reaches, unless its setting
+    /// allows that it is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<ParameterValue>,
     /// The places that the value goes to, in all profiles (APP-06).
@@ -320,42 +250,16 @@ pub struct Setting {
     pub schema: String,
 }
 
-/// A rule for values. Of the rule only the data type is checked; the other fields are passed on to user interfaces.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs, reason = "the names are the specification's and say it")]
-pub struct SettingSchema {
-    pub name: String,
-    pub data_type: DataType,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub allow_empty: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_length: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_length: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub regex_match: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_value: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_value: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_precision: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_precision: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub multiselect: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub options: Option<Vec<ParameterValue>>,
-}
-
 impl ApplicationDescription {
-    /// Reads and checks a description; `file` is the name that its author knows. It fails with the first rule that is
-    /// broken.
-    pub fn parse(bytes: &[u8], file: &str) -> Result<Self, DocumentError> {
-        let description: Self = parse(bytes, file)?;
-        description.check().map_err(|(field, rule)| DocumentError::rule(file, field, rule))?;
-        Ok(description)
+    /// Reads and checks a description; `file` is the name that its author knows. It fails with everything that is wrong.
+    pub fn parse(bytes: &[u8], file: &str) -> Result<Self, DocumentErrors> {
+        parse_checked(bytes, file, Self::check)
+    }
+
+    /// Reads a description that [`ApplicationDescription::parse`] has accepted before, without checking it again: to compile
+    /// all its patterns takes longer than all else.
+    pub fn parse_accepted(bytes: &[u8], file: &str) -> Result<Self, DocumentError> {
+        parse(bytes, file)
     }
 
     /// Returns the profile with this id, if there is one.
@@ -366,98 +270,141 @@ impl ApplicationDescription {
     /// Returns the data type that the configuration demands of this parameter. It returns `None` when no setting shows
     /// the parameter.
     pub fn data_type(&self, parameter: &str) -> Option<DataType> {
-        let configuration = self.configuration.as_ref()?;
-        let settings = configuration.sections.iter().flat_map(|section| &section.settings);
-        let schema = &settings.into_iter().find(|setting| setting.parameter == parameter)?.schema;
-        configuration.schema.iter().find(|rule| rule.name == *schema).map(|rule| rule.data_type)
+        self.schemas(parameter).next().map(SettingSchema::value_type)
     }
 
-    /// Checks the rules that lie between fields. An error is the path of the field and the rule.
-    fn check(&self) -> Result<(), (String, String)> {
+    /// Returns the rules that values of this parameter have to follow: one for each setting that shows it.
+    pub fn schemas<'a>(&'a self, parameter: &'a str) -> impl Iterator<Item = &'a SettingSchema> {
+        let rules = self.configuration.as_ref().map_or(&[][..], |configuration| &configuration.schema);
+        let named = move |setting: &Setting| rules.iter().find(|rule| rule.name == setting.schema);
+        self.settings(parameter).filter_map(named)
+    }
+
+    /// Tells whether a setting forbids that this parameter changes after the application was installed (WFM-30).
+    pub fn is_immutable(&self, parameter: &str) -> bool {
+        self.settings(parameter).any(|setting| setting.immutable == Some(true))
+    }
+
+    fn settings<'a>(&'a self, parameter: &'a str) -> impl Iterator<Item = &'a Setting> {
+        let sections = self.configuration.iter().flat_map(|configuration| &configuration.sections);
+        sections.flat_map(|section| &section.settings).filter(move |setting| setting.parameter == parameter)
+    }
+
+    /// Checks the rules that lie between fields.
+    fn check(&self, broken: &mut Broken) {
         if self.profiles.is_empty() {
-            return Err(("deploymentProfiles".into(), "at least one profile".into()));
+            broken.add("deploymentProfiles", "at least one profile");
         }
         if self.metadata.catalog.organization.is_empty() {
-            return Err(("metadata.catalog.organization".into(), "at least one organization".into()));
+            broken.add("metadata.catalog.organization", "at least one organization");
         }
         let mut profile_ids = BTreeSet::new();
         let mut components = BTreeSet::new();
         for (at, profile) in self.profiles.iter().enumerate() {
             let field = format!("deploymentProfiles[{at}]");
             if profile.id.is_empty() || profile.id.len() > 200 {
-                return Err((format!("{field}.id"), "1 to 200 characters".into()));
+                broken.add(format!("{field}.id"), "1 to 200 characters");
             }
             if !profile_ids.insert(&profile.id) {
-                return Err((format!("{field}.id"), format!("{:?} is used twice", profile.id)));
+                broken.add(format!("{field}.id"), format!("{:?} is used twice", profile.id));
             }
-            profile.check(&field)?;
+            profile.check(&field, broken);
             components.extend(profile.components.iter().map(|component| &component.name));
         }
         for (name, parameter) in &self.parameters {
+            let field = format!("parameters.{name}.targets");
+            // APP-06: a parameter goes to components that exist.
+            if parameter.targets.is_empty() {
+                broken.add(&field, "at least one target");
+            }
             for (at, target) in parameter.targets.iter().enumerate() {
-                // APP-06: a target names components that exist.
-                if let Some(unknown) = target.components.iter().find(|name| !components.contains(name)) {
-                    let field = format!("parameters.{name}.targets[{at}].components");
-                    return Err((field, format!("no profile has a component {unknown:?}", unknown = unknown.as_str())));
+                if target.pointer.is_empty() {
+                    broken.add(format!("{field}[{at}].pointer"), "must name something");
+                }
+                if target.components.is_empty() {
+                    broken.add(format!("{field}[{at}].components"), "at least one component");
+                }
+                for (of, unknown) in target.components.iter().enumerate().filter(|(_, it)| !components.contains(it)) {
+                    let rule = format!("no profile has a component {:?}", unknown.as_str());
+                    broken.add(format!("{field}[{at}].components[{of}]"), rule);
                 }
             }
         }
-        self.configuration.as_ref().map_or(Ok(()), |configuration| self.check_configuration(configuration))
+        if let Some(configuration) = &self.configuration {
+            self.check_configuration(configuration, broken);
+        }
     }
 
-    fn check_configuration(&self, configuration: &Configuration) -> Result<(), (String, String)> {
+    fn check_configuration(&self, configuration: &Configuration, broken: &mut Broken) {
+        if configuration.schema.len() > MAX_SCHEMAS {
+            broken.add("configuration.schema", format!("at most {MAX_SCHEMAS}"));
+            return;
+        }
+        let mut shown: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut names = BTreeSet::new();
+        for (at, schema) in configuration.schema.iter().enumerate() {
+            let field = format!("configuration.schema[{at}]");
+            if !names.insert(&schema.name) {
+                broken.add(format!("{field}.name"), format!("{:?} is used twice", schema.name));
+            }
+            schema.check(&field, broken);
+        }
         for (s, section) in configuration.sections.iter().enumerate() {
             for (i, setting) in section.settings.iter().enumerate() {
                 let field = format!("configuration.sections[{s}].settings[{i}]");
                 if !self.parameters.contains_key(&setting.parameter) {
-                    return Err((format!("{field}.parameter"), format!("no parameter {:?}", setting.parameter)));
+                    broken.add(format!("{field}.parameter"), format!("no parameter {:?}", setting.parameter));
                 }
-                let Some(schema) = configuration.schema.iter().find(|rule| rule.name == setting.schema) else {
-                    return Err((format!("{field}.schema"), format!("no schema {:?}", setting.schema)));
-                };
-                let default = self.parameters[&setting.parameter].value.as_ref();
-                if default.is_some_and(|value| !value.is(schema.data_type)) {
-                    return Err((
-                        format!("parameters.{}.value", setting.parameter),
-                        format!("must be {}", schema.data_type),
-                    ));
+                let times = shown.entry(&setting.parameter).or_default();
+                *times += 1;
+                if *times == MAX_SHOWN + 1 {
+                    broken.add(format!("{field}.parameter"), format!("is shown by more than {MAX_SHOWN} settings"));
+                }
+                if !names.contains(&setting.schema) {
+                    broken.add(format!("{field}.schema"), format!("no schema {:?}", setting.schema));
                 }
             }
         }
-        Ok(())
+        for (name, parameter) in &self.parameters {
+            let Some(default) = &parameter.value else { continue };
+            // A default that has to be replaced is a mistake of the supplier, which nobody else could mend.
+            for rule in self.schemas(name).flat_map(|schema| schema.broken_by(default)) {
+                broken.add(format!("parameters.{name}.value"), rule.to_string());
+            }
+        }
     }
 }
 
 impl DeploymentProfile {
-    fn check(&self, field: &str) -> Result<(), (String, String)> {
+    fn check(&self, field: &str, broken: &mut Broken) {
         if self.components.is_empty() {
-            return Err((format!("{field}.components"), "at least one component".into()));
+            broken.add(format!("{field}.components"), "at least one component");
         }
         if let Some(what) = ours(&self.extensions).and_then(|ours| ours.get(FAILED_UPDATE))
             && what != RESTORE
             && what != LEAVE
         {
             let field = format!("{field}.{EXTENSION}.{FAILED_UPDATE}");
-            return Err((field, format!("must be {RESTORE} or {LEAVE}, not {what}")));
+            broken.add(field, format!("must be {RESTORE} or {LEAVE}, not {what}"));
         }
-        let capacities = self.device_constraints.as_ref().and_then(|it| it.capacity_requirements.as_ref());
-        capacities.map_or(Ok(()), |it| it.check(&format!("{field}.deviceConstraints.capacityRequirements")))?;
+        if let Some(constraints) = &self.device_constraints {
+            constraints.check(&format!("{field}.deviceConstraints"), broken);
+        }
         let mut names = BTreeSet::new();
         for (at, component) in self.components.iter().enumerate() {
             let field = format!("{field}.components[{at}]");
             if !names.insert(&component.name) {
-                return Err((format!("{field}.name"), format!("{:?} is used twice", component.name.as_str())));
+                broken.add(format!("{field}.name"), format!("{:?} is used twice", component.name.as_str()));
             }
-            component.properties.check(&format!("{field}.properties"))?;
+            component.properties.check(&format!("{field}.properties"), broken);
             if self.runtime() == Some("wasm") {
                 let settings = component.extensions.get(EXTENSION).unwrap_or(&serde_json::Value::Null);
-                WasmSettings::parse(settings).map_err(|refused| {
+                if let Err(refused) = WasmSettings::parse(settings) {
                     let dot = if refused.field.is_empty() { "" } else { "." };
-                    (format!("{field}.{EXTENSION}{dot}{}", refused.field), refused.rule)
-                })?;
+                    broken.add(format!("{field}.{EXTENSION}{dot}{}", refused.field), refused.rule);
+                }
             }
         }
-        Ok(())
     }
 
     /// Returns the runtime that an extension of a `custom` profile names, such as `wasm`.
@@ -467,37 +414,22 @@ impl DeploymentProfile {
     }
 }
 
-impl CapacityRequirements {
-    fn check(&self, field: &str) -> Result<(), (String, String)> {
-        let is_above_zero = |cpu: &CpuRequirement| cpu.cores.is_finite() && cpu.cores > 0.0;
-        if !self.cpu.as_ref().is_none_or(is_above_zero) {
-            return Err((format!("{field}.cpu.cores"), "must be a number above zero".into()));
-        }
-        for (name, size) in [("memory", self.memory), ("storage", self.storage)] {
-            if size.is_some_and(|size| size.bytes() == 0) {
-                return Err((format!("{field}.{name}"), "must be above zero, or it would demand nothing".into()));
-            }
-        }
-        Ok(())
-    }
-}
-
 impl ComponentProperties {
-    fn check(&self, field: &str) -> Result<(), (String, String)> {
+    fn check(&self, field: &str, broken: &mut Broken) {
         if self.repository.strip_prefix("oci://").is_none_or(str::is_empty) {
-            return Err((format!("{field}.repository"), "must be oci:// and a repository".into()));
+            broken.add(format!("{field}.repository"), "must be oci:// and a repository");
         }
         // APP-03: `+` is not allowed in a tag and is written as `_`.
-        if semver::Version::parse(&self.revision.replacen('_', "+", 1)).is_err() {
-            return Err((format!("{field}.revision"), "must be SemVer 2.0 without a leading v, + written as _".into()));
+        let is_tag = !self.revision.contains('+');
+        if !is_tag || semver::Version::parse(&self.revision.replacen('_', "+", 1)).is_err() {
+            broken.add(format!("{field}.revision"), "must be SemVer 2.0 without a leading v, + written as _");
         }
         if let Some(timeout) = &self.timeout
             && parse_timeout(timeout).is_none_or(|time| time.is_zero())
         {
             let rule = "must be minutes and seconds such as 8m30s, and longer than nothing";
-            return Err((format!("{field}.timeout"), rule.into()));
+            broken.add(format!("{field}.timeout"), rule);
         }
-        Ok(())
     }
 
     /// Returns how long to wait for the component. It returns `None` when the document does not say it.

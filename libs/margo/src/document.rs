@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::{DocumentError, DocumentErrors, faults, yaml};
+
 /// The largest document that is read, in bytes. Margo sets no limit (OP3); the largest real descriptions are below
 /// 100 KiB.
 pub const MAX_DOCUMENT: usize = 1 << 20;
@@ -22,51 +24,42 @@ pub(crate) fn ours(extensions: &Extensions) -> Option<&Value> {
     extensions.get(EXTENSION)
 }
 
-/// A document is refused; the fields say where and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}{}: {}{rule}", place(.line, .column), prefix(.field))]
-pub struct DocumentError {
-    /// The file's name as its author knows it, so that the message can be found in an editor.
-    pub file: String,
-    /// The line, counted from 1. It is 0 when the place is not known, as for a rule that lies between fields; then no
-    /// place is shown.
-    pub line: u64,
-    /// The column in that line, counted from 1.
-    pub column: u64,
-    /// The path of the field, such as `deploymentProfiles[0].type`; empty for the whole document.
-    pub field: String,
-    /// What is required there, or what is wrong, as a person reads it.
-    pub rule: String,
-}
+/// The rules that a document breaks which could be read: the path of each field, and what is required there.
+#[derive(Debug, Default)]
+pub(crate) struct Broken(Vec<(String, String)>);
 
-fn place(line: &u64, column: &u64) -> String {
-    if *line == 0 { String::new() } else { format!(":{line}:{column}") }
-}
+impl Broken {
+    pub(crate) fn add(&mut self, field: impl Into<String>, rule: impl Into<String>) {
+        self.0.push((field.into(), rule.into()));
+    }
 
-fn prefix(path: &str) -> String {
-    if path.is_empty() { String::new() } else { format!("{path}: ") }
-}
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, (String, String)> {
+        self.0.iter()
+    }
 
-impl DocumentError {
-    /// An error about a document that is well-formed but breaks a rule, which therefore has no line and column.
-    pub(crate) fn rule(file: &str, field: impl Into<String>, rule: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: 0, column: 0, field: field.into(), rule: rule.into() }
+    /// Fails when there is one, with the places of their fields in the document.
+    fn or(self, bytes: &[u8], file: &str) -> Result<(), DocumentErrors> {
+        let errors = self.0.into_iter().take(faults::MAX).map(|(field, rule)| {
+            let (line, column) = faults::place(bytes, &field).unwrap_or_default();
+            DocumentError { file: file.to_owned(), line, column, field, rule }
+        });
+        let errors: Vec<_> = errors.collect();
+        if errors.is_empty() { Ok(()) } else { Err(DocumentErrors::new(errors)) }
     }
 }
 
-/// The strict reading of YAML from outside: no merge keys, no words such as `no` for a boolean, few anchors, and so many events
-/// and levels of nesting at most. A bomb that is made of anchors is refused before it costs anything.
-pub fn yaml_options(max_events: usize, max_depth: usize) -> serde_saphyr::Options {
-    let mut options = serde_saphyr::Options::default();
-    options.strict_booleans = true;
-    options.merge_keys = serde_saphyr::MergeKeyPolicy::Error;
-    if let Some(budget) = &mut options.budget {
-        budget.max_aliases = 100;
-        budget.max_anchors = 100;
-        budget.max_events = max_events;
-        budget.max_depth = max_depth;
-    }
-    options
+/// Parses one YAML document and checks the rules that its types do not carry. Fails with everything that is wrong: with all
+/// that does not read, or else with all rules that are broken.
+pub(crate) fn parse_checked<T: DeserializeOwned>(
+    bytes: &[u8],
+    file: &str,
+    check: impl FnOnce(&T, &mut Broken),
+) -> Result<T, DocumentErrors> {
+    let document = parse::<T>(bytes, file).map_err(|first| DocumentErrors::new(faults::of::<T>(bytes, first)))?;
+    let mut broken = Broken::default();
+    check(&document, &mut broken);
+    broken.or(bytes, file).map(|()| document)
 }
 
 /// Parses one YAML document into `T`. Size, depth and anchors have limits that no honest document reaches.
@@ -74,22 +67,21 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], file: &str) -> Result<T, 
     if bytes.len() > MAX_DOCUMENT {
         return Err(DocumentError::rule(file, "", format!("larger than {MAX_DOCUMENT} bytes")));
     }
-    let options = yaml_options(200_000, 64);
     let mut path = None;
-    serde_saphyr::with_deserializer_from_slice_with_options(bytes, options, |deserializer| {
+    serde_saphyr::with_deserializer_from_slice_with_options(bytes, yaml::options(), |deserializer| {
         serde_path_to_error::deserialize(deserializer).map_err(|error| {
             path = Some(error.path().to_string());
             error.into_inner()
         })
     })
     .map_err(|error| {
-        let location = error.location();
+        let (location, rule) = (error.location(), message(&error));
         DocumentError {
             file: file.to_owned(),
             line: location.map_or(0, |at| at.line()),
             column: location.map_or(0, |at| at.column()),
-            field: path.filter(|path| path != ".").unwrap_or_default(),
-            rule: message(&error),
+            field: faults::precise(path.filter(|path| path != ".").unwrap_or_default(), &rule),
+            rule,
         }
     })
 }

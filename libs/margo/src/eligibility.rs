@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     ParameterValue,
-    description::{DeviceConstraints, EligibilityRule, MatchExpression, Selector, SelectorOperator},
+    constraints::{DeviceConstraints, EligibilityRule, MatchExpression, Selector, SelectorOperator},
 };
 
 impl DeviceConstraints {
@@ -51,7 +51,7 @@ fn matches(expression: &MatchExpression, found: Option<&Value>) -> bool {
         |found: &Value| elements(found).iter().all(|it| !it.is_object() && !it.is_array() && !it.is_null());
     let is_one_of = |found: &Value| elements(found).iter().any(|it| values.iter().any(|value| equals(it, value)));
     let number = || match values {
-        [value] => as_number(value),
+        [value] => value.number(),
         _ => None,
     };
     let inner =
@@ -76,10 +76,6 @@ fn matches(expression: &MatchExpression, found: Option<&Value>) -> bool {
             found.as_array().is_some_and(|found| found.iter().any(|element| inner().iter().any(|it| item(element, it))))
         }
     }
-}
-
-fn as_number(value: &ParameterValue) -> Option<f64> {
-    serde_json::to_value(value).ok()?.as_f64()
 }
 
 /// Texts are compared exactly, numbers by their value.

@@ -25,12 +25,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod constraints;
 mod data_type;
 mod deployment;
 mod description;
 mod digest;
 mod document;
+mod document_error;
 mod eligibility;
+mod faults;
 mod id;
 mod identity;
 mod list;
@@ -40,10 +43,13 @@ mod node_identity;
 mod order;
 mod parameter;
 mod parameter_check;
+mod parameter_error;
 mod repository;
+mod setting_schema;
 mod size;
 mod status;
 mod wasm;
+mod yaml;
 
 pub use data_type::DataType;
 pub use deployment::{
@@ -55,7 +61,8 @@ pub use description::{
     FAILED_UPDATE, ProfileType,
 };
 pub use digest::{Digest, InvalidDigest};
-pub use document::{DocumentError, Extensions, MAX_DOCUMENT, yaml_options};
+pub use document::{Extensions, MAX_DOCUMENT};
+pub use document_error::{DocumentError, DocumentErrors};
 pub use id::{DeploymentId, DeviceId, InvalidId, ManifestVersion, NodeId};
 pub use identity::{Identity, InvalidIdentity, InvalidNkey, UserNkey};
 pub use list::{InvalidNodeFolder, ManifestList, NamedDeployments, NodeEntry, NodeFolder, parse_folder, parse_top};
@@ -67,8 +74,11 @@ pub use name::{
 pub use node_identity::{MAX_FORMER_KEYS, NodeIdentity};
 pub use order::{InvalidOrderId, OrderId, Revision};
 pub use parameter::{ParameterValue, Target};
-pub use parameter_check::{ParameterError, check_parameters};
+pub use parameter_check::{check_parameters, immutable_changes};
+pub use parameter_error::ParameterError;
 pub use repository::{InvalidRepositoryName, RepositoryName};
+pub use setting_schema::SettingSchema;
 pub use size::{InvalidSize, Size};
 pub use status::{InvalidState, State};
 pub use wasm::{Destination, Host, InvalidDestination, InvalidWasmSettings, Restart, WasmRole, WasmSettings};
+pub use yaml::{to_yaml, yaml_options};

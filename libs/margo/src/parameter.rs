@@ -1,4 +1,4 @@
-//! Parameters: the values that a person may set, checked for presence and data type (WFM-30).
+//! Parameters: the values that a person may set, and their data types (WFM-30).
 
 use std::fmt;
 
@@ -69,6 +69,15 @@ impl ParameterValue {
             DataType::IntegerList => all(DataType::Integer),
             DataType::DoubleList => all(DataType::Double),
             DataType::BooleanList => all(DataType::Boolean),
+        }
+    }
+
+    /// The number that the value is; `None` when it is none.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match self {
+            Self::Integer(number) => Some(*number as f64),
+            Self::Double(number) => Some(*number),
+            Self::Boolean(_) | Self::Text(_) | Self::List(_) => None,
         }
     }
 

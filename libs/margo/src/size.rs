@@ -4,10 +4,13 @@ use std::{cmp::Ordering, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The units with their powers of two, the largest first.
-const UNITS: [(&str, u32); 3] = [("Gi", 30), ("Mi", 20), ("Ki", 10)];
+/// The units with their powers of two.
+const KI: (&str, u32) = ("Ki", 10);
+const MI: (&str, u32) = ("Mi", 20);
+const GI: (&str, u32) = ("Gi", 30);
+const UNITS: [(&str, u32); 6] = [KI, MI, GI, ("Ti", 40), ("Pi", 50), ("Ei", 60)];
 
-/// A number of bytes, written as a whole number with `Ki`, `Mi` or `Gi`, so that `64Mi` is 67,108,864. It is written in the
+/// A number of bytes, written as a whole number with `Ki`, `Mi`, `Gi`, `Ti`, `Pi` or `Ei`, so that `64Mi` is 67,108,864. It is written in the
 /// unit in which it was read, because documents travel on as they came; sizes of the same number of bytes are equal.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -19,7 +22,7 @@ pub struct Size {
 
 /// A text that is no size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} must be a whole number with Ki, Mi or Gi, such as 64Mi")]
+#[error("{0:?} must be a whole number with a unit from Ki to Ei, such as 64Mi")]
 pub struct InvalidSize(String);
 
 impl Size {
@@ -27,10 +30,10 @@ impl Size {
     pub const fn of(bytes: u64) -> Self {
         let bytes = bytes.div_ceil(1 << 10) << 10;
         let unit = match bytes.trailing_zeros() {
-            _ if bytes == 0 => UNITS[2],
-            30.. => UNITS[0],
-            20.. => UNITS[1],
-            _ => UNITS[2],
+            _ if bytes == 0 => KI,
+            30.. => GI,
+            20.. => MI,
+            _ => KI,
         };
         Self { bytes, unit }
     }
@@ -38,6 +41,11 @@ impl Size {
     /// Returns the size of so many MiB.
     pub const fn mebibytes(number: u32) -> Self {
         Self::of((number as u64) << 20)
+    }
+
+    /// Tells whether it is written in a unit that amounts of memory may have: `Ki`, `Mi` or `Gi`.
+    pub fn is_of_memory(self) -> bool {
+        self.unit.1 <= GI.1
     }
 
     /// Returns the number of bytes.
@@ -116,6 +124,9 @@ mod tests {
             ("0Gi", 0),
             ("1024Ki", 1 << 20),
             ("1025Ki", 1025 << 10),
+            ("2Ti", 2 << 40),
+            ("3Pi", 3 << 50),
+            ("15Ei", 15 << 60),
         ] {
             let size: Size = text.parse().unwrap();
             assert_eq!((size.bytes(), size.to_string()), (bytes, text.to_owned()));
@@ -145,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "64", "64MB", "64mi", "+1Mi", "-1Mi", "1.5Gi", " 1Mi", "Mi", "99999999999999999Gi"] {
+        for text in ["", "64", "64MB", "64mi", "+1Mi", "-1Mi", "1.5Gi", " 1Mi", "Mi", "99999999999999999Gi", "16Ei"] {
             assert!(text.parse::<Size>().is_err(), "{text:?}");
         }
     }

@@ -3,7 +3,7 @@
 use std::{error::Error, io::ErrorKind};
 
 use api::{FieldError, Problem};
-use margo::{AppId, AppVersion, DocumentError};
+use margo::{AppId, AppVersion, DocumentError, DocumentErrors};
 use oci::layout::LayoutError;
 use store::StoreError;
 use tracing::error;
@@ -14,9 +14,9 @@ pub enum UploadError {
     /// The upload is no image layout, or ended too early.
     #[error("the upload is not the tar of an OCI image layout")]
     Layout(#[from] LayoutError),
-    /// `margo.yaml` breaks a rule.
+    /// `margo.yaml` breaks rules.
     #[error(transparent)]
-    Document(#[from] DocumentError),
+    Document(#[from] DocumentErrors),
     /// The parts of the upload do not make an application with its components.
     #[error("the upload is not an application with its components")]
     Rules(Vec<FieldError>),
@@ -41,14 +41,12 @@ impl UploadError {
     pub fn problem(&self) -> Problem {
         match self {
             Self::Layout(cause) => layout_problem(self, cause),
-            Self::Document(cause) => {
-                let place = if cause.line == 0 {
-                    cause.file.clone()
-                } else {
-                    format!("{}:{}:{}", cause.file, cause.line, cause.column)
-                };
-                let field = FieldError { field: cause.field.clone(), message: format!("{place}: {}", cause.rule) };
-                Problem::invalid(cause.to_string(), vec![field])
+            Self::Document(errors) => {
+                let mut words = errors.to_string();
+                if errors.iter().len() > 1 {
+                    "the description breaks rules".clone_into(&mut words);
+                }
+                Problem::invalid(words, errors.iter().map(field_error).collect())
             }
             Self::Rules(errors) => Problem::invalid(self.to_string(), errors.clone()),
             Self::Taken(..) => Problem::conflict(self.to_string()),
@@ -59,6 +57,12 @@ impl UploadError {
             }
         }
     }
+}
+
+fn field_error(error: &DocumentError) -> FieldError {
+    let DocumentError { file, line, column, field, rule } = error;
+    let message = if *line == 0 { format!("{file}: {rule}") } else { format!("{file}:{line}:{column}: {rule}") };
+    FieldError { field: field.clone(), message }
 }
 
 /// How the bus and the sender of an upload are answered when the catalogue fails.

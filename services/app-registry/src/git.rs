@@ -19,7 +19,7 @@ pub fn add_app(upload: &Upload, order: &OrderHeader) -> proto::GitWrite {
     let file = |path: String, content: Vec<u8>| proto::FileChange { path, content: Some(content.into()) };
     let files = vec![
         file(layout::description(app, version), upload.text.clone().into_bytes()),
-        file(layout::origin(app, version), layout::to_yaml(&origin)),
+        file(layout::origin(app, version), margo::to_yaml(&origin)),
     ];
     let subject = AuditSubject { verb: Verb::Add, object: Object::App(app.clone(), version.clone()), detail: None };
     order.write(&subject, proto::git_write::Change::Fleet(proto::FleetChange { files }))

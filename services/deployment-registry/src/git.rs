@@ -77,9 +77,9 @@ fn subject(change: &Change) -> AuditSubject {
 fn fleet_files(change: &Change) -> Vec<FileChange> {
     let Assignment { name, state, .. } = &change.assignment;
     let file = |path, content: Option<Vec<u8>>| FileChange { path, content: content.map(Into::into) };
-    let assignment = || file(layout::assignment(name), Some(layout::to_yaml(&assignment_file(&change.assignment))));
+    let assignment = || file(layout::assignment(name), Some(margo::to_yaml(&assignment_file(&change.assignment))));
     let placement = match state {
-        AssignmentState::Active => Some(layout::to_yaml(&placement_file(&change.assignment))),
+        AssignmentState::Active => Some(margo::to_yaml(&placement_file(&change.assignment))),
         AssignmentState::Removed => None,
     };
     let placement = file(layout::placement(name), placement);

@@ -83,6 +83,8 @@ impl Registry {
         let (held, checked) = futures::join!(self.held(&name, revision), self.check(update.spec));
         let mut held = held?;
         let (wish, fleet) = checked?;
+        // What is meant at one revision never changes, so this holds whatever is placed meanwhile.
+        self.check_immutable(&held, &wish).await?;
         let _turn = self.turn().await;
         if self.turns.load(Ordering::Acquire) != turns {
             held = self.held(&name, revision).await?;
@@ -194,6 +196,13 @@ impl Registry {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Checks that an update leaves alone what its application says is never changed (WFM-30).
+    async fn check_immutable(&self, held: &domain::Assignment, wish: &Wish) -> Result<(), OrderError> {
+        let before = if wish.depends_on(&held.spec) { Some(self.neighbours.app(&held.spec.app).await?) } else { None };
+        let errors = wish.immutable_changes(&held.spec, before.as_ref());
+        if errors.is_empty() { Ok(()) } else { Err(OrderError::Invalid(errors)) }
     }
 
     /// Loads the assignment if it stands and is at the revision that the person has seen.

@@ -39,6 +39,8 @@ const SELF: ServiceName = ServiceName::DeploymentRegistry;
 #[derive(Default)]
 struct Known {
     description: String,
+    /// The description of version 2.0.0 of the same application.
+    newer: Option<String>,
     members: Members,
 }
 
@@ -108,7 +110,9 @@ impl World {
         let known = self.known.clone();
         let get = move |_, call: Call<AppRef>| {
             let known = known.lock().unwrap();
-            let app = (call.body.id.as_str() == "hello").then(|| content(&call.body, &known.description));
+            let newer = known.newer.as_ref().filter(|_| call.body.version.to_string() == "2.0.0");
+            let description = newer.unwrap_or(&known.description);
+            let app = (call.body.id.as_str() == "hello").then(|| content(&call.body, description));
             std::future::ready(app.ok_or_else(|| Problem::not_found("there is no such application")))
         };
         service.verb("get", get).await.unwrap();
@@ -430,6 +434,40 @@ async fn what_is_wrong_is_refused_by_field_and_nothing_of_it_stays() {
     }
     let problem = world.create("a", spec(&[], &["plant"])).await.unwrap_err();
     assert_eq!((problem.status, problem.retryable), (503, true), "{problem}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn wfm_30_an_update_leaves_alone_what_is_immutable_also_between_versions() {
+    let world = World::new().await;
+    let running = world.start().await;
+    let immutable = |text: &str| {
+        let setting = "{ parameter: greeting, name: Greeting, schema: text, immutable: true }";
+        let sections = format!("configuration:\n  sections: [{{ name: All, settings: [{setting}] }}]\n");
+        format!("{text}{sections}  schema: [{{ name: text, dataType: string }}]\n")
+    };
+    world.known.lock().unwrap().description = immutable(HELLO);
+    let good = |name: &str| greeting(spec(&[], &["plant"]), text(name));
+    world.create("greeter", good("Hi")).await.unwrap();
+    let refused = |answer: Result<Accepted, Problem>| {
+        let problem = answer.unwrap_err();
+        assert_eq!(problem.status, 422, "{problem}");
+        problem.errors.into_iter().map(|error| format!("{}: {}", error.field, error.message)).collect::<Vec<_>>()
+    };
+    let rule = "parameters.greeting: cannot be changed after the application was installed: it is";
+    assert_eq!(refused(world.update("greeter", 1, good("Ho")).await), [format!("{rule} \"Hi\"")]);
+    // What the package sets is another value, too.
+    assert_eq!(refused(world.update("greeter", 1, spec(&[], &["plant"])).await), [format!("{rule} \"Hi\"")]);
+    world.update("greeter", 1, good("Hi")).await.unwrap();
+    assert_eq!(world.orders().await.len(), 2, "nothing of the refused ones is left");
+
+    // Nobody gives a value, and another version of the package has another default.
+    world.create("second", spec(&[], &["plant"])).await.unwrap();
+    let mut newer = spec(&[], &["plant"]);
+    newer.app.version = "2.0.0".parse().unwrap();
+    world.known.lock().unwrap().newer = Some(immutable(&HELLO.replace("value: Hello", "value: Moin")));
+    assert_eq!(refused(world.update("second", 1, newer.clone()).await), [format!("{rule} \"Hello\"")]);
+    world.update("second", 1, greeting(newer, text("Hello"))).await.unwrap();
     running.stop().await;
 }
 

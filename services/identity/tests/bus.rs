@@ -89,7 +89,7 @@ impl World {
 
     /// Commits it, and tells.
     async fn order(&self, client: &ClientFile) {
-        self.commit(layout::client(&client.name), layout::to_yaml(client));
+        self.commit(layout::client(&client.name), margo::to_yaml(client));
         self.git_writer.signal(&Subject::GitCommittedFleet, "".into()).await.unwrap();
     }
 
@@ -169,7 +169,7 @@ async fn what_was_committed_while_the_service_was_away_is_in_force_at_its_next_s
     let site = connect(&world.login(&seed, &world.admitted(&old).await)).await;
     world.stop().await;
     let renewed = ClientFile { former_keys: vec![Identity::Nkey(old.clone())], ..client(&new) };
-    world.commit(layout::client(&renewed.name), layout::to_yaml(&renewed));
+    world.commit(layout::client(&renewed.name), margo::to_yaml(&renewed));
     world.run().await;
     is_refused(&site).await;
     world.unknown(&old).await;

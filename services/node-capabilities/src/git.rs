@@ -17,7 +17,7 @@ pub type Writes = Vec<(RepositoryName, proto::GitWrite)>;
 /// that whoever asks before the first order finds what it is to hold.
 pub fn add_site(site: &SiteName, keys: &Keys, order: &OrderHeader) -> Writes {
     let site_file = SiteFile { name: site.clone(), orchestrator: site.client(), state: NodeState::Active };
-    let files = vec![file(layout::site(site), layout::to_yaml(&site_file)), client_file(site, keys)];
+    let files = vec![file(layout::site(site), margo::to_yaml(&site_file)), client_file(site, keys)];
     let subject = subject(Verb::Add, &Owner::Site(site.clone()));
     let first = What::Client(proto::ClientChange::default());
     vec![
@@ -44,7 +44,7 @@ pub fn write_node(verb: Verb, node: &NodeId, device: &DeviceId, keys: &Keys, ord
         state: NodeState::Active,
         labels: Default::default(),
     };
-    let files = vec![file(layout::node(node), layout::to_yaml(&node_file))];
+    let files = vec![file(layout::node(node), margo::to_yaml(&node_file))];
     let identity = NodeIdentity { device: device.clone(), identity: in_force, former };
     let put = proto::PutNode { node: node.node.to_string(), identity: identity.to_bytes().into() };
     let change = proto::ClientChange { nodes: vec![put], ..Default::default() };
@@ -64,7 +64,7 @@ fn client_file(site: &SiteName, keys: &Keys) -> proto::FileChange {
     let Keys { in_force, former } = keys.clone();
     let content =
         ClientFile { name: client.clone(), identity: in_force, state: NodeState::Active, former_keys: former };
-    file(layout::client(&client), layout::to_yaml(&content))
+    file(layout::client(&client), margo::to_yaml(&content))
 }
 
 fn file(path: String, content: Vec<u8>) -> proto::FileChange {

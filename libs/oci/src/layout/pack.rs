@@ -9,16 +9,14 @@ use std::{
 };
 
 use compose::{Archive, ComposeFile};
-use margo::{
-    AppId, AppVersion, ApplicationDescription, DescribedComponent, Digest, DocumentError, MAX_DOCUMENT, ProfileType,
-};
+use margo::{AppId, AppVersion, ApplicationDescription, DescribedComponent, Digest, MAX_DOCUMENT, ProfileType};
 use tar::{Builder, EntryType, Header};
 
 use super::{
     INDEX, MARKER, Marker, VERSION, assumed_values,
     images::{self, LayoutImage},
     is_wasm,
-    pack_error::{DESCRIPTION, PackError, read, rule},
+    pack_error::{DESCRIPTION, PackError, document, read, rule},
 };
 use crate::{ArtifactManifest, Descriptor, ImageName, Index, Reference, RepositoryName, digest::Digester, media};
 
@@ -205,10 +203,8 @@ impl Packing<'_> {
         let failed = |source| PackError::Archive { folder: folder.clone(), source };
         let archive = Archive::pack(&folder, name).map_err(failed)?;
         let Archive { compose, files } = Archive::read(archive.as_slice()).map_err(failed)?;
-        let refused = |error: compose::ComposeError| {
-            let file = format!("{name}/{}", compose::FILE_NAME);
-            PackError::Document(DocumentError { file, line: 0, column: 0, field: error.field, rule: error.rule })
-        };
+        let refused =
+            |error: compose::ComposeError| document(format!("{name}/{}", compose::FILE_NAME), error.field, error.rule);
         let file = ComposeFile::parse(&compose).map_err(refused)?;
         file.resolve(&assumed_values(description, &component.name), &files).map_err(refused)?;
         for image in file.images().map_err(refused)? {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use compose::ArchiveError;
-use margo::DocumentError;
+use margo::{DocumentError, DocumentErrors};
 
 /// The name of the description in the folder of an application.
 pub(super) const DESCRIPTION: &str = "margo.yaml";
@@ -14,9 +14,9 @@ pub(super) const DESCRIPTION: &str = "margo.yaml";
 /// A folder cannot be packed.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// `margo.yaml` breaks a rule, or names a file that cannot be packed.
+    /// `margo.yaml` breaks rules, or names a file that cannot be packed.
     #[error(transparent)]
-    Document(#[from] DocumentError),
+    Document(#[from] DocumentErrors),
     /// A file in the folder cannot be read.
     #[error("reading {}", path.display())]
     Read {
@@ -53,5 +53,11 @@ pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> PackError {
 
 pub(super) fn rule(field: impl Into<String>, rule: impl ToString) -> PackError {
     let rule = rule.to_string();
-    PackError::Document(DocumentError { file: DESCRIPTION.to_owned(), line: 0, column: 0, field: field.into(), rule })
+    document(DESCRIPTION, field, rule)
+}
+
+/// What breaks a rule in one of the files.
+pub(super) fn document(file: impl Into<String>, field: impl Into<String>, rule: String) -> PackError {
+    let error = DocumentError { file: file.into(), line: 0, column: 0, field: field.into(), rule };
+    PackError::Document(error.into())
 }

@@ -57,11 +57,13 @@ pub struct Change {
     pub puts: BTreeMap<NodeId, Put>,
     /// Nodes that lose the assignment.
     pub removes: BTreeSet<NodeId>,
+    /// What the largest of the new documents says.
+    pub meant: Option<Box<ApplicationDeployment>>,
 }
 
 impl Change {
     fn new(kind: OrderKind, order: OrderHeader, from: Option<Revision>, assignment: Assignment) -> Self {
-        Self { order, kind, from, assignment, puts: BTreeMap::new(), removes: BTreeSet::new() }
+        Self { order, kind, from, assignment, puts: BTreeMap::new(), removes: BTreeSet::new(), meant: None }
     }
 }
 
@@ -143,8 +145,14 @@ pub fn place(
 
 /// Adds to a change that these nodes get the assignment's content, with a document for each.
 fn put(tenant: &TenantName, mut change: Change, wish: &Wish, nodes: BTreeMap<NodeId, DeviceId>) -> Change {
+    let mut largest = 0;
     for (node, device) in nodes {
-        let document = wish.document(tenant, &change.assignment.name, &node, device.clone());
+        let meant = wish.document(tenant, &change.assignment.name, &node, device.clone());
+        let document = meant.to_yaml();
+        if document.len() > largest {
+            largest = document.len();
+            change.meant = Some(Box::new(meant));
+        }
         let deployment = Deployment {
             id: DeploymentId::new(tenant, &change.assignment.name, &node),
             device,
@@ -160,13 +168,18 @@ fn put(tenant: &TenantName, mut change: Change, wish: &Wish, nodes: BTreeMap<Nod
     change
 }
 
-/// Reads a new document as its node will, and returns what the node would refuse. The documents of one change differ in
-/// the names of nodes alone, so only the largest one is read.
+/// Reads a new document as its node will, and returns what the node would refuse or take for something else. The documents of one
+/// change differ in the names of nodes alone, so only the largest one is read.
 pub fn check_documents(change: &Change) -> Vec<FieldError> {
-    let largest = change.puts.values().map(|put| &put.document).max_by_key(|document| document.len());
+    let Some(meant) = &change.meant else { return Vec::new() };
+    let documents = change.puts.values().map(|put| &put.document);
+    // Of several the first, as it was kept.
+    let largest = documents.reduce(|largest, document| if document.len() > largest.len() { document } else { largest });
     let read = largest.map(|document| ApplicationDeployment::parse(document, "the deployment made of this order"));
     match read {
-        None | Some(Ok(_)) => Vec::new(),
+        None => Vec::new(),
+        Some(Ok(read)) if read == **meant => Vec::new(),
+        Some(Ok(_)) => vec![broken("parameters", "a value cannot be written so that it is read as it was meant")],
         Some(Err(unreadable)) => vec![broken("parameters", unreadable.to_string())],
     }
 }

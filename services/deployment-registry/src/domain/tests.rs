@@ -100,7 +100,7 @@ fn what_becomes_of_volumes_stands_in_the_document_and_only_containers_have_some(
         let app = AppContent { description: description.clone(), ..app() };
         let wish = Wish::new(AssignmentSpec { volumes, ..wanted.clone() }, app).unwrap();
         let node = "plant/press".parse().unwrap();
-        let document = wish.document(&tenant(), &name(), &node, (&node).into());
+        let document = wish.document(&tenant(), &name(), &node, (&node).into()).to_yaml();
         let document = ApplicationDeployment::parse(&document, "document").unwrap();
         document.spec.profile.components[0].edgewright().and_then(|ours| ours.get("volumes")).cloned()
     };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use api::{AppContent, AssignmentSpec, FieldError, Volumes};
 use margo::{
-    ApplicationDeployment, ApplicationDescription, AssignmentName, DeviceId, Digest, Lock, NodeId, ParameterValue,
-    ProfileType, TenantName,
+    ApplicationDeployment, ApplicationDescription, AssignmentName, DeviceId, Digest, Lock, NodeId, ParameterError,
+    ParameterValue, ProfileType, TenantName,
 };
 
 use super::broken;
@@ -61,13 +61,12 @@ impl Wish {
     /// Checks what is meant against the application that it names, and chooses the profile when there is only one.
     /// Returns all rules that are broken, not only the first one.
     pub fn new(mut spec: AssignmentSpec, app: AppContent) -> Result<Self, Vec<FieldError>> {
-        let description = ApplicationDescription::parse(app.description.as_bytes(), "margo.yaml")
-            .map_err(|unreadable| vec![broken("app", format!("its description cannot be read: {unreadable}"))])?;
+        let description = read(&app)?;
         let mut errors = Vec::new();
         let profile = choose_profile(&description, spec.profile.as_deref()).map_err(|wrong| errors.push(wrong));
-        let in_force = margo::check_parameters(&description, &spec.parameters).map_err(|wrong| {
-            errors.extend(wrong.iter().map(|(name, why)| broken(format!("parameters.{name}"), why.to_string())));
-        });
+        let chosen = profile.as_ref().ok().and_then(|id| description.profile(id));
+        let in_force = margo::check_parameters(&description, chosen, &spec.parameters);
+        let in_force = in_force.map_err(|wrong| errors.extend(of_parameters(wrong)));
         let has_volumes = |id: &String| description.profile(id).is_some_and(|it| it.kind == ProfileType::Compose);
         if spec.volumes.is_some() && profile.as_ref().is_ok_and(|id| !has_volumes(id)) {
             errors.push(broken("volumes", "only a profile of type compose has volumes"));
@@ -87,18 +86,36 @@ impl Wish {
         })
     }
 
+    /// Tells whether [`Wish::immutable_changes`] has to know the application as it was before, which is another one now.
+    pub fn depends_on(&self, held: &AssignmentSpec) -> bool {
+        let description = &self.description;
+        self.spec.app != held.app && description.parameters.keys().any(|name| description.is_immutable(name))
+    }
+
+    /// Returns the parameters that an assignment with this content must not change. `before` is its application, which may be left
+    /// out where it is the same.
+    pub fn immutable_changes(&self, held: &AssignmentSpec, before: Option<&AppContent>) -> Vec<FieldError> {
+        let before = match before.map(read).transpose() {
+            Ok(before) => before,
+            Err(errors) => return errors,
+        };
+        let before = before.as_ref().unwrap_or(&self.description);
+        let wanted = (&self.description, &self.in_force);
+        of_parameters(margo::immutable_changes((before, &held.parameters), wanted)).collect()
+    }
+
     pub(super) fn profile(&self) -> &str {
         self.spec.profile.as_deref().expect("`new` chose one")
     }
 
-    /// The ApplicationDeployment of a node, byte for byte: the same wish always makes the same bytes.
+    /// The ApplicationDeployment of a node: the same wish always makes the same one.
     pub(super) fn document(
         &self,
         tenant: &TenantName,
         assignment: &AssignmentName,
         node: &NodeId,
         device: DeviceId,
-    ) -> Vec<u8> {
+    ) -> ApplicationDeployment {
         let mut document = ApplicationDeployment::new(
             tenant,
             assignment,
@@ -115,8 +132,17 @@ impl Wish {
             Some(Volumes::Keep) => document.set_on_components("volumes", "keep"),
             Some(Volumes::Delete) => document.set_on_components("volumes", "delete"),
         }
-        document.to_yaml()
+        document
     }
+}
+
+fn read(app: &AppContent) -> Result<ApplicationDescription, Vec<FieldError>> {
+    let read = ApplicationDescription::parse_accepted(app.description.as_bytes(), "margo.yaml");
+    read.map_err(|unreadable| vec![broken("app", format!("its description cannot be read: {unreadable}"))])
+}
+
+fn of_parameters(wrong: Vec<(String, ParameterError)>) -> impl Iterator<Item = FieldError> {
+    wrong.into_iter().map(|(name, why)| broken(format!("parameters.{name}"), why.to_string()))
 }
 
 fn choose_profile(description: &ApplicationDescription, wanted: Option<&str>) -> Result<String, FieldError> {

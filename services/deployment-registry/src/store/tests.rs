@@ -67,6 +67,7 @@ fn change(name: &str, from: Option<u64>, document: &[u8]) -> Change {
         assignment: Assignment { name, revision, state: AssignmentState::Active, spec, deployments },
         puts: BTreeMap::from([(node(), Put { document: document.to_vec(), package: Digest::of(b"package") })]),
         removes: BTreeSet::new(),
+        meant: None,
     }
 }
 
