@@ -47,11 +47,11 @@ check: programs  ## Format, lints, documentation, one TLS provider, a small edge
 	@scripts/check-graph.sh
 	@scripts/check-edge-node.sh
 
-bench: bench-build   ## Measure everything within 15 minutes; ONLY=start_ms measures one figure (docs/performance.md)
-	@target/release/bench run --only "$(ONLY)"
+bench: bench-build   ## Measure everything within 15 minutes; ONLY=start_ms measures one figure, DATA=/mnt/disk on another disk (docs/performance.md)
+	@target/release/bench run --only "$(ONLY)" --data "$(DATA)"
 
 bench-long: bench-build ## Measure the same with more runs, and storms of sites and nodes, in about an hour
-	@target/release/bench run --only "$(ONLY)" --effort long
+	@target/release/bench run --only "$(ONLY)" --data "$(DATA)" --effort long
 
 # Agents and runners also as they are shipped: their memory is measured.
 bench-build: setup

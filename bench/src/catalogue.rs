@@ -23,7 +23,7 @@ const fn signed(name: &'static str, includes: &'static str) -> Kind {
 }
 
 /// In the order of the report.
-pub const FIGURES: [Kind; 45] = [
+pub const FIGURES: [Kind; 46] = [
     lower(
         "order_to_wasm_ms",
         "ms",
@@ -92,13 +92,13 @@ pub const FIGURES: [Kind; 45] = [
         "ms",
         "The time from the death of a container's process (`docker kill`, which the engine leaves at that) until the container has \
          answered HTTP again. It ran for ten seconds before.",
-        Some("`docker start` by hand of such a container that was killed, until it has answered"),
+        Some("the same of a container by hand, after `docker kill` and then `docker start`"),
     ),
     lower(
         "removed_container_back_ms",
         "ms",
         "The same of a container that is removed (`docker rm --force`), from the death of its process.",
-        Some("`docker compose up --detach` by hand after such a container was removed, until the new one has answered"),
+        Some("the same of a container by hand, after `docker rm --force` and then `docker compose up --detach`"),
     ),
     signed(
         "signed_orders_per_second",
@@ -262,6 +262,13 @@ pub const FIGURES: [Kind; 45] = [
         "MiB",
         "Memory (PSS) of the same agent, idle, with a hundred WebAssembly workloads, each an application of its own.",
         Some("the same agent with one workload, before"),
+    ),
+    lower(
+        "edge_node_pss_docker_mib",
+        "MiB",
+        "Memory (PSS) of the agent of the `dist` profile that uses a Docker Engine, connected and idle, with one workload of one \
+         container.",
+        None,
     ),
     lower(
         "wasm_workload_pss_mib",

@@ -11,6 +11,7 @@ mod kept;
 mod order;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::Stdio,
     time::Instant,
@@ -38,6 +39,15 @@ struct Case {
     memory: Option<&'static str>,
     /// Whether `fleet.git` is looked after in the end, and read.
     kept: bool,
+}
+
+impl Case {
+    /// Whether one of its figures is wanted.
+    fn is_among(&self, wanted: &BTreeSet<&'static str>) -> bool {
+        let own = [Some(self.rate), self.kilobytes, self.memory];
+        let of_kept = kept::FIGURES.iter().copied().filter(|_| self.kept);
+        own.into_iter().flatten().chain(of_kept).any(|name| wanted.contains(name))
+    }
 }
 
 const fn case(orders: usize, clients: usize, rate: &'static str) -> Case {
@@ -90,8 +100,12 @@ pub async fn ten_thousand(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     Ok(measure(&TEN_THOUSAND, effort).await?.0)
 }
 
-/// The figures at a hundred thousand orders, and the worst of all.
-pub async fn all(effort: Effort) -> anyhow::Result<Vec<Samples>> {
+/// The figures at a hundred thousand orders, and the worst of all; without those of all, only the cases that are wanted.
+pub async fn all(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow::Result<Vec<Samples>> {
+    if !["signed_orders_per_second", "signed_orders_last_window_percent"].iter().any(|name| wanted.contains(name)) {
+        let cases: Vec<_> = HUNDRED_THOUSAND.into_iter().filter(|case| case.is_among(wanted)).collect();
+        return Ok(measure(&cases, effort).await?.0);
+    }
     let (few, mut last) = measure(&TEN_THOUSAND, effort).await?;
     let (mut samples, last_of_many) = measure(&HUNDRED_THOUSAND, effort).await?;
     last.extend(last_of_many);

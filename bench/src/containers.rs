@@ -33,7 +33,7 @@ use crate::{
 const PLANT: &[SiteLayout] = &[SiteLayout { name: "plant", nodes: &["dock"] }];
 
 /// The name of the image in the Compose file of the application.
-const IMAGE: &str = "hello-compose:1.0.0";
+pub const IMAGE: &str = "hello-compose:1.0.0";
 
 /// The port of the application's container, and that of the one by hand.
 const PORT: u16 = 8088;
@@ -55,7 +55,7 @@ const ORDERS_PER_START: usize = 2;
 const STEADY: Duration = Duration::from_millis(10_500);
 
 /// One service whose page is the value of a variable.
-fn compose(image: &str, port: &str) -> String {
+pub fn compose(image: &str, port: &str) -> String {
     format!(
         "services:
   web:
@@ -77,12 +77,7 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
     let wish =
         |greeting: String| Wish { app: "hello-compose".to_owned(), greeting, targets: Targets::Nodes(nodes.clone()) };
     running.add_compose_version("1.0.0", &compose(IMAGE, &PORT.to_string()), "nothing yet");
-    wait_for("the node to tell that it runs Compose", async || {
-        let nodes = rest.list("/nodes").await.map_err(|error| error.to_string())?;
-        let known = format!("{nodes:?}");
-        if known.contains("compose") { Ok(()) } else { Err(known) }
-    })
-    .await;
+    runs_compose(&rest).await;
     let mut first = site.watch("The first.")?;
     rest.create("pages", &wish("The first.".to_owned())).await?;
     site.answered(&mut first).await.context("the first order")?;
@@ -132,6 +127,16 @@ pub async fn measure(effort: Effort, wanted: &BTreeSet<&'static str>) -> anyhow:
     }
     samples.retain(|samples| !samples.values.is_empty());
     Ok(samples)
+}
+
+/// Waits until a node tells that it runs Compose.
+pub async fn runs_compose(rest: &Rest) {
+    wait_for("the node to tell that it runs Compose", async || {
+        let nodes = rest.list("/nodes").await.map_err(|error| error.to_string())?;
+        let known = format!("{nodes:?}");
+        if known.contains("compose") { Ok(()) } else { Err(known) }
+    })
+    .await;
 }
 
 /// A container whose port is published on an address of the engine's host.
@@ -198,10 +203,9 @@ impl<'a> ByHand<'a> {
         command
     }
 
-    /// Milliseconds from the start of this command to the first answer with this text of the container that it starts.
-    async fn measured(&self, greeting: &str, command: &mut Command) -> anyhow::Result<f64> {
+    /// Milliseconds since then until the first answer with this text of the container that this command starts.
+    async fn measured(&self, greeting: &str, begin: Instant, command: &mut Command) -> anyhow::Result<f64> {
         let mut watcher = self.container.watch(greeting)?;
-        let begin = Instant::now();
         let mut child = quietly(command).context("starting a container by hand")?;
         let answered = self.container.answered(&mut watcher).await?;
         ended(&mut child, "starting a container by hand").await?;
@@ -209,18 +213,22 @@ impl<'a> ByHand<'a> {
     }
 
     async fn up(&self, greeting: &str) -> anyhow::Result<f64> {
-        self.measured(greeting, &mut self.compose_up(greeting)).await
+        self.measured(greeting, Instant::now(), &mut self.compose_up(greeting)).await
     }
 
-    /// Ends the container by hand, and starts it again as a person would.
+    /// Ends the container by hand, and starts it again as soon as the engine has noted that, as a person would who does both in
+    /// one line.
     async fn back(&self, death: &[&str], round: usize) -> anyhow::Result<f64> {
         let greeting = format!("By hand, {} {round}.", death[0]);
         self.up(&greeting).await?;
         let id = self.container.id("label=com.docker.compose.project=by-hand")?;
-        self.container.die(&id, death).await?;
+        let died = self.container.die(&id, death).await?;
         match death {
-            ["kill"] => self.measured(&greeting, self.container.engine.command().args(["start", &id])).await,
-            _ => self.up(&greeting).await,
+            ["kill"] => {
+                let mut start = self.container.engine.command();
+                self.measured(&greeting, died, start.args(["start", &id])).await
+            }
+            _ => self.measured(&greeting, died, &mut self.compose_up(&greeting)).await,
         }
     }
 }

@@ -25,6 +25,9 @@ pub struct Figure {
     pub ratio: Option<f64>,
     /// How often it was measured.
     pub runs: usize,
+    /// The file system that held the data; absent where that was not noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
 }
 
 /// Which direction is the good one.
@@ -60,6 +63,7 @@ impl Figure {
             reference_value,
             ratio: reference_value.filter(|reference| *reference != 0.0).map(|reference| round(value / reference)),
             runs: samples.len(),
+            disk: None,
         })
     }
 }

@@ -39,6 +39,7 @@ mod watch;
 use std::{
     any::Any,
     collections::BTreeSet,
+    ffi::OsString,
     fs,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
@@ -75,6 +76,9 @@ enum Command {
         /// How many runs each figure gets.
         #[arg(long, default_value = "usual")]
         effort: Effort,
+        /// The folder in which the data of this run lies; otherwise, and where it is empty, it lies beside the programs.
+        #[arg(long)]
+        data: Option<OsString>,
     },
     /// Write docs/performance.md from bench/before.json and bench/results.json.
     Report,
@@ -139,7 +143,7 @@ const fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
-const GROUPS: [Group; 17] = [
+const GROUPS: [Group; 18] = [
     Group {
         figures: &["order_to_wasm_ms", "accepted_ms"],
         limit: minutes(3),
@@ -181,6 +185,12 @@ const GROUPS: [Group; 17] = [
         limit: minutes(4),
         long: false,
         measure: |effort, _| Box::pin(memory::measure(effort)),
+    },
+    Group {
+        figures: &["edge_node_pss_docker_mib"],
+        limit: minutes(2),
+        long: false,
+        measure: |effort, _| Box::pin(memory::with_docker(effort)),
     },
     Group {
         figures: &["idle_cpu_percent_hub", "idle_cpu_percent_site", "idle_cpu_percent_node"],
@@ -248,7 +258,7 @@ const GROUPS: [Group; 17] = [
         ],
         limit: minutes(40),
         long: true,
-        measure: |effort, _| Box::pin(commits::all(effort)),
+        measure: |effort, names| Box::pin(commits::all(effort, names)),
     },
     Group {
         figures: &["mirror_behind_ms"],
@@ -275,11 +285,11 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         Command::Report => report(&arguments.project),
         Command::Commits(arguments) => commits::child::run(arguments),
-        Command::Run { only, effort } => tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .context("starting the runtime")
-            .and_then(|runtime| runtime.block_on(run(&arguments.project, only, *effort))),
+        Command::Run { only, effort, data } => {
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime").and_then(
+                |runtime| runtime.block_on(run(&arguments.project, only, *effort, data.as_deref().map(Path::new))),
+            )
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -290,10 +300,11 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<()> {
+async fn run(project: &Path, only: &[String], effort: Effort, data: Option<&Path>) -> anyhow::Result<()> {
     let wanted = wanted(only)?;
     let shutdown = process::shutdown_token()?;
-    let _data = folder::for_this_run()?;
+    let data = folder::for_this_run(data.filter(|data| !data.as_os_str().is_empty()))?;
+    let disk = folder::file_system(data.path());
     // What a build has left to write would be written while the first figures wait for the disk.
     machine::sync().await?;
     let is_named = only.iter().any(|name| !name.is_empty());
@@ -309,7 +320,8 @@ async fn run(project: &Path, only: &[String], effort: Effort) -> anyhow::Result<
         match attempt(group, effort, &names, &shutdown).await {
             Ok(samples) => {
                 let figures = samples.iter().filter_map(|samples| {
-                    Figure::new(catalogue::find(samples.name)?, &samples.values, &samples.references)
+                    let figure = Figure::new(catalogue::find(samples.name)?, &samples.values, &samples.references)?;
+                    Some(Figure { disk: disk.clone(), ..figure })
                 });
                 let figures: Vec<_> = figures.collect();
                 print!("{}in {:.0} s\n\n", report::table(&figures), begin.elapsed().as_secs_f64());

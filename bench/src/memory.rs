@@ -1,4 +1,5 @@
-//! Memory of an agent and its workloads: `edge_node_pss_mib`, `edge_node_pss_100_mib` and `wasm_workload_pss_mib`.
+//! Memory of an agent and its workloads: `edge_node_pss_mib`, `edge_node_pss_100_mib` and `wasm_workload_pss_mib`; and with a
+//! Docker Engine `edge_node_pss_docker_mib`.
 //!
 //! The agent and the runners are those of the `dist` profile, and no other agent of the same program runs.
 
@@ -10,12 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use end_to_end::{Process, after, answers, kill_runners, program, sample};
+use end_to_end::{Platform, Process, after, answers, kill_runners, program, sample};
 use tempfile::TempDir;
+use testkit::{DockerEngine, docker_compose_binary};
 use tokio::time::sleep;
 
 use crate::{
-    Effort, Samples, machine, platform,
+    Effort, Samples, containers, machine, platform,
     rest::{Rest, Targets, Wish},
 };
 
@@ -35,28 +37,14 @@ const FIRST_PORT: usize = 9_000;
 
 pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     let count = effort.of(5, 100, 100);
-    let (agent_program, runner_program) = (shipped("edge-node")?, shipped("wasm-runner")?);
+    let runner_program = shipped("wasm-runner")?;
     let running = platform::without_nodes().await;
     let rest = Rest::of(&running);
     let folder = Workloads(TempDir::new().context("a folder for the agent")?);
     let address = after(platform::address(&running)?, 1);
-
-    let credentials = folder.0.path().join("credentials.toml");
-    let server = running.nats_url("plant");
-    running.edgectl_ok(&[
-        "co",
-        "add",
-        "node",
-        NODE,
-        "--credentials",
-        &credentials.display().to_string(),
-        "--server",
-        &server,
-    ]);
-    let mut command = Command::new(agent_program);
-    command.arg("--credentials").arg(&credentials).arg("--data").arg(folder.0.path().join("data"));
-    command.arg("--wasm-runner").arg(runner_program).args(["--workload-address", &address.to_string()]);
-    let process = Process::start("edge-node", folder.0.path(), &mut command);
+    let process = agent(&running, folder.0.path(), |command| {
+        command.arg("--wasm-runner").arg(runner_program).args(["--workload-address", &address.to_string()]);
+    })?;
     let agent = &[process.id()];
 
     let mut one = Samples::new("edge_node_pss_mib");
@@ -89,6 +77,39 @@ pub async fn measure(effort: Effort) -> anyhow::Result<Vec<Samples>> {
     sleeper.kill();
     hundred.references.clone_from(&one.values);
     Ok(vec![one, hundred, workload])
+}
+
+/// The agent with an engine that it uses, and one workload of one container.
+pub async fn with_docker(effort: Effort) -> anyhow::Result<Vec<Samples>> {
+    let engine = DockerEngine::start()?;
+    let running = platform::without_nodes().await;
+    let rest = Rest::of(&running);
+    let folder = TempDir::new().context("a folder for the agent")?;
+    let process = agent(&running, folder.path(), |command| {
+        command.arg("--docker-socket").arg(engine.socket()).arg("--docker-compose").arg(docker_compose_binary());
+    })?;
+    running.add_compose_version("1.0.0", &containers::compose(containers::IMAGE, "8088"), "nothing yet");
+    containers::runs_compose(&rest).await;
+    let targets = Targets::Nodes(vec![NODE.to_owned()]);
+    rest.create("pages", &Wish { app: "hello-compose".to_owned(), greeting: "Servus".to_owned(), targets }).await?;
+    settle(&rest, 1).await?;
+    let mut samples = Samples::new("edge_node_pss_docker_mib");
+    for _ in 0..effort.of(2, 5, 5) {
+        samples.values.push(machine::pss_mib(&[process.id()])?);
+        sleep(Duration::from_secs(1)).await;
+    }
+    Ok(vec![samples])
+}
+
+/// Starts the agent of a new node as it is shipped, with these arguments.
+fn agent(running: &Platform, folder: &Path, arguments: impl FnOnce(&mut Command)) -> anyhow::Result<Process> {
+    let credentials = folder.join("credentials.toml");
+    let (file, server) = (credentials.display().to_string(), running.nats_url("plant"));
+    running.edgectl_ok(&["co", "add", "node", NODE, "--credentials", &file, "--server", &server]);
+    let mut command = Command::new(shipped("edge-node")?);
+    command.arg("--credentials").arg(&credentials).arg("--data").arg(folder.join("data"));
+    arguments(&mut command);
+    Ok(Process::start("edge-node", folder, &mut command))
 }
 
 async fn settle(rest: &Rest, count: usize) -> anyhow::Result<()> {

@@ -76,6 +76,8 @@ const HEAD: &str = "# Performance\n\n\
     - \"Change\" is that of the ratio where a figure is a time or a rate and has a reference that is the same as before, because the machine of before may \
     have been a faster or a slower one; elsewhere it is that of the figure itself. The bars are drawn by the same measure.\n\
     - \"Worst\" is the value that 99 of 100 runs reach or better; with fewer than 100 runs it is the worst run.\n\
+    - Data lies beside the programs, or in the folder that `DATA=/mnt/disk` names. A disk as sites have it, with a journal, says \
+    more than one without.\n\
     - A change is **worse** or better when it is larger than 5 %; what is smaller is noise.\n\n\
     ## All figures\n\n";
 
@@ -138,6 +140,9 @@ fn section(kind: &Kind, before: Option<&Figure>, now: Option<&Figure>) -> String
     let mut text = format!("\n### {}\n\n{} {better}\n", kind.name, kind.includes);
     if let Some(reference) = kind.reference {
         write!(text, "\nReference: {reference}.\n").expect("writing to a String cannot fail");
+    }
+    if let Some(disk) = now.and_then(|figure| figure.disk.as_ref()) {
+        write!(text, "\nMeasured on {disk}.\n").expect("writing to a String cannot fail");
     }
     let bars = bars(kind, before, now);
     let longest = bars.iter().map(|(_, length, _)| *length).fold(0.0, f64::max);

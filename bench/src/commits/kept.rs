@@ -13,6 +13,9 @@ use tokio::{io::AsyncWriteExt, process::Command};
 use super::{git, one, order};
 use crate::{Samples, order::milliseconds, platform};
 
+/// What is measured here.
+pub const FIGURES: [&str; 3] = ["git_log_path_ms", "git_fetch_ms", "git_kept_mb"];
+
 /// How many files' histories are read, and how often the newest commit is fetched.
 const LOGS: usize = 100;
 const FETCHES: usize = 50;
