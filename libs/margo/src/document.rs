@@ -39,13 +39,20 @@ impl Broken {
     }
 
     /// Fails when there is one, with the places of their fields in the document.
-    fn or(self, bytes: &[u8], file: &str) -> Result<(), DocumentErrors> {
-        let errors = self.0.into_iter().take(faults::MAX).map(|(field, rule)| {
-            let (line, column) = faults::place(bytes, &field).unwrap_or_default();
-            DocumentError { file: file.to_owned(), line, column, field, rule }
+    fn or(mut self, bytes: &[u8], file: &str) -> Result<(), DocumentErrors> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        self.0.truncate(faults::MAX);
+        let places = faults::places(bytes, self.0.iter().map(|(field, _)| field.as_str()));
+        let errors = self.0.into_iter().zip(places).map(|((field, rule), (line, column))| DocumentError {
+            file: file.to_owned(),
+            line,
+            column,
+            field,
+            rule,
         });
-        let errors: Vec<_> = errors.collect();
-        if errors.is_empty() { Ok(()) } else { Err(DocumentErrors::new(errors)) }
+        Err(DocumentErrors::new(errors.collect()))
     }
 }
 

@@ -33,20 +33,17 @@ enum Content {
 }
 
 /// One step on the way to a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step<'a> {
-    Key(&'a str),
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Key(String),
     /// The index in the document.
     Item(usize),
 }
 
-/// Returns the line and column of a field, or of what stands nearest above it; `None` when the document does not read as YAML.
-pub(crate) fn place(bytes: &[u8], field: &str) -> Option<(u64, u64)> {
-    let mut node = &read(bytes)?;
-    for step in node.way_to(field) {
-        node = node.child(step)?;
-    }
-    Some((node.line, node.column))
+/// Returns the line and column of each field, or of what stands nearest above it. The document was read before.
+pub(crate) fn places<'a>(bytes: &[u8], fields: impl Iterator<Item = &'a str>) -> Vec<(u64, u64)> {
+    let root = read(bytes);
+    fields.map(|field| root.as_ref().map_or((0, 0), |root| root.place_of(&root.way_to(field)))).collect()
 }
 
 /// Returns all faults of a document that keep it from being read as `T`, in the order of their places. The first one is known.
@@ -65,17 +62,18 @@ pub(crate) fn of<T: DeserializeOwned>(bytes: &[u8], mut first: DocumentError) ->
         let (path, rule) = (error.path().to_string(), error.inner().to_string());
         let mut way = root.present_way(if path == "." { "" } else { &path });
         // The path of an unknown field leads to it, or only to its map.
-        if let Some(unknown) = named(&rule, UNKNOWN).filter(|unknown| way.last() != Some(&Step::Key(unknown))) {
-            way.push(Step::Key(unknown));
+        if let Some(unknown) = named(&rule, UNKNOWN).map(|name| Step::Key(name.to_owned()))
+            && way.last() != Some(&unknown)
+        {
+            way.push(unknown);
         }
         let field = precise(shown(&way), &rule);
         let is_known = taken_out.contains(&field) || faults.iter().any(|fault| fault.field == field);
         if !is_known {
             let (line, column) = root.place_of(&way);
-            faults.push(DocumentError { file: file.clone(), line, column, field, rule: rule.clone() });
+            faults.push(DocumentError { file: file.clone(), line, column, field, rule });
         }
         taken_out.insert(shown(&way));
-        let way: Vec<_> = way.into_iter().map(Step::into_owned).collect();
         if !root.take_out(&way) {
             break;
         }
@@ -100,21 +98,6 @@ fn ends_with(field: &str, name: &str) -> bool {
     field.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// A step that does not borrow the document, which is about to change.
-enum OwnStep {
-    Key(String),
-    Item(usize),
-}
-
-impl Step<'_> {
-    fn into_owned(self) -> OwnStep {
-        match self {
-            Self::Key(key) => OwnStep::Key(key.to_owned()),
-            Self::Item(index) => OwnStep::Item(index),
-        }
-    }
-}
-
 /// Returns the name in backquotes behind these words.
 fn named<'a>(rule: &'a str, words: &str) -> Option<&'a str> {
     rule.strip_prefix(words)?.strip_prefix('`')?.split('`').next()
@@ -125,7 +108,7 @@ fn joined(field: &str, name: &str) -> String {
 }
 
 /// The path of a field as errors show it.
-fn shown(way: &[Step<'_>]) -> String {
+fn shown(way: &[Step]) -> String {
     way.iter().fold(String::new(), |path, step| match step {
         Step::Key(key) => joined(&path, key),
         Step::Item(index) => format!("{path}[{index}]"),
@@ -137,21 +120,21 @@ fn read(bytes: &[u8]) -> Option<Node> {
 }
 
 impl Node {
-    fn child(&self, step: Step<'_>) -> Option<&Self> {
+    fn child(&self, step: &Step) -> Option<&Self> {
         match (&self.content, step) {
             (Content::Map(entries), Step::Key(key)) => Some(&entries.iter().find(|(name, _)| name == key)?.1),
-            (Content::List(items), Step::Item(index)) => Some(&items.iter().find(|(at, _)| *at == index)?.1),
+            (Content::List(items), Step::Item(index)) => Some(&items.iter().find(|(at, _)| at == index)?.1),
             _ => None,
         }
     }
 
     /// Follows the path of a field, whose indices are those of the document, as far as there are nodes.
-    fn way_to<'a>(&'a self, field: &str) -> Vec<Step<'a>> {
+    fn way_to(&self, field: &str) -> Vec<Step> {
         self.follow(field, |items, index| items.iter().find(|(at, _)| *at == index))
     }
 
     /// Follows a path whose indices count what is left of lists.
-    fn present_way<'a>(&'a self, path: &str) -> Vec<Step<'a>> {
+    fn present_way(&self, path: &str) -> Vec<Step> {
         self.follow(path, |items, index| items.get(index))
     }
 
@@ -159,7 +142,7 @@ impl Node {
         &'a self,
         path: &str,
         item: impl Fn(&'a [(usize, Self)], usize) -> Option<&'a (usize, Self)>,
-    ) -> Vec<Step<'a>> {
+    ) -> Vec<Step> {
         let (mut node, mut rest, mut way) = (self, path, Vec::new());
         loop {
             let next = match &node.content {
@@ -177,7 +160,7 @@ impl Node {
                     };
                     let fitting = entries.iter().filter_map(|(key, child)| Some((key, child, fits(key)?)));
                     let longest = fitting.max_by_key(|(key, ..)| key.len());
-                    longest.filter(|_| !rest.is_empty()).map(|(key, child, left)| (Step::Key(key), child, left))
+                    longest.filter(|_| !rest.is_empty()).map(|(key, child, left)| (Step::Key(key.clone()), child, left))
                 }
                 Content::Scalar(_) => None,
             };
@@ -188,10 +171,10 @@ impl Node {
     }
 
     /// Line and column of the node at the end of a way, or of the last one on it that there is.
-    fn place_of(&self, way: &[Step<'_>]) -> (u64, u64) {
+    fn place_of(&self, way: &[Step]) -> (u64, u64) {
         let mut node = self;
         for step in way {
-            match node.child(*step) {
+            match node.child(step) {
                 Some(child) => node = child,
                 None => break,
             }
@@ -200,10 +183,10 @@ impl Node {
     }
 
     /// Takes the node at the end of a way out of the document. It cannot be the document itself.
-    fn take_out(&mut self, way: &[OwnStep]) -> bool {
+    fn take_out(&mut self, way: &[Step]) -> bool {
         let Some((step, rest)) = way.split_first() else { return false };
         match (&mut self.content, step) {
-            (Content::Map(entries), OwnStep::Key(key)) => {
+            (Content::Map(entries), Step::Key(key)) => {
                 let Some(at) = entries.iter().position(|(name, _)| name == key) else { return false };
                 if rest.is_empty() {
                     entries.remove(at);
@@ -211,7 +194,7 @@ impl Node {
                 }
                 entries[at].1.take_out(rest)
             }
-            (Content::List(items), OwnStep::Item(index)) => {
+            (Content::List(items), Step::Item(index)) => {
                 let Some(at) = items.iter().position(|(at, _)| at == index) else { return false };
                 if rest.is_empty() {
                     items.remove(at);
